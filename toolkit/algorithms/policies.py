@@ -1,0 +1,57 @@
+"""Policies for DQN and DoubleDQN with a dueling head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
+from torch import nn
+
+
+class DuelingHead(nn.Module):
+    """Joins a state value and the actions' advantages: ``Q = V + A - mean(A)``.
+
+    Paper: Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning" (2016),
+    https://arxiv.org/abs/1511.06581, equation 9.
+
+    :param features_dim: size of the input
+    :param action_dim: number of actions
+    """
+
+    def __init__(self, features_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(features_dim, 1)
+        self.advantage = nn.Linear(features_dim, action_dim)
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """Map features (batch, features_dim) to Q-values (batch, action_dim)."""
+        advantage: th.Tensor = self.advantage(features)
+        value: th.Tensor = self.value(features)
+        return value + advantage - advantage.mean(dim=1, keepdim=True)
+
+
+class DuelingQNetwork(QNetwork):
+    """SB3's Q-network with a dueling head in place of its last layer; ``net_arch`` is the trunk both streams share."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        *_, last_layer = self.q_net.children()
+        self.q_net[-1] = DuelingHead(last_layer.in_features, last_layer.out_features)  # type: ignore[arg-type]
+
+
+class DuelingMlpPolicy(DQNPolicy):
+    """DQN's ``MlpPolicy`` with a dueling head."""
+
+    def make_q_net(self) -> QNetwork:
+        """Make one Q-network; SB3 calls this for the online and for the target network."""
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return DuelingQNetwork(**net_args).to(self.device)
+
+
+class DuelingCnnPolicy(DuelingMlpPolicy, CnnPolicy):
+    """DQN's ``CnnPolicy`` with a dueling head."""
+
+
+class DuelingMultiInputPolicy(DuelingMlpPolicy, MultiInputPolicy):
+    """DQN's ``MultiInputPolicy`` with a dueling head."""

@@ -1,0 +1,251 @@
+"""The command ``toolkit``: parses arguments, prints, and exits; everything else is done by the modules it calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from toolkit.errors import ConfigError, ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.run import Run
+
+INTERRUPTED = 130
+CRITERION_NOT_MET = 3
+
+
+class VideoFormats(StrEnum):
+    """File formats of a video."""
+
+    mp4 = "mp4"
+    gif = "gif"
+
+
+app = typer.Typer(
+    help="Reinforcement learning on Stable-Baselines3: one YAML file to a trained, proven, filmed agent.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
+RunPath = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="A run directory; left out, the newest under runs/.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: dotted path, YAML value. May be repeated."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed in place of the config's.", show_default=False)]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take the options that every command has."""
+    # `main` reads --debug itself: it also has to know before the arguments are parsed.
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory, empty or absent.", show_default=False)] = None,
+    require_success: Annotated[
+        bool, typer.Option("--require-success", help="Exit with status 3 when the success criterion was not met.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the run directory alone.")] = False,
+) -> None:
+    """Train an agent into a new run directory."""
+    from toolkit.callbacks import SuccessCriterion
+    from toolkit.components import components_of, load_config
+    from toolkit.registry import KINDS, find
+    from toolkit.training import train as train_run
+
+    loaded = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in components_of(loaded).callbacks):
+        raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
+
+    names = {callback.name for callback in loaded.callbacks}
+    shown = [] if quiet or "progress" in names else [find(KINDS["callbacks"], "progress")()]
+    run = train_run(loaded, out, shown)
+    result: dict[str, Any] = run.result or {}
+    if quiet:
+        typer.echo(run.directory)
+    else:
+        _print_outcome(run, result)
+    if result["status"] == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    if require_success and result["status"] != "success":
+        raise typer.Exit(CRITERION_NOT_MET)
+
+
+@app.command()
+def evaluate(
+    run: RunPath = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to play.")] = 100,
+    seed: Seed = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Play greedy episodes on fresh seeds and report their raw returns."""
+    from dataclasses import asdict
+
+    opened = _open(run)
+    from toolkit.evaluation import evaluate as evaluate_run
+
+    evaluation = evaluate_run(opened, episodes, seed)
+    if as_json:
+        typer.echo(json.dumps(asdict(evaluation)))
+        return
+    low, high = evaluation.ci95
+    typer.echo(f"{opened.directory}: {episodes} greedy episodes, raw returns")
+    typer.echo(f"  mean  {evaluation.mean_return:.2f}  (95 % interval {low:.2f} to {high:.2f})")
+    typer.echo(f"  std   {evaluation.std_return:.2f}")
+    typer.echo(f"  range {evaluation.min_return:g} to {evaluation.max_return:g}")
+
+
+@app.command()
+def record(
+    run: RunPath = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to record, a file each.")] = 1,
+    video_format: Annotated[VideoFormats, typer.Option("--format", help="Format of the video.")] = VideoFormats.mp4,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the videos; by default the run's.", show_default=False)
+    ] = None,
+) -> None:
+    """Record videos of the trained agent."""
+    opened = _open(run)
+    from toolkit.recording import record as record_run
+
+    for path in record_run(opened, episodes, [video_format.value], out):
+        typer.echo(path)
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Check a config whole, and print it resolved."""
+    from toolkit.components import load_config
+
+    typer.echo(load_config(config, overrides or []).to_yaml(), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    from toolkit.components import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def plugins(
+    kind: Annotated[str | None, typer.Argument(help="algorithms, policies, wrappers, ...", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="A component, to see its parameters.", show_default=False)] = None,
+) -> None:
+    """List what can be named in a config, who provides it, and its parameters."""
+    from toolkit.registry import KINDS, kind_named
+
+    if kind and name:
+        _print_component(kind, name)
+        return
+    for one in [kind_named(kind)] if kind else KINDS.values():
+        _print_kind(one.name)
+
+
+def main() -> NoReturn:
+    """Run the command line; the entry point."""
+    import logging
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        sys.exit(app(arguments, prog_name="toolkit", standalone_mode=True))
+    except ToolkitError as error:
+        if len(arguments) < len(sys.argv) - 1:
+            raise
+        prefix = "" if isinstance(error, ConfigError) else "error: "  # its lines start with FILE:LINE
+        typer.echo(f"{prefix}{error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away (`toolkit plugins | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _open(run: Path | None) -> Run:
+    from toolkit.run import Run
+
+    return Run.newest() if run is None else Run.open(run)
+
+
+def _print_outcome(run: Run, result: dict[str, Any]) -> None:
+    took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
+    success = result["success"]
+    if result["status"] == "success":
+        mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
+        typer.echo(f"solved: {mean}, after {took}")
+    elif success and success["mean_return"] is not None:
+        goal = f"mean return {success['mean_return']:.1f}, not yet {success['threshold']:g}"
+        typer.echo(f"{result['status']}, not solved: {goal}, after {took}")
+    else:
+        typer.echo(f"{result['status']}: {took}")
+    typer.echo(f"  run    {run.directory}")
+    for video in sorted(run.videos.glob("*.*")):
+        typer.echo(f"  video  {video}")
+    program = _program()
+    typer.echo(f"  next   {program} evaluate {run.directory}")
+    typer.echo(f"         {program} record {run.directory} --format gif")
+
+
+def _program() -> str:
+    """Return how the user can call this program again: its path, where its name alone would not be found."""
+    import shutil
+
+    called = Path(sys.argv[0])
+    found = shutil.which("toolkit")
+    if found and Path(found).resolve() == called.resolve():
+        return "toolkit"
+    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
+
+
+def _print_kind(kind_name: str) -> None:
+    from toolkit.registry import entries, kind_named, provider
+
+    claims = entries(kind_named(kind_name))
+    typer.echo(f"{kind_name}")
+    width = max((len(name) for name in claims), default=0)
+    for name, claimed in claims.items():
+        for entry in claimed:
+            typer.echo(f"  {name:<{width}}  {entry.value}  ({provider(entry)})")
+
+
+def _print_component(kind_name: str, name: str) -> None:
+    import inspect
+
+    from toolkit.parameters import signature_of, type_name
+    from toolkit.registry import find, kind_named
+
+    kind = kind_named(kind_name)
+    component = find(kind, name)
+    typer.echo(f"{name}: {component.__module__}.{component.__qualname__}\n")
+    typer.echo(f"{inspect.cleandoc(component.__doc__ or 'No description.')}\n")
+    signature = signature_of(component)
+    typer.echo("parameters" if signature.named else "no parameters")
+    for parameter in signature.named.values():
+        if parameter.name in kind.supplied:
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        default = "required" if required else f"default {parameter.default!r}"
+        typer.echo(f"  {parameter.name}: {type_name(parameter.annotation)}, {default}")

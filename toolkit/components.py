@@ -1,0 +1,172 @@
+"""A config's names to the classes they mean, with their parameters checked: all that can be known before building."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit import config as configs
+from toolkit.config import ComponentConfig, EnvConfig, RunConfig
+from toolkit.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
+from toolkit.parameters import bind
+from toolkit.registry import KINDS, Kind, entries, find, load_module, load_object
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A component's class with its checked keyword arguments.
+
+    :param path: where the config names it
+    """
+
+    name: str
+    path: KeyPath
+    cls: type[Any]
+    arguments: dict[str, Any]
+
+    def build(self, *supplied: Any, **more: Any) -> Any:
+        """Call the constructor.
+
+        :raises ConfigError: if it raises; building happens before a run exists, so this is bad input
+        """
+        try:
+            return self.cls(*supplied, **self.arguments, **more)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError([Problem(self.path, f"'{self.name}' cannot be built: {describe(error)}")]) from error
+
+
+@dataclass(frozen=True)
+class Components:
+    """Everything that a config names.
+
+    :param policy: an alias that the algorithm knows, or a policy class
+    """
+
+    algorithm: Bound
+    policy: str | type[Any]
+    policy_arguments: dict[str, Any]
+    wrappers: tuple[Bound, ...]
+    callbacks: tuple[Bound, ...]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config file and check all of it, the components it names included.
+
+    :param overrides: ``dotted.path=YAML value``, as after ``--set``
+    :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
+    """
+    document = configs.read(path, overrides)
+    config, problems = configs.parse(document)
+    if config is not None:
+        problems = problems + resolve(config)[1]
+    if config is None or problems:
+        raise ConfigError(_in_order(problems, document.places), document.places)
+    return config
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a config file, with the names that are registered here offered for completion."""
+    schema = RunConfig.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "sb3-toolkit run config"
+    schema["required"] = [key for key in schema["required"] if key != "name"]  # the file's stem, if left out
+    schema["properties"] = {
+        "extends": {"type": "string", "description": "A config file that this one is laid over."},
+        **schema["properties"],
+    }
+    definitions = schema["$defs"]
+    definitions["AlgorithmConfig"]["properties"]["name"]["examples"] = [*entries(KINDS["algorithms"])]
+    definitions["EnvConfig"]["properties"]["wrappers"]["examples"] = [[name] for name in entries(KINDS["wrappers"])]
+    schema["properties"]["callbacks"]["examples"] = [[name] for name in entries(KINDS["callbacks"])]
+    return schema
+
+
+def components_of(config: RunConfig) -> Components:
+    """Find and check everything that a config names.
+
+    :raises ConfigError: with every problem found
+    """
+    components, problems = resolve(config)
+    if components is None or problems:
+        raise config.error(problems)
+    return components
+
+
+def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
+    """Find and check everything that a config names; return what was found, and every problem."""
+    problems = _env_problems(config.env)
+    wrappers = _bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"), problems)
+    callbacks = _bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",), problems)
+    algorithm = _bind(KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
+    if algorithm is None:
+        return None, problems
+    policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
+    return Components(algorithm, policy, policy_arguments, tuple(wrappers), tuple(callbacks)), problems
+
+
+def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> list[Problem]:
+    """Sort problems as their keys stand in the files, one for each value: the first found says most."""
+    first = {problem.path: problem for problem in reversed(problems)}
+    order = {path: number for number, path in enumerate(places)}
+    return sorted(first.values(), key=lambda problem: order.get(problem.path) or order.get(problem.path[:-1], 0))
+
+
+def _bind(kind: Kind, named: ComponentConfig | Any, path: KeyPath, problems: list[Problem]) -> Bound | None:
+    try:
+        cls = find(kind, named.name)
+    except ComponentError as error:
+        problems.append(Problem((*path, "name"), error.message, error.hint))
+        return None
+    arguments, found = bind(cls, named.params, (*path, "params"), kind.supplied)
+    problems.extend(found)
+    return Bound(named.name, path, cls, arguments)
+
+
+def _bind_all(kind: Kind, listed: Sequence[ComponentConfig], path: KeyPath, problems: list[Problem]) -> list[Bound]:
+    bound = [_bind(kind, named, (*path, index), problems) for index, named in enumerate(listed)]
+    return [one for one in bound if one is not None]
+
+
+def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> tuple[Any, dict[str, Any]]:
+    kind, name = KINDS["policies"], config.algorithm.policy
+    aliases: Mapping[str, type[Any]] = algorithm.policy_aliases
+    try:
+        if name not in aliases and ":" not in name and name not in entries(kind):
+            hint = did_you_mean(name, [*aliases, *entries(kind)])
+            raise ComponentError(f"{config.algorithm.name} has no policy '{name}'", hint)
+        cls = aliases.get(name) or find(kind, name)
+    except ComponentError as error:
+        problems.append(Problem(("algorithm", "policy"), error.message, error.hint))
+        return name, {}
+    path = ("algorithm", "policy_params")
+    arguments, found = bind(cls, config.algorithm.policy_params, path, kind.supplied)
+    problems.extend(found)
+    return name if name in aliases else cls, arguments
+
+
+def _env_problems(env: EnvConfig) -> list[Problem]:
+    """Check that the environment is registered and takes its parameters; nothing is built."""
+    import gymnasium as gym
+
+    module, _, bare_id = env.id.rpartition(":")
+    try:
+        if module:
+            load_module(module)
+        spec = gym.spec(bare_id)
+        creator = load_object(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except ComponentError as error:
+        return [Problem(("env", "id"), f"'{env.id}' cannot be made: {error.message}", error.hint)]
+    except gym.error.Error as error:
+        message, _, hint = " ".join(str(error).split()).partition(". ")
+        hint = hint or did_you_mean(bare_id, [*gym.registry], few=0)
+        return [Problem(("env", "id"), message.rstrip("."), hint[:1].lower() + hint[1:])]
+    if creator is None:
+        return []
+    supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
+    params = {**spec.kwargs, **env.params}
+    problems = bind(creator, params, ("env", "params"), supplied)[1]
+    return [problem for problem in problems if problem.path[-1] in env.params or problem.path[-1] not in spec.kwargs]

@@ -1,0 +1,195 @@
+"""YAML text to plain data and back, with the place of every key.
+
+YAML 1.2's core schema with underscores in numbers (``50_000``), because PyYAML's YAML 1.1 reads ``1e-3`` as text and
+``on`` as true. Tags, aliases and duplicate keys are refused: a config is data, read the same by everybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.errors import ConfigError, KeyPath, Problem
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 40
+
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_CORE_SCHEMA = (
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", rf"[-+]?{_DIGITS}|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+)
+_Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
+
+
+def _resolvers() -> _Resolvers:
+    table: _Resolvers = {}
+    for name, pattern, first_characters in _CORE_SCHEMA:
+        for first in first_characters:
+            entry = (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z"))
+            table.setdefault("" if first == "\0" else first, []).append(entry)
+    return table
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+_Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
+
+
+@dataclass
+class Document:
+    """Plain data and, for the path of each key in it, where it was written (``FILE:LINE``)."""
+
+    data: Any
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+
+def dump(data: Any) -> str:
+    """Write plain data so that :func:`parse` reads the same data back."""
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )
+    return text
+
+
+def read(path: Path) -> Document:
+    """Read one YAML file of at most 1 MiB.
+
+    :raises ConfigError: if it cannot be read, is no text, or is no YAML of the kind this module describes
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise _error(f"{path}", "is not a file")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise _error(f"{path}", f"is larger than {MAX_BYTES >> 20} MiB", "a config is a page of text")
+        return parse(content.decode("utf-8"), str(path))
+    except OSError as error:
+        raise _error(f"{path}", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _error(f"{path}", "is not UTF-8 text") from None
+
+
+def parse(text: str, label: str) -> Document:
+    """Parse YAML text; ``label`` is what its places are called.
+
+    :raises ConfigError: at the first line that cannot be read, or with every duplicate key
+    """
+    try:
+        _refuse_what_is_not_plain(text, label)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{label}:{mark.line + 1}" if mark else label
+        raise _error(place, f"is not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise _error(label, f"is not text: {str(error).splitlines()[0]}") from None
+    if node is None:
+        return Document(None, {(): label})
+    builder = _Builder(label)
+    data = builder.build(node, ())
+    if builder.problems:
+        raise ConfigError(builder.problems, builder.places)
+    return Document(data, builder.places)
+
+
+def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield every value in plain data with its path, containers before what they hold."""
+    yield path, data
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield from walk(value, (*path, key))
+
+
+def _error(place: str, message: str, hint: str = "") -> ConfigError:
+    return ConfigError([Problem((), message, hint)], {(): place})
+
+
+def _refuse_what_is_not_plain(text: str, label: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        place = label if event.start_mark is None else f"{label}:{event.start_mark.line + 1}"
+        if anchor := getattr(event, "anchor", None):  # an alias has one too
+            raise _error(place, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values")
+        if tag := getattr(event, "tag", None):
+            raise _error(place, f"'{tag}': YAML tags are not read", "write the plain value")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _error(place, f"is nested more than {MAX_DEPTH} levels deep")
+
+
+class _Builder:
+    """Turns YAML nodes into plain data and notes where each key stands."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.places: dict[KeyPath, str] = {}
+        self.problems: list[Problem] = []
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.places.setdefault(path, f"{self.label}:{node.start_mark.line + 1}")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        try:
+            return _scalar(node)
+        except ValueError:  # Python refuses to read an integer of more than 4300 digits
+            self.problems.append(Problem(path, "is too long a number"))
+            return None
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = f"{self.label}:{key_node.start_mark.line + 1}"
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+            key_path = (*path, key)
+            if key_node.tag != "tag:yaml.org,2002:str":
+                self.places.setdefault(key_path, place)
+                self.problems.append(Problem(key_path, "a key must be text", "put it in quotes"))
+            elif key in data:
+                first = self.places[key_path].rpartition(":")[2]
+                self.places[key_path] = place
+                self.problems.append(Problem(key_path, f"duplicate key, first given in line {first}"))
+            self.places.setdefault(key_path, place)
+            data[key] = self.build(value_node, key_path)
+        return data
+
+
+def _scalar(node: yaml.Node) -> Any:
+    text: str = node.value
+    kind = node.tag.rpartition(":")[2]
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int":
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text, base)
+    if kind == "float":
+        special = text.lower().replace(".inf", "inf").replace(".nan", "nan")
+        return float(special)
+    return text

@@ -1,0 +1,149 @@
+"""An environment config to an SB3 ``VecEnv`` that knows the raw return of every episode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from toolkit.components import Components, components_of
+from toolkit.config import EnvConfig, RunConfig
+from toolkit.errors import ConfigError, Problem, describe
+
+_STREAMS = ("training", "evaluation", "video", "confirmation")
+Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+
+
+def derived_seed(seed: int, stream: str) -> int:
+    """Return the seed of one use of a run's seed, so that no two uses share their episodes.
+
+    :param stream: ``training``, ``evaluation``, ``video`` or ``confirmation``
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAMS.index(stream),))
+    return int(sequence.generate_state(1)[0])
+
+
+class Episode(NamedTuple):
+    """One completed episode.
+
+    :param raw_return: sum of the environment's own rewards
+    :param shaped_return: sum of the rewards that the algorithm saw, after the wrappers
+    :param length: number of environment steps
+    :param seconds: wall-clock time from the first reset of the environments to the end of the episode
+    """
+
+    raw_return: float
+    shaped_return: float
+    length: int
+    seconds: float
+
+
+class EpisodeRecorder(VecEnvWrapper):
+    """Keeps every completed episode, in the order of completion, simultaneous ones in the order of their environment.
+
+    It looks at what leaves the environments rather than at a callback's ``locals``, which differ between algorithms
+    (ARS sets none). ``info["episode"]`` means what it means in SB3: an end that Monitor saw. A wrapper outside
+    Monitor may end an episode by itself (``TimeLimit`` does); Monitor then learns of it at the reset that follows,
+    and the episode is put where SB3 looks for it.
+    """
+
+    def __init__(self, venv: DummyVecEnv) -> None:
+        super().__init__(venv)
+        self.episodes: list[Episode] = []
+        self._start: float | None = None
+        self._shaped_returns = np.zeros(self.num_envs)
+
+    def reset(self) -> VecEnvObs:
+        """Reset all environments; running episodes are dropped."""
+        self._shaped_returns[:] = 0.0
+        self._start = self._start or time.monotonic()
+        return self.venv.reset()
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the first reset, which is where training starts."""
+        return 0.0 if self._start is None else time.monotonic() - self._start
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all environments and take down the episodes that ended."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self._shaped_returns += rewards
+        if dones.any():
+            for index in np.flatnonzero(dones):
+                info, reset_info = infos[index], self.venv.reset_infos[index]
+                if "episode" not in info and "episode" in reset_info:
+                    info["episode"] = reset_info["episode"]
+                if "episode" in info:
+                    self._append(int(index), info["episode"])
+        return observations, rewards, dones, infos
+
+    def _append(self, index: int, episode: dict[str, Any]) -> None:
+        shaped_return = float(self._shaped_returns[index])
+        self._shaped_returns[index] = 0.0
+        self.episodes.append(Episode(float(episode["r"]), shaped_return, int(episode["l"]), self.seconds))
+
+
+class _RawMonitor(Monitor):
+    """SB3's Monitor, which also reports an episode that a reset cuts short (in the info of that reset)."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        cut = None
+        if self.rewards and not self.needs_reset:
+            cut = {"r": round(sum(self.rewards), 6), "l": len(self.rewards), "t": round(time.time() - self.t_start, 6)}
+        observation, info = super().reset(**kwargs)
+        return observation, info if cut is None else {**info, "episode": cut}
+
+
+def make_vec_env(
+    config: RunConfig,
+    *,
+    seed: int,
+    n_envs: int | None = None,
+    render_mode: str | None = None,
+    wrap: Wrap | None = None,
+) -> EpisodeRecorder:
+    """Build a run's environments: Gymnasium's own wrappers, Monitor, then the config's wrappers.
+
+    :param seed: environment ``i`` starts with ``seed + i``
+    :param n_envs: how many; by default the config's
+    :param wrap: put around each environment last
+    :raises ConfigError: if an environment or a wrapper cannot be built
+    """
+    components = components_of(config)
+
+    def make() -> gym.Env[Any, Any]:
+        env = _make_one(config.env, components, render_mode)
+        return wrap(env) if wrap else env
+
+    try:
+        venv = EpisodeRecorder(DummyVecEnv([make] * (n_envs or config.env.n_envs)))
+    except ConfigError as error:
+        raise config.error(error.problems) from error
+    venv.seed(seed)
+    return venv
+
+
+def _make_one(config: EnvConfig, components: Components, render_mode: str | None) -> gym.Env[Any, Any]:
+    base = _make_base(config, render_mode)
+    try:
+        env: gym.Env[Any, Any] = _RawMonitor(base)
+        for wrapper in components.wrappers:
+            env = wrapper.build(env)
+    except BaseException:
+        base.close()
+        raise
+    return env
+
+
+def _make_base(config: EnvConfig, render_mode: str | None) -> gym.Env[Any, Any]:
+    arguments: dict[str, Any] = {"max_episode_steps": config.max_episode_steps, "render_mode": render_mode}
+    try:
+        return gym.make(config.id, **{name: value for name, value in arguments.items() if value}, **config.params)
+    except Exception as error:
+        raise ConfigError([Problem(("env",), f"'{config.id}' cannot be built: {describe(error)}")]) from error

@@ -1,0 +1,95 @@
+"""What can go wrong in a way that a user can mend.
+
+Each error says what is wrong, where, and what to do. The command line prints the message alone and exits with
+``exit_status``; anything that is not a :class:`ToolkitError` is a defect of the toolkit.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import ClassVar
+
+KeyPath = tuple[str | int, ...]
+
+
+class ToolkitError(Exception):
+    """Base of the toolkit's errors.
+
+    :param message: what is wrong, and where
+    :param hint: what to do about it
+    """
+
+    exit_status: ClassVar[int] = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}\n{hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class ComponentError(ToolkitError):
+    """A component that cannot be found, or is not what its place asks for."""
+
+
+class RunError(ToolkitError):
+    """A directory that is no run, or a run that lacks what was asked of it."""
+
+
+class RecordingError(ToolkitError):
+    """A video that could not be made."""
+
+    exit_status = 1
+
+
+class TrainingError(ToolkitError):
+    """A training run that broke off; its directory says ``failed``."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a config: the dotted path of the value, what is wrong, and what to do."""
+
+    path: KeyPath
+    message: str
+    hint: str = ""
+
+    def text(self, places: Mapping[KeyPath, str]) -> str:
+        """Put the problem in one line, with the file and line of the innermost key that stands in a file."""
+        path = next((self.path[:end] for end in range(len(self.path), -1, -1) if self.path[:end] in places), None)
+        place = "" if path is None else f"{places[path]}: "
+        dotted = f"{'.'.join(map(str, self.path))}: " if self.path else ""
+        return f"{place}{dotted}{self.message}" + (f"; {self.hint}" if self.hint else "")
+
+
+class ConfigError(ToolkitError):
+    """A config that cannot be run: every problem found, each with its file, line and dotted path.
+
+    :param problems: what is wrong
+    :param places: where each dotted path was written, as ``FILE:LINE``
+    """
+
+    def __init__(self, problems: Sequence[Problem], places: Mapping[KeyPath, str] | None = None) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problem.text(places or {}) for problem in problems))
+
+
+def did_you_mean(wrong: str, known: Sequence[str], few: int = 30) -> str:
+    """Suggest the closest known name, or list them all when none is close and they are ``few``."""
+    close = get_close_matches(wrong, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(sorted(known))}" if 0 < len(known) <= few else ""
+
+
+def describe(error: BaseException) -> str:
+    """Say in one line what was raised and where, for an exception out of somebody's code."""
+    where = ""
+    if frames := traceback.extract_tb(error.__traceback__):
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"

@@ -1,0 +1,64 @@
+"""How good a run's model is: greedy episodes on fresh seeds, raw returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.environments import derived_seed, make_vec_env
+from toolkit.models import load_model
+from toolkit.rollouts import play_greedily
+from toolkit.run import Run
+
+_N_ENVS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw returns of greedy episodes, and what they say.
+
+    :param std_return: population standard deviation, as NumPy and SB3 give it
+    :param ci95: 95 % bootstrap confidence interval (BCa) of the mean return
+    """
+
+    episodes: int
+    mean_return: float
+    std_return: float
+    min_return: float
+    max_return: float
+    ci95: tuple[float, float]
+    returns: tuple[float, ...]
+
+
+def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluation:
+    """Play greedy episodes with a run's model on seeds that training never used.
+
+    :param episodes: how many whole episodes, at least 1
+    :param seed: which episodes; by default they follow from the run's seed
+    :raises RunError: if the run has no model that can be loaded
+    """
+    env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
+    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS))
+    try:
+        returns = play_greedily(load_model(run, env), env, episodes)
+    finally:
+        env.close()
+    return Evaluation(
+        episodes=episodes,
+        mean_return=float(np.mean(returns)),
+        std_return=float(np.std(returns)),
+        min_return=min(returns),
+        max_return=max(returns),
+        ci95=_bootstrap_interval(returns),
+        returns=tuple(returns),
+    )
+
+
+def _bootstrap_interval(returns: list[float]) -> tuple[float, float]:
+    if min(returns) == max(returns):  # no resampling differs; BCa is undefined there
+        return returns[0], returns[0]
+    from scipy.stats import bootstrap
+
+    interval = bootstrap((returns,), np.mean, n_resamples=9_999, rng=np.random.default_rng(0)).confidence_interval
+    return float(interval.low), float(interval.high)

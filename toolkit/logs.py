@@ -1,0 +1,61 @@
+"""SB3's logger of a run: ``progress.csv`` and TensorBoard files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
+
+
+def run_logger(directory: Path) -> Logger:
+    """Make the logger that writes ``progress.csv`` and ``tensorboard/`` in a run directory."""
+    formats = [_ProgressFile(directory / "progress.csv"), TensorBoardOutputFormat(str(directory / "tensorboard"))]
+    return Logger(str(directory), formats)
+
+
+class _ProgressFile(KVWriter):
+    """A CSV file with a row a dump, whole at any instant and the same for the same run.
+
+    SB3's own CSV format orders new columns by string hash, which differs from process to process, and rewrites the
+    file in place when a column comes in late.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._file = path.open("w", newline="")
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Append a row; values that are no numbers or text (figures, images) are left to TensorBoard."""
+        row = filter_excluded_keys(key_values, key_excluded, "csv")
+        row = {key: value for key, value in row.items() if isinstance(value, str) or hasattr(value, "__float__")}
+        self._rows.append(row)
+        new = sorted(row.keys() - set(self._columns))
+        if new:
+            self._columns += new
+            self._rewrite()
+        else:
+            self._file.write(self._text([row]))
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _rewrite(self) -> None:
+        temporary = self._path.with_name(".progress.csv.tmp")
+        header = dict(zip(self._columns, self._columns, strict=True))
+        temporary.write_text(self._text([header, *self._rows]), newline="")
+        self._file.close()
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a", newline="")
+
+    def _text(self, rows: list[dict[str, Any]]) -> str:
+        text = StringIO()
+        csv.DictWriter(text, self._columns, lineterminator="\n").writerows(rows)
+        return text.getvalue()

@@ -1,0 +1,88 @@
+"""The SB3 model of a run: built from its config, saved whole, loaded without running anything that a file contains."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from toolkit.components import components_of
+from toolkit.config import RunConfig
+from toolkit.environments import EpisodeRecorder
+from toolkit.errors import ConfigError, Problem, RunError, describe
+from toolkit.run import Run
+
+_SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
+
+
+def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = None) -> BaseAlgorithm:
+    """Build the config's algorithm, with fresh weights, on its environments.
+
+    :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
+    """
+    components = components_of(config)
+    try:
+        model: BaseAlgorithm = components.algorithm.build(
+            components.policy, env, policy_kwargs=dict(components.policy_arguments), seed=seed, verbose=0
+        )
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, AssertionError) and "as action spaces" in str(cause):
+            message = re.sub(r"<class '[\w.]*?(\w+)'>,?", r"\1", str(cause))
+            problem = Problem(
+                ("algorithm", "name"),
+                f"'{config.algorithm.name}' cannot act in {config.env.id}: {message}",
+                "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
+            )
+            raise config.error([problem]) from cause
+        raise config.error(error.problems) from cause
+    return model
+
+
+def save_model(run: Run, model: BaseAlgorithm) -> None:
+    """Save the model as ``model.zip``, whole or not at all."""
+    temporary = run.directory / ".model.tmp.zip"
+    model.save(temporary)
+    temporary.replace(run.model_path)
+
+
+def load_model(run: Run, env: EpisodeRecorder) -> BaseAlgorithm:
+    """Rebuild a run's model from its config and put the saved weights in; the pickled part of the zip is not read.
+
+    :raises RunError: if the run has no model, or one that does not fit its config
+    """
+    if not run.model_path.is_file():
+        raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
+    model = build_model(run.config, env)
+    try:
+        parameters: dict[str, Any] = load_from_zip_file(run.model_path, load_data=False, device=model.device)[1]
+        model.set_parameters(parameters, exact_match=True, device=model.device)
+    except (ValueError, RuntimeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{run.model_path}: cannot be loaded: {describe(error)}") from error
+    except Exception as error:  # torch refuses what is no tensor with an UnpicklingError of its own
+        raise RunError(f"{run.model_path}: is damaged: {type(error).__name__}") from error
+    return model
+
+
+@contextmanager
+def suitable_threads(model: BaseAlgorithm) -> Iterator[None]:
+    """Compute with one CPU thread while the network is small.
+
+    Threads that wait for each other cost a small network more than they bring, on a busy machine fifty times more.
+    ``OMP_NUM_THREADS`` in the environment, and larger networks, keep what torch has chosen.
+    """
+    chosen = torch.get_num_threads()
+    size = sum(parameter.numel() for parameter in model.policy.parameters())
+    if size <= _SMALL_NETWORK and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(chosen)

@@ -1,0 +1,204 @@
+"""Whether parameters from a YAML file fit a component's constructor, and their values as it takes them."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from toolkit.errors import ComponentError, KeyPath, Problem, describe, did_you_mean
+from toolkit.registry import KINDS, find, load_object
+
+_SETTINGS = ConfigDict(arbitrary_types_allowed=True)
+
+
+@dataclass
+class Parameters:
+    """The keyword parameters that a component's constructor takes.
+
+    :param named: parameter name to its :class:`inspect.Parameter`, annotations resolved where they can be
+    :param open: whether other names are taken too (``**kwargs`` that end in no known signature)
+    """
+
+    named: dict[str, inspect.Parameter] = field(default_factory=dict)
+    open: bool = False
+
+
+def signature_of(component: Callable[..., Any]) -> Parameters:
+    """Return the parameters of a component; a class that hands ``**kwargs`` to its parent has the parent's too."""
+    if not isinstance(component, type):
+        return _own_parameters(component)
+    merged = Parameters()
+    for cls in component.__mro__:
+        if "__init__" not in vars(cls) or cls is object:
+            continue
+        own = _own_parameters(vars(cls)["__init__"])
+        merged.named = {**own.named, **merged.named}
+        merged.open = own.open
+        if not own.open:
+            break
+    merged.named.pop("self", None)
+    return merged
+
+
+def bind(
+    component: Callable[..., Any], params: Mapping[str, Any], path: KeyPath, supplied: Mapping[str, str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Check parameters against a component's signature and convert their values.
+
+    :param supplied: parameters that do not belong in the YAML, with where their value comes from
+    :return: the keyword arguments, and every problem found
+    """
+    signature = signature_of(component)
+    problems, arguments = [], {}
+    known = [name for name in signature.named if name not in supplied]
+    for name, value in params.items():
+        place = (*path, name)
+        if name in supplied:
+            problems.append(Problem(place, f"is not set here: it comes from {supplied[name]}"))
+        elif name in signature.named:
+            try:
+                arguments[name] = convert(value, signature.named[name].annotation, place)
+            except _UnfitError as unfit:
+                problems.append(unfit.problem)
+        elif signature.open:
+            arguments[name] = value
+        else:
+            hint = did_you_mean(name, [other for other in known if other not in params])
+            problems.append(Problem(place, "unknown parameter", hint))
+    for name in known:
+        if name not in params and signature.named[name].default is inspect.Parameter.empty:
+            problems.append(Problem((*path, name), "required parameter is missing"))
+    return arguments, problems
+
+
+class _UnfitError(Exception):
+    def __init__(self, path: KeyPath, message: str, hint: str = "") -> None:
+        self.problem = Problem(path, message, hint)
+
+
+def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
+    """Turn a YAML value into what an annotation asks for: a class by its path, an object from a component, ..."""
+    if annotation is inspect.Parameter.empty:
+        return value
+    if _is_component(value) and not _admits(annotation, _is_mapping_type):
+        value = _make(value, path)
+    elif isinstance(value, str) and ":" in value and _admits(annotation, _is_class_type):
+        try:
+            value = load_object(value)
+        except ComponentError as error:
+            raise _UnfitError(path, error.message, error.hint) from None
+    elif isinstance(value, list) and _admits(annotation, _is_array_type):
+        import numpy as np
+
+        return np.asarray(value)
+    try:
+        adapter = TypeAdapter(annotation, config=_SETTINGS)
+    except (PydanticUserError, TypeError, NameError):
+        return value  # an annotation that says too little to check
+    try:
+        converted = adapter.validate_python(value)
+    except ValidationError:
+        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None
+    if not _same_kind(value, converted):  # pydantic also reads "1" and true as numbers
+        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
+    return converted
+
+
+def type_name(annotation: Any) -> str:
+    """Write a type as a person would: ``int``, ``float or Callable[[float], float]``, ``type[nn.Module] or None``."""
+    if annotation is inspect.Parameter.empty:
+        return "any"
+    if _is_union(annotation):
+        return " or ".join(dict.fromkeys(type_name(part) for part in typing.get_args(annotation)))
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("collections.abc.", "")
+
+
+def _own_parameters(function: Callable[..., Any]) -> Parameters:
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # annotations are only a help here; one that cannot be evaluated is not the user's fault
+        hints = {}
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return Parameters(open=True)
+    parameters = Parameters()
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            parameters.open = True
+        elif parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            annotation = hints.get(name, parameter.annotation)
+            if isinstance(annotation, str):
+                annotation = inspect.Parameter.empty
+            parameters.named[name] = parameter.replace(annotation=annotation)
+    return parameters
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, dict) and "name" in value and value.keys() <= {"name", "params"}
+
+
+def _make(value: Mapping[str, Any], path: KeyPath) -> Any:
+    """Build the object that a component in a parameter's place describes."""
+    name, params = value["name"], value.get("params") or {}
+    if not isinstance(name, str) or not isinstance(params, dict):
+        raise _UnfitError(path, "should be a component: a name, and params as a mapping")
+    try:
+        cls = load_object(name) if ":" in name else find(KINDS["schedules"], name)
+    except ComponentError as error:
+        raise _UnfitError((*path, "name"), error.message, error.hint) from None
+    if not isinstance(cls, type):
+        raise _UnfitError((*path, "name"), f"'{name}' is not a class")
+    arguments, problems = bind(cls, params, (*path, "params"), {})
+    if problems:
+        first = problems[0]
+        raise _UnfitError(first.path, first.message, first.hint)
+    try:
+        return cls(**arguments)
+    except Exception as error:
+        raise _UnfitError(path, f"{name} cannot be built: {describe(error)}") from error
+
+
+def _same_kind(given: Any, converted: Any) -> bool:
+    if isinstance(given, dict) and isinstance(converted, dict):
+        return all(_same_kind(given[key], converted.get(key)) for key in given)
+    if isinstance(given, list | tuple) and isinstance(converted, Collection) and not isinstance(converted, str):
+        return all(_same_kind(one, other) for one, other in zip(given, converted, strict=False))
+    if isinstance(given, bool | str) or isinstance(converted, bool | str):
+        return type(given) is type(converted) or not isinstance(converted, bool | int | float | str)
+    return True
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _admits(annotation: Any, test: Callable[[Any], bool]) -> bool:
+    if _is_union(annotation):
+        return any(_admits(part, test) for part in typing.get_args(annotation))
+    return test(annotation)
+
+
+def _is_mapping_type(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation) or annotation
+    return annotation is Any or (isinstance(origin, type) and issubclass(origin, Mapping))
+
+
+def _is_class_type(annotation: Any) -> bool:
+    return (typing.get_origin(annotation) or annotation) is type
+
+
+def _is_array_type(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation) or annotation
+    return getattr(origin, "__name__", "") == "ndarray"

@@ -1,0 +1,165 @@
+"""Videos of a model: greedy episodes on a rendering environment of its own, through Gymnasium's RecordVideo."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import RecordVideo, TimeLimit
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from toolkit.config import RunConfig
+from toolkit.environments import Wrap, derived_seed, make_vec_env
+from toolkit.errors import RecordingError, RunError, describe
+from toolkit.models import load_model
+from toolkit.rollouts import play_greedily
+from toolkit.run import Run
+
+VideoFormat = Literal["mp4", "gif"]
+DEFAULT_MAX_STEPS = 1000  # RecordVideo keeps every frame in memory until the end: 0.7 GB for this many of 600x400
+
+
+def record(
+    run: Run,
+    episodes: int = 1,
+    formats: Sequence[VideoFormat] = ("mp4",),
+    out: Path | None = None,
+    max_steps: int = DEFAULT_MAX_STEPS,
+) -> list[Path]:
+    """Record greedy episodes of a run's model, one file an episode and format.
+
+    :param out: directory of the videos; by default the run's own
+    :return: the files written, in order
+    :raises RunError: if the run has no model that can be loaded, or ``out`` cannot be written to
+    :raises RecordingError: if the environment draws no frames, or the video cannot be encoded
+    """
+    env = make_vec_env(run.config, seed=0, n_envs=1)
+    try:
+        model = load_model(run, env)
+    finally:
+        env.close()
+    return record_episodes(
+        model, run.config, out or run.videos, "record", formats=formats, episodes=episodes, max_steps=max_steps
+    )
+
+
+def record_episodes(
+    model: BaseAlgorithm,
+    config: RunConfig,
+    directory: Path,
+    name: str,
+    *,
+    formats: Sequence[VideoFormat] = ("mp4",),
+    episodes: int = 1,
+    max_steps: int = DEFAULT_MAX_STEPS,
+) -> list[Path]:
+    """Record greedy episodes of a model as ``<name>.<format>``, or ``<name>-<n>.<format>`` where that is taken.
+
+    The episodes follow from the run's seed, so that videos of one run compare; training is not touched.
+
+    :param max_steps: an episode is cut after so many steps
+    :return: the files written, in order
+    :raises RunError: if the directory cannot be written to
+    :raises RecordingError: if the environment draws no frames, or the video cannot be encoded
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=directory, prefix=".recording-")
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be written to: {error.strerror}", "choose another place") from error
+    with scratch as folder:
+        clips = Path(folder) / "clips"
+
+        def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+            return _ClipRecorder(TimeLimit(env, max_steps), clips, formats, episodes)
+
+        try:
+            with _no_display():
+                _play_on_camera(model, config, episodes, wrap)
+        except Exception as error:
+            hint = "moviepy and imageio-ffmpeg bring the encoder" if "ffmpeg" in str(error).lower() else ""
+            raise RecordingError(f"no video was made: {describe(error)}", hint) from error
+        return _publish(clips, directory, name, formats, episodes)
+
+
+@contextmanager
+def _no_display() -> Iterator[None]:
+    """Keep SDL, which draws for pygame, from looking for a display and sound that frames in memory do not need."""
+    wanted = {name: "dummy" for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER") if name not in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            del os.environ[name]
+
+
+def _play_on_camera(model: BaseAlgorithm, config: RunConfig, episodes: int, wrap: Wrap) -> None:
+    seed = derived_seed(config.seed, "video")
+    env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
+    try:
+        play_greedily(model, env, episodes)
+    finally:
+        env.close()
+
+
+def _publish(clips: Path, directory: Path, name: str, formats: Sequence[VideoFormat], episodes: int) -> list[Path]:
+    """Move finished videos to names that nobody has."""
+    made: list[Path] = []
+    for episode in range(episodes):
+        for suffix in formats:
+            source = clips / f"clip-episode-{episode}.{suffix}"
+            if not source.is_file():
+                raise RecordingError("no video was made: the environment drew no frames")
+            made.append(_link_to_free_name(source, directory, name, suffix))
+    return made
+
+
+def _link_to_free_name(source: Path, directory: Path, name: str, suffix: str) -> Path:
+    number = 1
+    while True:
+        target = directory / (f"{name}.{suffix}" if number == 1 else f"{name}-{number}.{suffix}")
+        try:
+            os.link(source, target)  # unlike a rename, this never overwrites
+        except FileExistsError:
+            number += 1
+        else:
+            return target
+
+
+class _ClipRecorder(RecordVideo):
+    """RecordVideo of the first episodes, in every format asked for."""
+
+    def __init__(self, env: gym.Env[Any, Any], folder: Path, formats: Sequence[VideoFormat], episodes: int) -> None:
+        super().__init__(env, str(folder), episode_trigger=lambda episode: episode < episodes, name_prefix="clip")
+        self.formats = formats
+
+    def stop_recording(self) -> None:
+        """Write the clip; RecordVideo itself writes mp4 alone."""
+        if "gif" in self.formats and self.recorded_frames:
+            _write_gif(Path(self.video_folder) / f"{self._video_name}.gif", self.recorded_frames, self.frames_per_sec)
+        if "mp4" in self.formats and self.recorded_frames:
+            super().stop_recording()  # type: ignore[no-untyped-call]
+        self.recorded_frames, self.recording = [], False
+
+
+def _write_gif(path: Path, frames: Sequence[Any], fps: int) -> None:
+    """Write a GIF in real time, all frames with one palette: a fifth of the time of one each, and no flicker.
+
+    GIF counts time in hundredths of a second, and browsers slow down frames shorter than two, so above 50 frames a
+    second some are left out.
+    """
+    from PIL import Image
+
+    every = -(-fps // 50)
+    shown = frames[::every]
+    palette = Image.fromarray(np.concatenate(shown[:: max(1, len(shown) // 8)])).quantize(256)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
+    duration = 10 * round(100 * every / fps)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)

@@ -1,0 +1,195 @@
+"""Kind and name to component: entry points of installed packages, ``module:Name``, or ``file.py:Name``.
+
+Listing names imports nothing; finding one imports that one module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from toolkit.errors import ComponentError, describe, did_you_mean
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of component.
+
+    :param name: plural, as in ``toolkit plugins NAME``; the entry-point group is ``toolkit.NAME``
+    :param base: ``module:Class`` that each component of the kind subclasses; none for schedules, which are any class
+        whose objects map SB3's remaining progress (1 to 0) to a number
+    :param supplied: constructor parameters that the toolkit fills in, with where their value comes from
+    """
+
+    name: str
+    base: str | None
+    supplied: dict[str, str] = field(hash=False)
+
+    @property
+    def singular(self) -> str:
+        """The name of one component of the kind."""
+        return {"policies": "policy"}.get(self.name, self.name.removesuffix("s"))
+
+    @property
+    def group(self) -> str:
+        """The entry-point group of the kind."""
+        return f"toolkit.{self.name}"
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "algorithms",
+            "stable_baselines3.common.base_class:BaseAlgorithm",
+            {
+                "policy": "algorithm.policy",
+                "env": "env",
+                "policy_kwargs": "algorithm.policy_params",
+                "seed": "the top-level seed",
+                "tensorboard_log": "the run directory",
+                "verbose": "the command line",
+                "_init_setup_model": "the toolkit",
+            },
+        ),
+        Kind(
+            "policies",
+            "stable_baselines3.common.policies:BasePolicy",
+            {
+                "observation_space": "the environment",
+                "action_space": "the environment",
+                "lr_schedule": "algorithm.params.learning_rate",
+                "use_sde": "algorithm.params.use_sde",
+            },
+        ),
+        Kind("wrappers", "gymnasium:Wrapper", {"env": "the environment"}),
+        Kind("callbacks", "stable_baselines3.common.callbacks:BaseCallback", {}),
+        Kind("schedules", None, {}),
+    )
+}
+
+
+def kind_named(name: str) -> Kind:
+    """Return the kind of that name.
+
+    :raises ComponentError: if there is none
+    """
+    if name not in KINDS:
+        raise ComponentError(f"there is no kind '{name}'", did_you_mean(name, [*KINDS]))
+    return KINDS[name]
+
+
+@cache
+def entries(kind: Kind) -> dict[str, list[EntryPoint]]:
+    """List the registered names of a kind, sorted, each with every distinct entry point that claims it."""
+    claims: dict[str, list[EntryPoint]] = {}
+    seen = set()
+    for entry in sorted(entry_points(group=kind.group), key=lambda entry: entry.name.lower()):
+        identity = (entry.name, entry.value, provider(entry))
+        if identity not in seen:
+            seen.add(identity)
+            claims.setdefault(entry.name, []).append(entry)
+    return claims
+
+
+def provider(entry: EntryPoint) -> str:
+    """Return the name and version of the distribution that an entry point belongs to."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+
+
+def find(kind: Kind, name: str) -> type[Any]:
+    """Import the component that ``name`` means and check that it is of the kind.
+
+    :raises ComponentError: if there is no such name, two distributions claim it, its module cannot be imported,
+        or what it names is not of the kind
+    """
+    if ":" in name:
+        return _of_kind(kind, name, load_object(name))
+    claims = entries(kind)
+    if name not in claims:
+        hint = did_you_mean(name, [*claims]) or f"`toolkit plugins {kind.name}` lists what there is"
+        raise ComponentError(f"there is no {kind.singular} '{name}'", hint)
+    if len(claims[name]) > 1:
+        owners = " and ".join(f"{provider(entry)} ({entry.value})" for entry in claims[name])
+        raise ComponentError(f"{kind.singular} '{name}' is claimed by {owners}", "name the one you mean by its path")
+    return _of_kind(kind, name, load_object(claims[name][0].value))
+
+
+def load_object(reference: str) -> Any:
+    """Import what ``module:Name`` or ``path/file.py:Name`` names.
+
+    :raises ComponentError: if the module cannot be imported or has no such name
+    """
+    source, _, attribute = reference.rpartition(":")
+    found: Any = load_module(source)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [name for name in vars(found) if not name.startswith("_")]
+            raise ComponentError(f"'{source}' has no '{attribute}'", did_you_mean(attribute, public))
+        found = getattr(found, part)
+    return found
+
+
+def load_module(source: str) -> ModuleType:
+    """Import a module by its name, or a loose file by its path.
+
+    :raises ComponentError: if there is none, or importing it raises
+    """
+    try:
+        return _load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        if source == error.name or source.startswith(f"{error.name}."):
+            raise ComponentError(f"there is no module '{error.name}'", "is its package installed here?") from None
+        raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
+    except ComponentError:
+        raise
+    except Exception as error:
+        raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
+
+
+@cache
+def _load_file(path: Path) -> ModuleType:
+    """Import a loose file once, under a name of its own."""
+    import cloudpickle
+
+    if not path.is_file():
+        raise ComponentError(f"there is no file {path}")
+    name = f"toolkit_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ComponentError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    # No other process can import the file under this name, so what a saved model holds of it goes in by value.
+    cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+def _of_kind(kind: Kind, name: str, found: Any) -> type[Any]:
+    base = load_object(kind.base) if kind.base else object
+    wanted = f"a subclass of {kind.base.replace(':', '.')}" if kind.base else "a class of callable objects"
+    if (
+        not isinstance(found, type)
+        or not issubclass(found, base)
+        or (kind.base is None and not _makes_callables(found))
+    ):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise ComponentError(f"'{name}' is not a {kind.singular}: it names {what}, and this place takes {wanted}")
+    return found
+
+
+def _makes_callables(cls: type[Any]) -> bool:
+    return any("__call__" in vars(parent) for parent in cls.__mro__[:-1])

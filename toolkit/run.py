@@ -1,0 +1,147 @@
+"""One run directory: every path in it, and how its files are written and found."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from toolkit.components import load_config
+from toolkit.config import RunConfig
+from toolkit.errors import RunError
+
+DEFAULT_ROOT = Path("runs")
+_RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
+
+
+class Run:
+    """A run directory and the config it was made from.
+
+    :param directory: where the run's files are
+    :param config: the resolved config, as in ``config.yaml``
+    """
+
+    def __init__(self, directory: Path, config: RunConfig) -> None:
+        self.directory = directory
+        self.config = config
+
+    @classmethod
+    def create(cls, config: RunConfig, out: Path | None = None) -> Run:
+        """Make a new run directory: ``out``, or the next free ``runs/<name>-<n>``; two processes never get the same.
+
+        :raises RunError: if ``out`` is not empty, or the directory cannot be made
+        """
+        try:
+            directory = _next_free(DEFAULT_ROOT, config.name) if out is None else _claim(out)
+            run = cls(directory, config)
+            run.write("config.yaml", config.to_yaml())
+            run.write("environment.json", json.dumps(_environment(), indent=2) + "\n")
+        except OSError as error:
+            place = out or DEFAULT_ROOT / config.name
+            raise RunError(f"{place}: cannot be made: {error.strerror}", "choose another place with --out") from None
+        return run
+
+    @classmethod
+    def open(cls, directory: Path) -> Run:
+        """Open an existing run directory.
+
+        :raises RunError: if it is not one
+        """
+        if not directory.exists():
+            raise RunError(f"{directory}: there is no such run", "`toolkit train CONFIG` makes one under runs/")
+        if not (directory / "config.yaml").is_file():
+            raise RunError(f"{directory}: is not a run directory: it has no config.yaml")
+        return cls(directory, load_config(directory / "config.yaml"))
+
+    @classmethod
+    def newest(cls, root: Path = DEFAULT_ROOT) -> Run:
+        """Open the run under ``root`` that was started last.
+
+        :raises RunError: if there is none
+        """
+        configs = sorted(root.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns)
+        if not configs:
+            raise RunError(
+                f"{root}/: there is no run here yet", "`toolkit train CONFIG` makes one, or name a run's path"
+            )
+        return cls.open(configs[-1].parent)
+
+    @property
+    def model_path(self) -> Path:
+        """The trained model, an SB3 zip."""
+        return self.directory / "model.zip"
+
+    @property
+    def videos(self) -> Path:
+        """The directory of the run's videos."""
+        return self.directory / "videos"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What ``result.json`` says; ``None`` while the run goes on, or when it was killed."""
+        path = self.directory / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the run so that at any instant it is whole or absent."""
+        path = self.directory / name
+        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def _claim(out: Path) -> Path:
+    if out.is_dir() and any(out.iterdir()):
+        raise RunError(f"{out}: is not empty", "choose a new directory with --out")
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is not a directory", "choose a new directory with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _next_free(root: Path, name: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    taken = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]
+    number = max((int(suffix) for suffix in taken if suffix.isdigit()), default=0)
+    while True:
+        number += 1
+        try:
+            (root / f"{name}-{number}").mkdir()
+        except FileExistsError:
+            continue  # another run took it in this instant
+        return root / f"{name}-{number}"
+
+
+def _environment() -> dict[str, Any]:
+    """Describe what the run was made with: versions, platform, git commit of the working directory, command."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_VERSIONS},
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": sys.argv,
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
