@@ -112,7 +112,11 @@ def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> lis
     """Sort problems as their keys stand in the files, one for each value: the first found says most."""
     first = {problem.path: problem for problem in reversed(problems)}
     order = {path: number for number, path in enumerate(places)}
-    return sorted(first.values(), key=lambda problem: order.get(problem.path) or order.get(problem.path[:-1], 0))
+
+    def position(problem: Problem) -> int:
+        return next(order[problem.path[:end]] for end in range(len(problem.path), -1, -1) if problem.path[:end] in order)
+
+    return sorted(first.values(), key=position)
 
 
 def _bind(kind: Kind, named: ComponentConfig | Any, path: KeyPath, problems: list[Problem]) -> Bound | None:

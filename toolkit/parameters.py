@@ -84,7 +84,10 @@ class _UnfitError(Exception):
 
 
 def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
-    """Turn a YAML value into what an annotation asks for: a class by its path, an object from a component, ..."""
+    """Turn a YAML value into what an annotation asks for.
+
+    A path becomes the class it names, a component the object it describes, a list an array or a tuple.
+    """
     if annotation is inspect.Parameter.empty:
         return value
     if _is_component(value) and not _admits(annotation, _is_mapping_type):
