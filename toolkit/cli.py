@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -171,8 +172,8 @@ def main() -> NoReturn:
     try:
         sys.exit(app(arguments, prog_name="toolkit", standalone_mode=True))
     except ToolkitError as error:
-        if len(arguments) < len(sys.argv) - 1:
-            raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
         prefix = "" if isinstance(error, ConfigError) else "error: "  # its lines start with FILE:LINE
         typer.echo(f"{prefix}{error}", err=True)
         sys.exit(error.exit_status)

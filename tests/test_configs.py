@@ -1,0 +1,60 @@
+"""Every config that ships: checked as it stands, and trained for a few hundred steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import PROJECT, Toolkit
+
+CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
+SHORT = {"timesteps": "400", "callbacks": "[{name: success, params: {threshold: 1e9, episodes: 2}}]"}
+FEWER = {"learning_starts": "100", "n_steps": "32", "batch_size": "32"}
+
+
+def shortened(config: Path) -> list[str]:
+    """Return overrides that make a config train, with updates, in 400 steps."""
+    text = config.read_text()
+    off_policy = "learning_starts" in text
+    params = {key: value for key, value in FEWER.items() if f"{key}:" in text and not (off_policy and key == "n_steps")}
+    settings = SHORT | {f"algorithm.params.{key}": value for key, value in params.items()}
+    return [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_trains_and_its_model_evaluates(config: Path, toolkit: Toolkit) -> None:
+    trained = toolkit("train", config, *shortened(config), "--out", "run", "--quiet")
+    assert (trained.status, trained.err) == (0, "")
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["timesteps"] >= 400
+    evaluated = toolkit("evaluate", "run", "--episodes", "2", "--json")
+    assert evaluated.status == 0, evaluated.err
+    assert len(json.loads(evaluated.out)["returns"]) == 2
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_says_what_to_expect(config: Path, toolkit: Toolkit) -> None:
+    assert toolkit("check", config).status == 0
+    comment = [line for line in config.read_text().splitlines() if line.startswith("#")]
+    assert any("Expect:" in line for line in comment)
+
+
+def test_there_is_a_config_for_every_algorithm() -> None:
+    from toolkit.registry import KINDS, entries
+
+    named = {path.stem.partition("_")[2] for path in CONFIGS}
+    assert {name.replace("double_dqn", "ddqn") for name in entries(KINDS["algorithms"])} <= named
+
+
+@pytest.mark.slow
+def test_the_main_config_solves_cartpole_and_films_it(toolkit: Toolkit) -> None:
+    trained = toolkit("train", PROJECT / "configs" / "cartpole_ddqn.yaml", "--out", "run", "--require-success")
+    assert trained.status == 0, trained.err
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["status"] == "success"
+    assert result["success"]["mean_return"] >= 195
+    assert {path.suffix for path in Path("run/videos").iterdir()} == {".mp4", ".gif"}
+    evaluated = json.loads(toolkit("evaluate", "run", "--json").out)
+    assert evaluated["mean_return"] >= 195

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from toolkit_plugins.rewards import AnglePenalty, GradedTerminalReward, TerminalRewardClip
+
+ENDS = ["terminated", "truncated", "both"]
+WRAPPERS = pytest.mark.parametrize("wrapper", [TerminalRewardClip, GradedTerminalReward, AnglePenalty])
+Env = gym.Env[Any, Any]
+
+
+class Lasting(Env):
+    """Ends by itself in its `last` 0-based step; every step is worth 1."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(
+        self, last: int = 10, observation_space: spaces.Space[Any] | None = None, render_mode: str | None = None
+    ) -> None:
+        self.last = last
+        self.observation_space = observation_space or spaces.Box(-1, 1, (4,))
+        self.action_space = spaces.Discrete(2)
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.options = options
+        return self._observation(), {"steps": 0}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self._observation(), 1.0, self.steps > self.last, False, {"steps": self.steps}
+
+    def render(self) -> Any:
+        return np.full((8, 8, 3), self.steps, np.uint8)
+
+    def _observation(self) -> Any:
+        return self.np_random.uniform(-1, 1, 4).astype(np.float32)
+
+
+@pytest.fixture
+def lasting_id() -> Iterator[str]:
+    gym.register("toolkit_tests/Lasting-v0", entry_point=Lasting)
+    yield "toolkit_tests/Lasting-v0"
+    del gym.registry["toolkit_tests/Lasting-v0"]
+
+
+def ending(how: str, last: int) -> Env:
+    """Make an environment whose episodes end in their `last` 0-based step."""
+    env: Env = Lasting(1_000 if how == "truncated" else last)
+    return env if how == "terminated" else TimeLimit(env, last + 1)
+
+
+def rewards_of_an_episode(env: Env) -> list[Any]:
+    env.reset()
+    rewards, ended = [], False
+    while not ended:
+        _, reward, terminated, truncated, _ = env.step(0)
+        rewards.append(reward)
+        ended = terminated or truncated
+    return rewards
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_the_environments_of_these_tests_end_as_they_say(how: str) -> None:
+    env = ending(how, 3)
+    env.reset()
+    *before, end = [env.step(0)[2:4] for _ in range(4)]
+    assert before == [(False, False)] * 3
+    assert end == {"terminated": (True, False), "truncated": (False, True), "both": (True, True)}[how]
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize(("last", "reward"), [(0, -1), (193, -1), (194, -1), (195, 1), (196, 1), (199, 1)])
+def test_terminal_reward_clip_is_plus_one_from_step_195_on_and_minus_one_before(
+    how: str, last: int, reward: int
+) -> None:
+    assert rewards_of_an_episode(TerminalRewardClip(ending(how, last))) == [0] * last + [reward]
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize(("last", "reward"), [(4, -1), (5, 1)])
+def test_terminal_reward_clip_takes_its_threshold(how: str, last: int, reward: int) -> None:
+    assert rewards_of_an_episode(TerminalRewardClip(ending(how, last), success_steps=5)) == [0] * last + [reward]
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize(("last", "reward"), [(0, -0.99), (98, -0.01), (99, 0.0), (100, 0.01), (199, 1.0)])
+def test_graded_terminal_reward_is_a_hundredth_for_each_step_beyond_99(how: str, last: int, reward: float) -> None:
+    assert rewards_of_an_episode(GradedTerminalReward(ending(how, last))) == [0] * last + [pytest.approx(reward)]
+
+
+def test_graded_terminal_reward_takes_its_midpoint_and_scale() -> None:
+    assert rewards_of_an_episode(GradedTerminalReward(ending("both", 6), midpoint=4, scale=0.5)) == [0] * 6 + [1.0]
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "last", "reward"), [(TerminalRewardClip, 195, 1.0), (GradedTerminalReward, 109, 0.1)]
+)
+def test_every_episode_is_counted_by_itself(wrapper: Callable[[Env], Env], last: int, reward: float) -> None:
+    env = wrapper(ending("truncated", last))
+    expected = [0] * last + [pytest.approx(reward)]
+    assert [rewards_of_an_episode(env) for _ in range(2)] == [expected] * 2
+    env.reset()
+    for _ in range(7):
+        env.step(0)
+    assert rewards_of_an_episode(env) == expected, "after a reset in the middle of an episode"
+
+
+@pytest.mark.parametrize(
+    ("params", "scale", "index"), [({}, 2, 2), ({"scale": 0.5}, 0.5, 2), ({"index": 0}, 2, 0), ({"index": 3}, 2, 3)]
+)
+def test_angle_penalty_takes_twice_the_size_of_the_angle_off_the_reward(
+    params: dict[str, Any], scale: float, index: int
+) -> None:
+    env = AnglePenalty(gym.make("CartPole-v1"), **params)
+    env.reset(seed=0)
+    angles, rewards = [], []
+    for action in [0, 0, 0, 1, 1, 1, 1, 1]:
+        observation, reward, *_ = env.step(action)
+        angles.append(observation[index])
+        rewards.append(reward)
+    assert min(angles) < 0 < max(angles)
+    np.testing.assert_allclose(rewards, 1 - scale * np.abs(angles))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(16),
+        spaces.MultiBinary(4),
+        spaces.Dict({"angle": spaces.Box(-1, 1, (4,))}),
+        spaces.Box(-1, 1, (2,)),
+        spaces.Box(-1, 1, ()),
+        spaces.Box(0, 255, (36, 36, 1), np.uint8),
+    ],
+    ids=["discrete", "binary", "dict", "short", "scalar", "image"],
+)
+def test_angle_penalty_refuses_observations_without_an_angle(space: spaces.Space[Any]) -> None:
+    with pytest.raises(ValueError, match="have no number of index 2"):
+        AnglePenalty(Lasting(observation_space=space))
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_angle_penalty_refuses_an_index_outside_the_observation(index: int) -> None:
+    with pytest.raises(ValueError, match=f"have no number of index {index}"):
+        AnglePenalty(Lasting(), index=index)
+
+
+@WRAPPERS
+@pytest.mark.parametrize("how", ENDS)
+def test_all_but_the_reward_is_the_environments_own(wrapper: Callable[[Env], Env], how: str) -> None:
+    plain, wrapped = ending(how, 10), wrapper(ending(how, 10))
+    assert wrapped.observation_space == plain.observation_space
+    assert wrapped.action_space == plain.action_space
+    calls: list[Callable[[Env], Any]] = [lambda env: env.reset(seed=3)]
+    calls += [lambda env: env.step(0)] * 11
+    for call in calls:
+        (observation, *rest), (expected_observation, *expected) = call(wrapped), call(plain)
+        np.testing.assert_array_equal(observation, expected_observation)
+        assert rest[-3:] == expected[-3:] if len(rest) == 1 else rest[1:] == expected[1:]
+    assert any(rest[1:3])
+
+
+@WRAPPERS
+def test_seeds_and_options_reach_the_environment(wrapper: Callable[[Env], Env]) -> None:
+    env = wrapper(Lasting())
+
+    def trajectory(seed: int) -> list[Any]:
+        observation, _ = env.reset(seed=seed, options={"easy": True})
+        return [observation.tolist(), *(env.step(0)[0].tolist() for _ in range(5))]
+
+    assert trajectory(1) == trajectory(1) != trajectory(2)
+    assert env.get_wrapper_attr("options") == {"easy": True}
+
+
+@WRAPPERS
+def test_rendering_is_the_environments_own(wrapper: Callable[[Env], Env]) -> None:
+    env = wrapper(Lasting(render_mode="rgb_array"))
+    env.reset()
+    env.step(0)
+    assert env.render_mode == "rgb_array"
+    assert env.metadata == Lasting.metadata
+    np.testing.assert_array_equal(env.render(), np.full((8, 8, 3), 1))
+
+
+@WRAPPERS
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
+def test_the_environment_checkers_of_gymnasium_and_sb3_have_no_complaint(
+    wrapper: Callable[[Env], Env], lasting_id: str
+) -> None:
+    env = wrapper(gym.make(lasting_id, disable_env_checker=True))
+    check_env(env)
+    sb3_check_env(env)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "params"),
+    [
+        (TerminalRewardClip, {"success_steps": 7}),
+        (GradedTerminalReward, {"midpoint": 3, "scale": 0.5}),
+        (AnglePenalty, {"scale": 1.0, "index": 1}),
+    ],
+)
+def test_the_spec_makes_the_same_environment_again(wrapper: type[gym.Wrapper], params: dict[str, Any]) -> None:
+    env = wrapper(gym.make("CartPole-v1", max_episode_steps=9), **params)
+    again = gym.make(copy.deepcopy(env.spec))
+    assert type(again) is wrapper
+    assert {name: getattr(again, name) for name in params} == params
+    for one in (env, again):
+        one.reset(seed=0)
+    assert [env.step(0)[1] for _ in range(8)] == [again.step(0)[1] for _ in range(8)]

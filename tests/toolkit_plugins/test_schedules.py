@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from stable_baselines3 import DQN
+
+from toolkit_plugins.schedules import Linear
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (Linear(1.0), [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (Linear(1e-3, 1e-4), [1e-3, 7.75e-4, 5.5e-4, 3.25e-4, 1e-4]),
+        (Linear(1.0, end_fraction=0.5), [1.0, 0.5, 0.0, 0.0, 0.0]),
+        (Linear(0.1, 0.9, end_fraction=0.25), [0.1, 0.9, 0.9, 0.9, 0.9]),
+        (Linear(0.2, 0.2), [0.2] * 5),
+    ],
+    ids=["to_zero", "to_end", "half", "rising", "constant"],
+)
+def test_it_goes_in_a_straight_line_and_stays_at_the_end(schedule: Linear, values: list[float]) -> None:
+    assert [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)] == pytest.approx(values)
+
+
+@pytest.mark.parametrize("end_fraction", [0.0, -0.5, 1.5, float("nan")])
+def test_it_refuses_an_end_outside_the_training(end_fraction: float) -> None:
+    with pytest.raises(ValueError, match="end_fraction must be above 0 and at most 1"):
+        Linear(1.0, end_fraction=end_fraction)
+
+
+def test_a_model_learns_at_its_rate_and_keeps_it_in_its_file(tmp_path: Path) -> None:
+    model = DQN("MlpPolicy", "CartPole-v1", Linear(1e-3, 1e-4), learning_starts=0, buffer_size=100)
+    rates = []
+    for _ in range(2):
+        model.learn(100)
+        rates.append(model.policy.optimizer.param_groups[0]["lr"])
+    assert rates == [pytest.approx(1e-4)] * 2
+    model.save(tmp_path / "model.zip")
+    assert DQN.load(tmp_path / "model.zip").lr_schedule(0.5) == pytest.approx(5.5e-4)
