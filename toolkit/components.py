@@ -114,7 +114,9 @@ def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> lis
     order = {path: number for number, path in enumerate(places)}
 
     def position(problem: Problem) -> int:
-        return next(order[problem.path[:end]] for end in range(len(problem.path), -1, -1) if problem.path[:end] in order)
+        return next(
+            order[problem.path[:end]] for end in range(len(problem.path), -1, -1) if problem.path[:end] in order
+        )
 
     return sorted(first.values(), key=position)
 

@@ -88,7 +88,7 @@ class AlgorithmConfig(_Part):
 class RunConfig(_Part):
     """One training run, whole."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
     """Name of the run's directory; left out, the stem of the file."""
     seed: Seed = 0
     """Training, evaluation and video environments get seeds derived from it."""
@@ -120,7 +120,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     """
     document = _read_extended(Path(path), ())
     if isinstance(document.data, dict):
-        document.data.setdefault("name", Path(path).stem)
+        document.data.setdefault("name", re.sub(r"[^\w.-]+", "-", Path(path).stem).strip("-.") or "run")
     for override in overrides:
         _apply(document, override)
     return document
@@ -195,7 +195,10 @@ def _apply(document: Document, override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise ConfigError([Problem((), "must have the form dotted.path=value")], {(): label})
-    value = documents.parse(text, label)
+    try:
+        value = documents.parse(text, label)
+    except ConfigError as error:
+        raise ConfigError(error.problems, {(): label}) from None
     path: KeyPath = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
     if isinstance(value.data, str) and _FILE_REFERENCE.fullmatch(value.data):
         value.data = str(Path.cwd() / value.data)

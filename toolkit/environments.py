@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -50,7 +50,7 @@ class EpisodeRecorder(VecEnvWrapper):
     It looks at what leaves the environments rather than at a callback's ``locals``, which differ between algorithms
     (ARS sets none). ``info["episode"]`` means what it means in SB3: an end that Monitor saw. A wrapper outside
     Monitor may end an episode by itself (``TimeLimit`` does); Monitor then learns of it at the reset that follows,
-    and the episode is put where SB3 looks for it.
+    and the episode is put where SB3 looks for it. A lost life that resets nothing is no end.
     """
 
     def __init__(self, venv: DummyVecEnv) -> None:
@@ -63,7 +63,9 @@ class EpisodeRecorder(VecEnvWrapper):
         """Reset all environments; running episodes are dropped."""
         self._shaped_returns[:] = 0.0
         self._start = self._start or time.monotonic()
-        return self.venv.reset()
+        observations = self.venv.reset()
+        self.venv.env_method("take_completed")
+        return observations
 
     @property
     def seconds(self) -> float:
@@ -76,11 +78,10 @@ class EpisodeRecorder(VecEnvWrapper):
         self._shaped_returns += rewards
         if dones.any():
             for index in np.flatnonzero(dones):
-                info, reset_info = infos[index], self.venv.reset_infos[index]
-                if "episode" not in info and "episode" in reset_info:
-                    info["episode"] = reset_info["episode"]
-                if "episode" in info:
-                    self._append(int(index), info["episode"])
+                (completed,) = self.venv.env_method("take_completed", indices=int(index))
+                for episode in completed:
+                    infos[index]["episode"] = episode
+                    self._append(int(index), episode)
         return observations, rewards, dones, infos
 
     def _append(self, index: int, episode: dict[str, Any]) -> None:
@@ -90,14 +91,31 @@ class EpisodeRecorder(VecEnvWrapper):
 
 
 class _RawMonitor(Monitor):
-    """SB3's Monitor, which also reports an episode that a reset cuts short (in the info of that reset)."""
+    """SB3's Monitor, which keeps every episode until it is asked for, also one that a reset cuts short.
+
+    What wrappers outside make of ``info`` does not matter to it.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._completed: list[dict[str, Any]] = []
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        cut = None
         if self.rewards and not self.needs_reset:
-            cut = {"r": round(sum(self.rewards), 6), "l": len(self.rewards), "t": round(time.time() - self.t_start, 6)}
-        observation, info = super().reset(**kwargs)
-        return observation, info if cut is None else {**info, "episode": cut}
+            seconds = round(time.time() - self.t_start, 6)
+            self._completed.append({"r": round(sum(self.rewards), 6), "l": len(self.rewards), "t": seconds})
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        step = super().step(action)
+        if self.needs_reset:
+            self._completed.append(step[-1]["episode"])
+        return step
+
+    def take_completed(self) -> list[dict[str, Any]]:
+        """Return the episodes completed since this was last asked, as SB3 writes them in ``info["episode"]``."""
+        completed, self._completed = self._completed, []
+        return completed
 
 
 def make_vec_env(

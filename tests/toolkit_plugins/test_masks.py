@@ -40,7 +40,7 @@ class LosesItsMask(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def test_the_mask_is_the_one_that_the_last_reset_or_step_gave() -> None:
-    env = InfoActionMask(gym.make("Taxi-v3"))
+    env = InfoActionMask(gym.make("Taxi-v4"))
     masks = []
     _, info = env.reset(seed=0)
     for _ in range(50):
@@ -53,7 +53,7 @@ def test_the_mask_is_the_one_that_the_last_reset_or_step_gave() -> None:
 
 
 def test_all_else_is_the_environments_own() -> None:
-    plain, wrapped = gym.make("Taxi-v3"), InfoActionMask(gym.make("Taxi-v3"))
+    plain, wrapped = gym.make("Taxi-v4"), InfoActionMask(gym.make("Taxi-v4"))
     for call in [lambda env: env.reset(seed=0), *[lambda env: env.step(0)] * 5]:
         expected, result = call(plain), call(wrapped)
         assert result[:-1] == expected[:-1]
@@ -62,7 +62,7 @@ def test_all_else_is_the_environments_own() -> None:
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_maskable_ppo_only_takes_valid_actions(n_envs: int) -> None:
-    env = make_vec_env("Taxi-v3", n_envs, seed=0, wrapper_class=lambda one: InfoActionMask(Referee(one)))
+    env = make_vec_env("Taxi-v4", n_envs, seed=0, wrapper_class=lambda one: InfoActionMask(Referee(one)))
     MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0).learn(256)
     verdicts = [verdict for each in env.get_attr("verdicts") for verdict in each]
     assert len(verdicts) == 256
@@ -70,7 +70,7 @@ def test_maskable_ppo_only_takes_valid_actions(n_envs: int) -> None:
 
 
 def test_an_agent_that_knows_no_mask_takes_invalid_actions_here() -> None:
-    env = Referee(gym.make("Taxi-v3"))
+    env = Referee(gym.make("Taxi-v4"))
     env.reset(seed=0)
     env.action_space.seed(0)
     for _ in range(50):
@@ -79,7 +79,7 @@ def test_an_agent_that_knows_no_mask_takes_invalid_actions_here() -> None:
 
 
 def test_maskable_ppo_sees_that_the_environment_has_masks() -> None:
-    assert is_masking_supported(InfoActionMask(gym.make("Taxi-v3")))
+    assert is_masking_supported(InfoActionMask(gym.make("Taxi-v4")))
 
 
 def test_an_environment_that_gives_no_mask_is_refused_at_its_reset() -> None:
@@ -88,7 +88,7 @@ def test_an_environment_that_gives_no_mask_is_refused_at_its_reset() -> None:
 
 
 def test_an_environment_that_gives_no_mask_is_refused_at_its_step() -> None:
-    env = InfoActionMask(LosesItsMask(gym.make("Taxi-v3")))
+    env = InfoActionMask(LosesItsMask(gym.make("Taxi-v4")))
     env.reset()
     with pytest.raises(ValueError, match=r"gives no info\['action_mask'\]"):
         env.step(0)
@@ -96,10 +96,10 @@ def test_an_environment_that_gives_no_mask_is_refused_at_its_step() -> None:
 
 def test_there_is_no_mask_before_the_first_reset() -> None:
     with pytest.raises(ValueError, match="before the first reset"):
-        InfoActionMask(gym.make("Taxi-v3")).action_masks()
+        InfoActionMask(gym.make("Taxi-v4")).action_masks()
 
 
 def test_the_spec_makes_the_same_environment_again() -> None:
-    env = InfoActionMask(gym.make("Taxi-v3"))
+    env = InfoActionMask(gym.make("Taxi-v4"))
     assert env.spec is not None
     assert type(gym.make(env.spec)) is InfoActionMask

@@ -76,5 +76,7 @@ class _DoubleEstimator:
 
     def __call__(self, observations: PyTorchObs) -> th.Tensor:
         """Return the values, of shape (batch, 1)."""
+        self.online.set_training_mode(False)  # as the target network's: no dropout, batch statistics left alone
         actions = self.online(observations).argmax(dim=1, keepdim=True)
+        self.online.set_training_mode(True)
         return th.gather(self.target(observations), dim=1, index=actions)

@@ -66,7 +66,7 @@ class NormAndDropout(BaseFeaturesExtractor):
 
 
 def filled(cls: type[DQN] = DoubleDQN, *, agree: bool = False, reward: float = 0.0, **params: Any) -> Any:
-    """Make a model with a full replay buffer and no update yet, whose target network does not agree with its online one.
+    """Make a model with a full replay buffer and no update yet, whose two networks do not agree unless asked to.
 
     The same arguments give the same buffer and the same weights.
     """
@@ -147,7 +147,9 @@ def expected_update(model: DQN, eps: float) -> list[NDArray[np.float64]]:
     online = layers_of(model.q_net)
 
     chosen = forward(online, next_observations)[1].argmax(axis=1)
-    targets = rewards + (1 - dones) * discounts * forward(layers_of(model.q_net_target), next_observations)[1][rows, chosen]
+    targets = (
+        rewards + (1 - dones) * discounts * forward(layers_of(model.q_net_target), next_observations)[1][rows, chosen]
+    )
 
     hidden, values = forward(online, observations)
     slopes = np.zeros_like(values)
@@ -331,6 +333,5 @@ def test_it_trains_on_normalised_observations_and_rewards() -> None:
 
 
 def test_it_logs_to_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     DoubleDQN("MlpPolicy", "CartPole-v1", **SMALL, seed=0, tensorboard_log=str(tmp_path)).learn(100, tb_log_name="run")
     assert [path.parent.name for path in tmp_path.rglob("events.out.tfevents.*")] == ["run_1"]

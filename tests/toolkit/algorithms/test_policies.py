@@ -92,7 +92,9 @@ def test_online_and_target_network_start_equal_and_share_nothing(
     online, target = policy.q_net.state_dict(), policy.q_net_target.state_dict()
     assert online.keys() == target.keys()
     assert all(th.equal(online[name], target[name]) for name in online)
-    assert {tensor.data_ptr() for tensor in online.values()}.isdisjoint(tensor.data_ptr() for tensor in target.values())
+    assert {tensor.data_ptr() for tensor in online.values()}.isdisjoint(
+        tensor.data_ptr() for tensor in target.values()
+    )
     assert isinstance(policy.q_net_target.q_net[-1], DuelingHead)
 
 
