@@ -37,7 +37,8 @@ def main() -> None:
             result, greedy = run.result or {}, toolkit.evaluate(run).mean_return
         solved = "yes" if result["success"]["solved"] else "no"
         seconds.append(result["seconds"])
-        print(f"| {seed} | {solved} | {result['timesteps']:,} | {result['episodes']} | {seconds[-1]:.1f} | {greedy:.1f} |")
+        counts = f"{result['timesteps']:,} | {result['episodes']}"
+        print(f"| {seed} | {solved} | {counts} | {seconds[-1]:.1f} | {greedy:.1f} |", flush=True)
     print(f"\nmedian {statistics.median(seconds):.1f} s, slowest {max(seconds):.1f} s")
 
 

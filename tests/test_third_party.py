@@ -70,7 +70,7 @@ def test_a_wrapper_in_a_file_beside_the_config_trains(working_directory: Path, t
     folder.mkdir()
     (folder / "my_reward.py").write_text(MODULE)
     (folder / "config.yaml").write_text(
-        "name: mine\ntimesteps: 200\nenv: {id: CartPole-v1, wrappers: ['./my_reward.py:HalvedReward']}\nalgorithm: dqn\n"
+        "timesteps: 200\nenv: {id: CartPole-v1, wrappers: ['./my_reward.py:HalvedReward']}\nalgorithm: dqn\n"
     )
     assert toolkit("train", folder / "config.yaml", "--out", "run", "--quiet").status == 0
     header, *rows = [line.split(",") for line in Path("run/progress.csv").read_text().splitlines()]

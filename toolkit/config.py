@@ -104,6 +104,12 @@ class RunConfig(_Part):
 
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        """Compare what configs say, not where they say it."""
+        return isinstance(other, RunConfig) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def error(self, problems: Sequence[Problem]) -> ConfigError:
         """Make the error that reports ``problems`` where the file has them."""
         return ConfigError(problems, self._places)

@@ -60,5 +60,6 @@ def _bootstrap_interval(returns: list[float]) -> tuple[float, float]:
         return returns[0], returns[0]
     from scipy.stats import bootstrap
 
-    interval = bootstrap((returns,), np.mean, n_resamples=9_999, rng=np.random.default_rng(0)).confidence_interval
+    resampled = bootstrap((returns,), np.mean, n_resamples=9_999, batch=1_000, rng=np.random.default_rng(0))
+    interval = resampled.confidence_interval
     return float(interval.low), float(interval.high)

@@ -6,7 +6,7 @@ import csv
 import os
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 
@@ -28,7 +28,7 @@ class _ProgressFile(KVWriter):
         self._path = path
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
-        self._file = path.open("w", newline="")
+        self._file: TextIO | None = None  # until there is a row
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append a row; values that are no numbers or text (figures, images) are left to TensorBoard."""
@@ -36,7 +36,7 @@ class _ProgressFile(KVWriter):
         row = {key: value for key, value in row.items() if isinstance(value, str) or hasattr(value, "__float__")}
         self._rows.append(row)
         new = sorted(row.keys() - set(self._columns))
-        if new:
+        if new or self._file is None:
             self._columns += new
             self._rewrite()
         else:
@@ -45,13 +45,14 @@ class _ProgressFile(KVWriter):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _rewrite(self) -> None:
         temporary = self._path.with_name(".progress.csv.tmp")
         header = dict(zip(self._columns, self._columns, strict=True))
         temporary.write_text(self._text([header, *self._rows]), newline="")
-        self._file.close()
+        self.close()
         os.replace(temporary, self._path)
         self._file = self._path.open("a", newline="")
 

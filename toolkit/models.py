@@ -48,9 +48,8 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
 
 def save_model(run: Run, model: BaseAlgorithm) -> None:
     """Save the model as ``model.zip``, whole or not at all."""
-    temporary = run.directory / ".model.tmp.zip"
-    model.save(temporary)
-    temporary.replace(run.model_path)
+    with run.whole_file(run.model_path.name) as path:
+        model.save(path)
 
 
 def load_model(run: Run, env: EpisodeRecorder) -> BaseAlgorithm:

@@ -6,12 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import RecordVideo, TimeLimit
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.config import RunConfig
@@ -21,6 +23,7 @@ from toolkit.models import load_model
 from toolkit.rollouts import play_greedily
 from toolkit.run import Run
 
+Frame = NDArray[np.uint8]
 VideoFormat = Literal["mp4", "gif"]
 DEFAULT_MAX_STEPS = 1000  # RecordVideo keeps every frame in memory until the end: 0.7 GB for this many of 600x400
 
@@ -82,10 +85,12 @@ def record_episodes(
         try:
             with _no_display():
                 _play_on_camera(model, config, episodes, wrap)
+            return _publish(clips, directory, name, formats, episodes)
+        except RecordingError:
+            raise
         except Exception as error:
             hint = "moviepy and imageio-ffmpeg bring the encoder" if "ffmpeg" in str(error).lower() else ""
             raise RecordingError(f"no video was made: {describe(error)}", hint) from error
-        return _publish(clips, directory, name, formats, episodes)
 
 
 @contextmanager
@@ -134,22 +139,42 @@ def _link_to_free_name(source: Path, directory: Path, name: str, suffix: str) ->
 
 
 class _ClipRecorder(RecordVideo):
-    """RecordVideo of the first episodes, in every format asked for."""
+    """RecordVideo of the first episodes, in every format asked for.
+
+    RecordVideo's own writer drops the last frame of many clips (moviepy counts frames by a sum of 1/fps) and writes
+    frames of odd size so that browsers do not play them.
+    """
 
     def __init__(self, env: gym.Env[Any, Any], folder: Path, formats: Sequence[VideoFormat], episodes: int) -> None:
         super().__init__(env, str(folder), episode_trigger=lambda episode: episode < episodes, name_prefix="clip")
         self.formats = formats
 
     def stop_recording(self) -> None:
-        """Write the clip; RecordVideo itself writes mp4 alone."""
-        if "gif" in self.formats and self.recorded_frames:
-            _write_gif(Path(self.video_folder) / f"{self._video_name}.gif", self.recorded_frames, self.frames_per_sec)
-        if "mp4" in self.formats and self.recorded_frames:
-            super().stop_recording()  # type: ignore[no-untyped-call]
+        """Write the clip and forget its frames."""
+        frames: list[Any] = self.recorded_frames
         self.recorded_frames, self.recording = [], False
+        if frames:
+            for suffix in self.formats:
+                write = {"mp4": _write_mp4, "gif": _write_gif}[suffix]
+                write(Path(self.video_folder) / f"{self._video_name}.{suffix}", frames, self.frames_per_sec)
 
 
-def _write_gif(path: Path, frames: Sequence[Any], fps: int) -> None:
+def _write_mp4(path: Path, frames: Sequence[Frame], fps: int) -> None:
+    """Write H.264 that every browser plays, which wants frames of even height and width."""
+    from imageio_ffmpeg import write_frames
+
+    height, width = (size + size % 2 for size in frames[0].shape[:2])
+    writer = write_frames(str(path), (width, height), fps=fps, macro_block_size=1)
+    writer.send(None)
+    try:
+        for frame in frames:
+            margin = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+            writer.send(np.ascontiguousarray(np.pad(frame, margin, mode="edge")))
+    finally:
+        writer.close()
+
+
+def _write_gif(path: Path, frames: Sequence[Frame], fps: int) -> None:
     """Write a GIF in real time, all frames with one palette: a fifth of the time of one each, and no flicker.
 
     GIF counts time in hundredths of a second, and browsers slow down frames shorter than two, so above 50 frames a
@@ -159,7 +184,8 @@ def _write_gif(path: Path, frames: Sequence[Any], fps: int) -> None:
 
     every = -(-fps // 50)
     shown = frames[::every]
+    ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(shown) + 1)]
+    durations = [10 * (end - start) for start, end in pairwise(ends)]
     palette = Image.fromarray(np.concatenate(shown[:: max(1, len(shown) // 8)])).quantize(256)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
-    duration = 10 * round(100 * every / fps)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)

@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -89,13 +91,20 @@ class Run:
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run so that at any instant it is whole or absent."""
-        path = self.directory / name
-        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with self.whole_file(name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def whole_file(self, name: str) -> Iterator[Path]:
+        """Give a path to write a file of the run to; it takes the file's place when it is whole and on the disk."""
+        temporary = self.directory / f".{name}.{os.getpid()}.tmp"
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.directory / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _claim(out: Path) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,11 +104,25 @@ def _learn(session: _Session, run: Run) -> None:
         status, failure = "failed", error
     if status == "finished" and session.criterion and session.criterion.success:
         status = "success"
-    _write_end(session, run, logger, status)
+    with _uninterrupted():
+        _write_end(session, run, logger, status)
     if failure:
         run.write("traceback.txt", "".join(traceback.format_exception(failure)))
         message = f"training failed at timestep {session.model.num_timesteps}: {describe(failure)}"
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let no second Ctrl-C keep the end of a run from being written down."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of this thread's business
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _write_end(session: _Session, run: Run, logger: Logger, status: str) -> None:

@@ -45,8 +45,8 @@ class ProgressCallback(RunCallback):
             if now >= self._next_refresh:
                 self._next_refresh = now + _REFRESH_SECONDS
                 self._refresh(self._bar)
-        elif self.num_timesteps * 10 // self._total > self._tenths:
-            self._tenths = self.num_timesteps * 10 // self._total
+        elif (tenths := min(10, self.num_timesteps * 10 // self._total)) > self._tenths:
+            self._tenths = tenths
             print(f"{self._steps()}  {self._score()}", file=sys.stderr, flush=True)
         return True
 
@@ -64,7 +64,7 @@ class ProgressCallback(RunCallback):
 
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
-        if not episodes:
+        if not episodes or (criterion is not None and criterion.mean_return is None):
             return "no episode completed yet"
         if criterion is not None:
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def test_a_new_run_has_its_config_and_environment_and_nothing_else(config: RunCo
 
 def test_a_run_config_reads_back_as_the_same_config(config: RunConfig) -> None:
     run = Run.create(config)
-    assert load_config(run.directory / "config.yaml") == config
-    assert Run.open(run.directory).config == config
+    assert load_config(run.directory / "config.yaml").model_dump() == config.model_dump()
+    assert Run.open(run.directory).config.model_dump() == config.model_dump()
 
 
 def test_runs_are_numbered_after_the_highest_number_taken(config: RunConfig) -> None:
@@ -39,9 +40,15 @@ def test_runs_are_numbered_after_the_highest_number_taken(config: RunConfig) -> 
 
 
 def test_runs_made_at_the_same_time_get_different_directories(config: RunConfig) -> None:
+    together = threading.Barrier(8, timeout=10)
+
+    def create(_: int) -> str:
+        together.wait()
+        return Run.create(config).directory.name
+
     with ThreadPoolExecutor(8) as pool:
-        runs = [*pool.map(lambda _: Run.create(config), range(8))]
-    assert {run.directory.name for run in runs} == {f"small-{number}" for number in range(1, 9)}
+        names = [*pool.map(create, range(40))]
+    assert {*names} == {f"small-{number}" for number in range(1, 41)}
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -66,7 +73,7 @@ def test_a_run_is_not_put_over_other_files(config: RunConfig) -> None:
 @pytest.mark.parametrize("out", ["file", "file/below"])
 def test_a_run_in_the_place_of_a_file_is_refused(config: RunConfig, out: str) -> None:
     Path("file").write_text("keep me")
-    with pytest.raises(RunError, match="another place|new directory"):
+    with pytest.raises(RunError, match=r"another place|new directory"):
         Run.create(config, Path(out))
     assert Path("file").read_text() == "keep me"
 

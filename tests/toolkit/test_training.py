@@ -9,9 +9,9 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from support import SMALL_CONFIG, Toolkit, files_in, toolkit_process
 
-from toolkit import Run, load_config, train
+from toolkit import Run, evaluate, load_config, train
 from toolkit.algorithms import DoubleDQN
 from toolkit.errors import RunError, TrainingError
 
@@ -35,7 +35,9 @@ class EpisodeEnds(BaseCallback):
         self.ends: list[tuple[float, int]] = []
 
     def _on_step(self) -> bool:
-        self.ends += [(info["episode"]["r"], info["episode"]["l"]) for info in self.locals["infos"] if "episode" in info]
+        self.ends += [
+            (info["episode"]["r"], info["episode"]["l"]) for info in self.locals["infos"] if "episode" in info
+        ]
         return True
 
 
@@ -189,13 +191,12 @@ def test_training_on_the_config_of_a_run_repeats_the_run(run: Run, toolkit: Tool
     assert Path("again/config.yaml").read_bytes() == (run.directory / "config.yaml").read_bytes()
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+@pytest.mark.parametrize("algorithm", ["{name: ppo, params: {n_steps: 16, batch_size: 32}}", "a2c"])
 def test_other_algorithms_repeat_too(tmp_path: Path, algorithm: str) -> None:
-    overrides = (f"algorithm={{name: {algorithm}, params: {{n_steps: 16}}, policy_params: {{net_arch: [8]}}}}",)
     files = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        directory = small_run(tmp_path / name, "timesteps=128", *overrides).directory
+        directory = small_run(tmp_path / name, "timesteps=128", f"algorithm={algorithm}").directory
         with zipfile.ZipFile(directory / "model.zip") as archive:
             network = torch.load(archive.open("policy.pth"), weights_only=True)
         files.append((without(rows_of(directory / "monitor.csv"), {"t"}), network))
@@ -378,7 +379,7 @@ def assert_whole(path: Path) -> None:
             load_config(path)
         case ".csv":
             text = path.read_text()
-            assert text == "" or text.endswith("\n")
+            assert text.endswith("\n")
             lines = [line for line in text.splitlines() if not line.startswith("#")]
             assert {line.count(",") for line in lines} in (set(), {lines[0].count(",") if lines else 0})
         case ".zip":
@@ -390,22 +391,35 @@ def assert_whole(path: Path) -> None:
 def test_every_file_of_a_run_that_was_killed_is_whole(
     config_file: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    arguments: list[Any] = ["train", config_file, "--quiet", "--set", "algorithm.params.learning_starts=100"]
-    endless = [*arguments, "--set", "timesteps=10_000_000"]
-    ending = [*arguments, "--set", "timesteps=600", "--set", "env.n_envs=1"]  # killed while it ends, or just after
-    for number, command in enumerate((endless, endless, ending)):
-        processes.append(toolkit_process([*command, "--out", f"run-{number}"]))
-    for number, (process, delay) in enumerate(zip(processes, (0.013, 0.171, 0.437), strict=True)):
-        wait_for_rows(Path(f"run-{number}/monitor.csv"), process, rows=1)
-        time.sleep(delay)
+    directories = [Path(f"run-{number}") for number in range(3)]
+    for directory, timesteps in zip(directories, (10_000_000, 10_000_000, 1_000), strict=True):
+        processes.append(
+            toolkit_process(["train", config_file, "--out", directory, "--set", f"timesteps={timesteps}"])
+        )
+
+    def kill_after(seconds: float, directory: Path, process: subprocess.Popen[str]) -> None:
+        wait_for_rows(directory / "monitor.csv", process, rows=1)
+        time.sleep(seconds)
         process.kill()
         process.wait()
-        found = [path for path in Path(f"run-{number}").rglob("*") if path.is_file() and "tmp" not in path.name]
-        assert {"config.yaml", "environment.json", "monitor.csv", "progress.csv"} <= {path.name for path in found}
+
+    def kill_while_saving(directory: Path, process: subprocess.Popen[str]) -> None:
+        while process.poll() is None and not any("model" in path.name for path in directory.glob("*")):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+
+    with ThreadPoolExecutor(3) as pool:
+        kills = [
+            pool.submit(kill_after, seconds, directories[n], processes[n]) for n, seconds in ((0, 0.01), (1, 0.4))
+        ]
+        kills.append(pool.submit(kill_while_saving, directories[2], processes[2]))
+        for kill in kills:
+            kill.result()
+    for directory in directories:
+        found = [path for path in directory.rglob("*") if path.is_file() and "tmp" not in path.name]
+        assert {"config.yaml", "environment.json", "monitor.csv"} <= {path.name for path in found}
         for path in found:
             assert_whole(path)
-    assert "model.zip" not in files_in(Path("run-0"))
-    with pytest.raises(RunError, match="has no model.zip"):
-        from toolkit import evaluate
-
-        evaluate(Run.open(Path("run-0")), 1)
+    with pytest.raises(RunError, match=r"has no model\.zip"):
+        evaluate(Run.open(directories[0]), 1)
