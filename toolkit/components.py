@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit import config as configs
-from toolkit.config import ComponentConfig, EnvConfig, RunConfig
+from toolkit.config import ComponentConfig, EnvConfig, RunConfig, parse
 from toolkit.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
 from toolkit.parameters import bind
+from toolkit.reading import read
 from toolkit.registry import KINDS, Kind, entries, find, load_module, load_object
 
 
@@ -59,8 +59,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     :param overrides: ``dotted.path=YAML value``, as after ``--set``
     :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
     """
-    document = configs.read(path, overrides)
-    config, problems = configs.parse(document)
+    document = read(path, overrides)
+    config, problems = parse(document)
     if config is not None:
         problems = problems + resolve(config)[1]
     if config is None or problems:
@@ -79,6 +79,11 @@ def json_schema() -> dict[str, Any]:
         **schema["properties"],
     }
     definitions = schema["$defs"]
+    # what a file leaves out, the one that it extends may have
+    needed = {"required": schema.pop("required"), "properties": {}}
+    for key, part in (("env", "EnvConfig"), ("algorithm", "AlgorithmConfig")):
+        needed["properties"][key] = {"if": {"type": "object"}, "then": {"required": definitions[part].pop("required")}}
+    schema |= {"if": {"required": ["extends"]}, "then": {}, "else": needed}
     definitions["AlgorithmConfig"]["properties"]["name"]["examples"] = [*entries(KINDS["algorithms"])]
     definitions["EnvConfig"]["properties"]["wrappers"]["examples"] = [[name] for name in entries(KINDS["wrappers"])]
     schema["properties"]["callbacks"]["examples"] = [[name] for name in entries(KINDS["callbacks"])]
@@ -110,7 +115,9 @@ def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
 
 def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> list[Problem]:
     """Sort problems as their keys stand in the files, one for each value: the first found says most."""
-    first = {problem.path: problem for problem in reversed(problems)}
+    first: dict[KeyPath, Problem] = {}
+    for problem in problems:
+        first.setdefault(problem.path, problem)
     order = {path: number for number, path in enumerate(places)}
 
     def position(problem: Problem) -> int:

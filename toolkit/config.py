@@ -1,4 +1,4 @@
-"""The run config: what a YAML file may say, read, extended, overridden and written back.
+"""The run config: what a YAML file may say, checked, and written back.
 
 This module knows the shape of a config alone. Whether the things it names exist, and take the parameters given, is
 decided in :mod:`toolkit.components`.
@@ -7,11 +7,7 @@ decided in :mod:`toolkit.components`.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import getitem
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
@@ -19,8 +15,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from toolkit import documents
 from toolkit.documents import Document
 from toolkit.errors import ConfigError, KeyPath, Problem, did_you_mean
-
-_FILE_REFERENCE = re.compile(r"\.{1,2}/.*\.py:\w+")
 
 
 def _whole_number(value: Any) -> Any:
@@ -33,13 +27,13 @@ def _component_from_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
-Seed = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole_number)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_whole_number)]
 Params = dict[str, Any]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
 
 
 class ComponentConfig(_Part):
@@ -119,19 +113,6 @@ class RunConfig(_Part):
         return documents.dump(self.model_dump(mode="json"))
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
-    """Read a config file with what it extends, and apply ``--set`` overrides (``dotted.path=YAML``).
-
-    :raises ConfigError: if a file cannot be read, or an override does not fit
-    """
-    document = _read_extended(Path(path), ())
-    if isinstance(document.data, dict):
-        document.data.setdefault("name", re.sub(r"[^\w.-]+", "-", Path(path).stem).strip("-.") or "run")
-    for override in overrides:
-        _apply(document, override)
-    return document
-
-
 def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     """Check the shape of a config.
 
@@ -154,101 +135,13 @@ def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     return config, problems
 
 
-def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
-    document = documents.read(path)
-    if not isinstance(document.data, dict):
-        return document
-    _make_file_references_absolute(document, path.resolve().parent)
-    if "extends" not in document.data:
-        return document
-    base = document.data.pop("extends")
-    if not isinstance(base, str):
-        raise ConfigError([Problem(("extends",), "must be the path of one file")], document.places)
-    base_path = path.parent / base
-    chain = (*chain, path.resolve())
-    if base_path.resolve() in chain:
-        loop = " -> ".join(str(link) for link in (*chain, base_path.resolve()))
-        raise ConfigError([Problem(("extends",), f"goes round in a circle: {loop}")], document.places)
-    if not base_path.exists():
-        raise ConfigError([Problem(("extends",), f"there is no file {base_path}")], document.places)
-    return _merge(_read_extended(base_path, chain), document)
-
-
-def _make_file_references_absolute(document: Document, directory: Path) -> None:
-    for path, value in documents.walk(document.data):
-        if isinstance(value, str) and _FILE_REFERENCE.fullmatch(value):
-            _container(document.data, path)[path[-1]] = str(directory / value)
-
-
-def _merge(base: Document, over: Document) -> Document:
-    """Lay one document over another: mappings merge, lists and scalars replace."""
-
-    def merge(path: KeyPath, below: Any, above: Any) -> Any:
-        if isinstance(below, dict) and isinstance(above, dict):
-            merged = {key: merge((*path, key), below.get(key), value) for key, value in above.items()}
-            return below | merged
-        for place in [place for place in places if place[: len(path)] == path]:
-            del places[place]
-        return above
-
-    places = dict(base.places)
-    data = merge((), base.data, over.data)
-    return Document(data, places | over.places)
-
-
-def _apply(document: Document, override: str) -> None:
-    label = f"--set {override}"
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise ConfigError([Problem((), "must have the form dotted.path=value")], {(): label})
-    try:
-        value = documents.parse(text, label)
-    except ConfigError as error:
-        raise ConfigError(error.problems, {(): label}) from None
-    path: KeyPath = tuple(int(key) if key.isdigit() else key for key in dotted.split("."))
-    if isinstance(value.data, str) and _FILE_REFERENCE.fullmatch(value.data):
-        value.data = str(Path.cwd() / value.data)
-    try:
-        container = _container(document.data, path)
-    except (KeyError, TypeError) as error:
-        raise ConfigError([Problem(path, str(error.args[0]))], {path: label}) from None
-    if path[-1] == "name" and _is_listed_component(path) and container.get("name") != value.data:
-        container.pop("params", None)  # they were the parameters of the component that stood here
-    container[path[-1]] = value.data
-    for place in [place for place in document.places if place[: len(path)] == path]:
-        del document.places[place]
-    document.places[path] = label
-
-
-def _is_listed_component(path: KeyPath) -> bool:
-    return len(path) >= 2 and isinstance(path[-2], int)
-
-
-def _container(data: Any, path: KeyPath) -> Any:
-    """Return the mapping or list that holds the last key of ``path``, made where mappings are missing."""
-    for depth, key in enumerate(path):
-        where = ".".join(map(str, path[:depth])) or "the config"
-        if isinstance(data, list):
-            if not isinstance(key, int) or key >= len(data):
-                raise KeyError(f"{where} is a list of {len(data)}; its entries are numbered from 0")
-        elif not isinstance(data, dict):
-            raise TypeError(f"{where} is {data!r} and holds no keys")
-        elif key not in data and depth < len(path) - 1:
-            data[key] = {}
-        if depth == len(path) - 1:
-            break
-        if isinstance(data[key], str):
-            data[key] = {"name": data[key]}  # a component given by its bare name
-        data = data[key]
-    return data
-
-
 def _problem(details: Mapping[str, Any], data: Any) -> Problem:
     path: KeyPath = tuple(details["loc"])
     match details["type"]:
         case "extra_forbidden":
-            known = [name for name in _fields_at(path[:-1]) if not _has(data, (*path[:-1], name))]
-            return Problem(path, "unknown key", did_you_mean(str(path[-1]), known))
+            known = _fields_at(path[:-1])
+            given = [name for name in known if _has(data, (*path[:-1], name))]
+            return Problem(path, "unknown key", did_you_mean(str(path[-1]), known, given))
         case "missing":
             return Problem(path, "required key is missing")
         case "model_type" | "model_attributes_type" | "tuple_type" | "dict_type":
@@ -280,8 +173,8 @@ def _remainder(data: Any, problems: Sequence[Problem]) -> Any:
             path = path[:-1]  # a key that is missing breaks what it is missing from
         index = next((depth for depth, key in enumerate(path) if isinstance(key, int)), None)
         if index is not None:
-            del reduce(getitem, path[:index], rest)[path[index] :]
-        elif path:
-            _container(rest, path).pop(path[-1], None)
+            del documents.value_at(rest, path[:index])[path[index] :]
+        elif path and _has(rest, path):
+            del documents.value_at(rest, path[:-1])[path[-1]]
     rest.setdefault("timesteps", 1)
     return rest

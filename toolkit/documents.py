@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    # PyYAML folds these line breaks of YAML 1.1 to a space, except between double quotes
+    style = '"' if set(text) & {"\x85", "\u2028", "\u2029"} else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 _Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
 
 
@@ -124,6 +133,11 @@ def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from walk(value, (*path, key))
 
 
+def value_at(data: Any, path: KeyPath) -> Any:
+    """Return the value at a path that plain data has."""
+    return reduce(getitem, path, data)
+
+
 def _error(place: str, message: str, hint: str = "") -> ConfigError:
     return ConfigError([Problem((), message, hint)], {(): place})
 
@@ -188,7 +202,9 @@ def _scalar(node: yaml.Node) -> Any:
         return text.lower() == "true"
     if kind == "int":
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        return int(text, base)
+        number = int(text, base)
+        str(number)  # hexadecimal and octal are read at any length, and then cannot be written
+        return number
     if kind == "float":
         special = text.lower().replace(".inf", "inf").replace(".nan", "nan")
         return float(special)

@@ -78,12 +78,13 @@ class ConfigError(ToolkitError):
         super().__init__("\n".join(problem.text(places or {}) for problem in problems))
 
 
-def did_you_mean(wrong: str, known: Sequence[str], few: int = 30) -> str:
+def did_you_mean(wrong: str, known: Sequence[str], given: Sequence[str] = (), few: int = 30) -> str:
     """Suggest the closest known name, or list them all when none is close and they are ``few``."""
-    close = get_close_matches(wrong, known, n=1, cutoff=0.6)
+    absent = [name for name in known if name not in given]
+    close = get_close_matches(wrong, absent, n=1, cutoff=0.6) or get_close_matches(wrong, given, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(sorted(known))}" if 0 < len(known) <= few else ""
+    return f"known: {', '.join(sorted(absent))}" if 0 < len(absent) <= few else ""
 
 
 def describe(error: BaseException) -> str:

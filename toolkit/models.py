@@ -62,7 +62,11 @@ def load_model(run: Run, env: EpisodeRecorder) -> BaseAlgorithm:
     model = build_model(run.config, env)
     try:
         parameters: dict[str, Any] = load_from_zip_file(run.model_path, load_data=False, device=model.device)[1]
+        if not parameters:
+            raise RunError(f"{run.model_path}: is damaged, or no SB3 model: it has no parameters")
         model.set_parameters(parameters, exact_match=True, device=model.device)
+    except RunError:
+        raise
     except (ValueError, RuntimeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{run.model_path}: cannot be loaded: {describe(error)}") from error
     except Exception as error:  # torch refuses what is no tensor with an UnpicklingError of its own

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic_core import SchemaError
 
 from toolkit.errors import ComponentError, KeyPath, Problem, describe, did_you_mean
 from toolkit.registry import KINDS, find, load_object
@@ -70,7 +72,7 @@ def bind(
         elif signature.open:
             arguments[name] = value
         else:
-            hint = did_you_mean(name, [other for other in known if other not in params])
+            hint = did_you_mean(name, known, [other for other in known if other in params])
             problems.append(Problem(place, "unknown parameter", hint))
     for name in known:
         if name not in params and signature.named[name].default is inspect.Parameter.empty:
@@ -100,10 +102,15 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     elif isinstance(value, list) and _admits(annotation, _is_array_type):
         import numpy as np
 
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except ValueError:  # rows of different lengths
+            raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None
     try:
-        adapter = TypeAdapter(annotation, config=_SETTINGS)
-    except (PydanticUserError, TypeError, NameError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an annotation that is no type is its author's business
+            adapter = TypeAdapter(annotation, config=_SETTINGS)
+    except (PydanticUserError, SchemaError, TypeError, NameError):
         return value  # an annotation that says too little to check
     try:
         converted = adapter.validate_python(value)
@@ -128,10 +135,13 @@ def type_name(annotation: Any) -> str:
 
 
 def _own_parameters(function: Callable[..., Any]) -> Parameters:
-    try:
-        hints = typing.get_type_hints(function)
-    except Exception:  # annotations are only a help here; one that cannot be evaluated is not the user's fault
-        hints = {}
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints |= typing.get_type_hints(one, getattr(function, "__globals__", None))
+        except Exception:  # noqa: S112 - annotations are only a help; one that cannot be evaluated is not the user's fault
+            continue
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

@@ -89,14 +89,10 @@ def kind_named(name: str) -> Kind:
 
 @cache
 def entries(kind: Kind) -> dict[str, list[EntryPoint]]:
-    """List the registered names of a kind, sorted, each with every distinct entry point that claims it."""
+    """List the registered names of a kind, sorted, each with every entry point that claims it."""
     claims: dict[str, list[EntryPoint]] = {}
-    seen = set()
     for entry in sorted(entry_points(group=kind.group), key=lambda entry: entry.name.lower()):
-        identity = (entry.name, entry.value, provider(entry))
-        if identity not in seen:
-            seen.add(identity)
-            claims.setdefault(entry.name, []).append(entry)
+        claims.setdefault(entry.name, []).append(entry)
     return claims
 
 
@@ -131,10 +127,13 @@ def load_object(reference: str) -> Any:
     source, _, attribute = reference.rpartition(":")
     found: Any = load_module(source)
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
             public = [name for name in vars(found) if not name.startswith("_")]
-            raise ComponentError(f"'{source}' has no '{attribute}'", did_you_mean(attribute, public))
-        found = getattr(found, part)
+            raise ComponentError(f"'{source}' has no '{attribute}'", did_you_mean(attribute, public)) from None
+        except Exception as error:  # a module that imports on demand
+            raise ComponentError(f"importing '{reference}' failed: {describe(error)}") from error
     return found
 
 
@@ -151,7 +150,7 @@ def load_module(source: str) -> ModuleType:
         raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
     except ComponentError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
 
 

@@ -54,7 +54,7 @@ class Run:
 
         :raises RunError: if it is not one
         """
-        if not directory.exists():
+        if not os.path.exists(directory):
             raise RunError(f"{directory}: there is no such run", "`toolkit train CONFIG` makes one under runs/")
         if not (directory / "config.yaml").is_file():
             raise RunError(f"{directory}: is not a run directory: it has no config.yaml")

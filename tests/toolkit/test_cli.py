@@ -1,0 +1,294 @@
+"""The command line, as a person or a program meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from support import PROJECT, SMALL_CONFIG, Toolkit, toolkit_process
+
+from toolkit.components import load_config
+from toolkit.documents import read
+
+CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
+COMMANDS = ["train", "evaluate", "record", "check", "schema", "plugins"]
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_names_every_command(option: str, toolkit: Toolkit) -> None:
+    shown = toolkit(option)
+    assert shown.status == 0
+    assert all(f" {command} " in shown.out for command in COMMANDS)
+    assert "--debug" in shown.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, toolkit: Toolkit) -> None:
+    shown = toolkit(command, "--help")
+    assert shown.status == 0
+    assert f"toolkit {command}" in shown.out
+
+
+def test_the_command_alone_shows_help(toolkit: Toolkit) -> None:
+    shown = toolkit()
+    assert shown.status == 2
+    assert "Usage: toolkit" in shown.out + shown.err
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        start = time.monotonic()
+        with toolkit_process(["--help"]) as process:
+            process.communicate()
+        assert process.returncode == 0
+        return time.monotonic() - start
+
+    assert any(seconds() < 1.5 for _ in range(3))  # the machine may be busy
+
+
+@pytest.mark.parametrize("module", ["toolkit", "toolkit.cli", "toolkit.errors", "toolkit.registry", "toolkit.config"])
+def test_importing_the_light_modules_imports_neither_torch_nor_sb3(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'stable_baselines3', 'gymnasium'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_of_the_package_can_be_imported() -> None:
+    import toolkit as package
+
+    assert all(getattr(package, name) for name in package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = package.trian
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+def test_check_prints_a_config_that_reads_back_as_the_same(toolkit: Toolkit, config_file: Path) -> None:
+    checked = toolkit("check", config_file, "--set", "seed=3")
+    assert (checked.status, checked.err) == (0, "")
+    resolved = Path("resolved.yaml")
+    resolved.write_text(checked.out)
+    assert load_config(resolved).model_dump() == load_config(config_file, ["seed=3"]).model_dump()
+    assert toolkit("check", resolved).out == checked.out
+
+
+def test_what_check_prints_other_yaml_readers_read_too(toolkit: Toolkit, config_file: Path) -> None:
+    assert yaml.safe_load(toolkit("check", config_file).out)["algorithm"]["params"]["learning_rate"] == 1e-3
+
+
+def test_check_leaves_nothing(toolkit: Toolkit, config_file: Path, working_directory: Path) -> None:
+    assert toolkit("check", config_file).status == 0
+    assert [*working_directory.iterdir()] == [config_file]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_that_ships_is_whole(path: Path, toolkit: Toolkit) -> None:
+    assert toolkit("check", path).status == 0
+
+
+# --- schema ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def schema(toolkit: Toolkit) -> dict[str, Any]:
+    """What `toolkit schema` prints."""
+    printed = toolkit("schema")
+    assert printed.status == 0
+    return json.loads(printed.out)  # type: ignore[no-any-return]
+
+
+def test_the_schema_is_a_json_schema(schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_schema_accepts_the_configs_that_ship(path: Path, schema: dict[str, Any]) -> None:
+    jsonschema.validate(read(path).data, schema)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("algorithm", "double_dqn"),
+        ("callbacks", ["progress"]),
+        ("extends", "base.yaml"),
+        ("name", "other"),
+        ("env", {"id": "CartPole-v1", "wrappers": ["angle_penalty"], "max_episode_steps": None}),
+    ],
+)
+def test_the_schema_accepts_what_the_toolkit_accepts(
+    key: str, value: Any, schema: dict[str, Any], config_file: Path
+) -> None:
+    jsonschema.validate(read(config_file).data | {key: value}, schema)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("timestep", 5),
+        ("timesteps", "many"),
+        ("timesteps", 0),
+        ("seed", -1),
+        ("env", {"id": "CartPole-v1", "n_env": 2}),
+        ("env", {"n_envs": 2}),
+        ("algorithm", {"name": "double_dqn", "polcy": "MlpPolicy"}),
+        ("callbacks", [{"params": {}}]),
+        ("callbacks", "progress"),
+    ],
+)
+def test_the_schema_refuses_what_the_toolkit_refuses(
+    key: str, value: Any, schema: dict[str, Any], config_file: Path
+) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(read(config_file).data | {key: value}, schema)
+
+
+@pytest.mark.parametrize("part", [{}, {"env": {"n_envs": 2}}, {"algorithm": {"params": {"gamma": 0.9}}}, {"seed": 1}])
+def test_the_schema_accepts_a_file_that_leaves_the_rest_to_the_one_it_extends(
+    part: dict[str, Any], schema: dict[str, Any]
+) -> None:
+    jsonschema.validate({"extends": "base.yaml", **part}, schema)
+
+
+def test_the_schema_refuses_a_misspelt_key_in_a_file_that_extends_another(schema: dict[str, Any]) -> None:
+    for wrong in ({"timestep": 1}, {"env": {"n_env": 2}}, {"algorithm": {"polcy": "MlpPolicy"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"extends": "base.yaml", **wrong}, schema)
+
+
+def test_an_editor_learns_what_each_key_means_and_which_names_there_are(schema: dict[str, Any]) -> None:
+    definitions = schema["$defs"]
+    described = [*schema["properties"].values(), *definitions["EnvConfig"]["properties"].values()]
+    assert all("description" in key or "$ref" in key or "anyOf" in key for key in described)
+    assert "double_dqn" in definitions["AlgorithmConfig"]["properties"]["name"]["examples"]
+
+
+# --- plugins --------------------------------------------------------------------------------------------------------
+
+
+def test_plugins_lists_every_kind_with_who_provides_it(toolkit: Toolkit) -> None:
+    listing = toolkit("plugins")
+    assert listing.status == 0
+    headings = [line for line in listing.out.splitlines() if not line.startswith(" ")]
+    assert headings == ["algorithms", "policies", "wrappers", "callbacks", "schedules"]
+    assert "ppo            stable_baselines3:PPO  (sb3-toolkit " in listing.out
+
+
+def test_plugins_of_one_kind_lists_that_kind_alone(toolkit: Toolkit) -> None:
+    listing = toolkit("plugins", "schedules").out.splitlines()
+    assert listing[0] == "schedules"
+    assert {line.split()[0] for line in listing[1:]} == {"constant", "linear"}
+
+
+def test_a_component_is_shown_with_its_parameters_their_types_and_defaults(toolkit: Toolkit) -> None:
+    shown = toolkit("plugins", "callbacks", "record_video")
+    assert shown.status == 0
+    assert shown.out.startswith("record_video: toolkit_plugins.video.RecordVideoCallback\n")
+    assert "Record the greedy agent for one episode" in shown.out
+    for line in (
+        "every_timesteps: int or null, default None",
+        "on_success: bool, default False",
+        "formats: list[Literal['mp4', 'gif']] or null, default None",
+    ):
+        assert f"  {line}\n" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "line"),
+    [
+        ("callbacks", "success", "threshold: float, required"),
+        ("wrappers", "terminal_reward_clip", "success_steps: int, default 195"),
+        ("wrappers", "gymnasium.wrappers:ClipReward", "min_reward: "),
+        ("algorithms", "double_dqn", "double: bool, default True"),
+        ("algorithms", "double_dqn", "train_freq: int or tuple[int, str], default 4"),
+        ("schedules", "linear", "start: float, required"),
+    ],
+)
+def test_the_parameters_shown_are_those_that_a_config_gives(kind: str, name: str, line: str, toolkit: Toolkit) -> None:
+    shown = toolkit("plugins", kind, name).out
+    assert f"  {line}" in shown
+    assert not any(f"  {supplied}: " in shown for supplied in ("env", "policy", "policy_kwargs", "seed"))
+
+
+def test_every_component_that_ships_can_be_shown(toolkit: Toolkit) -> None:
+    kind = ""
+    for line in toolkit("plugins").out.splitlines():
+        if line.startswith(" "):
+            assert toolkit("plugins", kind, line.split()[0]).status == 0
+        else:
+            kind = line
+
+
+# --- exits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_debug_shows_the_traceback_of_an_error(position: int, toolkit: Toolkit, config_file: Path) -> None:
+    arguments = ["check", str(config_file), "--set", "sed=1"]
+    arguments.insert(position, "--debug")
+    done = toolkit(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Traceback (most recent call last):")
+    assert done.err.endswith("\n--set sed=1: sed: unknown key; did you mean 'seed'?\n")
+
+
+def test_without_debug_the_message_stands_alone(toolkit: Toolkit, config_file: Path) -> None:
+    done = toolkit("check", config_file, "--set", "sed=1")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "--set sed=1: sed: unknown key; did you mean 'seed'?\n"
+
+
+def test_a_reader_that_goes_away_is_no_error_to_be_shown() -> None:
+    with toolkit_process(["plugins"]) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() in (0, 1)
+
+
+def test_nothing_is_written_to_a_closed_pipe_that_had_its_first_line() -> None:
+    pipe = ["sh", "-c", '"$0" plugins | head -1', Path(sys.executable).parent / "toolkit"]
+    done = subprocess.run(pipe, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("algorithms\n", "")
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+def test_quiet_training_prints_the_run_directory_alone(toolkit: Toolkit) -> None:
+    Path("tiny.yaml").write_text(SMALL_CONFIG)
+    done = toolkit("train", "tiny.yaml", "--set", "timesteps=60", "--quiet")
+    assert (done.status, done.out, done.err) == (0, "runs/tiny-1\n", "")
+
+
+def test_training_says_what_to_do_next_and_that_works(toolkit: Toolkit, config_file: Path) -> None:
+    done = toolkit("train", config_file, "--set", "timesteps=60")
+    assert done.status == 0
+    assert "run    runs/small-1\n" in done.out
+    assert "evaluate runs/small-1\n" in done.out
+    evaluated = toolkit("evaluate", "runs/small-1", "--episodes", "2", "--json")
+    assert evaluated.status == 0
+    assert json.loads(evaluated.out)["episodes"] == 2
+
+
+def test_required_success_that_is_not_met_exits_with_status_3(toolkit: Toolkit, config_file: Path) -> None:
+    assert toolkit("train", config_file, "--require-success", "--set", "timesteps=60").status == 3
+
+
+def test_seed_and_out_go_over_the_config(toolkit: Toolkit, config_file: Path) -> None:
+    assert toolkit("train", config_file, "--seed", "5", "--out", "here", "--set", "timesteps=60").status == 0
+    assert json.loads(Path("here/result.json").read_text())["seed"] == 5
+    assert load_config(Path("here/config.yaml")).seed == 5

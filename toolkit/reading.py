@@ -1,0 +1,128 @@
+"""A config file, what it extends and ``--set``: one document that knows where each value stands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit import documents
+from toolkit.documents import Document
+from toolkit.errors import ConfigError, KeyPath, Problem
+
+_FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w.]+")  # the module of `module:Name` does not end in .py
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a config file with what it extends, and apply ``--set`` overrides (``dotted.path=YAML``).
+
+    :raises ConfigError: if a file cannot be read, or an override does not fit
+    """
+    document = _read_extended(Path(path), ())
+    if isinstance(document.data, dict):
+        document.data.setdefault("name", re.sub(r"[^\w.-]+", "-", Path(path).stem).strip("-.") or "run")
+    for override in overrides:
+        _apply(document, override)
+    return document
+
+
+def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
+    document = documents.read(path)
+    if not isinstance(document.data, dict):
+        if chain:
+            raise ConfigError([Problem((), "must be a mapping of keys to values")], document.places)
+        return document
+    for place, value in documents.walk(document.data):
+        if isinstance(value, str):
+            documents.value_at(document.data, place[:-1])[place[-1]] = _absolute(value, path.resolve().parent)
+    if "extends" not in document.data:
+        return document
+    base = document.data.pop("extends")
+    if not isinstance(base, str):
+        raise ConfigError([Problem(("extends",), "must be the path of one file")], document.places)
+    base_path = path.parent / base
+    if "\0" in base or not os.path.exists(base_path):  # Path.exists raises for a name that is too long
+        raise ConfigError([Problem(("extends",), f"there is no file {base_path}")], document.places)
+    chain = (*chain, path.resolve())
+    if base_path.resolve() in chain:
+        loop = " -> ".join(str(link) for link in (*chain, base_path.resolve()))
+        raise ConfigError([Problem(("extends",), f"goes round in a circle: {loop}")], document.places)
+    return _merge(_read_extended(base_path, chain), document)
+
+
+def _absolute(value: str, directory: Path) -> str:
+    """Make the path in ``file.py:Name`` independent of where the program runs; leave other text alone."""
+    return str(directory / value) if _FILE_REFERENCE.fullmatch(value) else value
+
+
+def _merge(base: Document, over: Document) -> Document:
+    """Lay one document over another: mappings merge, lists and scalars replace."""
+    places = dict(base.places)
+
+    def merge(path: KeyPath, below: Any, above: Any) -> Any:
+        if isinstance(below, dict) and isinstance(above, dict):
+            return below | {key: merge((*path, key), below.get(key), value) for key, value in above.items()}
+        _forget(places, path)
+        return above
+
+    data = merge((), base.data, over.data)
+    return Document(data, places | over.places)
+
+
+def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
+    """Drop the places of a value and of everything in it."""
+    for place in [place for place in places if place[: len(path)] == path]:
+        del places[place]
+
+
+def _apply(document: Document, override: str) -> None:
+    label = f"--set {override}"
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError([Problem((), "must have the form dotted.path=value")], {(): label})
+    try:
+        value = documents.parse(text, label).data
+    except ConfigError as error:
+        raise ConfigError(error.problems, {(): label}) from None
+    path, made = _open_path(document.data, dotted.split("."), label)
+    container = documents.value_at(document.data, path[:-1])
+    is_listed_component = len(path) >= 2 and isinstance(path[-2], int)
+    if is_listed_component and path[-1] == "name" and container.get("name") != value:
+        container.pop("params", None)  # they were the parameters of the component that stood here
+    container[path[-1]] = _absolute(value, Path.cwd()) if isinstance(value, str) else value
+    _forget(document.places, path)
+    document.places.update(dict.fromkeys([*made, path], label))
+    if any(len(place) > documents.MAX_DEPTH for place, _ in documents.walk(document.data)):
+        raise ConfigError([Problem((), f"is nested more than {documents.MAX_DEPTH} levels deep")], {(): label})
+
+
+def _open_path(data: Any, keys: Sequence[str], label: str) -> tuple[KeyPath, list[KeyPath]]:
+    """Turn dotted keys into a path, where a number is an entry if the config has a list there.
+
+    :return: the path, and the paths of the mappings that had to be made on the way to it
+    """
+    path: KeyPath = ()
+    made: list[KeyPath] = []
+    for depth, key in enumerate(keys):
+        where = ".".join(keys[:depth]) or "the config"
+        step: Any = key
+        if isinstance(data, list):
+            if not (key.isdecimal() and int(key) < len(data)):
+                message = f"{where} is a list of {len(data)}; its entries are numbered from 0"
+                raise ConfigError([Problem((*path, key), message)], {(): label})
+            step = int(key)
+        elif not isinstance(data, dict):
+            raise ConfigError([Problem((*path, key), f"{where} is {data!r} and holds no keys")], {(): label})
+        path = (*path, step)
+        if depth == len(keys) - 1:
+            break
+        if isinstance(data, dict) and step not in data:
+            data[step] = {}
+            made.append(path)
+        if isinstance(data[step], str):
+            data[step] = {"name": data[step]}  # a component given by its bare name
+            made.append(path)
+        data = data[step]
+    return path, made
