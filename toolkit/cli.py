@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import traceback
 from enum import StrEnum
@@ -14,6 +15,7 @@ import typer
 from toolkit.errors import ConfigError, ToolkitError
 
 if TYPE_CHECKING:
+    from toolkit.registry import Kind
     from toolkit.run import Run
 
 INTERRUPTED = 130
@@ -107,8 +109,9 @@ def evaluate(
         typer.echo(json.dumps(asdict(evaluation)))
         return
     low, high = evaluation.ci95
-    typer.echo(f"{opened.directory}: {episodes} greedy episodes, raw returns")
-    typer.echo(f"  mean  {evaluation.mean_return:.2f}  (95 % interval {low:.2f} to {high:.2f})")
+    interval = f"  (95 % interval {low:.2f} to {high:.2f})" if episodes > 1 else ""
+    typer.echo(f"{opened.directory}: {episodes} greedy episode{'s' if episodes > 1 else ''}, raw returns")
+    typer.echo(f"  mean  {evaluation.mean_return:.2f}{interval}")
     typer.echo(f"  std   {evaluation.std_return:.2f}")
     typer.echo(f"  range {evaluation.min_return:g} to {evaluation.max_return:g}")
 
@@ -155,10 +158,10 @@ def plugins(
     from toolkit.registry import KINDS, kind_named
 
     if kind and name:
-        _print_component(kind, name)
+        _print_component(kind_named(kind), name)
         return
     for one in [kind_named(kind)] if kind else KINDS.values():
-        _print_kind(one.name)
+        _print_kind(one)
 
 
 def main() -> NoReturn:
@@ -176,9 +179,6 @@ def main() -> NoReturn:
         prefix = "" if isinstance(error, ConfigError) else "error: "  # its lines start with FILE:LINE
         typer.echo(f"{prefix}{error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
 
 
 def _open(run: Path | None) -> Run:
@@ -189,21 +189,21 @@ def _open(run: Path | None) -> Run:
 
 def _print_outcome(run: Run, result: dict[str, Any]) -> None:
     took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
+    interrupted = "interrupted, " if result["status"] == "interrupted" else ""
     success = result["success"]
-    if result["status"] == "success":
+    if success and success["mean_return"] is not None:
+        verdict = "solved" if success["solved"] else f"{interrupted}not solved"
         mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
-        typer.echo(f"solved: {mean}, after {took}")
-    elif success and success["mean_return"] is not None:
-        goal = f"mean return {success['mean_return']:.1f}, not yet {success['threshold']:g}"
-        typer.echo(f"{result['status']}, not solved: {goal}, after {took}")
+        goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
+        typer.echo(f"{verdict}: {mean}{goal}, after {took}")
     else:
         typer.echo(f"{result['status']}: {took}")
     typer.echo(f"  run    {run.directory}")
     for video in sorted(run.videos.glob("*.*")):
         typer.echo(f"  video  {video}")
-    program = _program()
-    typer.echo(f"  next   {program} evaluate {run.directory}")
-    typer.echo(f"         {program} record {run.directory} --format gif")
+    program, directory = _program(), shlex.quote(str(run.directory))
+    typer.echo(f"  next   {program} evaluate {directory}")
+    typer.echo(f"         {program} record {directory} --format gif")
 
 
 def _program() -> str:
@@ -214,27 +214,27 @@ def _program() -> str:
     found = shutil.which("toolkit")
     if found and Path(found).resolve() == called.resolve():
         return "toolkit"
-    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
+    relative = str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
+    return shlex.quote(relative if "/" in relative else f"./{relative}")
 
 
-def _print_kind(kind_name: str) -> None:
-    from toolkit.registry import entries, kind_named, provider
+def _print_kind(kind: Kind) -> None:
+    from toolkit.registry import entries, provider
 
-    claims = entries(kind_named(kind_name))
-    typer.echo(f"{kind_name}")
+    claims = entries(kind)
+    typer.echo(kind.name)
     width = max((len(name) for name in claims), default=0)
     for name, claimed in claims.items():
         for entry in claimed:
             typer.echo(f"  {name:<{width}}  {entry.value}  ({provider(entry)})")
 
 
-def _print_component(kind_name: str, name: str) -> None:
+def _print_component(kind: Kind, name: str) -> None:
     import inspect
 
     from toolkit.parameters import signature_of, type_name
-    from toolkit.registry import find, kind_named
+    from toolkit.registry import find
 
-    kind = kind_named(kind_name)
     component = find(kind, name)
     typer.echo(f"{name}: {component.__module__}.{component.__qualname__}\n")
     typer.echo(f"{inspect.cleandoc(component.__doc__ or 'No description.')}\n")

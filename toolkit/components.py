@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Bound:
             return self.cls(*supplied, **self.arguments, **more)
         except ConfigError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError([Problem(self.path, f"'{self.name}' cannot be built: {describe(error)}")]) from error
 
 
@@ -118,14 +119,8 @@ def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> lis
     first: dict[KeyPath, Problem] = {}
     for problem in problems:
         first.setdefault(problem.path, problem)
-    order = {path: number for number, path in enumerate(places)}
-
-    def position(problem: Problem) -> int:
-        return next(
-            order[problem.path[:end]] for end in range(len(problem.path), -1, -1) if problem.path[:end] in order
-        )
-
-    return sorted(first.values(), key=position)
+    order: dict[KeyPath | None, int] = {path: number for number, path in enumerate(places)}
+    return sorted(first.values(), key=lambda problem: order.get(problem.nearest(places), -1))
 
 
 def _bind(kind: Kind, named: ComponentConfig | Any, path: KeyPath, problems: list[Problem]) -> Bound | None:
@@ -179,7 +174,9 @@ def _env_problems(env: EnvConfig) -> list[Problem]:
         return [Problem(("env", "id"), message.rstrip("."), hint[:1].lower() + hint[1:])]
     if creator is None:
         return []
+    of_gymnasium = inspect.signature(gym.make).parameters
     supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
-    params = {**spec.kwargs, **env.params}
+    own_params = {key: value for key, value in env.params.items() if key in supplied or key not in of_gymnasium}
+    params = {**spec.kwargs, **own_params}
     problems = bind(creator, params, ("env", "params"), supplied)[1]
     return [problem for problem in problems if problem.path[-1] in env.params or problem.path[-1] not in spec.kwargs]

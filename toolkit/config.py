@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from toolkit import documents
 from toolkit.documents import Document
@@ -109,8 +110,14 @@ class RunConfig(_Part):
         return ConfigError(problems, self._places)
 
     def to_yaml(self) -> str:
-        """Write the whole config, defaults included, as YAML that reads back as the same config."""
-        return documents.dump(self.model_dump(mode="json"))
+        """Write the whole config, defaults included, as YAML that reads back as the same config.
+
+        :raises ConfigError: if a parameter is no plain data, as can happen when the config was made in Python
+        """
+        try:
+            return documents.dump(self.model_dump(mode="json"))
+        except PydanticSerializationError as error:
+            raise self.error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
 
 
 def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
@@ -161,7 +168,11 @@ def _fields_at(path: KeyPath) -> list[str]:
 
 
 def _has(data: Any, path: KeyPath) -> bool:
-    return any(place == path for place, _ in documents.walk(data))
+    try:
+        documents.value_at(data, path)
+    except (LookupError, TypeError):
+        return False
+    return True
 
 
 def _remainder(data: Any, problems: Sequence[Problem]) -> Any:

@@ -55,6 +55,7 @@ class EpisodeRecorder(VecEnvWrapper):
 
     def __init__(self, venv: DummyVecEnv) -> None:
         super().__init__(venv)
+        self.hides_monitor = False
         self.episodes: list[Episode] = []
         self._start: float | None = None
         self._shaped_returns = np.zeros(self.num_envs)
@@ -67,6 +68,16 @@ class EpisodeRecorder(VecEnvWrapper):
         self.venv.env_method("take_completed")
         return observations
 
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
+        """Say whether environments are wrapped; of Monitor, no if :attr:`hides_monitor`.
+
+        ARS scores its candidates with ``evaluate_policy``, which takes raw returns where it is told of a Monitor. In
+        training it has to see what the wrappers make of them.
+        """
+        if self.hides_monitor and issubclass(Monitor, wrapper_class):
+            return [False] * len(list(self._get_indices(indices)))
+        return self.venv.env_is_wrapped(wrapper_class, indices)
+
     @property
     def seconds(self) -> float:
         """Wall-clock time since the first reset, which is where training starts."""
@@ -78,8 +89,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._shaped_returns += rewards
         if dones.any():
             for index in np.flatnonzero(dones):
-                (completed,) = self.venv.env_method("take_completed", indices=int(index))
-                for episode in completed:
+                (episode,) = self.venv.env_method("take_completed", indices=int(index))
+                if episode:
                     infos[index]["episode"] = episode
                     self._append(int(index), episode)
         return observations, rewards, dones, infos
@@ -112,10 +123,16 @@ class _RawMonitor(Monitor):
             self._completed.append(step[-1]["episode"])
         return step
 
-    def take_completed(self) -> list[dict[str, Any]]:
-        """Return the episodes completed since this was last asked, as SB3 writes them in ``info["episode"]``."""
+    def take_completed(self) -> dict[str, Any] | None:
+        """Return what was completed since this was last asked, as SB3 writes it in ``info["episode"]``.
+
+        Games whose ends a wrapper hid are part of the episode that ends with the last of them.
+        """
         completed, self._completed = self._completed, []
-        return completed
+        if not completed:
+            return None
+        totals = {key: sum(episode[key] for episode in completed) for key in ("r", "l")}
+        return completed[-1] | totals
 
 
 def make_vec_env(

@@ -58,9 +58,13 @@ class Problem:
     message: str
     hint: str = ""
 
+    def nearest(self, places: Mapping[KeyPath, str]) -> KeyPath | None:
+        """Return the path of the innermost key around the problem that has a place."""
+        return next((self.path[:end] for end in range(len(self.path), -1, -1) if self.path[:end] in places), None)
+
     def text(self, places: Mapping[KeyPath, str]) -> str:
         """Put the problem in one line, with the file and line of the innermost key that stands in a file."""
-        path = next((self.path[:end] for end in range(len(self.path), -1, -1) if self.path[:end] in places), None)
+        path = self.nearest(places)
         place = "" if path is None else f"{places[path]}: "
         dotted = f"{'.'.join(map(str, self.path))}: " if self.path else ""
         return f"{place}{dotted}{self.message}" + (f"; {self.hint}" if self.hint else "")

@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.environments import derived_seed, make_vec_env
 from toolkit.models import load_model
-from toolkit.rollouts import play_greedily
+from toolkit.rollouts import bounded, play_greedily
 from toolkit.run import Run
 
 _N_ENVS = 10
@@ -38,10 +38,11 @@ def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluati
     :param seed: which episodes; by default they follow from the run's seed
     :raises RunError: if the run has no model that can be loaded
     """
+    model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS))
+    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=bounded)
     try:
-        returns = play_greedily(load_model(run, env), env, episodes)
+        returns = play_greedily(model, env, episodes)
     finally:
         env.close()
     return Evaluation(

@@ -51,10 +51,10 @@ class _ProgressFile(KVWriter):
     def _rewrite(self) -> None:
         temporary = self._path.with_name(".progress.csv.tmp")
         header = dict(zip(self._columns, self._columns, strict=True))
-        temporary.write_text(self._text([header, *self._rows]), newline="")
+        temporary.write_text(self._text([header, *self._rows]), newline="", encoding="utf-8")
         self.close()
         os.replace(temporary, self._path)
-        self._file = self._path.open("a", newline="")
+        self._file = self._path.open("a", newline="", encoding="utf-8")
 
     def _text(self, rows: list[dict[str, Any]]) -> str:
         text = StringIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from toolkit.components import components_of
 from toolkit.config import RunConfig
-from toolkit.environments import EpisodeRecorder
+from toolkit.environments import EpisodeRecorder, make_vec_env
 from toolkit.errors import ConfigError, Problem, RunError, describe
 from toolkit.run import Run
 
@@ -48,29 +47,32 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
 
 def save_model(run: Run, model: BaseAlgorithm) -> None:
     """Save the model as ``model.zip``, whole or not at all."""
-    with run.whole_file(run.model_path.name) as path:
-        model.save(path)
+    with run.whole_file(run.model_path.name) as path, path.open("wb") as file:
+        model.save(file)
 
 
-def load_model(run: Run, env: EpisodeRecorder) -> BaseAlgorithm:
+def load_model(run: Run) -> BaseAlgorithm:
     """Rebuild a run's model from its config and put the saved weights in; the pickled part of the zip is not read.
+
+    It predicts for any number of environments; its own are closed.
 
     :raises RunError: if the run has no model, or one that does not fit its config
     """
     if not run.model_path.is_file():
         raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
+    env = make_vec_env(run.config, seed=0)
+    env.close()
     model = build_model(run.config, env)
     try:
         parameters: dict[str, Any] = load_from_zip_file(run.model_path, load_data=False, device=model.device)[1]
-        if not parameters:
-            raise RunError(f"{run.model_path}: is damaged, or no SB3 model: it has no parameters")
+    except Exception as error:  # torch refuses what is no tensor with an error of its own
+        raise RunError(f"{run.model_path}: is damaged, or no SB3 model: {describe(error)}") from error
+    if not parameters:
+        raise RunError(f"{run.model_path}: is damaged, or no SB3 model: it has no parameters")
+    try:
         model.set_parameters(parameters, exact_match=True, device=model.device)
-    except RunError:
-        raise
-    except (ValueError, RuntimeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{run.model_path}: cannot be loaded: {describe(error)}") from error
-    except Exception as error:  # torch refuses what is no tensor with an UnpicklingError of its own
-        raise RunError(f"{run.model_path}: is damaged: {type(error).__name__}") from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise RunError(f"{run.model_path}: does not fit the run's config.yaml: {describe(error)}") from error
     return model
 
 

@@ -99,13 +99,8 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
             value = load_object(value)
         except ComponentError as error:
             raise _UnfitError(path, error.message, error.hint) from None
-    elif isinstance(value, list) and _admits(annotation, _is_array_type):
-        import numpy as np
-
-        try:
-            return np.asarray(value)
-        except ValueError:  # rows of different lengths
-            raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None
+    elif isinstance(value, list | int | float) and _admits(annotation, _is_numpy_type):
+        return _for_numpy(value, annotation, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an annotation that is no type is its author's business
@@ -212,6 +207,18 @@ def _is_class_type(annotation: Any) -> bool:
     return (typing.get_origin(annotation) or annotation) is type
 
 
-def _is_array_type(annotation: Any) -> bool:
+def _is_numpy_type(annotation: Any) -> bool:
+    """Say whether it is an array, or ``np.floating`` and the like, as stock Gymnasium wrappers annotate numbers."""
     origin = typing.get_origin(annotation) or annotation
-    return getattr(origin, "__name__", "") == "ndarray"
+    parents = {(base.__module__, base.__name__) for base in getattr(origin, "__mro__", ())}
+    return bool(parents & {("numpy", "ndarray"), ("numpy", "number")})
+
+
+def _for_numpy(value: Any, annotation: Any, path: KeyPath) -> Any:
+    """Make a list an array; a number is good for either."""
+    import numpy as np
+
+    try:
+        return np.asarray(value) if isinstance(value, list) else value
+    except ValueError:  # rows of different lengths
+        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None

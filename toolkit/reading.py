@@ -82,6 +82,8 @@ def _apply(document: Document, override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise ConfigError([Problem((), "must have the form dotted.path=value")], {(): label})
+    if dotted == "extends":
+        raise ConfigError([Problem(("extends",), "can only be given in a file")], {(): label})
     try:
         value = documents.parse(text, label).data
     except ConfigError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -42,13 +45,14 @@ def record(
     :raises RunError: if the run has no model that can be loaded, or ``out`` cannot be written to
     :raises RecordingError: if the environment draws no frames, or the video cannot be encoded
     """
-    env = make_vec_env(run.config, seed=0, n_envs=1)
-    try:
-        model = load_model(run, env)
-    finally:
-        env.close()
     return record_episodes(
-        model, run.config, out or run.videos, "record", formats=formats, episodes=episodes, max_steps=max_steps
+        load_model(run),
+        run.config,
+        out or run.videos,
+        "record",
+        formats=formats,
+        episodes=episodes,
+        max_steps=max_steps,
     )
 
 
@@ -83,7 +87,8 @@ def record_episodes(
             return _ClipRecorder(TimeLimit(env, max_steps), clips, formats, episodes)
 
         try:
-            with _no_display():
+            with _no_display(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what matters of them is in the error
                 _play_on_camera(model, config, episodes, wrap)
             return _publish(clips, directory, name, formats, episodes)
         except RecordingError:
@@ -132,9 +137,12 @@ def _link_to_free_name(source: Path, directory: Path, name: str, suffix: str) ->
         target = directory / (f"{name}.{suffix}" if number == 1 else f"{name}-{number}.{suffix}")
         try:
             os.link(source, target)  # unlike a rename, this never overwrites
+            return target
         except FileExistsError:
             number += 1
-        else:
+        except OSError:  # a file system without links
+            with source.open("rb") as video, target.open("xb") as copy:
+                shutil.copyfileobj(video, copy)
             return target
 
 
@@ -159,7 +167,7 @@ class _ClipRecorder(RecordVideo):
                 write(Path(self.video_folder) / f"{self._video_name}.{suffix}", frames, self.frames_per_sec)
 
 
-def _write_mp4(path: Path, frames: Sequence[Frame], fps: int) -> None:
+def _write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
     """Write H.264 that every browser plays, which wants frames of even height and width."""
     from imageio_ffmpeg import write_frames
 
@@ -174,7 +182,7 @@ def _write_mp4(path: Path, frames: Sequence[Frame], fps: int) -> None:
         writer.close()
 
 
-def _write_gif(path: Path, frames: Sequence[Frame], fps: int) -> None:
+def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     """Write a GIF in real time, all frames with one palette: a fifth of the time of one each, and no flicker.
 
     GIF counts time in hundredths of a second, and browsers slow down frames shorter than two, so above 50 frames a
@@ -182,7 +190,7 @@ def _write_gif(path: Path, frames: Sequence[Frame], fps: int) -> None:
     """
     from PIL import Image
 
-    every = -(-fps // 50)
+    every = math.ceil(fps / 50)
     shown = frames[::every]
     ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(shown) + 1)]
     durations = [10 * (end - start) for start, end in pairwise(ends)]

@@ -142,6 +142,8 @@ def load_module(source: str) -> ModuleType:
 
     :raises ComponentError: if there is none, or importing it raises
     """
+    if not source.endswith(".py") and ("/" in source or source.startswith(".")):
+        raise ComponentError(f"'{source}' is no module", "the path of a file ends in .py")
     try:
         return _load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except ModuleNotFoundError as error:
@@ -154,14 +156,19 @@ def load_module(source: str) -> ModuleType:
         raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
 
 
-@cache
 def _load_file(path: Path) -> ModuleType:
-    """Import a loose file once, under a name of its own."""
-    import cloudpickle
-
+    """Import a loose file, again when it has changed since."""
     if not path.is_file():
         raise ComponentError(f"there is no file {path}")
-    name = f"toolkit_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    return _load_version(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _load_version(path: Path, mtime_ns: int) -> ModuleType:
+    import cloudpickle
+
+    version = hashlib.sha256(f"{path.resolve()} {mtime_ns}".encode()).hexdigest()[:8]
+    name = f"toolkit_file_{path.stem}_{version}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ComponentError(f"{path} is no Python file")

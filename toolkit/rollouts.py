@@ -8,13 +8,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from toolkit.environments import EpisodeRecorder
+from toolkit.errors import RunError
 from toolkit.models import suitable_threads
+
+EPISODE_LIMIT = 100_000  # steps; an environment that never ends would hold an evaluation up for ever
+
+
+def bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Cut episodes at ``EPISODE_LIMIT`` steps."""
+    limited: gym.Env[Any, Any] = TimeLimit(env, EPISODE_LIMIT)
+    return limited
 
 
 def play_greedily(model: BaseAlgorithm, env: EpisodeRecorder, episodes: int) -> list[float]:
@@ -22,7 +33,8 @@ def play_greedily(model: BaseAlgorithm, env: EpisodeRecorder, episodes: int) -> 
 
     No random generator that training draws from moves.
 
-    :param env: closed by the caller
+    :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
+    :raises RunError: if an episode did not end within ``EPISODE_LIMIT`` steps
     """
     play: Callable[..., Any] = evaluate_policy
     if "action_masks" in inspect.signature(model.predict).parameters:
@@ -31,6 +43,8 @@ def play_greedily(model: BaseAlgorithm, env: EpisodeRecorder, episodes: int) -> 
         play = play_with_masks
     with _untouched_generators(), suitable_threads(model):
         returns, _ = play(model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True)
+    if any(episode.length >= EPISODE_LIMIT for episode in env.episodes):
+        raise RunError(f"an episode did not end within {EPISODE_LIMIT:,} steps", "set env.max_episode_steps")
     return [float(episode_return) for episode_return in returns]
 
 

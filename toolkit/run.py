@@ -34,14 +34,16 @@ class Run:
 
     @classmethod
     def create(cls, config: RunConfig, out: Path | None = None) -> Run:
-        """Make a new run directory: ``out``, or the next free ``runs/<name>-<n>``; two processes never get the same.
+        """Make a new run directory: ``out``, or the next free ``runs/<name>-<n>``, which no other process gets.
 
         :raises RunError: if ``out`` is not empty, or the directory cannot be made
+        :raises ConfigError: if the config holds what YAML cannot
         """
+        text = config.to_yaml()
         try:
             directory = _next_free(DEFAULT_ROOT, config.name) if out is None else _claim(out)
             run = cls(directory, config)
-            run.write("config.yaml", config.to_yaml())
+            run.write("config.yaml", text)
             run.write("environment.json", json.dumps(_environment(), indent=2) + "\n")
         except OSError as error:
             place = out or DEFAULT_ROOT / config.name

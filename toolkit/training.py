@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import ResultsWriter
 
 from toolkit.callbacks import RunCallback, SuccessCriterion, TrainingContext
@@ -45,10 +44,10 @@ def train(config: RunConfig, out: Path | None = None, callbacks: Sequence[BaseCa
         run = Run.create(config, out)
         _learn(session, run)
     finally:
-        for callback in session.callbacks:
-            if isinstance(callback, RunCallback):
-                callback.close()
-        session.env.close()
+        with ExitStack() as closing:  # each is closed, whatever another raises
+            closing.callback(session.env.close)
+            for callback in session.run_callbacks:
+                closing.callback(callback.close)
     return run
 
 
@@ -62,10 +61,15 @@ class _Session:
     callbacks: list[BaseCallback]
     criterion: SuccessCriterion | None
 
+    @property
+    def run_callbacks(self) -> list[RunCallback]:
+        return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
+
 
 def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback]) -> _Session:
     seed = derived_seed(config.seed, "training")
     env = make_vec_env(config, seed=seed)
+    env.hides_monitor = bool(config.env.wrappers)
     try:
         model = build_model(config, env, seed=seed)
         own = [bound.build() for bound in components_of(config).callbacks]
@@ -84,32 +88,37 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback]) -> _Session:
 
 def _learn(session: _Session, run: Run) -> None:
     """Train, and write down how it went."""
-    context = TrainingContext(run, session.env.episodes, session.criterion)
-    for callback in session.callbacks:
-        if isinstance(callback, RunCallback):
-            callback.context = context
-    root = _StoppableCallbacks(session.callbacks)
-    logger = run_logger(run.directory)
-    session.model.set_logger(logger)
-    status, failure = "finished", None
+    status = "finished"
+    failure: BaseException | None = None
     try:
-        try:
-            with suitable_threads(session.model):
-                session.model.learn(run.config.timesteps, callback=root)
-        except _StopTraining:
-            root.on_training_end()
+        _train_model(session, run)
     except KeyboardInterrupt:
         status = "interrupted"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         status, failure = "failed", error
     if status == "finished" and session.criterion and session.criterion.success:
         status = "success"
     with _uninterrupted():
-        _write_end(session, run, logger, status)
+        failure = _write_end(session, run, status, failure)
     if failure:
-        run.write("traceback.txt", "".join(traceback.format_exception(failure)))
         message = f"training failed at timestep {session.model.num_timesteps}: {describe(failure)}"
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
+
+
+def _train_model(session: _Session, run: Run) -> None:
+    context = TrainingContext(run, session.env.episodes, session.criterion)
+    for callback in session.run_callbacks:
+        callback.context = context
+    root = _StoppableCallbacks(session.callbacks)
+    logger = run_logger(run.directory)
+    session.model.set_logger(logger)
+    try:
+        with suitable_threads(session.model):
+            session.model.learn(run.config.timesteps, callback=root)
+    except _StopTraining:
+        root.on_training_end()
+    finally:
+        logger.close()
 
 
 @contextmanager
@@ -125,8 +134,12 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _write_end(session: _Session, run: Run, logger: Logger, status: str) -> None:
-    logger.close()
+def _write_end(session: _Session, run: Run, status: str, failure: BaseException | None) -> BaseException | None:
+    """Save the model and the result; return what went wrong, in training or here."""
+    try:
+        save_model(run, session.model)
+    except Exception as error:
+        status, failure = "failed", failure or error
     result = {
         "status": status,
         "seed": run.config.seed,
@@ -136,9 +149,12 @@ def _write_end(session: _Session, run: Run, logger: Logger, status: str) -> None
         "success": session.criterion.report() if session.criterion else None,
     }
     try:
-        save_model(run, session.model)
-    finally:
         run.write("result.json", json.dumps(result, indent=2) + "\n")
+        if failure:
+            run.write("traceback.txt", "".join(traceback.format_exception(failure)))
+    except OSError as error:
+        raise TrainingError(f"{run.directory}: the result cannot be written: {error.strerror}") from failure or error
+    return failure
 
 
 class _StopTraining(Exception):  # noqa: N818 - as StopIteration, no error

@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.callbacks import Success, SuccessCriterion
 from toolkit.environments import derived_seed, make_vec_env
-from toolkit.rollouts import play_greedily
+from toolkit.rollouts import bounded, play_greedily
 
 
 class MeanReturnSuccess(SuccessCriterion):
@@ -68,7 +68,7 @@ class MeanReturnSuccess(SuccessCriterion):
             return False
         self._ask_again_at = self._seen + self.confirm_episodes
         config = self.context.run.config
-        env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1)
+        env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1, wrap=bounded)
         try:
             returns = play_greedily(self.model, env, self.confirm_episodes)
         finally:

@@ -381,7 +381,7 @@ def test_a_model_of_another_shape_than_the_config_says_is_refused(trained_run: P
     config = Path("run/config.yaml")
     config.write_text(config.read_text().replace("[16, 16]", "[8]"))
     done = toolkit("evaluate", "run")
-    assert_refused(done.status, done.out, done.err, "error: run/model.zip: cannot be loaded: ")
+    assert_refused(done.status, done.out, done.err, "error: run/model.zip: does not fit the run's config.yaml: ")
 
 
 # --- reports --------------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_a_schedule_is_a_class_whose_objects_are_called() -> None:
         ("gymnasium.wrappers:ClipRewrd", "'gymnasium.wrappers' has no 'ClipRewrd'\ndid you mean 'ClipReward'?"),
         ("gymnasium.wrappers:", "'gymnasium.wrappers' has no ''"),
         (":ClipReward", "importing '' failed"),
-        ("..relative:X", "importing '..relative' failed"),
+        ("..relative:X", "'..relative' is no module"),
         ("./absent.py:X", "there is no file absent.py"),
     ],
 )

@@ -116,7 +116,7 @@ def test_on_a_terminal_there_is_a_bar_that_is_gone_at_the_end(config_file: Path)
     assert re.search(r"[\d,]+ of 1,500 steps .*mean return \d+\.\d of 195 \(last \d+ episodes\)", plain)
     lines, cursor_is_seen = screen_after(text)
     assert cursor_is_seen
-    assert lines[0].startswith("finished, not solved: ")
+    assert lines[0].startswith("not solved: ")
     assert lines[1].split() == ["run", "runs/small-1"]
     assert not [line for line in lines if "of 1,500 steps" in line or "━" in line]
 
