@@ -26,6 +26,7 @@ class ProgressCallback(RunCallback):
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal:
+            console.width -= 3  # so that the ^C which a terminal echoes does not break the line
             self._bar = Progress(
                 TextColumn("{task.fields[steps]}"),
                 BarColumn(bar_width=None),
@@ -67,12 +68,10 @@ class ProgressCallback(RunCallback):
         if not episodes or (criterion is not None and criterion.mean_return is None):
             return "no episode completed yet"
         if criterion is not None:
-            return (
-                f"mean return {criterion.mean_return:.1f} of {criterion.threshold:g}"
-                f" (last {min(criterion.episodes, len(episodes))} episodes)"
-            )
+            last = min(criterion.episodes, len(episodes))
+            return f"mean of last {last}: {criterion.mean_return:.1f} of {criterion.threshold:g}"
         recent = [episode.raw_return for episode in episodes[-100:]]
-        return f"mean return {sum(recent) / len(recent):.1f} (last {len(recent)} episodes)"
+        return f"mean of last {len(recent)}: {sum(recent) / len(recent):.1f}"
 
     def _on_training_end(self) -> None:
         self.close()

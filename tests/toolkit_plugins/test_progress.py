@@ -26,14 +26,14 @@ def test_without_a_terminal_there_is_a_line_for_every_tenth_of_training(config_f
     lines = [STEPS.match(line) for line in done.err.splitlines()]
     assert all(lines), done.err
     assert [int(line[1].replace(",", "")) for line in lines if line] == [120 * tenth for tenth in range(1, 11)]
-    assert all(re.match(r"mean return \d+\.\d of 195 \(last \d+ episodes?\)", line[2]) for line in lines[1:] if line)
+    assert all(re.match(r"mean of last \d+: \d+\.\d of 195$", line[2]) for line in lines[1:] if line)
     assert "\x1b" not in done.err
 
 
 def test_the_last_line_shows_the_mean_return_of_the_result(config_file: Path, toolkit: Toolkit) -> None:
     done = toolkit("train", config_file)
     mean_return = (Run.newest().result or {})["success"]["mean_return"]
-    assert f"mean return {mean_return:.1f} of 195 (last 10 episodes)" in done.err.splitlines()[-1]
+    assert f"mean of last 10: {mean_return:.1f} of 195" in done.err.splitlines()[-1]
 
 
 def test_nothing_of_it_is_on_stdout(config_file: Path, toolkit: Toolkit) -> None:
@@ -45,7 +45,7 @@ def test_nothing_of_it_is_on_stdout(config_file: Path, toolkit: Toolkit) -> None
 
 def test_without_a_criterion_the_last_episodes_are_shown(config_file: Path, toolkit: Toolkit) -> None:
     done = toolkit("train", config_file, "--set", "callbacks=[]")
-    assert re.search(r"steps  mean return \d+\.\d \(last \d+ episodes\)$", done.err.splitlines()[-1])
+    assert re.search(r"steps  mean of last \d+: \d+\.\d$", done.err.splitlines()[-1])
 
 
 def test_few_steps_taken_by_many_environments_give_no_line_twice(config_file: Path, toolkit: Toolkit) -> None:
@@ -113,7 +113,7 @@ def test_on_a_terminal_there_is_a_bar_that_is_gone_at_the_end(config_file: Path)
     assert process.wait(timeout=60) == 0
     text = output.decode()
     plain = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text)
-    assert re.search(r"[\d,]+ of 1,500 steps .*mean return \d+\.\d of 195 \(last \d+ episodes\)", plain)
+    assert re.search(r"[\d,]+ of 1,500 steps .*mean of last \d+: \d+\.\d of 195", plain)
     lines, cursor_is_seen = screen_after(text)
     assert cursor_is_seen
     assert lines[0].startswith("not solved: ")
