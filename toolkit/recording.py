@@ -194,6 +194,7 @@ def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     shown = frames[::every]
     ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(shown) + 1)]
     durations = [10 * (end - start) for start, end in pairwise(ends)]
-    palette = Image.fromarray(np.concatenate(shown[:: max(1, len(shown) // 8)])).quantize(256)
+    sample = Image.fromarray(np.concatenate(shown[:: max(1, len(shown) // 8)]))
+    palette = sample.quantize(256, method=Image.Quantize.FASTOCTREE)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
