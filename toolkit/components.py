@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import ComponentConfig, EnvConfig, RunConfig, parse
+from toolkit.config import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig, parse
 from toolkit.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
 from toolkit.parameters import bind
 from toolkit.reading import read
@@ -20,12 +20,14 @@ class Bound:
     """A component's class with its checked keyword arguments.
 
     :param path: where the config names it
+    :param report: makes the error that says where the files name it
     """
 
     name: str
     path: KeyPath
     cls: type[Any]
     arguments: dict[str, Any]
+    report: Callable[[Sequence[Problem]], ConfigError]
 
     def build(self, *supplied: Any, **more: Any) -> Any:
         """Call the constructor.
@@ -37,7 +39,7 @@ class Bound:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            raise ConfigError([Problem(self.path, f"'{self.name}' cannot be built: {describe(error)}")]) from error
+            raise self.report([Problem(self.path, f"'{self.name}' cannot be built: {describe(error)}")]) from error
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,18 @@ def components_of(config: RunConfig) -> Components:
 def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
     """Find and check everything that a config names; return what was found, and every problem."""
     problems = _env_problems(config.env)
-    wrappers = _bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"), problems)
-    callbacks = _bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",), problems)
-    algorithm = _bind(KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
+
+    def bind_all(kind: Kind, listed: Sequence[ComponentConfig], path: KeyPath) -> tuple[Bound, ...]:
+        bound = [_bind(config, kind, named, (*path, index), problems) for index, named in enumerate(listed)]
+        return tuple(one for one in bound if one is not None)
+
+    wrappers = bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"))
+    callbacks = bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",))
+    algorithm = _bind(config, KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
     if algorithm is None:
         return None, problems
     policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
-    return Components(algorithm, policy, policy_arguments, tuple(wrappers), tuple(callbacks)), problems
+    return Components(algorithm, policy, policy_arguments, wrappers, callbacks), problems
 
 
 def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> list[Problem]:
@@ -123,7 +130,9 @@ def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> lis
     return sorted(first.values(), key=lambda problem: order.get(problem.nearest(places), -1))
 
 
-def _bind(kind: Kind, named: ComponentConfig | Any, path: KeyPath, problems: list[Problem]) -> Bound | None:
+def _bind(
+    config: RunConfig, kind: Kind, named: ComponentConfig | AlgorithmConfig, path: KeyPath, problems: list[Problem]
+) -> Bound | None:
     try:
         cls = find(kind, named.name)
     except ComponentError as error:
@@ -131,12 +140,7 @@ def _bind(kind: Kind, named: ComponentConfig | Any, path: KeyPath, problems: lis
         return None
     arguments, found = bind(cls, named.params, (*path, "params"), kind.supplied)
     problems.extend(found)
-    return Bound(named.name, path, cls, arguments)
-
-
-def _bind_all(kind: Kind, listed: Sequence[ComponentConfig], path: KeyPath, problems: list[Problem]) -> list[Bound]:
-    bound = [_bind(kind, named, (*path, index), problems) for index, named in enumerate(listed)]
-    return [one for one in bound if one is not None]
+    return Bound(named.name, path, cls, arguments, config.error)
 
 
 def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> tuple[Any, dict[str, Any]]:

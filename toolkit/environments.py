@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from toolkit.components import Components, components_of
-from toolkit.config import EnvConfig, RunConfig
-from toolkit.errors import ConfigError, Problem, describe
+from toolkit.config import RunConfig
+from toolkit.errors import Problem, describe
 
 _STREAMS = ("training", "evaluation", "video", "confirmation")
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
@@ -153,18 +153,15 @@ def make_vec_env(
     components = components_of(config)
 
     def make() -> gym.Env[Any, Any]:
-        env = _make_one(config.env, components, render_mode)
+        env = _make_one(config, components, render_mode)
         return wrap(env) if wrap else env
 
-    try:
-        venv = EpisodeRecorder(DummyVecEnv([make] * (n_envs or config.env.n_envs)))
-    except ConfigError as error:
-        raise config.error(error.problems) from error
+    venv = EpisodeRecorder(DummyVecEnv([make] * (n_envs or config.env.n_envs)))
     venv.seed(seed)
     return venv
 
 
-def _make_one(config: EnvConfig, components: Components, render_mode: str | None) -> gym.Env[Any, Any]:
+def _make_one(config: RunConfig, components: Components, render_mode: str | None) -> gym.Env[Any, Any]:
     base = _make_base(config, render_mode)
     try:
         env: gym.Env[Any, Any] = _RawMonitor(base)
@@ -176,9 +173,10 @@ def _make_one(config: EnvConfig, components: Components, render_mode: str | None
     return env
 
 
-def _make_base(config: EnvConfig, render_mode: str | None) -> gym.Env[Any, Any]:
-    arguments: dict[str, Any] = {"max_episode_steps": config.max_episode_steps, "render_mode": render_mode}
+def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:
+    env = config.env
+    arguments: dict[str, Any] = {"max_episode_steps": env.max_episode_steps, "render_mode": render_mode}
     try:
-        return gym.make(config.id, **{name: value for name, value in arguments.items() if value}, **config.params)
+        return gym.make(env.id, **{name: value for name, value in arguments.items() if value}, **env.params)
     except Exception as error:
-        raise ConfigError([Problem(("env",), f"'{config.id}' cannot be built: {describe(error)}")]) from error
+        raise config.error([Problem(("env",), f"'{env.id}' cannot be built: {describe(error)}")]) from error

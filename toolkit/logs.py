@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
 from io import StringIO
-from pathlib import Path
 from typing import Any, TextIO
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 
+from toolkit.run import Run
 
-def run_logger(directory: Path) -> Logger:
+
+def run_logger(run: Run) -> Logger:
     """Make the logger that writes ``progress.csv`` and ``tensorboard/`` in a run directory."""
-    formats = [_ProgressFile(directory / "progress.csv"), TensorBoardOutputFormat(str(directory / "tensorboard"))]
-    return Logger(str(directory), formats)
+    formats = [_ProgressFile(run), TensorBoardOutputFormat(str(run.directory / "tensorboard"))]
+    return Logger(str(run.directory), formats)
 
 
 class _ProgressFile(KVWriter):
@@ -24,8 +24,10 @@ class _ProgressFile(KVWriter):
     file in place when a column comes in late.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    NAME = "progress.csv"
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self._file: TextIO | None = None  # until there is a row
@@ -49,12 +51,10 @@ class _ProgressFile(KVWriter):
             self._file.close()
 
     def _rewrite(self) -> None:
-        temporary = self._path.with_name(".progress.csv.tmp")
         header = dict(zip(self._columns, self._columns, strict=True))
-        temporary.write_text(self._text([header, *self._rows]), newline="", encoding="utf-8")
         self.close()
-        os.replace(temporary, self._path)
-        self._file = self._path.open("a", newline="", encoding="utf-8")
+        self._run.write(self.NAME, self._text([header, *self._rows]))
+        self._file = (self._run.directory / self.NAME).open("a", newline="", encoding="utf-8")
 
     def _text(self, rows: list[dict[str, Any]]) -> str:
         text = StringIO()

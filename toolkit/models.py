@@ -41,7 +41,7 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
                 "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
             )
             raise config.error([problem]) from cause
-        raise config.error(error.problems) from cause
+        raise
     return model
 
 

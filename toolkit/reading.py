@@ -34,9 +34,10 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
         if chain:
             raise ConfigError([Problem((), "must be a mapping of keys to values")], document.places)
         return document
+    directory = path.resolve().parent
     for place, value in documents.walk(document.data):
         if isinstance(value, str):
-            documents.value_at(document.data, place[:-1])[place[-1]] = _absolute(value, path.resolve().parent)
+            documents.value_at(document.data, place[:-1])[place[-1]] = _absolute(value, directory)
     if "extends" not in document.data:
         return document
     base = document.data.pop("extends")

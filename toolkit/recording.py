@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -9,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,23 +127,29 @@ def _publish(clips: Path, directory: Path, name: str, formats: Sequence[VideoFor
             source = clips / f"clip-episode-{episode}.{suffix}"
             if not source.is_file():
                 raise RecordingError("no video was made: the environment drew no frames")
-            made.append(_link_to_free_name(source, directory, name, suffix))
+            made.append(_move_to_free_name(source, directory, name, suffix))
     return made
 
 
-def _link_to_free_name(source: Path, directory: Path, name: str, suffix: str) -> Path:
-    number = 1
-    while True:
+def _move_to_free_name(source: Path, directory: Path, name: str, suffix: str) -> Path:
+    for number in itertools.count(1):
         target = directory / (f"{name}.{suffix}" if number == 1 else f"{name}-{number}.{suffix}")
         try:
-            os.link(source, target)  # unlike a rename, this never overwrites
-            return target
+            _copy_without_overwriting(source, target)
         except FileExistsError:
-            number += 1
-        except OSError:  # a file system without links
-            with source.open("rb") as video, target.open("xb") as copy:
-                shutil.copyfileobj(video, copy)
-            return target
+            continue
+        break
+    return target
+
+
+def _copy_without_overwriting(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # unlike a rename, this never overwrites
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with source.open("rb") as video, target.open("xb") as copy:
+            shutil.copyfileobj(video, copy)
 
 
 class _ClipRecorder(RecordVideo):
@@ -193,7 +199,7 @@ def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     every = math.ceil(fps / 50)
     shown = frames[::every]
     ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(shown) + 1)]
-    durations = [10 * (end - start) for start, end in pairwise(ends)]
+    durations = [10 * (end - start) for start, end in itertools.pairwise(ends)]
     sample = Image.fromarray(np.concatenate(shown[:: max(1, len(shown) // 8)]))
     palette = sample.quantize(256, method=Image.Quantize.FASTOCTREE)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]

@@ -94,7 +94,7 @@ class Run:
     def write(self, name: str, text: str) -> None:
         """Write a file of the run so that at any instant it is whole or absent."""
         with self.whole_file(name) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", newline="")
 
     @contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from toolkit.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.components import components_of
 from toolkit.config import RunConfig
 from toolkit.environments import EpisodeRecorder, derived_seed, make_vec_env
-from toolkit.errors import ConfigError, Problem, TrainingError, describe
+from toolkit.errors import Problem, TrainingError, describe
 from toolkit.logs import run_logger
 from toolkit.models import build_model, save_model, suitable_threads
 from toolkit.run import Run
@@ -75,12 +75,9 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback]) -> _Session:
         own = [bound.build() for bound in components_of(config).callbacks]
         criteria = [callback for callback in own if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
-            raise ConfigError([Problem(("callbacks",), "a run has at most one success criterion")])
+            raise config.error([Problem(("callbacks",), "a run has at most one success criterion")])
         bookkeeper = _Bookkeeper(env)
         return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks], criteria[0] if criteria else None)
-    except ConfigError as error:
-        env.close()
-        raise config.error(error.problems) from error.__cause__
     except BaseException:
         env.close()
         raise
@@ -110,7 +107,7 @@ def _train_model(session: _Session, run: Run) -> None:
     for callback in session.run_callbacks:
         callback.context = context
     root = _StoppableCallbacks(session.callbacks)
-    logger = run_logger(run.directory)
+    logger = run_logger(run)
     session.model.set_logger(logger)
     try:
         with suitable_threads(session.model):
