@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import traceback
 from enum import StrEnum
@@ -15,7 +14,6 @@ import typer
 from toolkit.errors import ConfigError, ToolkitError
 
 if TYPE_CHECKING:
-    from toolkit.registry import Kind
     from toolkit.run import Run
 
 INTERRUPTED = 130
@@ -84,7 +82,9 @@ def train(
     if quiet:
         typer.echo(run.directory)
     else:
-        _print_outcome(run, result)
+        from toolkit.presentation import outcome
+
+        typer.echo(outcome(run))
     if result["status"] == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if require_success and result["status"] != "success":
@@ -108,12 +108,9 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(asdict(evaluation)))
         return
-    low, high = evaluation.ci95
-    interval = f"  (95 % interval {low:.2f} to {high:.2f})" if episodes > 1 else ""
-    typer.echo(f"{opened.directory}: {episodes} greedy episode{'s' if episodes > 1 else ''}, raw returns")
-    typer.echo(f"  mean  {evaluation.mean_return:.2f}{interval}")
-    typer.echo(f"  std   {evaluation.std_return:.2f}")
-    typer.echo(f"  range {evaluation.min_return:g} to {evaluation.max_return:g}")
+    from toolkit.presentation import returns
+
+    typer.echo(returns(opened, evaluation))
 
 
 @app.command()
@@ -155,13 +152,14 @@ def plugins(
     name: Annotated[str | None, typer.Argument(help="A component, to see its parameters.", show_default=False)] = None,
 ) -> None:
     """List what can be named in a config, who provides it, and its parameters."""
+    from toolkit.presentation import component, listing
     from toolkit.registry import KINDS, kind_named
 
     if kind and name:
-        _print_component(kind_named(kind), name)
+        typer.echo(component(kind_named(kind), name))
         return
     for one in [kind_named(kind)] if kind else KINDS.values():
-        _print_kind(one)
+        typer.echo(listing(one))
 
 
 def main() -> NoReturn:
@@ -185,64 +183,3 @@ def _open(run: Path | None) -> Run:
     from toolkit.run import Run
 
     return Run.newest() if run is None else Run.open(run)
-
-
-def _print_outcome(run: Run, result: dict[str, Any]) -> None:
-    took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
-    interrupted = "interrupted, " if result["status"] == "interrupted" else ""
-    success = result["success"]
-    if success and success["mean_return"] is not None:
-        verdict = "solved" if success["solved"] else f"{interrupted}not solved"
-        mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
-        goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
-        typer.echo(f"{verdict}: {mean}{goal}, after {took}")
-    else:
-        typer.echo(f"{result['status']}: {took}")
-    typer.echo(f"  run    {run.directory}")
-    for video in sorted(run.videos.glob("*.*")):
-        typer.echo(f"  video  {video}")
-    program, directory = _program(), shlex.quote(str(run.directory))
-    typer.echo(f"  next   {program} evaluate {directory}")
-    typer.echo(f"         {program} record {directory} --format gif")
-
-
-def _program() -> str:
-    """Return how the user can call this program again: its path, where its name alone would not be found."""
-    import shutil
-
-    called = Path(sys.argv[0])
-    found = shutil.which("toolkit")
-    if found and Path(found).resolve() == called.resolve():
-        return "toolkit"
-    relative = str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
-    return shlex.quote(relative if "/" in relative else f"./{relative}")
-
-
-def _print_kind(kind: Kind) -> None:
-    from toolkit.registry import entries, provider
-
-    claims = entries(kind)
-    typer.echo(kind.name)
-    width = max((len(name) for name in claims), default=0)
-    for name, claimed in claims.items():
-        for entry in claimed:
-            typer.echo(f"  {name:<{width}}  {entry.value}  ({provider(entry)})")
-
-
-def _print_component(kind: Kind, name: str) -> None:
-    import inspect
-
-    from toolkit.parameters import signature_of, type_name
-    from toolkit.registry import find
-
-    component = find(kind, name)
-    typer.echo(f"{name}: {component.__module__}.{component.__qualname__}\n")
-    typer.echo(f"{inspect.cleandoc(component.__doc__ or 'No description.')}\n")
-    signature = signature_of(component)
-    typer.echo("parameters" if signature.named else "no parameters")
-    for parameter in signature.named.values():
-        if parameter.name in kind.supplied:
-            continue
-        required = parameter.default is inspect.Parameter.empty
-        default = "required" if required else f"default {parameter.default!r}"
-        typer.echo(f"  {parameter.name}: {type_name(parameter.annotation)}, {default}")

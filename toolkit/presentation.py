@@ -1,0 +1,94 @@
+"""What the command line says of runs and components, as text."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.evaluation import Evaluation
+    from toolkit.registry import Kind
+    from toolkit.run import Run
+
+
+def outcome(run: Run) -> str:
+    """Say how a run that has ended went, where its files are, and what to do next."""
+    result: dict[str, Any] = run.result or {}
+    took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
+    interrupted = "interrupted, " if result["status"] == "interrupted" else ""
+    success = result["success"]
+    if success and success["mean_return"] is not None:
+        verdict = "solved" if success["solved"] else f"{interrupted}not solved"
+        mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
+        goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
+        lines = [f"{verdict}: {mean}{goal}, after {took}"]
+    else:
+        lines = [f"{result['status']}: {took}"]
+    lines.append(f"  run    {run.directory}")
+    lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
+    program, directory = _program(), shlex.quote(str(run.directory))
+    lines.append(f"  next   {program} evaluate {directory}")
+    lines.append(f"         {program} record {directory} --format gif")
+    return "\n".join(lines)
+
+
+def returns(run: Run, evaluation: Evaluation) -> str:
+    """Say what an evaluation found."""
+    low, high = evaluation.ci95
+    several = evaluation.episodes > 1
+    interval = f"  (95 % interval {low:.2f} to {high:.2f})" if several else ""
+    return (
+        f"{run.directory}: {evaluation.episodes} greedy episode{'s' if several else ''}, raw returns\n"
+        f"  mean  {evaluation.mean_return:.2f}{interval}\n"
+        f"  std   {evaluation.std_return:.2f}\n"
+        f"  range {evaluation.min_return:g} to {evaluation.max_return:g}"
+    )
+
+
+def listing(kind: Kind) -> str:
+    """List the names of a kind, with what each stands for and who provides it."""
+    from toolkit.registry import entries, provider
+
+    claims = entries(kind)
+    width = max((len(name) for name in claims), default=0)
+    rows = [
+        f"  {name:<{width}}  {entry.value}  ({provider(entry)})"
+        for name, claimed in claims.items()
+        for entry in claimed
+    ]
+    return "\n".join([kind.name, *rows])
+
+
+def component(kind: Kind, name: str) -> str:
+    """Describe a component: its documentation and its parameters."""
+    from toolkit.parameters import signature_of, type_name
+    from toolkit.registry import find
+
+    found = find(kind, name)
+    signature = signature_of(found)
+    lines = [
+        f"{name}: {found.__module__}.{found.__qualname__}\n",
+        f"{inspect.cleandoc(found.__doc__ or 'No description.')}\n",
+        "parameters" if signature.named else "no parameters",
+    ]
+    for parameter in signature.named.values():
+        if parameter.name in kind.supplied:
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        default = "required" if required else f"default {parameter.default!r}"
+        lines.append(f"  {parameter.name}: {type_name(parameter.annotation)}, {default}")
+    return "\n".join(lines)
+
+
+def _program() -> str:
+    """Return how the user can call this program again: its path, where its name alone would not be found."""
+    called = Path(sys.argv[0])
+    found = shutil.which("toolkit")
+    if found and Path(found).resolve() == called.resolve():
+        return "toolkit"
+    relative = str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
+    return shlex.quote(relative if "/" in relative else f"./{relative}")
