@@ -15,7 +15,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
 from toolkit.errors import ComponentError, KeyPath, Problem, describe, did_you_mean
-from toolkit.registry import KINDS, find, load_object
+from toolkit.registry import KINDS, entries, find, load_object
 
 _SETTINGS = ConfigDict(arbitrary_types_allowed=True)
 
@@ -92,8 +92,11 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     """
     if annotation is inspect.Parameter.empty:
         return value
+    if isinstance(value, str) and value in entries(KINDS["schedules"]) and _admits(annotation, _is_callable_type):
+        value = {"name": value}
     if _is_component(value) and not _admits(annotation, _is_mapping_type):
-        value = _make(value, path)
+        name, value = value["name"], _make(value, path)
+        _check_call(name, value, annotation, path)
     elif isinstance(value, str) and ":" in value and _admits(annotation, _is_class_type):
         try:
             value = load_object(value)
@@ -124,6 +127,8 @@ def type_name(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(type_name(part) for part in typing.get_args(annotation)))
     if annotation is type(None):
         return "null"
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(annotation)))
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("collections.abc.", "")
@@ -178,6 +183,24 @@ def _make(value: Mapping[str, Any], path: KeyPath) -> Any:
         raise _UnfitError(path, f"{name} cannot be built: {describe(error)}") from error
 
 
+def _check_call(name: str, made: Any, annotation: Any, path: KeyPath) -> None:
+    """Refuse an object that cannot be called with what its place calls it with, as schedules of two kinds are."""
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    wanted = [typing.get_args(part)[0] for part in parts if _is_callable_type(part)]
+    if not wanted or not isinstance(wanted[0], list) or not callable(made):
+        return
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*wanted[0])
+    except TypeError:
+        given = ", ".join(type_name(one) for one in wanted[0])
+        taken = ", ".join(signature.parameters)
+        raise _UnfitError(path, f"'{name}' does not fit: it is called with ({taken}), here with ({given})") from None
+
+
 def _same_kind(given: Any, converted: Any) -> bool:
     if isinstance(given, dict) and isinstance(converted, dict):
         return all(_same_kind(given[key], converted.get(key)) for key in given)
@@ -205,6 +228,10 @@ def _is_mapping_type(annotation: Any) -> bool:
 
 def _is_class_type(annotation: Any) -> bool:
     return (typing.get_origin(annotation) or annotation) is type
+
+
+def _is_callable_type(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Callable
 
 
 def _is_numpy_type(annotation: Any) -> bool:

@@ -25,7 +25,7 @@ class Kind:
 
     :param name: plural, as in ``toolkit plugins NAME``; the entry-point group is ``toolkit.NAME``
     :param base: ``module:Class`` that each component of the kind subclasses; none for schedules, which are any class
-        whose objects map SB3's remaining progress (1 to 0) to a number
+        whose objects can be called as the parameter they are given to says
     :param supplied: constructor parameters that the toolkit fills in, with where their value comes from
     """
 
@@ -131,7 +131,10 @@ def load_object(reference: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             public = [name for name in vars(found) if not name.startswith("_")]
-            raise ComponentError(f"'{source}' has no '{attribute}'", did_you_mean(attribute, public)) from None
+            hint = did_you_mean(attribute, public)
+            if source == "__main__":
+                hint = "it was defined in a notebook or script: define it here as well, or keep it in a file"
+            raise ComponentError(f"'{source}' has no '{attribute}'", hint) from None
         except Exception as error:  # a module that imports on demand
             raise ComponentError(f"importing '{reference}' failed: {describe(error)}") from error
     return found

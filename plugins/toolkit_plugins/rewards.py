@@ -20,11 +20,11 @@ class _StepCounter(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment, with the reward that :meth:`_reward` gives."""
-        observation, _, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self._step_number += 1
-        return observation, self._reward(terminated or truncated), terminated, truncated, info
+        return observation, self._reward(float(reward), terminated or truncated), terminated, truncated, info
 
-    def _reward(self, ended: bool) -> float:
+    def _reward(self, reward: float, ended: bool) -> float:
         raise NotImplementedError
 
 
@@ -41,7 +41,7 @@ class TerminalRewardClip(_StepCounter, RecordConstructorArgs):
         super().__init__(env)
         self.success_steps = success_steps
 
-    def _reward(self, ended: bool) -> float:
+    def _reward(self, reward: float, ended: bool) -> float:
         if not ended:
             return 0.0
         return 1.0 if self._step_number >= self.success_steps else -1.0
@@ -54,16 +54,22 @@ class GradedTerminalReward(_StepCounter, RecordConstructorArgs):
 
     :param midpoint: the 0-based last step of an episode that is worth nothing
     :param scale: reward for each step beyond it
+    :param keep_step_rewards: leave the rewards before the end as they are, shaped by a wrapper further inside
     """
 
-    def __init__(self, env: gym.Env[Any, Any], midpoint: int = 99, scale: float = 0.01) -> None:
-        RecordConstructorArgs.__init__(self, midpoint=midpoint, scale=scale)
+    def __init__(
+        self, env: gym.Env[Any, Any], midpoint: int = 99, scale: float = 0.01, keep_step_rewards: bool = False
+    ) -> None:
+        RecordConstructorArgs.__init__(self, midpoint=midpoint, scale=scale, keep_step_rewards=keep_step_rewards)
         super().__init__(env)
         self.midpoint = midpoint
         self.scale = scale
+        self.keep_step_rewards = keep_step_rewards
 
-    def _reward(self, ended: bool) -> float:
-        return (self._step_number - self.midpoint) * self.scale if ended else 0.0
+    def _reward(self, reward: float, ended: bool) -> float:
+        if not ended:
+            return reward if self.keep_step_rewards else 0.0
+        return (self._step_number - self.midpoint) * self.scale
 
 
 class AnglePenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

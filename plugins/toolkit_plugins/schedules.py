@@ -1,4 +1,8 @@
-"""Schedules: SB3's remaining progress, 1 at the start to 0 at the end, to a value."""
+"""Schedules.
+
+SB3's map the remaining progress, 1 at the start to 0 at the end, to a value; DoubleDQN's ``exploration`` maps the
+number of completed episodes and the timestep to epsilon.
+"""
 
 from __future__ import annotations
 
@@ -17,3 +21,21 @@ class Linear(LinearSchedule):
         if not 0 < end_fraction <= 1:
             raise ValueError(f"end_fraction must be above 0 and at most 1, not {end_fraction}")
         super().__init__(start, end, end_fraction)
+
+
+class Harmonic:
+    """Epsilon that falls with the number of completed episodes: ``final + scale / (1 + episode)``.
+
+    :param final: the rate that it approaches, from 0 to 1
+    :param scale: how far above it the first episode starts; both together are at most 1
+    """
+
+    def __init__(self, final: float, scale: float) -> None:
+        if not (final >= 0 and scale >= 0 and final + scale <= 1):
+            raise ValueError(f"final and scale must be at least 0, and at most 1 together, not {final} and {scale}")
+        self.final = final
+        self.scale = scale
+
+    def __call__(self, episode: int, timestep: int) -> float:
+        """Return epsilon after so many completed episodes."""
+        return self.final + self.scale / (1 + episode)

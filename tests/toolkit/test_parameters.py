@@ -41,9 +41,10 @@ def problems_with(component: Callable[..., Any], **params: Any) -> list[str]:
 
 def test_double_dqn_takes_the_parameters_of_dqn_and_its_own() -> None:
     ours, stock = signature_of(DoubleDQN), signature_of(DQN)
-    assert ours.named.keys() == stock.named.keys() | {"double"}
+    own = {"double", "exploration", "loss", "loss_over_all_actions", "n_epochs", "sample_with_replacement"}
+    assert ours.named.keys() == stock.named.keys() | own
     assert not ours.open
-    for name in stock.named.keys() - {"policy", "env"}:
+    for name in stock.named.keys() - {"policy", "env", "target_update_interval"}:
         assert type_name(ours.named[name].annotation) == type_name(stock.named[name].annotation) != "any"
 
 
@@ -197,12 +198,12 @@ def test_a_value_that_fits_is_taken_as_the_type_says(annotation: Any, value: Any
         (int | tuple[int, str], "1", "int or tuple[int, str]"),
         (dict[str, int], {"a": "1"}, "dict[str, int]"),
         (dict[str, Any], [1], "dict[str, Any]"),
-        (Literal["mp4", "gif"], "avi", "Literal['mp4', 'gif']"),
+        (Literal["mp4", "gif"], "avi", "'mp4' or 'gif'"),
         (type[torch.nn.Module], "Tanh", "type[torch.nn.modules.module.Module]"),
         (type[torch.nn.Module], "os:system", "type[torch.nn.modules.module.Module]"),
         (type[torch.nn.Module], "gymnasium:Wrapper", "type[torch.nn.modules.module.Module]"),
         (type[torch.nn.Module], {"name": "torch.nn:Tanh"}, "type[torch.nn.modules.module.Module]"),
-        (float | Callable[[float], float], "linear", "float or Callable[[float], float]"),
+        (float | Callable[[float], float], "linera", "float or Callable[[float], float]"),
         (ActionNoise | None, [0.1], "ActionNoise or null"),
         (ActionNoise, {"name": "torch.nn:Tanh"}, "ActionNoise"),
         (int, {"name": "linear", "params": {"start": 1}}, "int"),
@@ -250,6 +251,25 @@ def test_a_schedule_stands_in_the_place_of_a_number() -> None:
     assert made(0.5) == 0.0
 
 
+def test_a_schedule_that_is_called_otherwise_does_not_fit() -> None:
+    harmonic = {"name": "harmonic", "params": {"final": 0.1, "scale": 0.5}}
+    linear = {"name": "linear", "params": {"start": 0.5}}
+    assert bound(DoubleDQN, exploration=harmonic)["exploration"](4, 1_000) == pytest.approx(0.2)
+    (message,) = problems_with(DoubleDQN, learning_rate=harmonic)
+    assert message == (
+        "learning_rate: 'harmonic' does not fit: it is called with (episode, timestep), here with (float)"
+    )
+    (message,) = problems_with(DoubleDQN, exploration=linear)
+    assert message == "exploration: 'linear' does not fit: it is called with (progress_remaining), here with (int, int)"
+
+
+def test_a_target_update_is_given_in_steps_or_as_a_pair() -> None:
+    assert bound(DoubleDQN, target_update_interval=[1, "episode"]) == {"target_update_interval": (1, "episode")}
+    assert bound(DoubleDQN, target_update_interval=100) == {"target_update_interval": 100}
+    (message,) = problems_with(DoubleDQN, target_update_interval=[1, "epoch"])
+    assert "target_update_interval: should be int or tuple" in message
+
+
 def test_action_noise_is_built_from_lists_of_numbers() -> None:
     from stable_baselines3 import TD3
 
@@ -276,6 +296,7 @@ def test_lists_of_different_lengths_are_no_array() -> None:
         ({"name": "os:system"}, "x.name: 'os:system' is not a class"),
         ({"name": "no_such_module:X"}, "x.name: there is no module 'no_such_module'"),
         ({"name": "linear"}, "x.params.start: required parameter is missing"),
+        ("linear", "x.params.start: required parameter is missing"),
         ({"name": "linear", "params": {"strt": 1}}, "x.params.strt: unknown parameter; did you mean 'start'?"),
         ({"name": "linear", "params": {"start": "1"}}, "x.params.start: should be float, not '1'"),
         ({"name": "linear", "params": [1]}, "x: should be a component"),

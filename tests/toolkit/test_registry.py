@@ -113,7 +113,7 @@ def test_an_unknown_kind_is_refused_with_a_suggestion(name: str, hint: str) -> N
         ("algorithms", "duble_dqn", "did you mean 'double_dqn'?"),
         ("wrappers", "terminal_reward_clp", "did you mean 'terminal_reward_clip'?"),
         ("callbacks", "sucess", "did you mean 'success'?"),
-        ("schedules", "xyz", "known: constant, linear"),
+        ("schedules", "xyz", "known: constant, harmonic, linear"),
         ("policies", "MlpPolicy", "did you mean 'DuelingMlpPolicy'?"),
         ("wrappers", "", "known: "),
     ],

@@ -105,6 +105,12 @@ def test_graded_terminal_reward_takes_its_midpoint_and_scale() -> None:
     assert rewards_of_an_episode(GradedTerminalReward(ending("both", 6), midpoint=4, scale=0.5)) == [0] * 6 + [1.0]
 
 
+@pytest.mark.parametrize("how", ENDS)
+def test_graded_terminal_reward_can_keep_the_rewards_before_the_end(how: str) -> None:
+    env = GradedTerminalReward(ending(how, 6), keep_step_rewards=True)
+    assert rewards_of_an_episode(env) == [1.0] * 6 + [pytest.approx(-0.93)]
+
+
 @pytest.mark.parametrize(
     ("wrapper", "last", "reward"), [(TerminalRewardClip, 150, -1.0), (GradedTerminalReward, 109, 0.1)]
 )
@@ -209,7 +215,7 @@ def test_the_environment_checkers_of_gymnasium_and_sb3_have_no_complaint(
     ("wrapper", "params"),
     [
         (TerminalRewardClip, {"success_steps": 7}),
-        (GradedTerminalReward, {"midpoint": 3, "scale": 0.5}),
+        (GradedTerminalReward, {"midpoint": 3, "scale": 0.5, "keep_step_rewards": True}),
         (AnglePenalty, {"scale": 1.0, "index": 1}),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
-from toolkit_plugins.schedules import Linear
+from toolkit_plugins.schedules import Harmonic, Linear
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,15 @@ def test_a_model_learns_at_its_rate_and_keeps_it_in_its_file(tmp_path: Path) -> 
     assert rates == [pytest.approx(1e-4)] * 2
     model.save(tmp_path / "model.zip")
     assert DQN.load(tmp_path / "model.zip").lr_schedule(0.5) == pytest.approx(5.5e-4)
+
+
+@pytest.mark.parametrize(("episode", "epsilon"), [(0, 0.901), (1, 0.451), (8, 0.101), (899, 0.002)])
+def test_harmonic_falls_with_the_episodes_whatever_the_timestep(episode: int, epsilon: float) -> None:
+    schedule = Harmonic(final=0.001, scale=0.9)
+    assert [schedule(episode, timestep) for timestep in (0, 10_000)] == pytest.approx([epsilon] * 2)
+
+
+@pytest.mark.parametrize(("final", "scale"), [(-0.1, 0.5), (0.1, -0.5), (0.2, 0.9), (float("nan"), 0.5)])
+def test_harmonic_refuses_what_is_no_probability(final: float, scale: float) -> None:
+    with pytest.raises(ValueError, match="final and scale must be at least 0, and at most 1 together"):
+        Harmonic(final, scale)

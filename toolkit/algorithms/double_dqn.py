@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+import random
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, GymEnv, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.her import HerReplayBuffer
+from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.policies import (
     DuelingCnnPolicy,
     DuelingMlpPolicy,
     DuelingMultiInputPolicy,
 )
+
+_LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
+_NEVER = sys.maxsize
 
 
 class DoubleDQN(DQN):
@@ -27,11 +41,26 @@ class DoubleDQN(DQN):
     Paper: van Hasselt, Guez and Silver, "Deep Reinforcement Learning with Double Q-learning" (2016),
     https://arxiv.org/abs/1509.06461. Asked for in SB3 issues #487 and #1737.
 
+    Time limits are no ends of an episode for it, as in SB3; ``replay_buffer_kwargs={"handle_timeout_termination":
+    False}``, SB3's own switch, makes them terminal.
+
     :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``, one of these with ``Dueling`` in front,
         or a policy class
     :param env: the environment to learn from; its action space must be ``Discrete``
-    :param double: whether to use Double-DQN targets; ``False`` gives SB3's own DQN update
+    :param double: whether to use Double-DQN targets; ``False`` gives SB3's own DQN targets
+    :param loss: ``huber`` (SB3's smooth L1) or ``mse``, averaged over the minibatch
+    :param loss_over_all_actions: average the loss over the outputs of all actions, as ``fit`` in Keras does; the
+        targets of the actions not taken are the network's own predictions before the update
+    :param n_epochs: passes over each minibatch, with targets computed once, before the first
+    :param sample_with_replacement: whether a transition may come twice in one minibatch, as in SB3. If not, a
+        minibatch's transitions were stored at as many different vector steps, and updates wait for so many.
+    :param exploration: epsilon by number of completed episodes (over all environments) and timestep, both from 0,
+        from the first step on: with it, ``learning_starts`` only says when updates begin. Replaces the three
+        ``exploration_*`` parameters
+    :param target_update_interval: environment steps between updates of the target network, or ``(n, "episode")``:
+        updated when an episode starts after every n completed ones, counted over all environments
     :param kwargs: every other parameter of :class:`stable_baselines3.DQN`, with SB3's defaults
+    :raises ValueError: if parameters are out of range or do not fit together
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -41,42 +70,155 @@ class DoubleDQN(DQN):
         "DuelingMultiInputPolicy": DuelingMultiInputPolicy,
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as SB3's algorithms have it; all of these by keyword
         self,
         policy: str | type[DQNPolicy],
         env: GymEnv | str,
         *args: Any,
         double: bool = True,
+        loss: Literal["huber", "mse"] = "huber",
+        loss_over_all_actions: bool = False,
+        n_epochs: int = 1,
+        sample_with_replacement: bool = True,
+        exploration: Callable[[int, int], float] | None = None,
+        target_update_interval: int | tuple[int, Literal["step", "episode"]] = 10_000,
         **kwargs: Any,
     ) -> None:
         self.double = double
+        self.loss = loss
+        self.loss_over_all_actions = loss_over_all_actions
+        self.n_epochs = n_epochs
+        self.sample_with_replacement = sample_with_replacement
+        self.exploration = exploration
+        interval, unit = _interval(target_update_interval)
+        self.target_update_episodes = interval if unit == "episode" else None
+        self._episodes_at_target_update = 0
+        if exploration is not None and (given := sorted(name for name in kwargs if name.startswith("exploration_"))):
+            raise ValueError(f"exploration replaces {', '.join(given)}: give one or the other")
+        kwargs["target_update_interval"] = _NEVER if unit == "episode" else interval
         super().__init__(policy, env, *args, **kwargs)
+        self._check_parameters()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Make ``gradient_steps`` updates on minibatches of ``batch_size`` transitions from the replay buffer."""
-        if not self.double:
-            super().train(gradient_steps, batch_size)
+        """Draw ``gradient_steps`` minibatches of ``batch_size`` transitions and make ``n_epochs`` updates on each.
+
+        Without replacement nothing is done while fewer transitions are stored.
+        """
+        if not self.sample_with_replacement and self._stored < batch_size:
             return
-        # SB3 asks `q_net_target` for the next Q-values and takes their maximum. Handing it one column, the value of
-        # the action that the online network chose, makes its update a Double-DQN update without repeating it here.
-        target = self.q_net_target
-        self.q_net_target = _DoubleEstimator(self.q_net, target)  # type: ignore[assignment]
-        try:
-            super().train(gradient_steps, batch_size)
-        finally:
-            self.q_net_target = target
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = []
+        for _ in range(gradient_steps):
+            batch = self._sample(batch_size)
+            targets = self._targets(batch)
+            losses += [self._update(batch, targets) for _ in range(self.n_epochs)]
+        self._n_updates += len(losses)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", np.mean(losses))
+
+    def _sample(self, batch_size: int) -> ReplayBufferSamples | DictReplayBufferSamples:
+        buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
+        if self.sample_with_replacement:
+            return buffer.sample(batch_size, env=self._vec_normalize_env)
+        # `random.sample` takes time for what it draws, `np.random.choice` for all that is stored
+        drawn = np.array(random.sample(range(self._stored), batch_size))
+        return buffer._get_samples(drawn, env=self._vec_normalize_env)
+
+    @property
+    def _stored(self) -> int:
+        """How many vector steps the replay buffer holds."""
+        buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
+        return buffer.buffer_size if buffer.full else buffer.pos
+
+    @th.no_grad()
+    def _targets(self, batch: ReplayBufferSamples | DictReplayBufferSamples) -> th.Tensor:
+        """Return the values to learn: (batch, 1) for the actions taken, or (batch, actions) for all of them."""
+        next_values: th.Tensor = self.q_net_target(batch.next_observations)
+        if self.double:
+            chosen = self._predicted(batch.next_observations).argmax(dim=1, keepdim=True)
+            next_values = next_values.gather(dim=1, index=chosen)
+        else:
+            next_values = next_values.max(dim=1, keepdim=True).values
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+        targets = batch.rewards + (1 - batch.dones) * discounts * next_values
+        if not self.loss_over_all_actions:
+            return targets
+        return self._predicted(batch.observations).scatter(dim=1, index=batch.actions.long(), src=targets)
+
+    def _predicted(self, observations: PyTorchObs) -> th.Tensor:
+        """Return the online network's Q-values, in its evaluation mode: no dropout, batch statistics left alone."""
+        self.q_net.set_training_mode(False)
+        values: th.Tensor = self.q_net(observations)
+        self.q_net.set_training_mode(True)
+        return values
+
+    def _update(self, batch: ReplayBufferSamples | DictReplayBufferSamples, targets: th.Tensor) -> float:
+        """Make one step of the optimizer; return the loss before it."""
+        values = self.q_net(batch.observations)
+        if not self.loss_over_all_actions:
+            values = values.gather(dim=1, index=batch.actions.long())
+        loss = _LOSSES[self.loss](values, targets)
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.max_grad_norm < math.inf:
+            th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()
+        return loss.item()
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        # Episodes start here: after the updates that follow the last step of one, before the first action of the next.
+        every = self.target_update_episodes
+        if every and self._episode_num // every != self._episodes_at_target_update // every:
+            self._episodes_at_target_update = self._episode_num
+            self._update_target()
+        if self.exploration is not None:
+            self.exploration_rate = float(self.exploration(self._episode_num, self.num_timesteps))
+            learning_starts = 0
+        return super()._sample_action(learning_starts, action_noise, n_envs)
+
+    def _update_target(self) -> None:
+        polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def _on_step(self) -> None:
+        explored_with = self.exploration_rate
+        super()._on_step()
+        if self.exploration is not None:
+            self.exploration_rate = explored_with
+            self.logger.record("rollout/exploration_rate", explored_with)
+
+    def _check_parameters(self) -> None:
+        if self.loss not in _LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(_LOSSES)}, not {self.loss!r}")
+        if self.n_epochs < 1:
+            raise ValueError(f"n_epochs must be at least 1, not {self.n_epochs}")
+        if not 0 < self.exploration_fraction <= 1:
+            raise ValueError(f"exploration_fraction must be above 0 and at most 1, not {self.exploration_fraction}")
+        rates = {name: getattr(self, name) for name in ("exploration_initial_eps", "exploration_final_eps")}
+        if self.exploration is not None:
+            rates = {"exploration's epsilon at the start": self.exploration(0, 0)}
+        for name, rate in rates.items():
+            if not 0 <= rate <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {rate}")
+        if not self.sample_with_replacement and self.replay_buffer is not None:
+            self._check_sampling(self.replay_buffer)
+
+    def _check_sampling(self, buffer: ReplayBuffer) -> None:
+        if isinstance(buffer, HerReplayBuffer) or self.optimize_memory_usage:
+            raise ValueError("sample_with_replacement=False fits neither HerReplayBuffer nor optimize_memory_usage")
+        if self.batch_size > buffer.buffer_size:
+            held = f"{buffer.buffer_size} transitions" + (f" of each of {self.n_envs} envs" if self.n_envs > 1 else "")
+            raise ValueError(
+                f"a batch_size of {self.batch_size} cannot be drawn without replacement from a buffer of {held}; "
+                f"make buffer_size at least {self.batch_size * self.n_envs}"
+            )
 
 
-class _DoubleEstimator:
-    """Values the online network's greedy action with the target network."""
-
-    def __init__(self, online: QNetwork, target: QNetwork) -> None:
-        self.online = online
-        self.target = target
-
-    def __call__(self, observations: PyTorchObs) -> th.Tensor:
-        """Return the values, of shape (batch, 1)."""
-        self.online.set_training_mode(False)  # as the target network's: no dropout, batch statistics left alone
-        actions = self.online(observations).argmax(dim=1, keepdim=True)
-        self.online.set_training_mode(True)
-        return th.gather(self.target(observations), dim=1, index=actions)
+def _interval(value: int | tuple[int, str]) -> tuple[int, str]:
+    interval, unit = (value, "step") if isinstance(value, int) else value
+    if unit not in ("step", "episode") or interval < 1:
+        raise ValueError(f"target_update_interval must be steps or (n, 'step' | 'episode'), n at least 1, not {value}")
+    return interval, unit
