@@ -44,6 +44,16 @@ class RecordingError(ToolkitError):
     exit_status = 1
 
 
+class WatchingError(ToolkitError):
+    """Episodes that cannot be shown in a window."""
+
+
+class NetworkError(ToolkitError):
+    """A network whose layers could not be followed."""
+
+    exit_status = 1
+
+
 class TrainingError(ToolkitError):
     """A training run that broke off; its directory says ``failed``."""
 

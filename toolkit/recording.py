@@ -8,8 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +19,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.config import RunConfig
+from toolkit.display import no_display
 from toolkit.environments import Wrap, derived_seed, make_vec_env
-from toolkit.errors import RecordingError, RunError, describe
+from toolkit.errors import RecordingError, RunError, ToolkitError, describe
 from toolkit.models import load_model
 from toolkit.rollouts import play_greedily
 from toolkit.run import Run
+from toolkit.tails import Tail, checked_tail
 
 Frame = NDArray[np.uint8]
 VideoFormat = Literal["mp4", "gif"]
@@ -35,28 +36,33 @@ def record(
     run: Run,
     episodes: int = 1,
     formats: Sequence[VideoFormat] = ("mp4",),
-    out: Path | None = None,
+    out: str | Path | None = None,
     max_steps: int = DEFAULT_MAX_STEPS,
+    tail: int = 0,
 ) -> list[Path]:
     """Record greedy episodes of a run's model, one file an episode and format.
 
     :param out: directory of the videos; by default the run's own
+    :param max_steps: an episode is cut after so many steps
+    :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
     :return: the files written, in order
     :raises RunError: if the run has no model that can be loaded, or ``out`` cannot be written to
-    :raises RecordingError: if the environment draws no frames, or the video cannot be encoded
+    :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
+        be encoded
     """
     return record_episodes(
         load_model(run),
         run.config,
-        out or run.videos,
+        Path(out) if out else run.videos,
         "record",
         formats=formats,
         episodes=episodes,
         max_steps=max_steps,
+        tail=tail,
     )
 
 
-def record_episodes(
+def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by keyword
     model: BaseAlgorithm,
     config: RunConfig,
     directory: Path,
@@ -65,16 +71,21 @@ def record_episodes(
     formats: Sequence[VideoFormat] = ("mp4",),
     episodes: int = 1,
     max_steps: int = DEFAULT_MAX_STEPS,
+    tail: int = 0,
 ) -> list[Path]:
     """Record greedy episodes of a model as ``<name>.<format>``, or ``<name>-<n>.<format>`` where that is taken.
 
     The episodes follow from the run's seed, so that videos of one run compare; training is not touched.
 
     :param max_steps: an episode is cut after so many steps
+    :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
     :return: the files written, in order
     :raises RunError: if the directory cannot be written to
-    :raises RecordingError: if the environment draws no frames, or the video cannot be encoded
+    :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
+        be encoded
     """
+    checked_tail(tail)
+    seed = derived_seed(config.seed, "video")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=directory, prefix=".recording-")
@@ -84,34 +95,24 @@ def record_episodes(
         clips = Path(folder) / "clips"
 
         def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-            return _ClipRecorder(TimeLimit(env, max_steps), clips, formats, episodes)
+            recorder = _ClipRecorder(TimeLimit(env, max_steps), clips, formats, episodes)
+            return Tail(recorder, tail, seed, recorder.capture)
 
         try:
-            with _no_display(), warnings.catch_warnings():
+            with no_display(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what matters of them is in the error
-                _play_on_camera(model, config, episodes, wrap)
+                _play_on_camera(model, config, seed, episodes, wrap)
             return _publish(clips, directory, name, formats, episodes)
         except RecordingError:
             raise
+        except ToolkitError as error:
+            raise RecordingError(f"no video was made: {error.message}", error.hint) from error
         except Exception as error:
             hint = "moviepy and imageio-ffmpeg bring the encoder" if "ffmpeg" in str(error).lower() else ""
             raise RecordingError(f"no video was made: {describe(error)}", hint) from error
 
 
-@contextmanager
-def _no_display() -> Iterator[None]:
-    """Keep SDL, which draws for pygame, from looking for a display and sound that frames in memory do not need."""
-    wanted = {name: "dummy" for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER") if name not in os.environ}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name in wanted:
-            del os.environ[name]
-
-
-def _play_on_camera(model: BaseAlgorithm, config: RunConfig, episodes: int, wrap: Wrap) -> None:
-    seed = derived_seed(config.seed, "video")
+def _play_on_camera(model: BaseAlgorithm, config: RunConfig, seed: int, episodes: int, wrap: Wrap) -> None:
     env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
     try:
         play_greedily(model, env, episodes)
@@ -162,6 +163,11 @@ class _ClipRecorder(RecordVideo):
     def __init__(self, env: gym.Env[Any, Any], folder: Path, formats: Sequence[VideoFormat], episodes: int) -> None:
         super().__init__(env, str(folder), episode_trigger=lambda episode: episode < episodes, name_prefix="clip")
         self.formats = formats
+
+    def capture(self) -> None:
+        """Film the environment as it is now."""
+        if self.recording:
+            self._capture_frame()  # type: ignore[no-untyped-call]
 
     def stop_recording(self) -> None:
         """Write the clip and forget its frames."""

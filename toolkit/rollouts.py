@@ -15,7 +15,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from toolkit.environments import EpisodeRecorder
+from toolkit.environments import Episode, EpisodeRecorder
 from toolkit.errors import RunError
 from toolkit.models import suitable_threads
 
@@ -28,12 +28,15 @@ def bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return limited
 
 
-def play_greedily(model: BaseAlgorithm, env: EpisodeRecorder, episodes: int) -> list[float]:
+def play_greedily(
+    model: BaseAlgorithm, env: EpisodeRecorder, episodes: int, ended: Callable[[Episode], None] | None = None
+) -> list[float]:
     """Play whole episodes with deterministic actions and return their raw returns.
 
     No random generator that training draws from moves.
 
     :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
+    :param ended: called with each episode when it has ended
     :raises RunError: if an episode did not end within ``EPISODE_LIMIT`` steps
     """
     play: Callable[..., Any] = evaluate_policy
@@ -41,11 +44,27 @@ def play_greedily(model: BaseAlgorithm, env: EpisodeRecorder, episodes: int) -> 
         from sb3_contrib.common.maskable.evaluation import evaluate_policy as play_with_masks
 
         play = play_with_masks
+    callback = _teller(env, ended) if ended else None
     with _untouched_generators(), suitable_threads(model):
-        returns, _ = play(model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True)
+        returns, _ = play(
+            model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True, callback=callback
+        )
     if any(episode.length >= EPISODE_LIMIT for episode in env.episodes):
         raise RunError(f"an episode did not end within {EPISODE_LIMIT:,} steps", "set env.max_episode_steps")
     return [float(episode_return) for episode_return in returns]
+
+
+def _teller(env: EpisodeRecorder, ended: Callable[[Episode], None]) -> Callable[..., None]:
+    """Return a callback of ``evaluate_policy`` that tells of the episodes that ended since it was last called."""
+    told = len(env.episodes)
+
+    def tell(*_: Any) -> None:
+        nonlocal told
+        news, told = env.episodes[told:], len(env.episodes)
+        for episode in news:
+            ended(episode)
+
+    return tell
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 from toolkit.callbacks import RunCallback
 from toolkit.errors import ToolkitError
 from toolkit.recording import DEFAULT_MAX_STEPS, VideoFormat, record_episodes
+from toolkit.tails import checked_tail
 
 
 class RecordVideoCallback(RunCallback):
@@ -21,6 +22,7 @@ class RecordVideoCallback(RunCallback):
     :param at_end: record when training ends, unless success was just recorded
     :param formats: `mp4`, `gif` or both
     :param max_steps: an episode is cut after so many steps; all its frames are in memory until then
+    :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class RecordVideoCallback(RunCallback):
         at_end: bool = False,
         formats: list[VideoFormat] | None = None,
         max_steps: int = DEFAULT_MAX_STEPS,
+        tail: int = 0,
     ) -> None:
         if not (every_timesteps or every_episodes or on_success or at_end):
             raise ValueError("say when: every_timesteps, every_episodes, on_success or at_end")
@@ -50,6 +53,7 @@ class RecordVideoCallback(RunCallback):
         self.at_end = at_end
         self.formats: list[VideoFormat] = formats or ["mp4"]
         self.max_steps = max_steps
+        self.tail = checked_tail(tail)
         self._timestep_marks = 0
         self._episode_marks = 0
 
@@ -74,6 +78,14 @@ class RecordVideoCallback(RunCallback):
         run = self.context.run
         name = f"{trigger}-step-{self.num_timesteps}-episode-{len(self.context.episodes)}"
         try:
-            record_episodes(self.model, run.config, run.videos, name, formats=self.formats, max_steps=self.max_steps)
+            record_episodes(
+                self.model,
+                run.config,
+                run.videos,
+                name,
+                formats=self.formats,
+                max_steps=self.max_steps,
+                tail=self.tail,
+            )
         except ToolkitError as error:
             logging.getLogger("toolkit").warning("%s: %s; training goes on", name, str(error).replace("\n", "; "))

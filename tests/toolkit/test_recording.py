@@ -59,6 +59,42 @@ class Moving(gym.Env[Any, Any]):
         return frame if self.draws else None
 
 
+class Acting(gym.Env[Any, Any]):
+    """Draws a white column that moves to the right, above the last action: 0 is dark, each next one brighter."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+
+    def __init__(
+        self, render_mode: str | None = None, actions: int = 2, start: int = 0, steps: int = 4, fragile: bool = False
+    ) -> None:
+        self.render_mode, self.steps, self.fragile = render_mode, steps, fragile
+        self.action_space = gym.spaces.Discrete(actions, start=start)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.step_number, self.action, self.over = 0, -1, False
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        if self.over:
+            gym.logger.warn("stepped after the end")
+            if self.fragile:
+                raise RuntimeError("it is over")
+        self.step_number += 1
+        self.action = int(action - self.action_space.start)
+        luck = self.np_random.random()
+        self.over = self.step_number >= self.steps if self.steps else luck < 0.2  # steps: 0 leaves the end to chance
+        return np.zeros(1, np.float32), 1.0, self.over, False, {}
+
+    def render(self) -> Any:
+        frame = np.full((48, 64, 3), 60 * (self.action + 1), np.uint8)
+        frame[:24] = 0
+        frame[:24, self.step_number % 64] = 255
+        return frame
+
+
 class Blind(Moving):
     """Cannot draw."""
 
@@ -71,6 +107,7 @@ class Blind(Moving):
 
 gym.register("toolkit_tests/Moving-v0", Moving)
 gym.register("toolkit_tests/Blind-v0", Blind)
+gym.register("toolkit_tests/Acting-v0", Acting)
 
 MOVING = """\
 timesteps: 4
@@ -297,3 +334,139 @@ def test_without_an_encoder_a_gif_can_be_made(cartpole: Run) -> None:
     process = toolkit_process(command, IMAGEIO_FFMPEG_EXE="/nowhere/ffmpeg")
     assert process.communicate(timeout=120) == ("films/record.gif\n", "")
     assert len(decoded(Path("films/record.gif")).frames) > 1
+
+
+# --- the tail: what follows when the environment has terminated the episode ----------------------------------------
+
+OWN = """\
+import gymnasium as gym
+import numpy as np
+
+
+class Shifted(gym.ActionWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def action(self, action):
+        return np.int64(action + self.env.action_space.start)
+
+
+class Lives(gym.Wrapper):
+    def step(self, action):
+        observation, reward, _, truncated, info = self.env.step(action)
+        return observation, reward, True, truncated, info
+"""
+
+
+def acting_run(directory: Path, *overrides: str) -> Run:
+    """Train for 4 steps on an environment whose frames show the actions."""
+    (directory / "own.py").write_text(OWN)
+    return moving_run(directory, "env.id=toolkit_tests/Acting-v0", *overrides)
+
+
+def actions_in(path: Path) -> list[int]:
+    """Read back which action each frame shows; -1 is the reset's."""
+    return [round(level / 60) - 1 for level in decoded(path).frames[:, 30:].mean(axis=(1, 2, 3))]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_two_actions_take_turns_after_the_end(tmp_path: Path, suffix: VideoFormat, steps: int) -> None:
+    (path,) = record(acting_run(tmp_path, f"env.params.steps={steps}"), formats=[suffix], tail=5)
+    reset, *shown = actions_in(path)
+    agents, following = shown[:steps], shown[steps:]
+    last = agents[-1]
+    assert (reset, following) == (-1, [1 - last, last, 1 - last, last, 1 - last])
+
+
+def test_two_actions_that_do_not_start_at_zero_take_turns_too(tmp_path: Path) -> None:
+    run = acting_run(tmp_path, "env.params.start=7", f"env.wrappers=['{tmp_path}/own.py:Shifted']")
+    (path,) = record(run, formats=["gif"], tail=3)
+    last, *following = actions_in(path)[4:]
+    assert following == [1 - last, last, 1 - last]
+
+
+def test_other_actions_are_sampled_and_the_same_run_samples_the_same(tmp_path: Path) -> None:
+    tails = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        run = acting_run(tmp_path / name, "env.params.actions=3", f"seed={seed}")
+        tails.append([actions_in(path)[5:] for path in record(run, formats=["gif", "mp4"], tail=20)])
+    (one, one_as_mp4), (other, _), (third, _) = tails
+    assert set(one) == {0, 1, 2}
+    assert len(one) == 20
+    assert one == one_as_mp4 == other != third
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_the_fall_is_seen(cartpole: Run, tmp_path: Path, suffix: VideoFormat) -> None:
+    (plain,) = record(cartpole, formats=[suffix], out=tmp_path)
+    (path,) = record(cartpole, formats=[suffix], out=tmp_path, tail=30)
+    assert decoded(path).seconds - decoded(plain).seconds == pytest.approx(30 / 50)
+    tips = []
+    for frame in (decoded(plain).frames[-1], decoded(path).frames[-1]):
+        pole = (np.abs(frame.astype(int) - (202, 152, 101)) < 40).all(axis=2)
+        tips.append(np.flatnonzero(pole.any(axis=1))[0])
+    at_termination, at_the_end = tips
+    assert at_the_end > at_termination + 40  # rows count from the top
+
+
+def test_every_episode_has_its_tail_and_the_next_one_is_what_it_would_have_been(tmp_path: Path) -> None:
+    run = acting_run(tmp_path, "env.params.steps=0")
+    plain, long = ([len(decoded(path).frames) for path in record(run, 4, ["gif"], tail=tail)] for tail in (0, 6))
+    assert len(set(plain)) > 1
+    assert long == [frames + 6 for frames in plain]
+
+
+@pytest.mark.parametrize("overrides", [["env.max_episode_steps=3"], []])
+def test_an_episode_that_a_time_limit_cut_has_no_tail(tmp_path: Path, overrides: list[str]) -> None:
+    (path,) = record(acting_run(tmp_path, *overrides), max_steps=1000 if overrides else 3, tail=5)
+    assert len(actions_in(path)) == 4
+
+
+@pytest.mark.parametrize("overrides", [["env.max_episode_steps=4"], []])
+def test_an_episode_that_terminates_at_its_time_limit_has_a_tail(tmp_path: Path, overrides: list[str]) -> None:
+    (path,) = record(acting_run(tmp_path, *overrides), max_steps=1000 if overrides else 4, tail=5)
+    assert len(actions_in(path)) == 10
+
+
+def test_a_lost_life_after_which_the_game_goes_on_has_no_tail(tmp_path: Path) -> None:
+    (path,) = record(acting_run(tmp_path, f"env.wrappers=['{tmp_path}/own.py:Lives']"), tail=5)
+    assert len(actions_in(path)) == 2
+
+
+def test_an_environment_that_cannot_go_on_is_named_and_leaves_nothing_behind(tmp_path: Path, toolkit: Toolkit) -> None:
+    run = acting_run(tmp_path, "env.params.fragile=true")
+    assert len(record(run, out=tmp_path)) == 1
+    done = toolkit("record", run.directory, "--tail", "5")
+    assert (done.status, done.out) == (1, "")
+    message, hint = done.err.splitlines()
+    name = "toolkit_tests/Acting-v0"
+    assert message.startswith(
+        f"error: no video was made: {name} cannot be stepped after the end of its episode: RuntimeError: it is over"
+    )
+    assert hint == "leave out --tail"
+    assert [*run.videos.iterdir()] == []
+
+
+def test_the_command_films_the_tail_and_says_nothing_of_it(cartpole: Run, toolkit: Toolkit) -> None:
+    done = toolkit("record", cartpole.directory, "--format", "gif", "--out", "films", "--tail", "5")
+    assert (done.status, done.out, done.err) == (0, "films/record.gif\n", "")
+    (plain,) = record(cartpole, formats=["gif"], out=Path("films"))
+    assert decoded(Path("films/record.gif")).seconds - decoded(plain).seconds == pytest.approx(5 / 50)
+
+
+@pytest.mark.parametrize("tail", ["-1", "1001", "abc"])
+def test_a_tail_that_makes_no_sense_is_bad_input(run: Run, toolkit: Toolkit, tail: str) -> None:
+    done = toolkit("record", run.directory, "--tail", tail)
+    assert (done.status, done.out) == (2, "")
+    assert "'--tail'" in done.err
+    assert not run.videos.exists()
+
+
+@pytest.mark.parametrize("tail", [-1, 1001])
+def test_a_tail_that_makes_no_sense_is_refused(run: Run, tail: int) -> None:
+    with pytest.raises(ValueError, match=f"tail must be 0 to 1000, not {tail}"):
+        record(run, tail=tail)
+    assert not run.videos.exists()

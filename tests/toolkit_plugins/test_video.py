@@ -93,6 +93,16 @@ def test_every_format_is_made_and_cut_after_max_steps(tmp_path: Path) -> None:
         assert 1 <= image.n_frames <= 4
 
 
+def test_a_video_goes_on_after_the_fall(tmp_path: Path) -> None:
+    frames = []
+    for tail in (0, 7):
+        (tmp_path / str(tail)).mkdir()
+        run = filmed_run(tmp_path / str(tail), f"at_end: true, tail: {tail}", "callbacks.1.params.max_steps=200")
+        with Image.open(run.videos / videos_of(run)[0]) as image:
+            frames.append(image.n_frames)
+    assert frames[1] == frames[0] + 7
+
+
 def careless_wrapper(directory: Path) -> str:
     """Write a wrapper that draws from the generators that training draws from, as some environments do."""
     (directory / "careless.py").write_text(
@@ -109,9 +119,10 @@ def careless_wrapper(directory: Path) -> str:
 def test_training_is_bit_for_bit_the_same_with_and_without_videos(tmp_path: Path, algorithm: str) -> None:
     careless = f"env.wrappers=['{careless_wrapper(tmp_path)}']"
     ends = []
-    for name, params in (("with", "every_timesteps: 60, every_episodes: 7, at_end: true"), ("without", None)):
+    for name, params in (("with", "every_timesteps: 60, every_episodes: 7, at_end: true, tail: 9"), ("without", None)):
         (tmp_path / name).mkdir()
-        overrides = [careless, f"algorithm={ALGORITHMS[algorithm]}"] + ([] if params else ["callbacks=[]"])
+        callbacks = "callbacks.1.params.max_steps=20" if params else "callbacks=[]"
+        overrides = [careless, f"algorithm={ALGORITHMS[algorithm]}", callbacks]
         run = filmed_run(tmp_path / name, params or "at_end: true", *overrides)
         assert run.videos.exists() == bool(params)
         with zipfile.ZipFile(run.model_path) as archive:
@@ -189,12 +200,14 @@ def test_a_missing_encoder_costs_the_videos_and_not_the_run(config_file: Path) -
         {"at_end": True, "every_timesteps": 0},
         {"at_end": True, "every_episodes": -1},
         {"at_end": True, "max_steps": 0},
+        {"at_end": True, "tail": -1},
+        {"at_end": True, "tail": 1001},
         {"at_end": True, "formats": []},
         {"at_end": True, "formats": ["gif", "gif"]},
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(tmp_path: Path, params: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"say when|must be at least 1|formats must name"):
+    with pytest.raises(ValueError, match=r"say when|must be at least 1|tail must be|formats must name"):
         RecordVideoCallback(**params)
 
 
@@ -206,6 +219,8 @@ def test_parameters_that_make_no_sense_are_refused(tmp_path: Path, params: dict[
         ("{every_episode: 3}", "did you mean 'every_episodes'?"),
         ("{every_timesteps: often}", "every_timesteps: should be int or null, not 'often'"),
         ("{at_end: true, max_steps: 0}", "max_steps must be at least 1, not 0"),
+        ("{at_end: true, tail: -1}", "tail must be 0 to 1000, not -1"),
+        ("{at_end: true, tail: long}", "tail: should be int, not 'long'"),
     ],
 )
 def test_parameters_that_make_no_sense_are_bad_input(
