@@ -9,26 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.api import Run, load, train
     from toolkit.callbacks import RunCallback, SuccessCriterion
     from toolkit.components import load_config
     from toolkit.config import RunConfig
     from toolkit.errors import ToolkitError
     from toolkit.evaluation import Evaluation, evaluate
+    from toolkit.plotting import plot
     from toolkit.recording import record
-    from toolkit.run import Run
-    from toolkit.training import train
+    from toolkit.watching import watch
 
 _HOMES = {
     "Evaluation": "toolkit.evaluation",
-    "Run": "toolkit.run",
+    "Run": "toolkit.api",
     "RunCallback": "toolkit.callbacks",
     "RunConfig": "toolkit.config",
     "SuccessCriterion": "toolkit.callbacks",
     "ToolkitError": "toolkit.errors",
     "evaluate": "toolkit.evaluation",
+    "load": "toolkit.api",
     "load_config": "toolkit.components",
+    "plot": "toolkit.plotting",
     "record": "toolkit.recording",
-    "train": "toolkit.training",
+    "train": "toolkit.api",
+    "watch": "toolkit.watching",
 }
 
 __all__ = [
@@ -39,9 +43,12 @@ __all__ = [
     "SuccessCriterion",
     "ToolkitError",
     "evaluate",
+    "load",
     "load_config",
+    "plot",
     "record",
     "train",
+    "watch",
 ]
 
 

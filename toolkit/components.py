@@ -11,7 +11,7 @@ from typing import Any
 from toolkit.config import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig, parse
 from toolkit.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
 from toolkit.parameters import bind
-from toolkit.reading import read
+from toolkit.reading import override, read
 from toolkit.registry import KINDS, Kind, entries, find, load_module, load_object
 
 
@@ -56,13 +56,15 @@ class Components:
     callbacks: tuple[Bound, ...]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file and check all of it, the components it names included.
+def load_config(source: str | Path | RunConfig, overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
+    """Read a config and check all of it, the components it names included.
 
-    :param overrides: ``dotted.path=YAML value``, as after ``--set``
+    :param source: a YAML file, or a config to lay values over
+    :param overrides: ``dotted.path=YAML value``, as after ``--set``, or Python values by dotted path
     :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
     """
-    document = read(path, overrides)
+    document = source.to_document() if isinstance(source, RunConfig) else read(source)
+    override(document, overrides)
     config, problems = parse(document)
     if config is not None:
         problems = problems + resolve(config)[1]

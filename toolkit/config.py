@@ -109,15 +109,22 @@ class RunConfig(_Part):
         """Make the error that reports ``problems`` where the file has them."""
         return ConfigError(problems, self._places)
 
-    def to_yaml(self) -> str:
-        """Write the whole config, defaults included, as YAML that reads back as the same config.
+    def to_document(self) -> Document:
+        """Return the whole config, defaults included, as plain data.
 
         :raises ConfigError: if a parameter is no plain data, as can happen when the config was made in Python
         """
         try:
-            return documents.dump(self.model_dump(mode="json"))
+            return Document(self.model_dump(mode="json"), dict(self._places))
         except PydanticSerializationError as error:
             raise self.error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
+
+    def to_yaml(self) -> str:
+        """Write the whole config, defaults included, as YAML that reads back as the same config.
+
+        :raises ConfigError: if a parameter is no plain data
+        """
+        return documents.dump(self.to_document().data)
 
 
 def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Evaluation:
     min_return: float
     max_return: float
     ci95: tuple[float, float]
-    returns: tuple[float, ...]
+    returns: tuple[float, ...] = field(repr=False)
 
 
 def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluation:

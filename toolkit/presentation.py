@@ -6,34 +6,41 @@ import inspect
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from toolkit.evaluation import Evaluation
+    from toolkit.networks import Description
     from toolkit.registry import Kind
     from toolkit.run import Run
 
 
 def outcome(run: Run) -> str:
     """Say how a run that has ended went, where its files are, and what to do next."""
-    result: dict[str, Any] = run.result or {}
-    took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
-    interrupted = "interrupted, " if result["status"] == "interrupted" else ""
-    success = result["success"]
-    if success and success["mean_return"] is not None:
-        verdict = "solved" if success["solved"] else f"{interrupted}not solved"
-        mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
-        goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
-        lines = [f"{verdict}: {mean}{goal}, after {took}"]
-    else:
-        lines = [f"{result['status']}: {took}"]
-    lines.append(f"  run    {run.directory}")
+    lines = [verdict(run), f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     program, directory = _program(), shlex.quote(str(run.directory))
     lines.append(f"  next   {program} evaluate {directory}")
     lines.append(f"         {program} record {directory} --format gif")
     return "\n".join(lines)
+
+
+def verdict(run: Run) -> str:
+    """Say in one line how a run went, or that it has not ended."""
+    result = run.result
+    if result is None:
+        return "has not ended"
+    took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
+    interrupted = "interrupted, " if result["status"] == "interrupted" else ""
+    success = result["success"]
+    if not success or success["mean_return"] is None:
+        return f"{result['status']}: {took}"
+    word = "solved" if success["solved"] else f"{interrupted}not solved"
+    mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
+    goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
+    return f"{word}: {mean}{goal}, after {took}"
 
 
 def returns(run: Run, evaluation: Evaluation) -> str:
@@ -47,6 +54,25 @@ def returns(run: Run, evaluation: Evaluation) -> str:
         f"  std   {evaluation.std_return:.2f}\n"
         f"  range {evaluation.min_return:g} to {evaluation.max_return:g}"
     )
+
+
+def networks(run: Run, description: Description) -> str:
+    """Say what a run's networks consist of, a table for each."""
+    from toolkit.networks import shape_text
+
+    algorithm = run.config.algorithm
+    lines = [f"{run.directory}: {algorithm.name}, {algorithm.policy} on {run.config.env.id}"]
+    for network in description.networks:
+        inputs = ", ".join(f"{name} {size}" for name, size in network.inputs.items())
+        lines += ["", f"{network.name}: {network.kind} of {inputs}"]
+        rows = [(one.name, one.kind, shape_text(one.output_shape), f"{one.parameters:,}") for one in network.layers]
+        lines += _table(("layer", "kind", "output", "parameters"), rows)
+        lines.append(_parameters(network.name, network.parameters, network.trainable))
+    if len(description.networks) > 1:
+        lines += ["", _parameters("together", description.parameters, description.trainable)]
+    if description.copies:
+        lines += ["", f"left out, as copies: {', '.join(description.copies)}"]
+    return "\n".join(lines)
 
 
 def listing(kind: Kind) -> str:
@@ -82,6 +108,16 @@ def component(kind: Kind, name: str) -> str:
         default = "required" if required else f"default {parameter.default!r}"
         lines.append(f"  {parameter.name}: {type_name(parameter.annotation)}, {default}")
     return "\n".join(lines)
+
+
+def _parameters(what: str, count: int, trainable: int) -> str:
+    return f"  {what}: {count:,} parameters, {'all' if trainable == count else f'{trainable:,}'} trainable"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align columns, the last to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return ["  " + "  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in [head, *rows]]
 
 
 def _program() -> str:

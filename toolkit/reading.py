@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,53 @@ from toolkit.errors import ConfigError, KeyPath, Problem
 _FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w.]+")  # the module of `module:Name` does not end in .py
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
-    """Read a config file with what it extends, and apply ``--set`` overrides (``dotted.path=YAML``).
+def read(path: str | Path) -> Document:
+    """Read a config file with what it extends.
 
-    :raises ConfigError: if a file cannot be read, or an override does not fit
+    :raises ConfigError: if a file cannot be read
     """
     document = _read_extended(Path(path), ())
     if isinstance(document.data, dict):
         document.data.setdefault("name", re.sub(r"[^\w.-]+", "-", Path(path).stem).strip("-.") or "run")
-    for override in overrides:
-        _apply(document, override)
     return document
+
+
+def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> None:
+    """Lay values over a document.
+
+    :param overrides: ``dotted.path=YAML``, as after ``--set``; or Python values by dotted path, in which ``__`` may
+        stand for the dot and a class stands for its path
+    :raises ConfigError: if one does not fit
+    """
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            label = f"{key}={value!r}"
+            _put(document, key.replace("__", "."), _plain(value, label), label)
+        return
+    for text in overrides:
+        label = f"--set {text}"
+        dotted, equals, value = text.partition("=")
+        if not equals or not dotted:
+            raise ConfigError([Problem((), "must have the form dotted.path=value")], {(): label})
+        try:
+            parsed = documents.parse(value, label).data
+        except ConfigError as error:
+            raise ConfigError(error.problems, {(): label}) from None
+        _put(document, dotted, parsed, label)
+
+
+def _plain(value: Any, label: str) -> Any:
+    """Return what YAML would hold: lists for tuples, paths for classes."""
+    if isinstance(value, type):
+        if "<locals>" in value.__qualname__:
+            message = f"{value.__qualname__} cannot be found by name"
+            raise ConfigError([Problem((), message, "define it outside of functions")], {(): label})
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, Mapping):
+        return {key: _plain(one, label) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, label) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
@@ -34,10 +70,7 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
         if chain:
             raise ConfigError([Problem((), "must be a mapping of keys to values")], document.places)
         return document
-    directory = path.resolve().parent
-    for place, value in documents.walk(document.data):
-        if isinstance(value, str):
-            documents.value_at(document.data, place[:-1])[place[-1]] = _absolute(value, directory)
+    _make_absolute(document.data, path.resolve().parent)
     if "extends" not in document.data:
         return document
     base = document.data.pop("extends")
@@ -53,9 +86,11 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
     return _merge(_read_extended(base_path, chain), document)
 
 
-def _absolute(value: str, directory: Path) -> str:
-    """Make the path in ``file.py:Name`` independent of where the program runs; leave other text alone."""
-    return str(directory / value) if _FILE_REFERENCE.fullmatch(value) else value
+def _make_absolute(data: dict[str, Any], directory: Path) -> None:
+    """Make the paths in ``file.py:Name`` independent of where the program runs."""
+    for place, value in documents.walk(data):
+        if isinstance(value, str) and _FILE_REFERENCE.fullmatch(value):
+            documents.value_at(data, place[:-1])[place[-1]] = str(directory / value)
 
 
 def _merge(base: Document, over: Document) -> Document:
@@ -78,23 +113,18 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
         del places[place]
 
 
-def _apply(document: Document, override: str) -> None:
-    label = f"--set {override}"
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise ConfigError([Problem((), "must have the form dotted.path=value")], {(): label})
+def _put(document: Document, dotted: str, value: Any, label: str) -> None:
     if dotted == "extends":
         raise ConfigError([Problem(("extends",), "can only be given in a file")], {(): label})
-    try:
-        value = documents.parse(text, label).data
-    except ConfigError as error:
-        raise ConfigError(error.problems, {(): label}) from None
+    holder = {"value": value}
+    _make_absolute(holder, Path.cwd())
+    value = holder["value"]
     path, made = _open_path(document.data, dotted.split("."), label)
     container = documents.value_at(document.data, path[:-1])
     is_listed_component = len(path) >= 2 and isinstance(path[-2], int)
     if is_listed_component and path[-1] == "name" and container.get("name") != value:
         container.pop("params", None)  # they were the parameters of the component that stood here
-    container[path[-1]] = _absolute(value, Path.cwd()) if isinstance(value, str) else value
+    container[path[-1]] = value
     _forget(document.places, path)
     document.places.update(dict.fromkeys([*made, path], label))
     if any(len(place) > documents.MAX_DEPTH for place, _ in documents.walk(document.data)):

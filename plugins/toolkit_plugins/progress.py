@@ -4,64 +4,42 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from html import escape
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toolkit.callbacks import RunCallback
-
-_REFRESH_SECONDS = 0.1
+from toolkit.notebook import in_notebook
 
 
 class ProgressCallback(RunCallback):
-    """A progress bar on a terminal, and a line for every tenth of training elsewhere, both on stderr.
+    """A progress bar on a terminal or in a notebook, and a line for every tenth of training elsewhere, on stderr.
 
     Shows the mean raw return of the last episodes, and the success criterion's threshold where there is one.
     """
 
+    _display: _Display | None = None
+    _next_refresh = 0.0
+
     def _on_training_start(self) -> None:
-        self._total = self.context.run.config.timesteps
-        self._next_refresh = 0.0
-        self._tenths = 0
-        self._bar: Progress | None = None
+        total = self.context.run.config.timesteps
         console = Console(stderr=True)
-        if console.is_terminal:
-            console.width -= 3  # so that the ^C which a terminal echoes does not break the line
-            self._bar = Progress(
-                TextColumn("{task.fields[steps]}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[score]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                auto_refresh=False,
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=self._total, steps="", score="")
-            self._bar.start()
+        if in_notebook():
+            self._display = _NotebookBar(total)
+        elif console.is_terminal:
+            self._display = _TerminalBar(total, console)
+        else:
+            self._display = _Lines(total)
 
     def _on_step(self) -> bool:
-        if self._bar is not None:
-            now = time.monotonic()
-            if now >= self._next_refresh:
-                self._next_refresh = now + _REFRESH_SECONDS
-                self._refresh(self._bar)
-        elif (tenths := min(10, self.num_timesteps * 10 // self._total)) > self._tenths:
-            self._tenths = tenths
-            print(f"{self._steps()}  {self._score()}", file=sys.stderr, flush=True)
+        display = self._display
+        if display is not None and (now := time.monotonic()) >= self._next_refresh:
+            self._next_refresh = now + display.seconds
+            display.show(self.num_timesteps, self._score)
         return True
-
-    def _refresh(self, bar: Progress) -> None:
-        bar.update(
-            self._task,
-            completed=min(self.num_timesteps, self._total),
-            steps=self._steps(),
-            score=self._score(),
-            refresh=True,
-        )
-
-    def _steps(self) -> str:
-        return f"{self.num_timesteps:,} of {self._total:,} steps"
 
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
@@ -69,15 +47,96 @@ class ProgressCallback(RunCallback):
             return "no episode completed yet"
         if criterion is not None:
             last = min(criterion.episodes, len(episodes))
-            return f"mean of last {last}: {criterion.mean_return:.1f} of {criterion.threshold:g}"
+            solved = "solved, " if criterion.success else ""
+            return f"{solved}mean of last {last}: {criterion.mean_return:.1f} of {criterion.threshold:g}"
         recent = [episode.raw_return for episode in episodes[-100:]]
         return f"mean of last {len(recent)}: {sum(recent) / len(recent):.1f}"
 
     def _on_training_end(self) -> None:
+        if self._display is not None:
+            self._display.show(self.num_timesteps, self._score)
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the screen."""
-        if getattr(self, "_bar", None) is not None:
-            self._bar.stop()  # type: ignore[union-attr]
-            self._bar = None
+        """End the display."""
+        if self._display is not None:
+            self._display.close()
+            self._display = None
+
+
+class _Display(Protocol):
+    seconds: float
+    """How often it wants to be refreshed."""
+
+    def show(self, timesteps: int, score: Callable[[], str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Lines:
+    seconds = 0.0
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._tenths = 0
+
+    def show(self, timesteps: int, score: Callable[[], str]) -> None:
+        tenths = min(10, timesteps * 10 // self._total)
+        if tenths > self._tenths:
+            self._tenths = tenths
+            print(f"{_steps(timesteps, self._total)}  {score()}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _TerminalBar:
+    seconds = 0.1
+
+    def __init__(self, total: int, console: Console) -> None:
+        self._total = total
+        console.width -= 3  # so that the ^C which a terminal echoes does not break the line
+        self._bar = Progress(
+            TextColumn("{task.fields[steps]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[score]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total, steps="", score="")
+        self._bar.start()
+
+    def show(self, timesteps: int, score: Callable[[], str]) -> None:
+        done = min(timesteps, self._total)
+        steps = _steps(timesteps, self._total)
+        self._bar.update(self._task, completed=done, steps=steps, score=score(), refresh=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _NotebookBar:
+    """Stays where it is when training has ended."""
+
+    seconds = 0.3
+
+    def __init__(self, total: int) -> None:
+        from IPython.display import HTML, display
+
+        self._total = total
+        self._html: Any = HTML
+        self._handle: Any = display(HTML(""), display_id=True)
+
+    def show(self, timesteps: int, score: Callable[[], str]) -> None:
+        bar = f'<progress value="{timesteps}" max="{self._total}" style="width:20em"></progress>'
+        self._handle.update(self._html(f"{bar} {_steps(timesteps, self._total)}, {escape(score())}"))
+
+    def close(self) -> None:
+        pass
+
+
+def _steps(timesteps: int, total: int) -> str:
+    return f"{timesteps:,} of {total:,} steps"

@@ -1,0 +1,62 @@
+"""The course's notebook, run from top to bottom as a trainee runs it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from support import PROJECT
+
+NOTEBOOK = PROJECT / "examples" / "course.ipynb"
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The cells by id, executed in a copy of the place where they stand, without a display."""
+    place = tmp_path_factory.mktemp("clone")
+    (place / "examples").mkdir()
+    shutil.copytree(PROJECT / "configs", place / "configs")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("DISPLAY", raising=False)
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(place / "examples")}}).execute()
+    return {cell["id"]: cell for cell in notebook.cells}
+
+
+def html(cell: Any) -> str:
+    return "".join(output["data"].get("text/html", "") for output in cell["outputs"] if "data" in output)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::RuntimeWarning")
+def test_the_notebook_runs_and_shows_what_it_says(cells: dict[str, Any]) -> None:
+    assert not [
+        cell["id"] for cell in cells.values() for one in cell.get("outputs", []) if one.get("name") == "stderr"
+    ]
+    for training in ("train-run", "train-graded", "train-own"):
+        assert re.search(
+            r"<progress .*[\d,]+ of 100,000 steps, solved, mean of last 10: 19\d\.\d of 195", html(cells[training])
+        )
+    for shown in ("show-run", "show-fall", "train-own"):
+        assert "data:image/png;base64," in html(cells[shown])
+        assert "data:video/mp4;base64," in html(cells[shown])
+    assert re.search(r"<b>runs/course_ddqn-1</b>: solved: mean return 19\d\.\d", html(cells["show-run"]))
+    assert re.fullmatch(r"mean 1\d\d\.\d, 95 % interval .*\n", cells["evaluate-run"]["outputs"][0]["text"])
+    for picture in ("plot-both", "plot-three"):
+        assert "image/png" in cells[picture]["outputs"][0]["data"]
+
+
+def test_the_notebook_is_kept_without_output() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    assert not [cell["id"] for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
+
+
+def test_the_configs_it_names_exist() -> None:
+    named = re.findall(r"\.\./(configs/\w+\.yaml)", Path(NOTEBOOK).read_text())
+    assert named
+    assert all((PROJECT / name).is_file() for name in named)

@@ -1,0 +1,94 @@
+"""The toolkit in Python: train, load, and a run that evaluates, records and shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from toolkit import evaluation, recording, run, training
+from toolkit.components import load_config
+from toolkit.config import RunConfig
+from toolkit.evaluation import Evaluation
+from toolkit.notebook import in_notebook, page
+from toolkit.presentation import outcome
+from toolkit.recording import VideoFormat
+from toolkit.registry import KINDS, find
+
+
+class Run(run.Run):
+    """A run directory in Python; as the last value of a notebook's cell it shows itself."""
+
+    def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
+        """Play greedy episodes on seeds that training never used; see :func:`toolkit.evaluate`."""
+        return evaluation.evaluate(self, episodes, seed)
+
+    def record(
+        self,
+        episodes: int = 1,
+        formats: Sequence[VideoFormat] = ("mp4",),
+        out: str | Path | None = None,
+        tail: int = 0,
+    ) -> list[Path]:
+        """Record greedy episodes, by default into the run's ``videos``; see :func:`toolkit.record`."""
+        return recording.record(self, episodes, formats, out, tail=tail)
+
+    def show(self, tail: int = 40) -> None:
+        """Record a greedy episode and show it with the learning curve and how the run went.
+
+        Outside a notebook this is told in words, with the path of the video.
+
+        :param tail: frames, 0 to 1000, that go on after a fall
+        :raises RunError: if the run has no model
+        """
+        self.record(tail=tail)
+        if not in_notebook():
+            print(outcome(self))
+            return
+        from IPython.display import display
+
+        display(self)
+
+    def __repr__(self) -> str:
+        """Name the run's directory."""
+        return f"Run({str(self.directory)!r})"
+
+    def _repr_html_(self) -> str:
+        return page(self)
+
+
+def train(
+    config: str | Path | RunConfig,
+    out: str | Path | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    progress_bar: bool | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train as a config says, into a new run directory; see :func:`toolkit.training.train`.
+
+    ``train("cartpole.yaml", seed=3, env__wrappers=[MyReward], algorithm__params__gamma=0.9)`` lays values over the
+    config by dotted path, with ``__`` for the dot; a class stands where the config names one.
+
+    :param config: a YAML file, or a config that :func:`toolkit.load_config` has read
+    :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
+    :param callbacks: objects called after the config's own
+    :param progress_bar: whether to show how training goes; by default in a notebook
+    :raises ConfigError: if the config or a value does not fit
+    :raises TrainingError: if training breaks off
+    """
+    loaded = load_config(config, overrides)
+    names = {callback.name for callback in loaded.callbacks}
+    shown = in_notebook() if progress_bar is None else progress_bar
+    bars = [find(KINDS["callbacks"], "progress")()] if shown and "progress" not in names else []
+    trained = training.train(loaded, None if out is None else Path(out), [*callbacks, *bars])
+    return Run(trained.directory, trained.config)
+
+
+def load(directory: str | Path | None = None) -> Run:
+    """Open a run: its directory, or the newest under ``runs/``.
+
+    :raises RunError: if there is no such run
+    """
+    return Run.newest() if directory is None else Run.open(Path(directory))
