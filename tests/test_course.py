@@ -1,0 +1,141 @@
+"""The course's configs do what its programs do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from arithmetic import layers_of, updated_by_hand
+from numpy.typing import NDArray
+from support import PROJECT, Toolkit
+
+from toolkit import RunConfig, load_config
+from toolkit.algorithms import DoubleDQN
+from toolkit.environments import EpisodeRecorder, make_vec_env
+from toolkit.models import build_model
+
+KERAS_EPSILON = 1e-7
+
+
+def config_of(name: str, *overrides: str) -> RunConfig:
+    return load_config(PROJECT / "configs" / f"course_{name}.yaml", overrides)
+
+
+def untrained(name: str) -> DoubleDQN:
+    """Build the config's model with a full replay buffer of one minibatch, and no update yet."""
+    config = config_of(name, "algorithm.params.buffer_size=32", "algorithm.params.learning_starts=10_000")
+    model = build_model(config, make_vec_env(config, seed=0), seed=0)
+    assert isinstance(model, DoubleDQN)
+    model.learn(60)
+    return model
+
+
+def all_of(model: DoubleDQN) -> Any:
+    """Return the transitions of the replay buffer as a minibatch, which in another order is the same one."""
+    buffer: Any = model.replay_buffer
+    fields = ("observations", "next_observations", "actions", "rewards", "dones")
+    batch = {name: th.as_tensor(getattr(buffer, name).reshape(32, -1)) for name in fields}
+    return SimpleNamespace(**batch)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("ddqn", 5), ("dqn", 5), ("graded", 3), ("angle", 3)])
+def test_one_draw_of_the_recipe_is_its_arithmetic_by_hand(name: str, passes: int) -> None:
+    model = untrained(name)
+    assert [layer.shape for layer in layers_of(model.q_net)] == [(16, 4), (16,), (16, 16), (16,), (2, 16), (2,)]
+    assert model.n_epochs == passes
+    assert (model.gamma, model.learning_rate, model.batch_size) == (0.99, 1e-3, 32)
+    if name != "dqn":  # its target network is the online network
+        for parameter in model.q_net_target.parameters():
+            parameter.data *= 1.5
+    batch = all_of(model)
+    assert batch.dones.sum() > 0
+    expected = updated_by_hand(model, batch, KERAS_EPSILON)
+    model.train(gradient_steps=1, batch_size=32)
+    for layer, by_hand in zip(layers_of(model.q_net), expected, strict=True):
+        np.testing.assert_allclose(layer, by_hand, rtol=0, atol=2e-6)
+
+
+def falling(_: NDArray[np.float32]) -> int:
+    return 0
+
+
+def balancing(observation: NDArray[np.float32]) -> int:
+    """Push the cart to where the pole leans and turns, and back to the middle."""
+    position, velocity, angle, turning = observation
+    return int(angle + 0.3 * turning + 0.01 * position + 0.03 * velocity > 0)
+
+
+def episode(env: EpisodeRecorder, policy: Any) -> tuple[list[float], list[float]]:
+    """Play an episode; return its rewards, and the pole's angle after each step but the last."""
+    (observation,) = env.reset()
+    rewards, angles, done = [], [], False
+    while not done:
+        (observation,), (reward,), (done,), _ = env.step(np.array([policy(observation)]))
+        rewards.append(float(reward))
+        angles.append(float(observation[2]))
+    return rewards, angles[:-1]
+
+
+@pytest.mark.parametrize("policy", [falling, balancing])
+@pytest.mark.parametrize("name", ["ddqn", "graded", "angle"])
+def test_the_reward_is_that_of_the_program(name: str, policy: Any) -> None:
+    env = make_vec_env(config_of(name), seed=0)
+    rewards, angles = episode(env, policy)
+    last = len(rewards) - 1
+    assert last == 198 if policy is balancing else last < 15, "the 200 steps count the first, random action"
+    ends = {"ddqn": 1.0 if last >= 195 else -1.0, "graded": (last - 99) * 0.01, "angle": (last - 99) * 0.01}
+    before = [1 - 2 * abs(angle) for angle in angles] if name == "angle" else [0.0] * last
+    np.testing.assert_allclose(rewards, [*before, ends[name]], atol=1e-6)
+    assert [one.raw_return for one in env.episodes] == [len(rewards)], "success counts steps"
+
+
+def test_the_step_limit_is_an_end_like_any_other() -> None:
+    config = config_of("ddqn", "env.max_episode_steps=5", "algorithm.params.learning_starts=10_000")
+    model = build_model(config, make_vec_env(config, seed=0), seed=0)
+    model.learn(12)
+    assert isinstance(model, DoubleDQN)
+    assert model.replay_buffer is not None
+    batch = model.replay_buffer._get_samples(np.arange(12))
+    assert batch.dones[:, 0].tolist() == [0, 0, 0, 1] * 3
+
+
+def test_every_episode_has_its_epsilon_and_starts_with_a_fresh_target() -> None:
+    for name in ("ddqn", "graded", "angle"):
+        model = untrained(name)
+        assert model.target_update_episodes == 1
+        assert model.exploration is not None
+        rates = [model.exploration(number, timestep) for number, timestep in ((0, 0), (1, 30), (499, 90_000))]
+        assert rates == pytest.approx([0.901, 0.451, 0.0028])
+
+
+@pytest.mark.parametrize(("name", "updates"), [("ddqn", 5), ("graded", 3)])
+def test_there_is_a_draw_a_step_once_more_than_32_transitions_are_stored(name: str, updates: int) -> None:
+    config = config_of(name)
+    model = build_model(config, make_vec_env(config, seed=0), seed=0)
+    model.learn(32)
+    assert model._n_updates == 0
+    model.learn(4, reset_num_timesteps=False)
+    assert model._n_updates == 4 * updates
+
+
+def test_training_ends_with_the_program_s_number_of_episodes(toolkit: Toolkit) -> None:
+    unreachable = ["--set", "callbacks.0.params.threshold=201", "--set", "algorithm.params.learning_starts=9_999"]
+    assert toolkit("train", PROJECT / "configs" / "course_graded.yaml", *unreachable, "--out", "run").status == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert (result["status"], result["episodes"]) == ("finished", 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "episodes", "window"), [("ddqn", 500, 10), ("dqn", 500, 10), ("graded", 20, 5), ("angle", 20, 5)]
+)
+def test_no_step_limit_ends_training_before_the_episodes_do(name: str, episodes: int, window: int) -> None:
+    config = config_of(name)
+    params = {callback.name: callback.params for callback in config.callbacks}
+    assert params["max_episodes"] == {"max_episodes": episodes}
+    assert params["success"] == {"threshold": 195, "episodes": window}
+    assert config.timesteps >= 199 * episodes
