@@ -27,6 +27,13 @@ class VideoFormats(StrEnum):
     gif = "gif"
 
 
+class Axis(StrEnum):
+    """What the horizontal axis of learning curves counts."""
+
+    timestep = "timestep"
+    episode = "episode"
+
+
 app = typer.Typer(
     help="Reinforcement learning on Stable-Baselines3: one YAML file to a trained, proven, filmed agent.",
     no_args_is_help=True,
@@ -39,9 +46,16 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="A run directory; left out, the newest under runs/.")
 ]
+RunPaths = Annotated[
+    list[Path] | None, typer.Argument(metavar="RUN", help="Run directories; left out, the newest under runs/.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value: dotted path, YAML value. May be repeated."),
+]
+Tail = Annotated[
+    int,
+    typer.Option(min=0, max=1000, help="Frames that follow where the environment terminated, to see the fall."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed in place of the config's.", show_default=False)]
 
@@ -121,13 +135,83 @@ def record(
     out: Annotated[
         Path | None, typer.Option(help="Directory of the videos; by default the run's.", show_default=False)
     ] = None,
+    tail: Tail = 0,
 ) -> None:
     """Record videos of the trained agent."""
     opened = _open(run)
     from toolkit.recording import record as record_run
 
-    for path in record_run(opened, episodes, [video_format.value], out):
+    for path in record_run(opened, episodes, [video_format.value], out, tail=tail):
         typer.echo(path)
+
+
+@app.command()
+def watch(
+    run: RunPath = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to play.")] = 5,
+    seed: Seed = None,
+    tail: Tail = 0,
+) -> None:
+    """Show the trained agent at play in a window, until it is closed or Ctrl-C."""
+    from itertools import count
+
+    opened = _open(run)
+    from toolkit.watching import watch as watch_run
+
+    numbers = count(1)
+    watch_run(
+        opened,
+        episodes,
+        seed,
+        tail,
+        lambda episode: typer.echo(f"episode {next(numbers)}: return {episode.raw_return:g}"),
+    )
+
+
+@app.command()
+def plot(
+    runs: RunPaths = None,
+    by: Annotated[Axis, typer.Option(help="What the horizontal axis counts.")] = Axis.timestep,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .png or .svg file; by default learning_curve.png in the run, or learning_curves.png here.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Draw learning curves: the raw return of training episodes and its moving average."""
+    opened = [_open(run) for run in runs] if runs else [_open(None)]
+    from toolkit.plotting import plot as plot_runs
+
+    typer.echo(plot_runs(opened, out, by.value))
+
+
+@app.command()
+def describe(
+    run: RunPath = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", help="Draw them as well, to a .png or .svg file.", show_default=False)
+    ] = None,
+) -> None:
+    """Describe a run's networks: layers, output shapes, parameters."""
+    from toolkit.pictures import picture_format
+
+    if picture:
+        picture_format(picture)  # before a model is built for nothing
+    opened = _open(run)
+    from toolkit.models import untrained_model
+    from toolkit.networks import describe as describe_model
+    from toolkit.presentation import networks
+
+    model = untrained_model(opened.config)
+    if picture:
+        from toolkit.diagrams import draw
+
+        draw(model, picture)
+    typer.echo(networks(opened, describe_model(model)))
+    if picture:
+        typer.echo(picture)
 
 
 @app.command()

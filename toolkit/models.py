@@ -45,6 +45,16 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
     return model
 
 
+def untrained_model(config: RunConfig) -> BaseAlgorithm:
+    """Build the config's algorithm, with fresh weights, on environments that are closed.
+
+    :raises ConfigError: if an environment or the algorithm cannot be built
+    """
+    env = make_vec_env(config, seed=0)
+    env.close()
+    return build_model(config, env)
+
+
 def save_model(run: Run, model: BaseAlgorithm) -> None:
     """Save the model as ``model.zip``, whole or not at all."""
     with run.whole_file(run.model_path.name) as path, path.open("wb") as file:
@@ -60,9 +70,7 @@ def load_model(run: Run) -> BaseAlgorithm:
     """
     if not run.model_path.is_file():
         raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
-    env = make_vec_env(run.config, seed=0)
-    env.close()
-    model = build_model(run.config, env)
+    model = untrained_model(run.config)
     try:
         parameters: dict[str, Any] = load_from_zip_file(run.model_path, load_data=False, device=model.device)[1]
     except Exception as error:  # torch refuses what is no tensor with an error of its own

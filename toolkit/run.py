@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from toolkit.components import load_config
 from toolkit.config import RunConfig
@@ -33,7 +33,7 @@ class Run:
         self.config = config
 
     @classmethod
-    def create(cls, config: RunConfig, out: Path | None = None) -> Run:
+    def create(cls, config: RunConfig, out: Path | None = None) -> Self:
         """Make a new run directory: ``out``, or the next free ``runs/<name>-<n>``, which no other process gets.
 
         :raises RunError: if ``out`` is not empty, or the directory cannot be made
@@ -51,7 +51,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, directory: Path) -> Run:
+    def open(cls, directory: Path) -> Self:
         """Open an existing run directory.
 
         :raises RunError: if it is not one
@@ -63,7 +63,7 @@ class Run:
         return cls(directory, load_config(directory / "config.yaml"))
 
     @classmethod
-    def newest(cls, root: Path = DEFAULT_ROOT) -> Run:
+    def newest(cls, root: Path = DEFAULT_ROOT) -> Self:
         """Open the run under ``root`` that was started last.
 
         :raises RunError: if there is none
@@ -87,9 +87,35 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What ``result.json`` says; ``None`` while the run goes on, or when it was killed."""
+        """What ``result.json`` says; ``None`` while the run goes on, or when it was killed.
+
+        :raises RunError: if the file is damaged
+        """
         path = self.directory / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path}: is damaged: it is not the JSON object that training wrote") from error
+
+    @property
+    def episodes(self) -> list[tuple[float, int]]:
+        """Raw return and length in steps of every episode completed so far, as ``monitor.csv`` has them.
+
+        A last line that is still being written is left out.
+
+        :raises RunError: if there is no ``monitor.csv``, or it is not one
+        """
+        path = self.directory / "monitor.csv"
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            hint = f"training writes it; to train again: `toolkit train {self.directory / 'config.yaml'}`"
+            raise RunError(f"{self.directory}: has no monitor.csv", hint) from None
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+        return _episodes(path, text)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run so that at any instant it is whole or absent."""
@@ -99,14 +125,36 @@ class Run:
     @contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
         """Give a path to write a file of the run to; it takes the file's place when it is whole and on the disk."""
-        temporary = self.directory / f".{name}.{os.getpid()}.tmp"
+        with whole_file(self.directory / name) as path:
+            yield path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write to; it takes the place of ``path`` when it is whole and on the disk."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _episodes(path: Path, text: str) -> list[tuple[float, int]]:
+    """Read what SB3's Monitor writes: a line of JSON, the names of the columns, a line for each episode."""
+    lines = [line.rstrip("\r") for line in text.split("\n")[:-1]]  # after the last line end is what is being written
+    if not (text or "#").startswith("#") or (len(lines) > 1 and lines[1] != "r,l,t"):
+        raise RunError(f"{path}: is not a monitor.csv of Stable-Baselines3", "restore it, or train the run again")
+    episodes: list[tuple[float, int]] = []
+    for number, line in enumerate(lines[2:], start=3):
         try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self.directory / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+            raw_return, length, _ = line.split(",")
+            episodes.append((float(raw_return), int(length)))
+        except ValueError:
+            raise RunError(f"{path}:{number}: is no episode: {line[:80]!r}", "remove the line") from None
+    return episodes
 
 
 def _claim(out: Path) -> Path:

@@ -18,7 +18,7 @@ from toolkit.components import load_config
 from toolkit.documents import read
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
-COMMANDS = ["train", "evaluate", "record", "check", "schema", "plugins"]
+COMMANDS = ["train", "evaluate", "record", "watch", "plot", "describe", "check", "schema", "plugins"]
 
 
 # --- help -----------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_plugins_lists_every_kind_with_who_provides_it(toolkit: Toolkit) -> None
 def test_plugins_of_one_kind_lists_that_kind_alone(toolkit: Toolkit) -> None:
     listing = toolkit("plugins", "schedules").out.splitlines()
     assert listing[0] == "schedules"
-    assert {line.split()[0] for line in listing[1:]} == {"constant", "linear"}
+    assert {line.split()[0] for line in listing[1:]} == {"constant", "harmonic", "linear"}
 
 
 def test_a_component_is_shown_with_its_parameters_their_types_and_defaults(toolkit: Toolkit) -> None:
