@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from arithmetic import layers_of, updated_by_hand
 from numpy.typing import NDArray
-from support import PROJECT, Toolkit
+from support import PROJECT, Toolkit, files_in
 
 from toolkit import RunConfig, load_config
 from toolkit.algorithms import DoubleDQN
@@ -139,3 +139,63 @@ def test_no_step_limit_ends_training_before_the_episodes_do(name: str, episodes:
     assert params["max_episodes"] == {"max_episodes": episodes}
     assert params["success"] == {"threshold": 195, "episodes": window}
     assert config.timesteps >= 199 * episodes
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+@pytest.mark.parametrize(
+    ("settings", "path", "message"),
+    [
+        (
+            ["algorithm.params.batch_size=64", "algorithm.params.buffer_size=32"],
+            "algorithm",
+            "a batch_size of 64 cannot be drawn without replacement from a buffer of 32 transitions",
+        ),
+        (
+            ["algorithm.params.exploration={name: linear, params: {start: 1.0}}"],
+            "algorithm.params.exploration",
+            "'linear' does not fit: it is called with (progress_remaining), here with (int, int)",
+        ),
+        (
+            ["algorithm.params.exploration={name: harmonic, params: {final: 0.5, scale: 0.9}}"],
+            "algorithm.params.exploration",
+            "final and scale must be at least 0, and at most 1 together, not 0.5 and 0.9",
+        ),
+        (
+            ["algorithm.params.exploration_fraction=0.1"],
+            "algorithm",
+            "exploration replaces exploration_fraction: give one or the other",
+        ),
+        (
+            ["algorithm.params.target_update_interval=[0, episode]"],
+            "algorithm",
+            "target_update_interval must be steps or (n, 'step' | 'episode'), n at least 1, not (0, 'episode')",
+        ),
+        (
+            ["algorithm.params.loss=mae"],
+            "algorithm.params.loss",
+            "should be 'huber' or 'mse', not 'mae'",
+        ),
+        (
+            ["env.n_envs=2", "algorithm.params.train_freq=[1, episode]"],
+            "algorithm.params.train_freq",
+            "is counted in episodes, which 2 environments end at different times",
+        ),
+    ],
+    ids=["buffer", "schedule", "epsilon", "two_explorations", "no_episode", "loss", "train_freq"],
+)
+def test_what_does_not_fit_together_is_refused_and_leaves_nothing_behind(
+    command: str, settings: list[str], path: str, message: str, toolkit: Toolkit
+) -> None:
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    done = toolkit(command, PROJECT / "configs" / "course_ddqn.yaml", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert f" {path}: " in done.err
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not files_in(Path.cwd())
+
+
+def test_a_target_updated_by_episodes_serves_several_environments(toolkit: Toolkit) -> None:
+    settings = ["--set", "env.n_envs=4", "--set", "timesteps=400", "--out", "run", "--quiet"]
+    done = toolkit("train", PROJECT / "configs" / "course_ddqn.yaml", *settings)
+    assert (done.status, done.err) == (0, "")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
+import pytest
 import yaml
 from support import PROJECT, Toolkit
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+JAPANESE = (PROJECT / "README.ja.md").read_text(encoding="utf-8")
+BOTH = pytest.mark.parametrize("readme", [README, JAPANESE], ids=["English", "Japanese"])
 
 
 def test_the_second_command_is_what_ci_runs() -> None:
@@ -21,11 +25,33 @@ def test_the_yaml_it_shows_is_the_main_config() -> None:
     assert yaml.safe_load(shown[1]) == yaml.safe_load((PROJECT / "configs" / "cartpole_ddqn.yaml").read_text())
 
 
-def test_every_command_of_the_program_is_in_the_table(toolkit: Toolkit) -> None:
-    listed = set(re.findall(r"^\| `toolkit (\w+)", README, re.MULTILINE))
+@BOTH
+def test_every_command_of_the_program_is_in_the_table(readme: str, toolkit: Toolkit) -> None:
+    listed = set(re.findall(r"^\| `toolkit (\w+)", readme, re.MULTILINE))
     assert listed == set(re.findall(r"^│ (\w+) ", toolkit("--help").out, re.MULTILINE))
 
 
-def test_the_links_lead_to_files() -> None:
-    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+@BOTH
+def test_the_links_lead_to_files(readme: str) -> None:
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", readme):
         assert (PROJECT / target).is_file(), target
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [r"^```.*?^```$", r"^(?:#+) ()", r"^\| `[^`]+`", r"\]\([^)]+\)"],
+    ids=["examples", "headings", "rows", "links"],
+)
+def test_the_japanese_one_says_the_same(facts: str) -> None:
+    def found(readme: str) -> list[str]:
+        return [one for one in re.findall(facts, readme, re.MULTILINE | re.DOTALL) if "README" not in one]
+
+    assert found(JAPANESE) == found(README)
+
+
+def test_the_japanese_one_has_every_number_of_the_text() -> None:
+    def numbers(readme: str) -> Counter[str]:
+        text = re.sub(r"^```.*?^```$|`[^`]*`", "", readme, flags=re.MULTILINE | re.DOTALL)
+        return Counter(re.findall(r"\d+(?:[.,]\d+)*", text))
+
+    assert not numbers(README) - numbers(JAPANESE)

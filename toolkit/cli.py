@@ -218,8 +218,11 @@ def describe(
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Check a config whole, and print it resolved."""
     from toolkit.components import load_config
+    from toolkit.training import rehearse
 
-    typer.echo(load_config(config, overrides or []).to_yaml(), nl=False)
+    loaded = load_config(config, overrides or [])
+    rehearse(loaded)
+    typer.echo(loaded.to_yaml(), nl=False)
 
 
 @app.command()

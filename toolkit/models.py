@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from toolkit.components import components_of
 from toolkit.config import RunConfig
@@ -42,6 +43,14 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
             )
             raise config.error([problem]) from cause
         raise
+    train_freq = getattr(model, "train_freq", None)
+    if env.num_envs > 1 and isinstance(train_freq, TrainFreq) and train_freq.unit is TrainFrequencyUnit.EPISODE:
+        problem = Problem(
+            ("algorithm", "params", "train_freq"),
+            f"is counted in episodes, which {env.num_envs} environments end at different times",
+            "count it in steps, or set env.n_envs to 1",
+        )
+        raise config.error([problem])
     return model
 
 

@@ -39,16 +39,19 @@ def train(config: RunConfig, out: Path | None = None, callbacks: Sequence[BaseCa
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     :raises TrainingError: if training breaks off; the run directory then says ``failed``
     """
-    session = _prepare(config, callbacks)
-    try:
+    with _prepared(config, callbacks) as session:
         run = Run.create(config, out)
         _learn(session, run)
-    finally:
-        with ExitStack() as closing:  # each is closed, whatever another raises
-            closing.callback(session.env.close)
-            for callback in session.run_callbacks:
-                closing.callback(callback.close)
     return run
+
+
+def rehearse(config: RunConfig) -> None:
+    """Build everything that training needs, and take it down again.
+
+    :raises ConfigError: if something in the config cannot be built, or does not fit together
+    """
+    with _prepared(config, ()):
+        pass
 
 
 @dataclass
@@ -64,6 +67,18 @@ class _Session:
     @property
     def run_callbacks(self) -> list[RunCallback]:
         return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
+
+
+@contextmanager
+def _prepared(config: RunConfig, callbacks: Sequence[BaseCallback]) -> Iterator[_Session]:
+    session = _prepare(config, callbacks)
+    try:
+        yield session
+    finally:
+        with ExitStack() as closing:  # each is closed, whatever another raises
+            closing.callback(session.env.close)
+            for callback in session.run_callbacks:
+                closing.callback(callback.close)
 
 
 def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback]) -> _Session:
