@@ -35,7 +35,7 @@ def main() -> None:
     results = []
     for result, greedy in runs(arguments.config, range(*arguments.seeds), arguments.overrides):
         results.append(result)
-        success = result["success"]
+        success = result["success"] or parser.error(f"{arguments.config} has no success criterion")
         solved = "yes" if success["solved"] else f"no (mean {success['mean_return']:.1f})"
         counts = f"{success['episode'] or result['episodes']} | {success['timestep'] or result['timesteps']:,}"
         print(f"| {result['seed']} | {solved} | {counts} | {result['seconds']:.1f} | {greedy:.1f} |", flush=True)

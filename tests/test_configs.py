@@ -40,6 +40,7 @@ def test_a_shipped_config_says_what_to_expect(config: Path, toolkit: Toolkit) ->
     comment = [line for line in config.read_text().splitlines() if line.startswith("#")]
     (expectation,) = [line for line in comment if line.startswith("# Expect: ")]
     assert any(character.isdigit() for character in expectation)
+    assert "PLACEHOLDER" not in expectation
 
 
 def test_there_is_a_config_for_every_algorithm() -> None:

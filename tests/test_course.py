@@ -12,6 +12,7 @@ import pytest
 import torch as th
 from arithmetic import layers_of, updated_by_hand
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
 from support import PROJECT, Toolkit, files_in
 
 from toolkit import RunConfig, load_config
@@ -48,7 +49,8 @@ def test_one_draw_of_the_recipe_is_its_arithmetic_by_hand(name: str, passes: int
     model = untrained(name)
     assert [layer.shape for layer in layers_of(model.q_net)] == [(16, 4), (16,), (16, 16), (16,), (2, 16), (2,)]
     assert model.n_epochs == passes
-    assert (model.gamma, model.learning_rate, model.batch_size) == (0.99, 1e-3, 32)
+    assert (model.gamma, model.learning_rate, model.batch_size, model.max_grad_norm) == (0.99, 1e-3, 32, float("inf"))
+    assert config_of(name).algorithm.params["buffer_size"] == 10_000
     if name != "dqn":  # its target network is the online network
         for parameter in model.q_net_target.parameters():
             parameter.data *= 1.5
@@ -102,6 +104,31 @@ def test_the_step_limit_is_an_end_like_any_other() -> None:
     assert model.replay_buffer is not None
     batch = model.replay_buffer._get_samples(np.arange(12))
     assert batch.dones[:, 0].tolist() == [0, 0, 0, 1] * 3
+
+
+class TargetNote(BaseCallback):
+    """Notes whether the target network is what the online network was when the step before began to update it."""
+
+    def _on_training_start(self) -> None:
+        self.same: list[bool] = []
+        self.online: list[NDArray[np.float64]] = []
+
+    def _on_step(self) -> bool:
+        model: Any = self.model
+        if self.online:
+            pairs = zip(layers_of(model.q_net_target), self.online, strict=True)
+            self.same.append(all(np.array_equal(target, online) for target, online in pairs))
+        self.online = layers_of(model.q_net)
+        return True
+
+
+def test_in_dqn_mode_the_target_network_is_the_online_network_after_every_step() -> None:
+    config = config_of("dqn")
+    model = build_model(config, make_vec_env(config, seed=0), seed=0)
+    note = TargetNote()
+    model.learn(60, callback=note)
+    assert model._n_updates == 5 * 28
+    assert note.same == [True] * 59
 
 
 def test_every_episode_has_its_epsilon_and_starts_with_a_fresh_target() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -11,15 +12,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toolkit import evaluation, recording, run, training
 from toolkit.components import load_config
 from toolkit.config import RunConfig
+from toolkit.display import in_notebook
+from toolkit.errors import ToolkitError
 from toolkit.evaluation import Evaluation
-from toolkit.notebook import in_notebook, page
+from toolkit.notebook import page
 from toolkit.presentation import outcome
 from toolkit.recording import VideoFormat
-from toolkit.registry import KINDS, find
 
 
 class Run(run.Run):
-    """A run directory in Python; as the last value of a notebook's cell it shows itself."""
+    """A run directory in Python; as the last value of a notebook's cell it shows itself.
+
+    Callbacks know their run as a :class:`toolkit.run.Run`, which has the files alone.
+    """
 
     def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
         """Play greedy episodes on seeds that training never used; see :func:`toolkit.evaluate`."""
@@ -38,18 +43,20 @@ class Run(run.Run):
     def show(self, tail: int = 40) -> None:
         """Record a greedy episode and show it with the learning curve and how the run went.
 
-        Outside a notebook this is told in words, with the path of the video.
+        Outside a notebook the video stays in the run, and the rest is told in words.
 
         :param tail: frames, 0 to 1000, that go on after a fall
         :raises RunError: if the run has no model
         """
-        self.record(tail=tail)
         if not in_notebook():
+            self.record(tail=tail)
             print(outcome(self))
             return
-        from IPython.display import display
+        from IPython.display import HTML, display
 
-        display(self)
+        with TemporaryDirectory() as folder:
+            (video,) = self.record(out=folder, tail=tail)
+            display(HTML(page(self, video)))
 
     def __repr__(self) -> str:
         """Name the run's directory."""
@@ -78,11 +85,12 @@ def train(
     :raises ConfigError: if the config or a value does not fit
     :raises TrainingError: if training breaks off
     """
+    if not all(isinstance(callback, BaseCallback) for callback in callbacks):
+        hint = "change the config's own by their path: callbacks__0__params__threshold=100"
+        raise ToolkitError("callbacks takes objects of SB3's BaseCallback", hint)
     loaded = load_config(config, overrides)
-    names = {callback.name for callback in loaded.callbacks}
     shown = in_notebook() if progress_bar is None else progress_bar
-    bars = [find(KINDS["callbacks"], "progress")()] if shown and "progress" not in names else []
-    trained = training.train(loaded, None if out is None else Path(out), [*callbacks, *bars])
+    trained = training.train(loaded, None if out is None else Path(out), callbacks, progress_bar=shown)
     return Run(trained.directory, trained.config)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -18,20 +17,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 CRITERION_NOT_MET = 3
-
-
-class VideoFormats(StrEnum):
-    """File formats of a video."""
-
-    mp4 = "mp4"
-    gif = "gif"
-
-
-class Axis(StrEnum):
-    """What the horizontal axis of learning curves counts."""
-
-    timestep = "timestep"
-    episode = "episode"
 
 
 app = typer.Typer(
@@ -82,16 +67,13 @@ def train(
     """Train an agent into a new run directory."""
     from toolkit.callbacks import SuccessCriterion
     from toolkit.components import components_of, load_config
-    from toolkit.registry import KINDS, find
     from toolkit.training import train as train_run
 
     loaded = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in components_of(loaded).callbacks):
         raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
 
-    names = {callback.name for callback in loaded.callbacks}
-    shown = [] if quiet or "progress" in names else [find(KINDS["callbacks"], "progress")()]
-    run = train_run(loaded, out, shown)
+    run = train_run(loaded, out, progress_bar=not quiet)
     result: dict[str, Any] = run.result or {}
     if quiet:
         typer.echo(run.directory)
@@ -131,7 +113,7 @@ def evaluate(
 def record(
     run: RunPath = None,
     episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to record, a file each.")] = 1,
-    video_format: Annotated[VideoFormats, typer.Option("--format", help="Format of the video.")] = VideoFormats.mp4,
+    video_format: Annotated[Literal["mp4", "gif"], typer.Option("--format", help="Format of the video.")] = "mp4",
     out: Annotated[
         Path | None, typer.Option(help="Directory of the videos; by default the run's.", show_default=False)
     ] = None,
@@ -141,7 +123,7 @@ def record(
     opened = _open(run)
     from toolkit.recording import record as record_run
 
-    for path in record_run(opened, episodes, [video_format.value], out, tail=tail):
+    for path in record_run(opened, episodes, [video_format], out, tail=tail):
         typer.echo(path)
 
 
@@ -171,7 +153,7 @@ def watch(
 @app.command()
 def plot(
     runs: RunPaths = None,
-    by: Annotated[Axis, typer.Option(help="What the horizontal axis counts.")] = Axis.timestep,
+    by: Annotated[Literal["timestep", "episode"], typer.Option(help="What is counted below.")] = "timestep",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -184,7 +166,7 @@ def plot(
     opened = [_open(run) for run in runs] if runs else [_open(None)]
     from toolkit.plotting import plot as plot_runs
 
-    typer.echo(plot_runs(opened, out, by.value))
+    typer.echo(plot_runs(opened, out, by))
 
 
 @app.command()

@@ -73,6 +73,18 @@ def load_config(source: str | Path | RunConfig, overrides: Sequence[str] | Mappi
     return config
 
 
+def read_config(path: str | Path) -> RunConfig:
+    """Read a config file and check its shape alone; the components it names are looked up when they are needed.
+
+    :raises ConfigError: with every problem found
+    """
+    document = read(path)
+    config, problems = parse(document)
+    if config is None or problems:
+        raise ConfigError(_in_order(problems, document.places), document.places)
+    return config
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a config file, with the names that are registered here offered for completion."""
     schema = RunConfig.model_json_schema()

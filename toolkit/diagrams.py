@@ -87,7 +87,7 @@ def _cluster(number: int, policy: BasePolicy, described: Network) -> Iterator[st
     sources = _without_noise(edges, layers)
     shown = (node for node in sources if node in named_inputs or not isinstance(node, TensorNode))
     ids = {node: f"n{number}_{index}" for index, node in enumerate(shown)}
-    yield f"subgraph cluster_{number} {{ label=<<b>{described.name}</b>: {html.escape(described.kind)}>"
+    yield f"subgraph cluster_{number} {{ label=<<b>{html.escape(described.name)}</b>: {html.escape(described.kind)}>"
     for node, identifier in ids.items():
         if isinstance(node, ModuleNode):
             layer = layers[node.compute_unit_id]

@@ -1,4 +1,4 @@
-"""What SDL, which draws for pygame, is told of displays; other ways of drawing are not concerned."""
+"""Where things can be shown, and what SDL, which draws for pygame, is told of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ _LINUX_DRIVERS = {"DISPLAY": "x11", "WAYLAND_DISPLAY": "wayland"}
 def has_display() -> bool:
     """Say whether a window can be hoped for; only Linux can be known to have no display before one is opened."""
     return sys.platform != "linux" or any(os.environ.get(name) for name in (*_LINUX_DRIVERS, "SDL_VIDEODRIVER"))
+
+
+def in_notebook() -> bool:
+    """Say whether this is a Jupyter kernel, where what is displayed can be more than text."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 @contextmanager

@@ -36,11 +36,12 @@ def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluati
 
     :param episodes: how many whole episodes, at least 1
     :param seed: which episodes; by default they follow from the run's seed
+    :raises ValueError: if ``episodes`` is below 1
     :raises RunError: if the run has no model that can be loaded
     """
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=bounded)
+    env = make_vec_env(run.config, seed=env_seed, n_envs=max(1, min(episodes, _N_ENVS)), wrap=bounded)
     try:
         returns = play_greedily(model, env, episodes)
     finally:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import sys
 from html import escape
 from io import BytesIO
+from pathlib import Path
 
 from toolkit.errors import RunError
 from toolkit.presentation import verdict
@@ -15,16 +15,22 @@ _MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 _STYLE = "max-width:100%;margin:0.5em 0"
 
 
-def in_notebook() -> bool:
-    """Say whether this is a Jupyter kernel, where what is displayed can be more than text."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+def page(run: Run, video: Path | None = None) -> str:
+    """Return a run as HTML that needs no other file: how it went, its learning curve, a video.
+
+    :param video: by default the run's newest
+    """
+    return f"<div>{_verdict(run)}{_curve(run)}{_video(video or _newest_video(run))}</div>"
 
 
-def page(run: Run) -> str:
-    """Return a run as HTML that needs no other file: how it went, its learning curve, its newest video."""
-    parts = [f"<p><b>{escape(str(run.directory))}</b>: {escape(verdict(run))}</p>", _curve(run), _video(run)]
-    return f"<div>{''.join(parts)}</div>"
+def _verdict(run: Run) -> str:
+    try:
+        said = verdict(run)
+    except RunError as error:
+        said = error.message
+    except (KeyError, TypeError):
+        said = "result.json is damaged"
+    return f"<p><b>{escape(str(run.directory))}</b>: {escape(said)}</p>"
 
 
 def _curve(run: Run) -> str:
@@ -39,14 +45,16 @@ def _curve(run: Run) -> str:
     return f'<img alt="learning curve" style="{_STYLE}" src="{_data("image/png", picture.getvalue())}">'
 
 
-def _video(run: Run) -> str:
-    videos = sorted(
-        (path for path in run.videos.glob("*") if path.suffix in _MEDIA), key=lambda path: path.stat().st_mtime_ns
-    )
-    if not videos:
+def _newest_video(run: Run) -> Path | None:
+    videos = [path for path in run.videos.glob("*") if path.suffix in _MEDIA and path.is_file()]
+    return max(videos, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _video(video: Path | None) -> str:
+    if video is None:
         return "<p>no video yet: <code>run.record()</code> makes one</p>"
-    source = _data(_MEDIA[videos[-1].suffix], videos[-1].read_bytes())
-    if videos[-1].suffix == ".gif":
+    source = _data(_MEDIA[video.suffix], video.read_bytes())
+    if video.suffix == ".gif":
         return f'<img alt="video" style="{_STYLE}" src="{source}">'
     return f'<video controls autoplay loop muted style="{_STYLE}" src="{source}"></video>'
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import matplotlib
 import numpy as np
@@ -75,6 +75,8 @@ def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
     :return: a figure of its own, unknown to pyplot
     :raises RunError: if a run has no completed episode, or its ``monitor.csv`` or ``result.json`` is damaged
     """
+    if not runs or by not in get_args(By):
+        raise ValueError(f"learning curves are of at least one run, by {' or '.join(get_args(By))}, not {by!r}")
     curves = [_curve(run, by) for run in runs]
     colours = _colours(len(curves))
     figure = Figure(figsize=(9, 5), layout="constrained")

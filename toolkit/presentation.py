@@ -33,11 +33,11 @@ def verdict(run: Run) -> str:
     if result is None:
         return "has not ended"
     took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
-    interrupted = "interrupted, " if result["status"] == "interrupted" else ""
+    early = "" if result["status"] in ("success", "finished") else f"{result['status']}, "
     success = result["success"]
     if not success or success["mean_return"] is None:
         return f"{result['status']}: {took}"
-    word = "solved" if success["solved"] else f"{interrupted}not solved"
+    word = early + ("solved" if success["solved"] else "not solved")
     mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
     goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
     return f"{word}: {mean}{goal}, after {took}"
@@ -124,7 +124,7 @@ def _program() -> str:
     """Return how the user can call this program again: its path, where its name alone would not be found."""
     called = Path(sys.argv[0])
     found = shutil.which("toolkit")
-    if found and Path(found).resolve() == called.resolve():
+    if called.name != "toolkit" or (found and Path(found).resolve() == called.resolve()):
         return "toolkit"
     relative = str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
     return shlex.quote(relative if "/" in relative else f"./{relative}")

@@ -61,7 +61,14 @@ def _plain(value: Any, label: str) -> Any:
         return {key: _plain(one, label) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, label) for one in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # an array or number of NumPy's
+        return value.tolist()
+    if value is not None and not isinstance(value, str | bool | int | float):
+        message = f"a {type(value).__name__} cannot stand in a config"
+        raise ConfigError([Problem((), message, "name a class, or give plain data")], {(): label})
+    return value
 
 
 def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -85,6 +85,8 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
         be encoded
     """
     checked_tail(tail)
+    if isinstance(formats, str) or not formats or not {*formats} <= {*get_args(VideoFormat)}:
+        raise ValueError(f"formats must be a list of {' and '.join(get_args(VideoFormat))}, not {formats!r}")
     seed = derived_seed(config.seed, "video")
     try:
         directory.mkdir(parents=True, exist_ok=True)

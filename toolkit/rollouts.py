@@ -37,8 +37,11 @@ def play_greedily(
 
     :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
     :param ended: called with each episode when it has ended
+    :raises ValueError: if ``episodes`` is below 1
     :raises RunError: if an episode did not end within ``EPISODE_LIMIT`` steps
     """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, not {episodes}")
     play: Callable[..., Any] = evaluate_policy
     if "action_masks" in inspect.signature(model.predict).parameters:
         from sb3_contrib.common.maskable.evaluation import evaluate_policy as play_with_masks

@@ -7,13 +7,14 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from toolkit.components import load_config
+from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError
 
@@ -52,15 +53,16 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Open an existing run directory.
+        """Open an existing run directory; what its config names is looked up when it is needed.
 
         :raises RunError: if it is not one
+        :raises ConfigError: if its config is none
         """
         if not os.path.exists(directory):
             raise RunError(f"{directory}: there is no such run", "`toolkit train CONFIG` makes one under runs/")
         if not (directory / "config.yaml").is_file():
             raise RunError(f"{directory}: is not a run directory: it has no config.yaml")
-        return cls(directory, load_config(directory / "config.yaml"))
+        return cls(directory, read_config(directory / "config.yaml"))
 
     @classmethod
     def newest(cls, root: Path = DEFAULT_ROOT) -> Self:
@@ -132,7 +134,7 @@ class Run:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; it takes the place of ``path`` when it is whole and on the disk."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
         yield temporary
         with temporary.open("rb") as file:

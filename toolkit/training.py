@@ -25,10 +25,17 @@ from toolkit.environments import EpisodeRecorder, derived_seed, make_vec_env
 from toolkit.errors import Problem, TrainingError, describe
 from toolkit.logs import run_logger
 from toolkit.models import build_model, save_model, suitable_threads
+from toolkit.registry import KINDS, find
 from toolkit.run import Run
 
 
-def train(config: RunConfig, out: Path | None = None, callbacks: Sequence[BaseCallback] = ()) -> Run:
+def train(
+    config: RunConfig,
+    out: Path | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    *,
+    progress_bar: bool = False,
+) -> Run:
     """Train as a config says, into a new run directory.
 
     Everything is built before the directory is made, so that bad input leaves nothing behind. An interrupt
@@ -36,10 +43,13 @@ def train(config: RunConfig, out: Path | None = None, callbacks: Sequence[BaseCa
 
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
     :param callbacks: called after the config's own
+    :param progress_bar: whether to show how training goes, if the config does not do so itself
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     :raises TrainingError: if training breaks off; the run directory then says ``failed``
     """
-    with _prepared(config, callbacks) as session:
+    shows = any(callback.name == "progress" for callback in config.callbacks)
+    shown = [find(KINDS["callbacks"], "progress")()] if progress_bar and not shows else []
+    with _prepared(config, [*callbacks, *shown]) as session:
         run = Run.create(config, out)
         _learn(session, run)
     return run

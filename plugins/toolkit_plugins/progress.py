@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toolkit.callbacks import RunCallback
-from toolkit.notebook import in_notebook
+from toolkit.display import in_notebook
 
 
 class ProgressCallback(RunCallback):

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from PIL import Image
 from stable_baselines3.common.callbacks import BaseCallback
 from support import SMALL_CONFIG, Toolkit, files_in
 
 import toolkit as tk
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, ToolkitError, TrainingError
 
 
 class Halved(gym.RewardWrapper):  # type: ignore[type-arg]
@@ -112,6 +113,50 @@ def test_nothing_is_printed_unless_asked_for(config_file: Path, capfd: pytest.Ca
     assert "20 of 20 steps" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("callbacks", [["progress"], [{"name": "max_episodes"}], [BaseCallback]])
+def test_callbacks_are_objects(callbacks: Any, config_file: Path) -> None:
+    with pytest.raises(
+        ToolkitError, match=r"callbacks takes objects of SB3's BaseCallback\nchange the config's own by"
+    ):
+        tk.train(config_file, callbacks=callbacks)
+    assert files_in(Path.cwd()) == {"small.yaml"}
+
+
+@pytest.mark.parametrize("value", [lambda left: left, object()])
+def test_what_is_no_data_is_refused_by_its_keyword(value: Any, config_file: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^algorithm__params__learning_rate=.*: a (function|object) cannot stand in a"
+    ):
+        tk.train(config_file, algorithm__params__learning_rate=value)
+
+
+def test_numbers_and_arrays_of_numpy_are_data(config_file: Path) -> None:
+    run = tk.train(
+        config_file, timesteps=np.int64(10), algorithm__policy_params__net_arch=np.array([4, 4]), out=Path("run")
+    )
+    assert run.config.timesteps == 10
+    assert run.config.algorithm.policy_params == {"net_arch": [4, 4]}
+
+
+@pytest.mark.parametrize("episodes", [0, -1])
+def test_too_few_episodes_are_refused(episodes: int, trained: tk.Run) -> None:
+    for command in (trained.evaluate, trained.record):
+        with pytest.raises((ValueError, ToolkitError), match=f"episodes must be at least 1, not {episodes}"):
+            command(episodes)
+
+
+@pytest.mark.parametrize("formats", ["gif", [], ["avi"]])
+def test_formats_that_are_none_are_refused(formats: Any, trained: tk.Run) -> None:
+    with pytest.raises(ValueError, match="formats must be a list of mp4 and gif"):
+        trained.record(formats=formats)
+
+
+@pytest.mark.parametrize(("runs", "by"), [([], "timestep"), (None, "epoch")])
+def test_curves_of_nothing_or_by_nothing_are_refused(runs: Any, by: Any, trained: tk.Run) -> None:
+    with pytest.raises(ValueError, match="learning curves are of at least one run, by timestep or episode"):
+        tk.plot([trained] if runs is None else runs, "x.png", by)
+
+
 def test_load_opens_a_run_or_the_newest(config_file: Path) -> None:
     for name in ("first", "second"):
         tk.train(config_file, timesteps=10, name=name)
@@ -179,12 +224,33 @@ def test_a_run_that_goes_on_shows_itself(config_file: Path) -> None:
     assert page.data("image/png")
 
 
+@pytest.mark.parametrize("result", ["{", "[]", "{}", '{"status": "finished"}'])
+def test_a_run_with_a_damaged_result_shows_that(result: str, config_file: Path) -> None:
+    run = tk.train(config_file)
+    (run.directory / "result.json").write_text(result)
+    (run.videos / "gone.mp4").mkdir(parents=True)
+    assert re.search("result.json:? is damaged", Page(run).html)
+
+
+def test_a_run_that_failed_says_so(config_file: Path) -> None:
+    class Failing(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.n_calls == 100:
+                raise ValueError("the disk is on fire")
+            return True
+
+    with pytest.raises(TrainingError):
+        tk.train(config_file, callbacks=[Failing()])
+    assert "failed, not solved: mean return" in Page(tk.load()).html
+
+
 def test_outside_a_notebook_show_says_it_in_words(trained: tk.Run, capfd: pytest.CaptureFixture[str]) -> None:
     trained.show(tail=2)
     printed = capfd.readouterr().out
     assert "not solved: mean return" in printed
     (video,) = trained.videos.glob("*.mp4")
     assert str(video) in printed
+    assert f"  next   toolkit evaluate {trained.directory}" in printed
     assert repr(trained) == f"Run('{trained.directory}')"
 
 
@@ -199,7 +265,7 @@ def test_a_class_of_a_script_is_asked_for_again_elsewhere(config_file: Path, too
     Path("script.py").write_text(
         "import gymnasium as gym, toolkit\n"
         "class Mine(gym.Wrapper):\n    pass\n"
-        "run = toolkit.train('small.yaml', 'run', timesteps=10, env__wrappers=[Mine])\n"
+        "run = toolkit.train('small.yaml', 'run', timesteps=200, env__wrappers=[Mine])\n"
         "print(toolkit.load('run').evaluate(2).episodes)\n"
     )
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=120, check=True)
@@ -207,6 +273,8 @@ def test_a_class_of_a_script_is_asked_for_again_elsewhere(config_file: Path, too
     refused = toolkit("evaluate", "run")
     assert refused.status == 2
     assert "env.wrappers.0.name: '__main__' has no 'Mine'; it was defined in a notebook or script" in refused.err
+    assert toolkit("plot", "run").status == 0, "a curve needs no class"
+    assert tk.load("run").result
 
 
 def test_importing_the_package_loads_neither_torch_nor_matplotlib() -> None:

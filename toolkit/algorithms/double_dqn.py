@@ -6,6 +6,7 @@ import math
 import random
 import sys
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -90,13 +91,17 @@ class DoubleDQN(DQN):
         self.n_epochs = n_epochs
         self.sample_with_replacement = sample_with_replacement
         self.exploration = exploration
-        interval, unit = _interval(target_update_interval)
-        self.target_update_episodes = interval if unit == "episode" else None
+        self.target_update_episodes: int | None = None
         self._episodes_at_target_update = 0
         if exploration is not None and (given := sorted(name for name in kwargs if name.startswith("exploration_"))):
             raise ValueError(f"exploration replaces {', '.join(given)}: give one or the other")
-        kwargs["target_update_interval"] = _NEVER if unit == "episode" else interval
+        kwargs["target_update_interval"] = target_update_interval  # which SB3 keeps until `_setup_model`
         super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_model(self) -> None:
+        # here, and not in the constructor, because `load` sets parameters after that
+        self._convert_target_update_interval()
+        super()._setup_model()
         self._check_parameters()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -175,9 +180,16 @@ class DoubleDQN(DQN):
             self._episodes_at_target_update = self._episode_num
             self._update_target()
         if self.exploration is not None:
-            self.exploration_rate = float(self.exploration(self._episode_num, self.num_timesteps))
+            self.exploration_rate = self._epsilon(self.exploration)
             learning_starts = 0
         return super()._sample_action(learning_starts, action_noise, n_envs)
+
+    def _epsilon(self, exploration: Callable[[int, int], float]) -> float:
+        rate = exploration(self._episode_num, self.num_timesteps)
+        if not isinstance(rate, Real) or not 0 <= rate <= 1:
+            place = f"episode {self._episode_num} and timestep {self.num_timesteps}"
+            raise ValueError(f"exploration gives {rate!r} for {place}; epsilon is a number from 0 to 1")
+        return float(rate)
 
     def _update_target(self) -> None:
         polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
@@ -190,23 +202,39 @@ class DoubleDQN(DQN):
             self.exploration_rate = explored_with
             self.logger.record("rollout/exploration_rate", explored_with)
 
+    def _convert_target_update_interval(self) -> None:
+        """Split an interval given as a pair; SB3 counts steps, and must never update where episodes are counted."""
+        given: Any = self.target_update_interval
+        if given == _NEVER:  # loaded, and converted when it was saved
+            return
+        interval, unit = given if isinstance(given, tuple | list) and len(given) == 2 else (given, "step")
+        if unit not in ("step", "episode") or not isinstance(interval, Integral) or interval < 1:
+            wanted = "steps or (n, 'step' | 'episode'), n at least 1"
+            raise ValueError(f"target_update_interval must be {wanted}, not {given!r}")
+        self.target_update_episodes = int(interval) if unit == "episode" else None
+        self.target_update_interval = _NEVER if unit == "episode" else int(interval)
+
     def _check_parameters(self) -> None:
         if self.loss not in _LOSSES:
             raise ValueError(f"loss must be one of {', '.join(_LOSSES)}, not {self.loss!r}")
-        if self.n_epochs < 1:
-            raise ValueError(f"n_epochs must be at least 1, not {self.n_epochs}")
-        if not 0 < self.exploration_fraction <= 1:
-            raise ValueError(f"exploration_fraction must be above 0 and at most 1, not {self.exploration_fraction}")
-        rates = {name: getattr(self, name) for name in ("exploration_initial_eps", "exploration_final_eps")}
+        for name, fits, wanted in (
+            ("n_epochs", self.n_epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
+            ("tau", 0 < self.tau <= 1, "above 0 and at most 1"),
+            ("exploration_fraction", 0 < self.exploration_fraction <= 1, "above 0 and at most 1"),
+            ("exploration_initial_eps", 0 <= self.exploration_initial_eps <= 1, "from 0 to 1"),
+            ("exploration_final_eps", 0 <= self.exploration_final_eps <= 1, "from 0 to 1"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
         if self.exploration is not None:
-            rates = {"exploration's epsilon at the start": self.exploration(0, 0)}
-        for name, rate in rates.items():
-            if not 0 <= rate <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, not {rate}")
-        if not self.sample_with_replacement and self.replay_buffer is not None:
-            self._check_sampling(self.replay_buffer)
+            self._epsilon(self.exploration)
+        if not self.sample_with_replacement:
+            self._check_sampling()
 
-    def _check_sampling(self, buffer: ReplayBuffer) -> None:
+    def _check_sampling(self) -> None:
+        buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
         if isinstance(buffer, HerReplayBuffer) or self.optimize_memory_usage:
             raise ValueError("sample_with_replacement=False fits neither HerReplayBuffer nor optimize_memory_usage")
         if self.batch_size > buffer.buffer_size:
@@ -215,10 +243,3 @@ class DoubleDQN(DQN):
                 f"a batch_size of {self.batch_size} cannot be drawn without replacement from a buffer of {held}; "
                 f"make buffer_size at least {self.batch_size * self.n_envs}"
             )
-
-
-def _interval(value: int | tuple[int, str]) -> tuple[int, str]:
-    interval, unit = (value, "step") if isinstance(value, int) else value
-    if unit not in ("step", "episode") or interval < 1:
-        raise ValueError(f"target_update_interval must be steps or (n, 'step' | 'episode'), n at least 1, not {value}")
-    return interval, unit

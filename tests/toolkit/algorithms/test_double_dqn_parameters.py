@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import HerReplayBuffer
 
 from toolkit.algorithms import DoubleDQN
 from toolkit_plugins.schedules import Harmonic
@@ -45,6 +49,18 @@ class Counting(gym.Env[Any, Any]):
 
     def _observation(self) -> NDArray[np.float32]:
         return np.array([self.episode, self.step_number], np.float32)
+
+
+class GoalEnv(gym.Env[Any, Any]):
+    """Observes a goal, as HerReplayBuffer wants it."""
+
+    observation_space = spaces.Dict(
+        {name: spaces.Box(0, 1, (1,)) for name in ("observation", "achieved_goal", "desired_goal")}
+    )
+    action_space = spaces.Discrete(2)
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return np.zeros(len(achieved))
 
 
 # One update of the course's programs, by hand.
@@ -131,6 +147,41 @@ def test_the_target_is_updated_when_an_episode_starts(
     assert np.flatnonzero(watch.same).tolist() == [0, *steps_with_a_fresh_target]
 
 
+class Normed(BaseFeaturesExtractor):
+    """Features with running statistics."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=2)
+        self.norm = th.nn.BatchNorm1d(2)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        result: th.Tensor = self.norm(observations)
+        return result
+
+
+def test_an_update_at_an_episode_moves_the_target_by_tau_and_copies_statistics() -> None:
+    model = DoubleDQN(
+        "MlpPolicy",
+        Counting(),
+        target_update_interval=(1, "episode"),
+        tau=0.25,
+        learning_starts=0,
+        train_freq=1,
+        learning_rate=1e-2,
+        policy_kwargs={"features_extractor_class": Normed},
+        seed=0,
+    )
+    start = layers_of(model.q_net_target)
+    model.learn(10)
+    online = layers_of(model.q_net)
+    model.learn(1, reset_num_timesteps=False)
+    for old, towards, new in zip(start, online, layers_of(model.q_net_target), strict=True):
+        np.testing.assert_allclose(new, 0.75 * old + 0.25 * towards, atol=1e-6)
+    (copied, *_), (kept, *_) = model.batch_norm_stats_target, model.batch_norm_stats
+    assert copied.abs().sum() > 0
+    assert kept.abs().sum() > 0
+
+
 def test_an_interval_in_steps_may_be_given_as_a_pair() -> None:
     def trained(interval: Any) -> Any:
         model = DoubleDQN("MlpPolicy", Counting(), target_update_interval=interval, learning_starts=0, seed=0)
@@ -146,11 +197,11 @@ def test_an_interval_in_steps_may_be_given_as_a_pair() -> None:
 class Noted:
     """Epsilon from a list by episode; notes what it is called with."""
 
-    def __init__(self, *rates: float) -> None:
+    def __init__(self, *rates: Any) -> None:
         self.rates = rates
         self.calls: list[tuple[int, int]] = []
 
-    def __call__(self, episode: int, timestep: int) -> float:
+    def __call__(self, episode: int, timestep: int) -> Any:
         self.calls.append((episode, timestep))
         return self.rates[min(episode, len(self.rates) - 1)]
 
@@ -245,6 +296,22 @@ def test_a_minibatch_has_no_transition_twice_without_replacement(with_replacemen
     assert (len({*seen}) == 64) is not with_replacement
 
 
+def test_without_replacement_what_is_drawn_is_normalised() -> None:
+    env = VecNormalize(make_vec_env(Counting, 1))
+    model = DoubleDQN("MlpPolicy", env, sample_with_replacement=False, learning_starts=200, seed=0)
+    model.learn(150)
+    seen: list[Any] = []
+    model.q_net.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    model.train(gradient_steps=1, batch_size=32)
+    assert th.cat(seen)[:, 1].min() < 0, "the raw numbers of the steps are not below 0"
+
+
+def test_the_learning_rate_follows_its_schedule() -> None:
+    model = DoubleDQN("MlpPolicy", Counting(), learning_rate=lambda left: left * 1e-3, learning_starts=0, seed=0)
+    model.learn(50)
+    assert model.policy.optimizer.param_groups[0]["lr"] < 1e-4
+
+
 def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn() -> None:
     model = DoubleDQN("MlpPolicy", Counting(), learning_starts=0, train_freq=1, sample_with_replacement=False, seed=0)
     model.learn(34)
@@ -265,7 +332,15 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
         ({"exploration_fraction": 0.0}, "exploration_fraction must be above 0 and at most 1, not 0.0"),
         ({"exploration_initial_eps": 1.5}, "exploration_initial_eps must be from 0 to 1, not 1.5"),
         ({"exploration_final_eps": float("nan")}, "exploration_final_eps must be from 0 to 1, not nan"),
-        ({"exploration": Noted(1.2)}, "exploration's epsilon at the start must be from 0 to 1, not 1.2"),
+        (
+            {"exploration": Noted(1.2)},
+            "exploration gives 1.2 for episode 0 and timestep 0; epsilon is a number from 0",
+        ),
+        ({"exploration": Noted(None)}, "exploration gives None for episode 0 and timestep 0"),
+        ({"target_update_interval": 10.5}, "target_update_interval must be steps or"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm must be above 0, not nan"),
+        ({"tau": 0.0}, "tau must be above 0 and at most 1, not 0.0"),
         ({"exploration": Noted(0.5), "exploration_fraction": 0.5}, "exploration replaces exploration_fraction"),
         (
             {"sample_with_replacement": False, "batch_size": 64, "buffer_size": 32},
@@ -280,11 +355,51 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
             },
             "sample_with_replacement=False fits neither",
         ),
+        (
+            {
+                "sample_with_replacement": False,
+                "policy": "MultiInputPolicy",
+                "env": GoalEnv(),
+                "replay_buffer_class": HerReplayBuffer,
+            },
+            "sample_with_replacement=False fits neither",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(params: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(".", r"\.")):
-        DoubleDQN("MlpPolicy", Counting(), **params)
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        DoubleDQN(**{"policy": "MlpPolicy", "env": Counting(), **params})
+
+
+def test_an_epsilon_out_of_range_ends_training_where_it_comes() -> None:
+    model = DoubleDQN("MlpPolicy", Counting(), exploration=Noted(0.5, float("nan")), seed=0)
+    with pytest.raises(ValueError, match="exploration gives nan for episode 1 and timestep 10"):
+        model.learn(20)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loss": "mae"}, "loss must be one of"),
+        ({"target_update_interval": (1, "epoch")}, "target_update_interval must"),
+    ],
+)
+def test_what_is_changed_when_a_model_is_loaded_is_checked_as_well(
+    given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    DoubleDQN("MlpPolicy", Counting()).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=message):
+        DoubleDQN.load(tmp_path / "model.zip", **given)
+
+
+def test_a_loaded_model_can_count_episodes_where_it_counted_steps_and_back(tmp_path: Path) -> None:
+    DoubleDQN("MlpPolicy", Counting(), target_update_interval=7).save(tmp_path / "model.zip")
+    episodes = DoubleDQN.load(tmp_path / "model.zip", target_update_interval=(3, "episode"))
+    assert episodes.target_update_episodes == 3
+    episodes.save(tmp_path / "model.zip")
+    assert DoubleDQN.load(tmp_path / "model.zip").target_update_episodes == 3
+    steps = DoubleDQN.load(tmp_path / "model.zip", target_update_interval=9)
+    assert (steps.target_update_episodes, steps.target_update_interval) == (None, 9)
 
 
 def test_a_buffer_that_holds_too_little_of_each_environment_is_refused() -> None:
