@@ -38,6 +38,8 @@ def test_the_notebook_runs_and_shows_what_it_says(cells: dict[str, Any]) -> None
     outputs = [output for cell in cells.values() for output in cell.get("outputs", [])]
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
     assert re.fullmatch(r"mean \d+\.\d, 95 % interval .*\n", cells["evaluate-run"]["outputs"][0]["text"])
+    (fell,) = [output["text"] for output in cells["show-fall"]["outputs"] if "text" in output]
+    assert float(fell.removeprefix("mean ")) < 100, "it says that this agent falls"
     bars = [html(cells[training]) for training in ("train-run", "train-graded", "train-own")]
     full = re.compile(r"<progress .*[\d,]+ of 100,000 steps, .*mean of last 10: \d+\.\d of 195")
     assert all(full.search(bar) for bar in bars)
