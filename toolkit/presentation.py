@@ -38,7 +38,8 @@ def verdict(run: Run) -> str:
     if not success or success["mean_return"] is None:
         return f"{result['status']}: {took}"
     word = early + ("solved" if success["solved"] else "not solved")
-    mean = f"mean return {success['mean_return']:.1f} over the last {success['episodes']} training episodes"
+    last = min(success["episodes"], result["episodes"])
+    mean = f"mean return {success['mean_return']:.1f} over the last {last} training episodes"
     goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
     return f"{word}: {mean}{goal}, after {took}"
 
