@@ -29,10 +29,8 @@ _LEGEND_WIDTH, _TITLE_WIDTH = 90, 75  # characters that fit the width of the pic
 _INK = "#333333"
 _DASHES: dict[str, Any] = {"color": _INK, "linestyle": (0, (5, 3)), "linewidth": 1.2}
 _STAR: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": _INK, "linestyle": "none"}
-_SAVING: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "toolkit",
-}  # text stays text, equal runs give equal files
+# text stays text in an SVG, and equal runs give equal files
+_SAVING: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "toolkit"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
     :param runs: at least one; several get a colour each, and a legend with the names of their directories
     :param by: what the horizontal axis counts: environment steps, the sum of the episodes' lengths, or episodes
     :return: a figure of its own, unknown to pyplot
+    :raises ValueError: if there is no run, or ``by`` is neither
     :raises RunError: if a run has no completed episode, or its ``monitor.csv`` or ``result.json`` is damaged
     """
     if not runs or by not in get_args(By):

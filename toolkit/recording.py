@@ -80,11 +80,14 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
     :param max_steps: an episode is cut after so many steps
     :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
     :return: the files written, in order
+    :raises ValueError: if ``episodes``, ``tail`` or ``formats`` are none that can be recorded
     :raises RunError: if the directory cannot be written to
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
     """
     checked_tail(tail)
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, not {episodes}")
     if isinstance(formats, str) or not formats or not {*formats} <= {*get_args(VideoFormat)}:
         raise ValueError(f"formats must be a list of {' and '.join(get_args(VideoFormat))}, not {formats!r}")
     seed = derived_seed(config.seed, "video")
