@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.environments import derived_seed, make_vec_env
 from toolkit.models import load_model
-from toolkit.rollouts import bounded, play_greedily
+from toolkit.rollouts import bounded, checked_episodes, play_greedily
 from toolkit.run import Run
 
 _N_ENVS = 10
@@ -39,9 +39,10 @@ def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluati
     :raises ValueError: if ``episodes`` is below 1
     :raises RunError: if the run has no model that can be loaded
     """
+    checked_episodes(episodes)
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    env = make_vec_env(run.config, seed=env_seed, n_envs=max(1, min(episodes, _N_ENVS)), wrap=bounded)
+    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=bounded)
     try:
         returns = play_greedily(model, env, episodes)
     finally:

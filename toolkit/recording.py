@@ -23,7 +23,7 @@ from toolkit.display import no_display
 from toolkit.environments import Wrap, derived_seed, make_vec_env
 from toolkit.errors import RecordingError, RunError, ToolkitError, describe
 from toolkit.models import load_model
-from toolkit.rollouts import play_greedily
+from toolkit.rollouts import checked_episodes, play_greedily
 from toolkit.run import Run
 from toolkit.tails import Tail, checked_tail
 
@@ -85,9 +85,8 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
     """
+    checked_episodes(episodes)
     checked_tail(tail)
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, not {episodes}")
     if isinstance(formats, str) or not formats or not {*formats} <= {*get_args(VideoFormat)}:
         raise ValueError(f"formats must be a list of {' and '.join(get_args(VideoFormat))}, not {formats!r}")
     seed = derived_seed(config.seed, "video")

@@ -28,6 +28,16 @@ def bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return limited
 
 
+def checked_episodes(episodes: int) -> int:
+    """Return the number of episodes, if it is one that can be played.
+
+    :raises ValueError: if it is below 1
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, not {episodes}")
+    return episodes
+
+
 def play_greedily(
     model: BaseAlgorithm, env: EpisodeRecorder, episodes: int, ended: Callable[[Episode], None] | None = None
 ) -> list[float]:
@@ -37,11 +47,8 @@ def play_greedily(
 
     :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
     :param ended: called with each episode when it has ended
-    :raises ValueError: if ``episodes`` is below 1
     :raises RunError: if an episode did not end within ``EPISODE_LIMIT`` steps
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, not {episodes}")
     play: Callable[..., Any] = evaluate_policy
     if "action_masks" in inspect.signature(model.predict).parameters:
         from sb3_contrib.common.maskable.evaluation import evaluate_policy as play_with_masks

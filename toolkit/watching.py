@@ -16,7 +16,7 @@ from toolkit.display import has_display, real_display
 from toolkit.environments import Episode, EpisodeRecorder, derived_seed, make_vec_env
 from toolkit.errors import ToolkitError, WatchingError, describe
 from toolkit.models import load_model
-from toolkit.rollouts import bounded, play_greedily
+from toolkit.rollouts import bounded, checked_episodes, play_greedily
 from toolkit.run import Run
 from toolkit.tails import Tail, checked_tail
 
@@ -37,9 +37,11 @@ def watch(
     :param tail: so many steps, 0 to 1000, follow where the environment terminated, so that the fall is seen
     :param ended: called when an episode has ended
     :return: the raw returns of the episodes that ended
+    :raises ValueError: if ``episodes`` or ``tail`` cannot be played
     :raises RunError: if the run has no model that can be loaded, or its environment cannot be stepped after its end
     :raises WatchingError: if there is no display, or the environment draws no window
     """
+    checked_episodes(episodes)
     checked_tail(tail)
     if not has_display():
         raise WatchingError("there is no display here that a window could open on", _WITHOUT_WINDOW)
