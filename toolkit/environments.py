@@ -101,6 +101,26 @@ class EpisodeRecorder(VecEnvWrapper):
         self.episodes.append(Episode(float(episode["r"]), shaped_return, int(episode["l"]), self.seconds))
 
 
+class _Environments(DummyVecEnv):
+    """SB3's environments in this process, without deep copies of what each step has made anew.
+
+    For many environments SB3's ``DummyVecEnv`` spends as much time on copies of ``info`` as on their wrappers.
+    """
+
+    def step_wait(self) -> VecEnvStepReturn:
+        infos: list[dict[str, Any]] = []
+        for index, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
+            observation, self.buf_rews[index], terminated, truncated, info = env.step(action)
+            info = {**info, "TimeLimit.truncated": truncated and not terminated}
+            self.buf_dones[index] = terminated or truncated
+            if terminated or truncated:
+                info["terminal_observation"] = observation
+                observation, self.reset_infos[index] = env.reset()
+            self._save_obs(index, observation)
+            infos.append(info)
+        return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), infos
+
+
 class _RawMonitor(Monitor):
     """SB3's Monitor, which keeps every episode until it is asked for, also one that a reset cuts short.
 
@@ -156,7 +176,7 @@ def make_vec_env(
         env = _make_one(config, components, render_mode)
         return wrap(env) if wrap else env
 
-    venv = EpisodeRecorder(DummyVecEnv([make] * (n_envs or config.env.n_envs)))
+    venv = EpisodeRecorder(_Environments([make] * (n_envs or config.env.n_envs)))
     venv.seed(seed)
     return venv
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import sys
 from collections.abc import Callable
@@ -14,22 +13,28 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, GymEnv, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.her import HerReplayBuffer
-from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from toolkit.algorithms.learner import Learner
 from toolkit.algorithms.policies import (
+    CnnPolicy,
     DuelingCnnPolicy,
     DuelingMlpPolicy,
     DuelingMultiInputPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
 )
+from toolkit.algorithms.replay import can_gather, gather
+from toolkit.algorithms.updates import LOSSES, Minibatch, Rule
 
-_LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
 _NEVER = sys.maxsize
+_UPDATES_THAT_PAY = 50_000  # for compiling: BENCHMARKS.md has what it costs and what it saves
 
 
 class DoubleDQN(DQN):
@@ -58,6 +63,8 @@ class DoubleDQN(DQN):
     :param exploration: epsilon by number of completed episodes (over all environments) and timestep, both from 0,
         from the first step on: with it, ``learning_starts`` only says when updates begin. Replaces the three
         ``exploration_*`` parameters
+    :param compile: whether to compile the whole update to one function, which takes seconds once; ``auto``: where so
+        many updates are to come that it pays. Where it cannot be done, the reason is logged and updates are plain
     :param target_update_interval: environment steps between updates of the target network, or ``(n, "episode")``:
         updated when an episode starts after every n completed ones, counted over all environments
     :param kwargs: every other parameter of :class:`stable_baselines3.DQN`, with SB3's defaults
@@ -65,7 +72,9 @@ class DoubleDQN(DQN):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        **DQN.policy_aliases,
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
         "DuelingMlpPolicy": DuelingMlpPolicy,
         "DuelingCnnPolicy": DuelingCnnPolicy,
         "DuelingMultiInputPolicy": DuelingMultiInputPolicy,
@@ -82,6 +91,7 @@ class DoubleDQN(DQN):
         n_epochs: int = 1,
         sample_with_replacement: bool = True,
         exploration: Callable[[int, int], float] | None = None,
+        compile: Literal["auto"] | bool = "auto",
         target_update_interval: int | tuple[int, Literal["step", "episode"]] = 10_000,
         **kwargs: Any,
     ) -> None:
@@ -91,6 +101,7 @@ class DoubleDQN(DQN):
         self.n_epochs = n_epochs
         self.sample_with_replacement = sample_with_replacement
         self.exploration = exploration
+        self.compile = compile
         self.target_update_episodes: int | None = None
         self._episodes_at_target_update = 0
         if exploration is not None and (given := sorted(name for name in kwargs if name.startswith("exploration_"))):
@@ -103,6 +114,26 @@ class DoubleDQN(DQN):
         self._convert_target_update_interval()
         super()._setup_model()
         self._check_parameters()
+        self._learner = Learner(self.policy, compiles=self.compile is True)
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
+        pays = self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
+        self._learner.compiles = self.compile is True or (self.compile == "auto" and pays)
+        return total_timesteps, callback
+
+    def _updates_until(self, total_timesteps: int) -> float:
+        """Return how many updates there will be; with ``train_freq`` in episodes that is not known: 0."""
+        steps = total_timesteps - max(self.num_timesteps, self.learning_starts)
+        a_step = 1.0
+        if self.gradient_steps >= 0:
+            frequency: TrainFreq = self.train_freq  # type: ignore[assignment]
+            in_steps = frequency.unit is TrainFrequencyUnit.STEP
+            a_step = self.gradient_steps / (frequency.frequency * self.n_envs) if in_steps else 0.0
+        return steps * a_step * self.n_epochs
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_learner"]
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Draw ``gradient_steps`` minibatches of ``batch_size`` transitions and make ``n_epochs`` updates on each.
@@ -111,65 +142,36 @@ class DoubleDQN(DQN):
         """
         if not self.sample_with_replacement and self._stored < batch_size:
             return
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        rule = Rule(self.double, self.loss, self.loss_over_all_actions, self.n_epochs, self.gamma, self.max_grad_norm)
         losses = []
         for _ in range(gradient_steps):
-            batch = self._sample(batch_size)
-            targets = self._targets(batch)
-            losses += [self._update(batch, targets) for _ in range(self.n_epochs)]
+            losses += self._learner.learn(rule, self._sample(batch_size))
         self._n_updates += len(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", np.mean(losses))
+        if self._learner.seconds_compiling:
+            self.logger.record("time/seconds_compiling", self._learner.seconds_compiling, exclude="tensorboard")
+        self.logger.record("train/loss", sum(losses) / len(losses))
 
-    def _sample(self, batch_size: int) -> ReplayBufferSamples | DictReplayBufferSamples:
+    def _sample(self, batch_size: int) -> Minibatch:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
-        if self.sample_with_replacement:
+        gathers = self._vec_normalize_env is None and can_gather(buffer)
+        if not self.sample_with_replacement:
+            # `random.sample` takes time for what it draws, `np.random.choice` for all that is stored
+            steps = np.array(random.sample(range(self._stored), batch_size))
+        elif gathers:
+            steps = np.random.randint(0, self._stored, size=batch_size)
+        else:
             return buffer.sample(batch_size, env=self._vec_normalize_env)
-        # `random.sample` takes time for what it draws, `np.random.choice` for all that is stored
-        drawn = np.array(random.sample(range(self._stored), batch_size))
-        return buffer._get_samples(drawn, env=self._vec_normalize_env)
+        if gathers:
+            return gather(buffer, steps)
+        return buffer._get_samples(steps, env=self._vec_normalize_env)
 
     @property
     def _stored(self) -> int:
         """How many vector steps the replay buffer holds."""
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
         return buffer.buffer_size if buffer.full else buffer.pos
-
-    @th.no_grad()
-    def _targets(self, batch: ReplayBufferSamples | DictReplayBufferSamples) -> th.Tensor:
-        """Return the values to learn: (batch, 1) for the actions taken, or (batch, actions) for all of them."""
-        next_values: th.Tensor = self.q_net_target(batch.next_observations)
-        if self.double:
-            chosen = self._predicted(batch.next_observations).argmax(dim=1, keepdim=True)
-            next_values = next_values.gather(dim=1, index=chosen)
-        else:
-            next_values = next_values.max(dim=1, keepdim=True).values
-        discounts = self.gamma if batch.discounts is None else batch.discounts
-        targets = batch.rewards + (1 - batch.dones) * discounts * next_values
-        if not self.loss_over_all_actions:
-            return targets
-        return self._predicted(batch.observations).scatter(dim=1, index=batch.actions.long(), src=targets)
-
-    def _predicted(self, observations: PyTorchObs) -> th.Tensor:
-        """Return the online network's Q-values, in its evaluation mode: no dropout, batch statistics left alone."""
-        self.q_net.set_training_mode(False)
-        values: th.Tensor = self.q_net(observations)
-        self.q_net.set_training_mode(True)
-        return values
-
-    def _update(self, batch: ReplayBufferSamples | DictReplayBufferSamples, targets: th.Tensor) -> float:
-        """Make one step of the optimizer; return the loss before it."""
-        values = self.q_net(batch.observations)
-        if not self.loss_over_all_actions:
-            values = values.gather(dim=1, index=batch.actions.long())
-        loss = _LOSSES[self.loss](values, targets)
-        self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.max_grad_norm < math.inf:
-            th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
-        self.policy.optimizer.step()
-        return loss.item()
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -182,7 +184,23 @@ class DoubleDQN(DQN):
         if self.exploration is not None:
             self.exploration_rate = self._epsilon(self.exploration)
             learning_starts = 0
-        return super()._sample_action(learning_starts, action_noise, n_envs)
+        if self.num_timesteps < learning_starts or not self._acts_plainly:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        if np.random.rand() < self.exploration_rate:
+            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
+        else:
+            with th.no_grad():
+                observations = th.as_tensor(self._last_obs, device=self.device)
+                actions = self._learner.online(observations).argmax(dim=1).cpu().numpy()
+        return actions, actions
+
+    @property
+    def _acts_plainly(self) -> bool:
+        """Whether actions come from arrays of observations as SB3 chooses them, and not as a subclass does."""
+        chosen = (type(self).predict, type(self.policy).predict, type(self.policy)._predict)
+        return chosen == (DQN.predict, BasePolicy.predict, DQNPolicy._predict) and isinstance(
+            self._last_obs, np.ndarray
+        )
 
     def _epsilon(self, exploration: Callable[[int, int], float]) -> float:
         rate = exploration(self._episode_num, self.num_timesteps)
@@ -215,8 +233,8 @@ class DoubleDQN(DQN):
         self.target_update_interval = _NEVER if unit == "episode" else int(interval)
 
     def _check_parameters(self) -> None:
-        if self.loss not in _LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(_LOSSES)}, not {self.loss!r}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
         for name, fits, wanted in (
             ("n_epochs", self.n_epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),

@@ -1,11 +1,12 @@
-"""Policies for DQN and DoubleDQN with a dueling head."""
+"""DoubleDQN's policies: SB3's DQN policies, and the same with a dueling head."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch as th
-from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
+from stable_baselines3.dqn import policies as sb3
+from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 
@@ -40,7 +41,27 @@ class DuelingQNetwork(QNetwork):
         self.q_net[-1] = DuelingHead(last_layer.in_features, last_layer.out_features)  # type: ignore[arg-type]
 
 
-class DuelingMlpPolicy(DQNPolicy):
+class MlpPolicy(sb3.DQNPolicy):
+    """DQN's ``MlpPolicy``, which changes its networks' mode only when they are in the other one.
+
+    SB3 asks for a mode at each step of the environment, and setting it takes as long as choosing the action.
+    """
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Put the networks in training or evaluation mode."""
+        if mode != self.training:
+            super().set_training_mode(mode)
+
+
+class CnnPolicy(MlpPolicy, sb3.CnnPolicy):
+    """DQN's ``CnnPolicy``, with ``MlpPolicy``'s way of changing modes."""
+
+
+class MultiInputPolicy(MlpPolicy, sb3.MultiInputPolicy):
+    """DQN's ``MultiInputPolicy``, with ``MlpPolicy``'s way of changing modes."""
+
+
+class DuelingMlpPolicy(MlpPolicy):
     """DQN's ``MlpPolicy`` with a dueling head."""
 
     def make_q_net(self) -> QNetwork:

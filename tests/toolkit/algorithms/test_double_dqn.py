@@ -24,6 +24,7 @@ VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR, "number": spaces.Discrete(4)})
 BATCH = 32
+FUSED = {"optimizer_kwargs": {"fused": True}}  # what DoubleDQN chooses, for SB3's DQN beside it
 SMALL: dict[str, Any] = {
     "buffer_size": 500,
     "learning_starts": 20,
@@ -70,7 +71,8 @@ def filled(cls: type[DQN] = DoubleDQN, *, agree: bool = False, reward: float = 0
 
     The same arguments give the same buffer and the same weights.
     """
-    params = {"policy_kwargs": {"net_arch": [16]}, "seed": 0, "learning_rate": 1e-2, **params}
+    params = {"seed": 0, "learning_rate": 1e-2, **params}
+    params["policy_kwargs"] = {"net_arch": [16], **FUSED, **params.get("policy_kwargs", {})}
     model = cls("MlpPolicy", RandomEnv(reward=reward), **{**SMALL, "learning_starts": 10_000, **params})
     model.learn(300)
     if not agree:
@@ -119,7 +121,7 @@ def test_without_double_the_update_is_that_of_stock_dqn(steps: int) -> None:
 def test_without_double_a_whole_training_is_that_of_stock_dqn() -> None:
     arguments: dict[str, Any] = {**SMALL, "seed": 3}
     ours = DoubleDQN("MlpPolicy", "CartPole-v1", double=False, **arguments).learn(300)
-    assert same(ours, DQN("MlpPolicy", "CartPole-v1", **arguments).learn(300))
+    assert same(ours, DQN("MlpPolicy", "CartPole-v1", policy_kwargs=FUSED, **arguments).learn(300))
 
 
 def layers_of(network: th.nn.Module) -> list[NDArray[np.float64]]:

@@ -1,0 +1,82 @@
+"""Who makes the updates: the networks, their optimizer, and the choice between the plain and the compiled way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch as th
+from stable_baselines3.dqn.policies import DQNPolicy
+
+from toolkit.algorithms.compiled import Update, compile_update
+from toolkit.algorithms.updates import Minibatch, Moments, QValues, Rule, adam_, clip_, learn, moments_of
+
+_log = logging.getLogger(__name__)
+
+
+class Learner:
+    """Makes the updates of a DQN policy's networks.
+
+    Adam, if nothing else is asked for, runs in its fused form: one call in place of a dozen for each layer.
+
+    :param policy: the policy whose ``q_net`` learns
+    :param compiles: whether to compile updates; may be changed at any time
+    """
+
+    def __init__(self, policy: DQNPolicy, compiles: bool) -> None:
+        self.online, self.target = QValues(policy.q_net), QValues(policy.q_net_target)
+        self.compiles = compiles
+        self.seconds_compiling = 0.0
+        self._policy = policy
+        self._parameters = [*policy.q_net.parameters()]
+        self._compiled: dict[Any, Update] = {}
+        if type(policy.optimizer) in (th.optim.Adam, th.optim.AdamW) and policy.device.type in ("cpu", "cuda"):
+            for group in policy.optimizer.param_groups:
+                group["fused"] = group["foreach"] is None if group["fused"] is None else group["fused"]
+
+    def learn(self, rule: Rule, batch: Minibatch) -> list[float]:
+        """Make a minibatch's updates; return the losses before each."""
+        moments = moments_of(self._policy.optimizer)
+        if self.compiles and (update := self._compile(rule, batch, moments)):
+            return update(moments, batch).tolist()  # type: ignore[arg-type]
+
+        def descend(loss: th.Tensor) -> None:
+            self._descend(loss, rule.max_grad_norm, moments)
+
+        return [loss.item() for loss in learn(rule, self.online, self.target, batch, descend)]
+
+    def _descend(self, loss: th.Tensor, max_grad_norm: float, moments: Moments | None) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        clip_(gradients, max_grad_norm)
+        if moments and len(gradients) == len(moments.steps):
+            adam_(self._policy.optimizer.param_groups[0], self._parameters, gradients, moments)
+        else:
+            self._policy.optimizer.step()
+
+    def _compile(self, rule: Rule, batch: Minibatch, moments: Moments | None) -> Update | None:
+        """Return the update compiled for a rule and such minibatches; None if that cannot be."""
+        options = self._policy.optimizer.param_groups[0]
+        constants = (options[name] for name in options if name not in ("params", "lr"))
+        case = (rule, type(batch), len(batch.rewards), batch.discounts is None, *constants)
+        if case in self._compiled:
+            return self._compiled[case]
+        if not self._policy.optimizer.state:
+            return None  # the first step is the optimizer's own, which makes its moments
+        start = time.perf_counter()
+        try:
+            if self.online.is_hooked or self.online.has_modes:
+                raise ValueError("the network has hooks, or modules that may compute otherwise in training")
+            if moments is None:
+                raise ValueError("only the steps of Adam and AdamW are known, without amsgrad and the like")
+            self._compiled[case] = compile_update(self._policy, rule, moments, batch)
+        except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
+            self.compiles = False
+            _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0])
+            return None
+        self.seconds_compiling += time.perf_counter() - start
+        _log.info("compiled the update in %.1f s", time.perf_counter() - start)
+        return self._compiled[case]

@@ -1,0 +1,160 @@
+"""One update of Double DQN on one minibatch, in functions of tensors that can be compiled as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.dqn.policies import QNetwork
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - torch's own habit
+from torch.optim.adam import adam
+
+from toolkit.algorithms.policies import DuelingHead, DuelingQNetwork
+
+LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
+_WITHOUT_MODES = {
+    *(nn.Sequential, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Linear, nn.Conv2d, nn.LayerNorm),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid),
+    *(QNetwork, DuelingQNetwork, DuelingHead, FlattenExtractor, NatureCNN, CombinedExtractor),
+}
+
+Minibatch = ReplayBufferSamples | DictReplayBufferSamples
+Values = Callable[[PyTorchObs], th.Tensor]  # observations to Q-values (batch, actions)
+
+
+class Rule(NamedTuple):
+    """What an update computes: parameters of :class:`toolkit.algorithms.DoubleDQN` under their names."""
+
+    double: bool
+    loss: str
+    loss_over_all_actions: bool
+    n_epochs: int
+    gamma: float
+    max_grad_norm: float
+
+
+def learn(
+    rule: Rule, online: Values, target: Values, batch: Minibatch, descend: Callable[[th.Tensor], None]
+) -> list[th.Tensor]:
+    """Make a minibatch's updates; return the losses before each.
+
+    :param descend: makes one step of the optimizer for a loss
+    """
+    with th.no_grad():
+        goals = targets(rule, online, target, batch)
+    losses = []
+    for _ in range(rule.n_epochs):
+        values = online(batch.observations)
+        if not rule.loss_over_all_actions:
+            values = values.gather(dim=1, index=batch.actions.long())
+        loss = LOSSES[rule.loss](values, goals)
+        descend(loss)
+        losses.append(loss.detach())
+    return losses
+
+
+def targets(rule: Rule, online: Values, target: Values, batch: Minibatch) -> th.Tensor:
+    """Return the values to learn: (batch, 1) for the actions taken, or (batch, actions) for all of them."""
+    next_values = target(batch.next_observations)
+    if rule.double:
+        chosen = online(batch.next_observations).argmax(dim=1, keepdim=True)
+        next_values = next_values.gather(dim=1, index=chosen)
+    else:
+        next_values = next_values.max(dim=1, keepdim=True).values
+    discounts = rule.gamma if batch.discounts is None else batch.discounts
+    goals = batch.rewards + (1 - batch.dones) * discounts * next_values
+    if not rule.loss_over_all_actions:
+        return goals
+    return online(batch.observations).scatter(dim=1, index=batch.actions.long(), src=goals)
+
+
+def clip_(gradients: list[th.Tensor], max_norm: float) -> None:
+    """Scale gradients in place to a norm of at most ``max_norm``, as ``clip_grad_norm_`` does with more ado."""
+    if max_norm == math.inf:
+        return
+    # the compiler makes one loop of these; uncompiled, one call is faster
+    compiling = th.compiler.is_compiling()
+    norms = [th.linalg.vector_norm(one) for one in gradients] if compiling else th._foreach_norm(gradients)
+    scale = th.clamp(max_norm / (th.linalg.vector_norm(th.stack(norms)) + 1e-6), max=1.0)
+    th._foreach_mul_(gradients, scale)
+
+
+class Moments(NamedTuple):
+    """What Adam remembers of each parameter, as ``torch.optim.Adam`` keeps it."""
+
+    means: list[th.Tensor]
+    squares: list[th.Tensor]
+    steps: list[th.Tensor]
+
+
+def moments_of(optimizer: th.optim.Optimizer) -> Moments | None:
+    """Return an optimizer's moments if it is an Adam whose step :func:`adam_` makes and that has made its first."""
+    options, *more = optimizer.param_groups
+    unusual = ("amsgrad", "capturable", "differentiable")
+    if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or more or any(options[name] for name in unusual):
+        return None
+    states = [optimizer.state.get(parameter) for parameter in options["params"]]
+    if not all(states):
+        return None
+    return Moments(*([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")))  # type: ignore[index]
+
+
+@th.no_grad()
+def adam_(options: dict[str, Any], parameters: Any, gradients: list[th.Tensor], moments: Moments, **more: Any) -> None:
+    """Make one step of Adam in place, without what the optimizer's own ``step`` does around it.
+
+    :param options: the optimizer's group of parameters
+    :param more: options that replace those
+    """
+    options = options | more
+    names = ("foreach", "fused", "lr", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
+    chosen = {name: options[name] for name in names}
+    beta1, beta2 = options["betas"]
+    adam(parameters, gradients, *moments[:2], [], moments.steps, amsgrad=False, beta1=beta1, beta2=beta2, **chosen)
+
+
+class QValues:
+    """A Q-network as a function of observations, without what its calls need not do.
+
+    SB3 switches a network to training or evaluation and back at every call, and prepares observations also where
+    vectors of float32 are ready as they are; for a small network that, and what PyTorch does around each layer, takes
+    longer than the layers. Here modes are switched only if a module may compute otherwise in training, and layers are
+    called bare unless a module has hooks.
+    """
+
+    def __init__(self, network: QNetwork) -> None:
+        self.network = network
+        self.has_modes = any(type(module) not in _WITHOUT_MODES for module in network.modules())
+        self._hooks = [hooks for one in network.modules() for hooks in (one._forward_hooks, one._forward_pre_hooks)]
+        space = network.observation_space
+        is_vector = len(space.shape or ()) == 1 and space.dtype == np.float32
+        flat = type(network) in (QNetwork, DuelingQNetwork) and type(network.features_extractor) is FlattenExtractor
+        self._layers = [layer.forward for layer in network.q_net] if flat and is_vector and not self.has_modes else []
+
+    def __call__(self, observations: PyTorchObs) -> th.Tensor:
+        """Map observations to Q-values (batch, actions), in training mode where gradients are wanted."""
+        if not self._layers or self.is_hooked:
+            return self._called(observations)
+        values: Any = observations
+        for layer in self._layers:
+            values = layer(values)
+        return values  # type: ignore[no-any-return]
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether a module has hooks, which bare layers would not call."""
+        return any(self._hooks)
+
+    def _called(self, observations: PyTorchObs) -> th.Tensor:
+        if self.has_modes:
+            self.network.set_training_mode(th.is_grad_enabled())
+        values: th.Tensor = self.network(observations)
+        if self.has_modes:
+            self.network.set_training_mode(False)
+        return values
