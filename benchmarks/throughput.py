@@ -1,32 +1,39 @@
 """Compare the steps per second of DoubleDQN with those of Stable-Baselines3's DQN at the same settings.
 
-    python benchmarks/throughput.py [--rows a b c d e] [--repeats 5] [--json FILE]
+    python benchmarks/throughput.py [--rows a b c d e] [--repeats 5] [--steps N] [--results DIR]
 
-Both sides learn alternately in one process with one torch thread. `rollout` and `update` are the milliseconds of an
-environment step, of which `update` is spent in `train`. The ratio is SB3's time over ours, its median over the repeats
-with the least and the greatest. In row e SB3 draws five minibatches where the recipe passes five times over one.
+All sides of a row learn alternately in one process with one torch thread. `rollout` and `update` are the milliseconds
+of an environment step, of which `update` is spent in `train`. The ratios are SB3's time over ours, repeat by repeat:
+the median (least to greatest). In row e SB3 draws five minibatches where the recipe passes five times over one.
+
+Before it is measured a side learns for a while. `compiling` is what that took longer, with building the model, than as
+many steps take later on; the compiler's caches are empty when the benchmark starts.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from report import alternately, options, progress, ratios, spread, table, write
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
+import toolkit.environments
+from toolkit import RunConfig
 from toolkit.algorithms import DoubleDQN
+
+SB3, EAGER, COMPILED, OWN_ENVS = "SB3 DQN", "eager", "compiled", "eager, on the toolkit's environments"
 
 
 class Frames(gym.Env[Any, Any]):
@@ -50,7 +57,11 @@ class Frames(gym.Env[Any, Any]):
 
 @dataclass(frozen=True)
 class Row:
-    """One setting, and how many environment steps each repeat measures after those that warm up."""
+    """One setting, and how many environment steps each repeat measures after those that warm up.
+
+    :param own: parameters of DoubleDQN alone
+    :param sides: what is measured beside SB3's DQN
+    """
 
     what: str
     env: str | Callable[[], gym.Env[Any, Any]]
@@ -59,11 +70,19 @@ class Row:
     params: dict[str, Any]
     policy: str = "MlpPolicy"
     own: dict[str, Any] | None = None
+    sides: tuple[str, ...] = (EAGER,)
 
 
 SMALL = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 32, "learning_starts": 100, "buffer_size": 10_000}
 ROWS = {
-    "a": Row("1 env, 16x16, batch 32, an update a step", "CartPole-v1", 1, 1_000, {**SMALL, "train_freq": 1}),
+    "a": Row(
+        "1 env, 16x16, batch 32, an update a step",
+        "CartPole-v1",
+        1,
+        1_000,
+        {**SMALL, "train_freq": 1},
+        sides=(EAGER, COMPILED),
+    ),
     "b": Row(
         "RL Zoo's CartPole settings",
         "CartPole-v1",
@@ -81,7 +100,12 @@ ROWS = {
         },
     ),
     "c": Row(
-        "16 envs, 16x16, batch 32, an update a vector step", "CartPole-v1", 16, 16_000, {**SMALL, "train_freq": 1}
+        "16 envs, 16x16, batch 32, an update a vector step",
+        "CartPole-v1",
+        16,
+        16_000,
+        {**SMALL, "train_freq": 1},
+        sides=(EAGER, OWN_ENVS),
     ),
     "d": Row(
         "CNN on 84x84x4",
@@ -98,19 +122,25 @@ ROWS = {
         500,
         {**SMALL, "train_freq": 1, "gradient_steps": 5},
         own={"gradient_steps": 1, "n_epochs": 5},
+        sides=(EAGER, COMPILED),
     ),
 }
 
 
 class Learner:
-    """A model that is timed while it learns on."""
+    """A model that is timed while it learns on.
 
-    def __init__(self, algorithm: type[DQN], row: Row, params: dict[str, Any]) -> None:
-        env = make_vec_env(row.env, row.n_envs, seed=0)
-        self.model = algorithm(row.policy, env, **params, exploration_fraction=1e-3, device="cpu", seed=0)
+    :param make: builds the model
+    :param warm_up: environment steps that it learns for before anything is measured
+    """
+
+    def __init__(self, make: Callable[[], DQN], warm_up: int) -> None:
+        start = time.perf_counter()
+        self.model, self.warm_up = make(), warm_up
         self._train, self._updating = self.model.train, 0.0
         self.model.train = self._timed_train  # type: ignore[method-assign]
-        self.learn(max(row.params["learning_starts"], row.steps) + row.steps)
+        self.learn(warm_up)
+        self.start_seconds = time.perf_counter() - start
 
     def learn(self, steps: int) -> tuple[float, float]:
         """Learn for so many steps more; return the milliseconds of a step, outside and inside of updates."""
@@ -127,53 +157,85 @@ class Learner:
 
 
 def main() -> None:
-    """Measure the rows and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure the rows and write the table."""
+    parser = options(__doc__)
     parser.add_argument("--rows", nargs="+", choices=[*ROWS], default=[*ROWS])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--steps", type=int, help="at most so many environment steps a repeat")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    packages = ("stable-baselines3", "gymnasium", "torch")
-    print(f"{platform.machine()}, Python {platform.python_version()},", end=" ")
-    print(", ".join(f"{name} {version(name)}" for name in packages), end="\n\n")
-    print("| row | | SB3 DQN: rollout + update | DoubleDQN: rollout + update | rollout | update | steps/s |")
-    print("|---|---|---|---|---|---|---|")
-    measured = {name: measure(ROWS[name], arguments.repeats) for name in arguments.rows}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
+    measured = {}
+    with tempfile.TemporaryDirectory() as caches:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = caches
+        for name in arguments.rows:
+            progress(f"row {name}: {ROWS[name].what}")
+            measured[name] = measure(ROWS[name], arguments.repeats, arguments.steps)
+    header = ["row", "", "SB3 DQN: rollout + update", "DoubleDQN: rollout + update"]
+    rows = [line for name in measured for line in lines(name, measured[name])]
+    text = table([*header, "rollout", "update", "steps/s", "compiling"], rows)
+    write("throughput", __doc__, text, measured, arguments)
 
 
-def measure(row: Row, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Time both sides alternately, and print the row."""
-    sides = {
-        "sb3": Learner(DQN, row, row.params),
-        "ours": Learner(DoubleDQN, row, row.params | (row.own or {})),
+def measure(row: Row, repeats: int, most_steps: int | None = None) -> dict[str, Any]:
+    """Time all sides of a row alternately.
+
+    :return: by side, ``milliseconds`` of a step in each repeat as (rollout, update), and before them ``start_seconds``
+        for building the model and learning for ``warm_up`` steps
+    """
+    steps = min(row.steps, most_steps or row.steps)
+    warm_up = max(row.params["learning_starts"], steps) + steps
+    learners = {side: Learner(partial(build, row, side), warm_up) for side in (SB3, *row.sides)}
+    times = alternately({side: partial(learner.learn, steps) for side, learner in learners.items()}, repeats)
+    return {
+        side: {"milliseconds": times[side], "start_seconds": learner.start_seconds, "warm_up": warm_up}
+        for side, learner in learners.items()
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            times[name].append(side.learn(row.steps))
-    letter = next(name for name, one in ROWS.items() if one is row)
-    cells = [f"{median(times[name], 0):.3f} + {median(times[name], 1):.3f} ms" for name in sides]
-    ratios = [ratio(times, parts) for parts in ((0,), (1,), (0, 1))]
-    print("|", " | ".join([letter, row.what, *cells, *ratios]), "|", flush=True)
-    return times
 
 
-def median(times: list[tuple[float, float]], part: int) -> float:
-    """Return the median of one part of a step's time."""
-    return statistics.median(one[part] for one in times)
+def build(row: Row, side: str) -> DQN:
+    """Build the model of one side of a row."""
+    params: dict[str, Any] = row.params | {"exploration_fraction": 1e-3, "device": "cpu", "seed": 0}
+    if side == SB3:
+        return DQN(row.policy, make_vec_env(row.env, row.n_envs, seed=0), **params)
+    env = own_environments(row) if side == OWN_ENVS else make_vec_env(row.env, row.n_envs, seed=0)
+    return DoubleDQN(row.policy, env, compile=side == COMPILED, **params | (row.own or {}))
 
 
-def ratio(times: dict[str, list[tuple[float, float]]], parts: tuple[int, ...]) -> str:
-    """Return SB3's time over ours, repeat by repeat: the median, the least and the greatest."""
-    ratios = [
-        sum(theirs[part] for part in parts) / sum(ours[part] for part in parts)
-        for theirs, ours in zip(times["sb3"], times["ours"], strict=True)
-    ]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def own_environments(row: Row) -> VecEnv:
+    """Build a row's environments as the toolkit builds those of a config without wrappers."""
+    parts = {"env": {"id": row.env, "n_envs": row.n_envs}, "algorithm": "double_dqn", "timesteps": 1, "name": "row"}
+    return toolkit.environments.make_vec_env(RunConfig.model_validate(parts), seed=0)
+
+
+def lines(name: str, measured: dict[str, Any]) -> list[list[str]]:
+    """Write the lines of a row's table, one for each side of ours."""
+    theirs = measured[SB3]["milliseconds"]
+    written = []
+    for side in ROWS[name].sides:
+        ours = measured[side]["milliseconds"]
+        parts = [spread(ratios(total(theirs, part), total(ours, part))) for part in ((0,), (1,), (0, 1))]
+        what = f"{ROWS[name].what}; {side}"
+        compiling = f"{compile_seconds(measured[side]):.1f} s" if side == COMPILED else ""
+        written.append([name, what, medians(theirs), medians(ours), *parts, compiling])
+    return written
+
+
+def total(milliseconds: list[list[float]], parts: tuple[int, ...]) -> list[float]:
+    """Add up parts of a step's time, repeat by repeat."""
+    return [sum(one[part] for part in parts) for one in milliseconds]
+
+
+def medians(milliseconds: list[list[float]]) -> str:
+    """Write the median of each part of a step's time."""
+    rollout, update = (statistics.median(total(milliseconds, (part,))) for part in (0, 1))
+    return f"{rollout:.3f} + {update:.3f} ms"
+
+
+def compile_seconds(measured: dict[str, Any]) -> float:
+    """Return what a side took before it was measured, less what its steps take when all is compiled."""
+    step = statistics.median(total(measured["milliseconds"], (0, 1)))
+    seconds: float = measured["start_seconds"] - measured["warm_up"] * step / 1e3
+    return seconds
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run directory alone.")] = False,
 ) -> None:
     """Train an agent into a new run directory."""
+    import logging
+
     from toolkit.callbacks import SuccessCriterion
     from toolkit.components import components_of, load_config
     from toolkit.training import train as train_run
@@ -73,6 +75,8 @@ def train(
     if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in components_of(loaded).callbacks):
         raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
 
+    if not quiet:
+        logging.getLogger("toolkit").setLevel(logging.INFO)
     run = train_run(loaded, out, progress_bar=not quiet)
     result: dict[str, Any] = run.result or {}
     if quiet:
@@ -236,7 +240,8 @@ def main() -> NoReturn:
     import logging
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    for level, name in ((logging.INFO, "note"), (logging.WARNING, "warning")):
+        logging.addLevelName(level, name)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         sys.exit(app(arguments, prog_name="toolkit", standalone_mode=True))

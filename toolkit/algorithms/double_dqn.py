@@ -63,8 +63,9 @@ class DoubleDQN(DQN):
     :param exploration: epsilon by number of completed episodes (over all environments) and timestep, both from 0,
         from the first step on: with it, ``learning_starts`` only says when updates begin. Replaces the three
         ``exploration_*`` parameters
-    :param compile: whether to compile the whole update to one function, which takes seconds once; ``auto``: where so
-        many updates are to come that it pays. Where it cannot be done, the reason is logged and updates are plain
+    :param compile: whether to compile the whole update to one function, which takes some ten seconds once; ``auto``:
+        on a CPU where at least 50,000 updates are to come, which pays for it. Where it cannot be done, as without a
+        C++ compiler, the reason is logged and updates are plain
     :param target_update_interval: environment steps between updates of the target network, or ``(n, "episode")``:
         updated when an episode starts after every n completed ones, counted over all environments
     :param kwargs: every other parameter of :class:`stable_baselines3.DQN`, with SB3's defaults
@@ -118,7 +119,7 @@ class DoubleDQN(DQN):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        pays = self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
+        pays = self.device.type == "cpu" and self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
         self._learner.compiles = self.compile is True or (self.compile == "auto" and pays)
         return total_timesteps, callback
 
