@@ -1,4 +1,9 @@
-"""What the benchmarks share: sides that take turns, the machine they ran on, and results as JSON and Markdown."""
+"""What the benchmarks share: sides that take turns, the machine they ran on, and results as JSON and Markdown.
+
+    python benchmarks/report.py
+
+puts the pages of `benchmarks/results` into BENCHMARKS.md, below its line on where they begin.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,8 @@ from typing import Any, TypeVar
 
 # Nothing here imports torch: `process.py` must stay smaller than the processes whose memory it measures.
 PROJECT = Path(__file__).resolve().parents[1]
+PAGES = ("throughput", "solve", "growth", "features", "process", "search")
+RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
 _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")
 
 T = TypeVar("T")
@@ -135,3 +142,16 @@ def _command(called: Mapping[str, str]) -> str:
     """Return the command as it is typed in the project's directory, whatever this machine calls its directories."""
     home = f"{PROJECT}{os.sep}"
     return shlex.join(["python", *(called.get(argument, argument.removeprefix(home)) for argument in sys.argv)])
+
+
+def collect() -> None:
+    """Put the results' pages into BENCHMARKS.md, their titles one level down."""
+    target, results = PROJECT / "BENCHMARKS.md", PROJECT / "benchmarks" / "results"
+    written, mark, _ = target.read_text(encoding="utf-8").partition(RESULTS_BEGIN)
+    pages = ((results / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
+    below = "\n".join(page.replace("\n## ", "\n### ").replace("# ", "## ", 1) for page in pages)
+    target.write_text(f"{written}{mark}\n\n{below}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    collect()

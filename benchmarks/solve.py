@@ -92,7 +92,7 @@ class Tianshou:
 def main() -> None:
     """Train on every seed and write the table."""
     parser = options(__doc__, repeats=None)
-    parser.add_argument("--seeds", nargs=2, type=int, default=(1000, 1010), metavar=("FIRST", "END"))
+    parser.add_argument("--seeds", nargs=2, type=int, default=(5000, 5010), metavar=("FIRST", "END"))
     parser.add_argument("--sides", nargs="+", choices=[OURS, SB3_PPO, SB3_DQN], default=[OURS, SB3_PPO, SB3_DQN])
     parser.add_argument("--tianshou", metavar="PYTHON", help="an interpreter that has Tianshou")
     parser.add_argument("--threshold", type=float, default=195.0, help="the mean return that counts as solved")

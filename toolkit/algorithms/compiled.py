@@ -37,12 +37,13 @@ def compile_update(policy: DQNPolicy, rule: Rule, moments: Moments, batch: Minib
         return th.stack(learn(rule, online, target, kind(*batch), descend))
 
     def run(moments: Moments, batch: Minibatch) -> Any:
-        rate.fill_(options["lr"])
+        rate.fill_(policy.optimizer.param_groups[0]["lr"])  # loading makes new groups
         return compiled(weights, target_weights, tuple(moments), rate, tuple(batch))
 
     arguments = (weights, target_weights, tuple(moments), rate, tuple(batch))
-    with th._dynamo.config.patch(trace_autograd_ops=True), th._inductor.config.patch(compile_threads=1):
-        ahead = th.compile(update, fullgraph=True, options={"cpp_wrapper": True})
+    tracing = th._dynamo.config.patch(trace_autograd_ops=True, specialize_float=True)  # constants stay constants
+    with tracing, th._inductor.config.patch(compile_threads=1):
+        ahead = th.compile(update, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
         compiled = ahead.aot_compile((arguments, {}))  # type: ignore[attr-defined]
     compiled.disable_guard_check()  # the caller knows what an update was compiled for, in a third of the time
     return run

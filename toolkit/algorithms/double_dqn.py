@@ -18,7 +18,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from stable_baselines3.her import HerReplayBuffer
 
 from toolkit.algorithms.learner import Learner
@@ -119,6 +119,7 @@ class DoubleDQN(DQN):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
+        self._learner.take_stock()
         pays = self.device.type == "cpu" and self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
         self._learner.compiles = self.compile is True or (self.compile == "auto" and pays)
         return total_timesteps, callback
@@ -143,6 +144,8 @@ class DoubleDQN(DQN):
         """
         if not self.sample_with_replacement and self._stored < batch_size:
             return
+        if self._learner.online.has_modes:
+            self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rule = Rule(self.double, self.loss, self.loss_over_all_actions, self.n_epochs, self.gamma, self.max_grad_norm)
         losses = []
@@ -198,10 +201,9 @@ class DoubleDQN(DQN):
     @property
     def _acts_plainly(self) -> bool:
         """Whether actions come from arrays of observations as SB3 chooses them, and not as a subclass does."""
-        chosen = (type(self).predict, type(self.policy).predict, type(self.policy)._predict)
-        return chosen == (DQN.predict, BasePolicy.predict, DQNPolicy._predict) and isinstance(
-            self._last_obs, np.ndarray
-        )
+        ways = (type(self).predict, type(self.policy).predict, type(self.policy)._predict, type(self.q_net)._predict)
+        known = ways == (DQN.predict, BasePolicy.predict, DQNPolicy._predict, QNetwork._predict)
+        return known and isinstance(self._last_obs, np.ndarray) and not self._learner.online.has_modes
 
     def _epsilon(self, exploration: Callable[[int, int], float]) -> float:
         rate = exploration(self._episode_num, self.num_timesteps)
@@ -236,6 +238,8 @@ class DoubleDQN(DQN):
     def _check_parameters(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
+        if self.compile not in ("auto", True, False):
+            raise ValueError(f"compile must be 'auto', True or False, not {self.compile!r}")
         for name, fits, wanted in (
             ("n_epochs", self.n_epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),

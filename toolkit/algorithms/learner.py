@@ -10,7 +10,17 @@ import torch as th
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from toolkit.algorithms.compiled import Update, compile_update
-from toolkit.algorithms.updates import Minibatch, Moments, QValues, Rule, adam_, clip_, learn, moments_of
+from toolkit.algorithms.updates import (
+    Minibatch,
+    Moments,
+    QValues,
+    Rule,
+    adam_,
+    clip_,
+    is_plain_adam,
+    learn,
+    moments_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -25,15 +35,26 @@ class Learner:
     """
 
     def __init__(self, policy: DQNPolicy, compiles: bool) -> None:
-        self.online, self.target = QValues(policy.q_net), QValues(policy.q_net_target)
         self.compiles = compiles
         self.seconds_compiling = 0.0
         self._policy = policy
-        self._parameters = [*policy.q_net.parameters()]
+        self._parameters: list[th.nn.Parameter] = []
         self._compiled: dict[Any, Update] = {}
         if type(policy.optimizer) in (th.optim.Adam, th.optim.AdamW) and policy.device.type in ("cpu", "cuda"):
             for group in policy.optimizer.param_groups:
                 group["fused"] = group["foreach"] is None if group["fused"] is None else group["fused"]
+        self.take_stock()
+
+    def take_stock(self) -> None:
+        """Look the networks over; needed again when layers were replaced."""
+        self.online, self.target = QValues(self._policy.q_net), QValues(self._policy.q_net_target)
+        known, self._parameters = self._parameters, [*self._policy.q_net.parameters()]
+        if [*map(id, known)] != [*map(id, self._parameters)]:
+            self._compiled.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of a copy what was compiled, as that changes the networks it was compiled for."""
+        return {**vars(self), "_compiled": {}}
 
     def learn(self, rule: Rule, batch: Minibatch) -> list[float]:
         """Make a minibatch's updates; return the losses before each."""
@@ -50,32 +71,36 @@ class Learner:
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        learning = [parameter for parameter in self._parameters if parameter.grad is not None]
+        gradients: list[Any] = [parameter.grad for parameter in learning]
         clip_(gradients, max_grad_norm)
-        if moments and len(gradients) == len(moments.steps):
-            adam_(self._policy.optimizer.param_groups[0], self._parameters, gradients, moments)
+        options = self._policy.optimizer.param_groups[0]
+        if moments and len(learning) == len(options["params"]):
+            adam_(options, options["params"], gradients, moments)
         else:
             self._policy.optimizer.step()
 
     def _compile(self, rule: Rule, batch: Minibatch, moments: Moments | None) -> Update | None:
-        """Return the update compiled for a rule and such minibatches; None if that cannot be."""
+        """Return the update compiled for a rule and such minibatches; None if that cannot be, or not yet."""
         options = self._policy.optimizer.param_groups[0]
+        if self.online.is_hooked or self.target.is_hooked or not all(one.requires_grad for one in self._parameters):
+            return None
         constants = (options[name] for name in options if name not in ("params", "lr"))
         case = (rule, type(batch), len(batch.rewards), batch.discounts is None, *constants)
         if case in self._compiled:
             return self._compiled[case]
-        if not self._policy.optimizer.state:
-            return None  # the first step is the optimizer's own, which makes its moments
         start = time.perf_counter()
         try:
-            if self.online.is_hooked or self.online.has_modes:
-                raise ValueError("the network has hooks, or modules that may compute otherwise in training")
-            if moments is None:
+            if self.online.has_modes:
+                raise ValueError("the network has modules that may compute otherwise in training")
+            if not is_plain_adam(self._policy.optimizer) or len(options["params"]) != len(self._parameters):
                 raise ValueError("only the steps of Adam and AdamW are known, without amsgrad and the like")
+            if moments is None:
+                return None
             self._compiled[case] = compile_update(self._policy, rule, moments, batch)
         except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
             self.compiles = False
-            _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0])
+            _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0] or type(error).__name__)
             return None
         self.seconds_compiling += time.perf_counter() - start
         _log.info("compiled the update in %.1f s", time.perf_counter() - start)

@@ -49,7 +49,7 @@ class MlpPolicy(sb3.DQNPolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """Put the networks in training or evaluation mode."""
-        if mode != self.training:
+        if mode != self.training or mode != self.q_net.training:
             super().set_training_mode(mode)
 
 

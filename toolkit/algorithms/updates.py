@@ -93,13 +93,18 @@ class Moments(NamedTuple):
     steps: list[th.Tensor]
 
 
-def moments_of(optimizer: th.optim.Optimizer) -> Moments | None:
-    """Return an optimizer's moments if it is an Adam whose step :func:`adam_` makes and that has made its first."""
+def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
+    """Say whether :func:`adam_` makes an optimizer's step: an Adam or AdamW with one group of parameters, as usual."""
     options, *more = optimizer.param_groups
-    unusual = ("amsgrad", "capturable", "differentiable")
-    if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or more or any(options[name] for name in unusual):
+    is_adam = type(optimizer) in (th.optim.Adam, th.optim.AdamW)
+    return is_adam and not more and not any(options[name] for name in ("amsgrad", "capturable", "differentiable"))
+
+
+def moments_of(optimizer: th.optim.Optimizer) -> Moments | None:
+    """Return a plain Adam's moments once it has made its first step, which is left to itself; before that None."""
+    if not is_plain_adam(optimizer):
         return None
-    states = [optimizer.state.get(parameter) for parameter in options["params"]]
+    states = [optimizer.state.get(parameter) for parameter in optimizer.param_groups[0]["params"]]
     if not all(states):
         return None
     return Moments(*([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")))  # type: ignore[index]
@@ -131,30 +136,33 @@ class QValues:
     def __init__(self, network: QNetwork) -> None:
         self.network = network
         self.has_modes = any(type(module) not in _WITHOUT_MODES for module in network.modules())
-        self._hooks = [hooks for one in network.modules() for hooks in (one._forward_hooks, one._forward_pre_hooks)]
+        self._hooks = [
+            hooks
+            for module in network.modules()
+            for name, hooks in vars(module).items()
+            if name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        ]
         space = network.observation_space
         is_vector = len(space.shape or ()) == 1 and space.dtype == np.float32
         flat = type(network) in (QNetwork, DuelingQNetwork) and type(network.features_extractor) is FlattenExtractor
         self._layers = [layer.forward for layer in network.q_net] if flat and is_vector and not self.has_modes else []
-
-    def __call__(self, observations: PyTorchObs) -> th.Tensor:
-        """Map observations to Q-values (batch, actions), in training mode where gradients are wanted."""
-        if not self._layers or self.is_hooked:
-            return self._called(observations)
-        values: Any = observations
-        for layer in self._layers:
-            values = layer(values)
-        return values  # type: ignore[no-any-return]
 
     @property
     def is_hooked(self) -> bool:
         """Whether a module has hooks, which bare layers would not call."""
         return any(self._hooks)
 
-    def _called(self, observations: PyTorchObs) -> th.Tensor:
-        if self.has_modes:
-            self.network.set_training_mode(th.is_grad_enabled())
-        values: th.Tensor = self.network(observations)
-        if self.has_modes:
-            self.network.set_training_mode(False)
-        return values
+    def __call__(self, observations: PyTorchObs) -> th.Tensor:
+        """Map observations to Q-values (batch, actions), in evaluation mode where no gradients are wanted."""
+        if self._layers and not self.is_hooked:
+            values: Any = observations
+            for layer in self._layers:
+                values = layer(values)
+            return values  # type: ignore[no-any-return]
+        mode = self.network.training
+        if not self.has_modes or mode == th.is_grad_enabled():
+            return self.network(observations)  # type: ignore[no-any-return]
+        self.network.set_training_mode(not mode)
+        values = self.network(observations)
+        self.network.set_training_mode(mode)
+        return values  # type: ignore[no-any-return]
