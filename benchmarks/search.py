@@ -5,7 +5,8 @@
 Each round trains every candidate left on so many seeds and keeps a quarter, at least 4. A training that is not solved in
 the config's timesteps, or whose policy then has a greedy mean under 195 over 100 episodes, counts as three times the
 CPU seconds it took. Seeds 1000, 1001, ... are for this search alone. The first candidate is the config as it is.
-`--near` searches around what the wide search found, and writes `search_near`.
+`--near` searches around what the wide search found, tries what looked good by then on the most seeds as well, and
+writes `search_near`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,26 @@ NEAR = SPACE | {
     PARAMS + "learning_rate.params.end_fraction": [0.2, 0.3, 0.4],
 }
 
+BEST_NEAR: dict[str, Any] = {
+    "env.n_envs": 48,
+    "algorithm.policy_params.net_arch": [256, 128],
+    PARAMS + "batch_size": 64,
+    PARAMS + "gamma": 0.97,
+    PARAMS + "n_steps": 1,
+    PARAMS + "gradient_steps": 1,
+    PARAMS + "target_update_interval": 500,
+    PARAMS + "exploration_fraction": 0.05,
+    PARAMS + "exploration_final_eps": 0.005,
+    PARAMS + "learning_starts": 500,
+    PARAMS + "learning_rate.params.start": 1e-3,
+    PARAMS + "learning_rate.params.end": 1e-4,
+    PARAMS + "learning_rate.params.end_fraction": 0.2,
+}
+BY_HAND = [
+    BEST_NEAR | {PARAMS + "learning_rate.params.end": 5e-5},
+    BEST_NEAR | {PARAMS + "learning_rate.params.end": 5e-5, PARAMS + "batch_size": 128},
+]
+
 Candidate = dict[str, Any]
 
 
@@ -85,6 +106,10 @@ def main() -> None:
                 trials[index].append(trial(candidates[index], seed, arguments.timesteps))
             progress(f"round {number + 1}, {candidates[index]}: {score(trials[index]):.2f}")
         left.sort(key=lambda index: score(trials[index]))
+    for candidate in BY_HAND if arguments.near else []:
+        candidates.append(candidate)
+        seeds = range(FIRST_SEED, FIRST_SEED + arguments.rounds[-1])
+        trials.append([trial(candidate, seed, arguments.timesteps) for seed in seeds])
     measured = [{"settings": candidates[index], "trials": trials[index]} for index in range(len(candidates))]
     write("search_near" if arguments.near else "search", __doc__, page(measured), measured, arguments)
 

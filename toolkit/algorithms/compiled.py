@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch as th
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch.func import functional_call
 
+from toolkit.algorithms.replay import Stored
 from toolkit.algorithms.updates import Minibatch, Moments, Rule, adam_, clip_, learn
 
-Update = Callable[[Moments, Minibatch], th.Tensor]
+Update = Callable[[Moments, Minibatch | Stored], th.Tensor]
 
 
-def compile_update(policy: DQNPolicy, rule: Rule, moments: Moments, batch: Minibatch) -> Update:
+def compile_update(policy: DQNPolicy, rule: Rule, moments: Moments, batch: Minibatch | Stored) -> Update:
     """Compile the updates that one rule makes on minibatches like this one; takes seconds, and changes nothing.
 
     What is returned changes the networks and Adam's moments in place, and gives the losses before each pass.
@@ -34,15 +36,19 @@ def compile_update(policy: DQNPolicy, rule: Rule, moments: Moments, batch: Minib
             adam_(options, weights, gradients, Moments(*moments), lr=rate, fused=False, foreach=False)
 
         online, target = (_with(*pair) for pair in zip(networks, (weights, target_weights), strict=True))
-        return th.stack(learn(rule, online, target, kind(*batch), descend))
+        minibatch: Any = kind(*batch)
+        if kind is Stored:
+            minibatch = minibatch.taken()
+        return th.stack(learn(rule, online, target, minibatch, descend))
 
-    def run(moments: Moments, batch: Minibatch) -> Any:
+    def run(moments: Moments, batch: Minibatch | Stored) -> Any:
         rate.fill_(policy.optimizer.param_groups[0]["lr"])  # loading makes new groups
         return compiled(weights, target_weights, tuple(moments), rate, tuple(batch))
 
     arguments = (weights, target_weights, tuple(moments), rate, tuple(batch))
     tracing = th._dynamo.config.patch(trace_autograd_ops=True, specialize_float=True)  # constants stay constants
-    with tracing, th._inductor.config.patch(compile_threads=1):
+    with tracing, th._inductor.config.patch(compile_threads=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler uses what PyTorch has deprecated
         ahead = th.compile(update, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
         compiled = ahead.aot_compile((arguments, {}))  # type: ignore[attr-defined]
     compiled.disable_guard_check()  # the caller knows what an update was compiled for, in a third of the time

@@ -30,7 +30,7 @@ from toolkit.algorithms.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
-from toolkit.algorithms.replay import can_gather, gather
+from toolkit.algorithms.replay import Stored, can_gather, gather, stored
 from toolkit.algorithms.updates import LOSSES, Minibatch, Rule
 
 _NEVER = sys.maxsize
@@ -155,9 +155,10 @@ class DoubleDQN(DQN):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self._learner.seconds_compiling:
             self.logger.record("time/seconds_compiling", self._learner.seconds_compiling, exclude="tensorboard")
-        self.logger.record("train/loss", sum(losses) / len(losses))
+        if losses:
+            self.logger.record("train/loss", sum(losses) / len(losses))
 
-    def _sample(self, batch_size: int) -> Minibatch:
+    def _sample(self, batch_size: int) -> Minibatch | Stored:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
         gathers = self._vec_normalize_env is None and can_gather(buffer)
         if not self.sample_with_replacement:
@@ -168,7 +169,7 @@ class DoubleDQN(DQN):
         else:
             return buffer.sample(batch_size, env=self._vec_normalize_env)
         if gathers:
-            return gather(buffer, steps)
+            return stored(buffer, steps) if self._learner.compiles else gather(buffer, steps)
         return buffer._get_samples(steps, env=self._vec_normalize_env)
 
     @property
@@ -194,7 +195,7 @@ class DoubleDQN(DQN):
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
         else:
             with th.no_grad():
-                observations = th.as_tensor(self._last_obs, device=self.device)
+                observations = th.from_numpy(self._last_obs).to(self.device)
                 actions = self._learner.online(observations).argmax(dim=1).cpu().numpy()
         return actions, actions
 

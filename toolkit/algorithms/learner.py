@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from toolkit.algorithms.compiled import Update, compile_update
+from toolkit.algorithms.replay import Stored
 from toolkit.algorithms.updates import (
     Minibatch,
     Moments,
@@ -42,7 +43,8 @@ class Learner:
         self._compiled: dict[Any, Update] = {}
         if type(policy.optimizer) in (th.optim.Adam, th.optim.AdamW) and policy.device.type in ("cpu", "cuda"):
             for group in policy.optimizer.param_groups:
-                group["fused"] = group["foreach"] is None if group["fused"] is None else group["fused"]
+                if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
+                    group["fused"] = True
         self.take_stock()
 
     def take_stock(self) -> None:
@@ -56,45 +58,49 @@ class Learner:
         """Leave out of a copy what was compiled, as that changes the networks it was compiled for."""
         return {**vars(self), "_compiled": {}}
 
-    def learn(self, rule: Rule, batch: Minibatch) -> list[float]:
+    def learn(self, rule: Rule, batch: Minibatch | Stored) -> list[float]:
         """Make a minibatch's updates; return the losses before each."""
         moments = moments_of(self._policy.optimizer)
         if self.compiles and (update := self._compile(rule, batch, moments)):
             return update(moments, batch).tolist()  # type: ignore[arg-type]
 
+        minibatch = batch.taken() if isinstance(batch, Stored) else batch
+
         def descend(loss: th.Tensor) -> None:
             self._descend(loss, rule.max_grad_norm, moments)
 
-        return [loss.item() for loss in learn(rule, self.online, self.target, batch, descend)]
+        return [loss.item() for loss in learn(rule, self.online, self.target, minibatch, descend)]
 
     def _descend(self, loss: th.Tensor, max_grad_norm: float, moments: Moments | None) -> None:
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        learning = [parameter for parameter in self._parameters if parameter.grad is not None]
-        gradients: list[Any] = [parameter.grad for parameter in learning]
-        clip_(gradients, max_grad_norm)
+        clip_([parameter.grad for parameter in self._parameters if parameter.grad is not None], max_grad_norm)
         options = self._policy.optimizer.param_groups[0]
-        if moments and len(learning) == len(options["params"]):
+        gradients = [parameter.grad for parameter in options["params"] if parameter.grad is not None]
+        if moments and len(gradients) == len(options["params"]):
             adam_(options, options["params"], gradients, moments)
         else:
             self._policy.optimizer.step()
 
-    def _compile(self, rule: Rule, batch: Minibatch, moments: Moments | None) -> Update | None:
+    def _compile(self, rule: Rule, batch: Minibatch | Stored, moments: Moments | None) -> Update | None:
         """Return the update compiled for a rule and such minibatches; None if that cannot be, or not yet."""
         options = self._policy.optimizer.param_groups[0]
         if self.online.is_hooked or self.target.is_hooked or not all(one.requires_grad for one in self._parameters):
             return None
         constants = (options[name] for name in options if name not in ("params", "lr"))
-        case = (rule, type(batch), len(batch.rewards), batch.discounts is None, *constants)
+        sizes = (None if part is None else len(part) for part in batch)
+        case = (rule, type(batch), *sizes, *constants)
         if case in self._compiled:
             return self._compiled[case]
         start = time.perf_counter()
         try:
             if self.online.has_modes:
                 raise ValueError("the network has modules that may compute otherwise in training")
-            if not is_plain_adam(self._policy.optimizer) or len(options["params"]) != len(self._parameters):
+            if not is_plain_adam(self._policy.optimizer):
                 raise ValueError("only the steps of Adam and AdamW are known, without amsgrad and the like")
+            if [*map(id, options["params"])] != [*map(id, self._parameters)]:
+                raise ValueError("the optimizer's parameters are not the network's, one by one")
             if moments is None:
                 return None
             self._compiled[case] = compile_update(self._policy, rule, moments, batch)

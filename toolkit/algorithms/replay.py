@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -13,9 +13,47 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 Rows = NDArray[np.int64]
 
 
+class Stored(NamedTuple):
+    """Drawn transitions where they lie, for a compiled update to take: memory, a row a transition, and the rows."""
+
+    observations: th.Tensor
+    actions: th.Tensor
+    next_observations: th.Tensor
+    dones: th.Tensor
+    timeouts: th.Tensor
+    rewards: th.Tensor
+    rows: th.Tensor
+
+    def taken(self) -> ReplayBufferSamples:
+        """Return the minibatch."""
+        observations, actions, next_observations, dones, timeouts, rewards = (
+            memory.index_select(0, self.rows) for memory in self[:-1]
+        )
+        return ReplayBufferSamples(observations, actions, next_observations, dones * (1 - timeouts), rewards)
+
+
 def can_gather(buffer: ReplayBuffer) -> bool:
     """Say whether :func:`gather` knows where a replay buffer has its transitions."""
     return type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
+
+
+def stored(buffer: ReplayBuffer, steps: Rows) -> Stored | ReplayBufferSamples:
+    """Return what :func:`gather` does, but leave single steps of vectors in memory, if it is that of the device."""
+    if type(buffer) is not ReplayBuffer or buffer.observations.ndim != 3 or th.device(buffer.device).type != "cpu":
+        return gather(buffer, steps)
+
+    def memory(array: NDArray[Any]) -> th.Tensor:
+        return th.from_numpy(array.reshape(buffer.buffer_size * buffer.n_envs, -1))
+
+    return Stored(
+        observations=memory(buffer.observations),
+        actions=memory(buffer.actions),
+        next_observations=memory(buffer.next_observations),
+        dones=memory(buffer.dones),
+        timeouts=memory(buffer.timeouts),
+        rewards=memory(buffer.rewards),
+        rows=th.from_numpy(_rows(buffer, steps)),
+    )
 
 
 def gather(buffer: ReplayBuffer, steps: Rows) -> ReplayBufferSamples:
@@ -23,7 +61,7 @@ def gather(buffer: ReplayBuffer, steps: Rows) -> ReplayBufferSamples:
 
     Memory is indexed once, by rows that are each one environment's at one step, and not copied again.
     """
-    rows = steps * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=len(steps))
+    rows = _rows(buffer, steps)
     last, rewards, discounts = rows, _taken(buffer.rewards, rows)[:, None], None
     if isinstance(buffer, NStepReplayBuffer):
         last, rewards, discounts = _n_steps(buffer, rows)
@@ -35,6 +73,10 @@ def gather(buffer: ReplayBuffer, steps: Rows) -> ReplayBufferSamples:
         rewards=_tensor(buffer, rewards),
         discounts=None if discounts is None else _tensor(buffer, discounts),
     )
+
+
+def _rows(buffer: ReplayBuffer, steps: Rows) -> Rows:
+    return steps * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=len(steps))
 
 
 def _n_steps(buffer: NStepReplayBuffer, rows: Rows) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
