@@ -2,9 +2,9 @@
 
     python benchmarks/search.py [--near] [--candidates 40] [--rounds 2 6 20] [--seed 0] [--results DIR]
 
-Each round trains every candidate left on so many seeds and keeps a quarter, at least 4. A training that is not solved in
-the config's timesteps, or whose policy then has a greedy mean under 195 over 100 episodes, counts as three times the
-CPU seconds it took. Seeds 1000, 1001, ... are for this search alone. The first candidate is the config as it is.
+Each round trains every candidate left on so many seeds and keeps a quarter, at least 4. A training that is not solved
+in the config's timesteps, or whose policy then has a greedy mean under 195 over 100 episodes, counts three times the
+CPU seconds it took. Seeds 1000, 1001, ... are for this search alone. The first candidate is the config as it was then.
 `--near` searches around what the wide search found, tries what looked good by then on the most seeds as well, and
 writes `search_near`.
 """
@@ -76,6 +76,7 @@ BEST_NEAR: dict[str, Any] = {
 BY_HAND = [
     BEST_NEAR | {PARAMS + "learning_rate.params.end": 5e-5},
     BEST_NEAR | {PARAMS + "learning_rate.params.end": 5e-5, PARAMS + "batch_size": 128},
+    BEST_NEAR | {PARAMS + "batch_size": 256},
 ]
 
 Candidate = dict[str, Any]

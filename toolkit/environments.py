@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from toolkit.components import Components, components_of
 from toolkit.config import RunConfig
 from toolkit.errors import Problem, describe
 
+_UNCHANGING = (int, float, str, np.generic, type(None))
 _STREAMS = ("training", "evaluation", "video", "confirmation")
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
@@ -102,16 +104,17 @@ class EpisodeRecorder(VecEnvWrapper):
 
 
 class _Environments(DummyVecEnv):
-    """SB3's environments in this process, without deep copies of what each step has made anew.
+    """SB3's environments in this process, which copy of a step's ``info`` only what an environment could change later.
 
-    For many environments SB3's ``DummyVecEnv`` spends as much time on copies of ``info`` as on their wrappers.
+    For many environments SB3's ``DummyVecEnv`` spends as much time on such copies as on their wrappers.
     """
 
     def step_wait(self) -> VecEnvStepReturn:
         infos: list[dict[str, Any]] = []
         for index, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
             observation, self.buf_rews[index], terminated, truncated, info = env.step(action)
-            info = {**info, "TimeLimit.truncated": truncated and not terminated}
+            info = {key: value if isinstance(value, _UNCHANGING) else deepcopy(value) for key, value in info.items()}
+            info["TimeLimit.truncated"] = truncated and not terminated
             self.buf_dones[index] = terminated or truncated
             if terminated or truncated:
                 info["terminal_observation"] = observation

@@ -63,9 +63,9 @@ class DoubleDQN(DQN):
     :param exploration: epsilon by number of completed episodes (over all environments) and timestep, both from 0,
         from the first step on: with it, ``learning_starts`` only says when updates begin. Replaces the three
         ``exploration_*`` parameters
-    :param compile: whether to compile the whole update to one function, which takes some ten seconds once; ``auto``:
-        on a CPU where at least 50,000 updates are to come, which pays for it. Where it cannot be done, as without a
-        C++ compiler, the reason is logged and updates are plain
+    :param compile: whether to compile the whole update to one function, which takes 10 to 40 seconds once; ``auto``:
+        on a CPU, for vectors of float32, where at least 50,000 updates are to come. Where it cannot be done, as
+        without a C++ compiler or with images, the reason is logged and updates are plain
     :param target_update_interval: environment steps between updates of the target network, or ``(n, "episode")``:
         updated when an episode starts after every n completed ones, counted over all environments
     :param kwargs: every other parameter of :class:`stable_baselines3.DQN`, with SB3's defaults
@@ -120,8 +120,10 @@ class DoubleDQN(DQN):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         self._learner.take_stock()
-        pays = self.device.type == "cpu" and self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
-        self._learner.compiles = self.compile is True or (self.compile == "auto" and pays)
+        is_known_to_pay = self._learner.online.is_bare and self.device.type == "cpu"
+        pays = is_known_to_pay and self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
+        asked = self.compile is True or (self.compile == "auto" and pays)
+        self._learner.compiles = asked and self._learner.can_compile
         return total_timesteps, callback
 
     def _updates_until(self, total_timesteps: int) -> float:
@@ -202,9 +204,10 @@ class DoubleDQN(DQN):
     @property
     def _acts_plainly(self) -> bool:
         """Whether actions come from arrays of observations as SB3 chooses them, and not as a subclass does."""
-        ways = (type(self).predict, type(self.policy).predict, type(self.policy)._predict, type(self.q_net)._predict)
-        known = ways == (DQN.predict, BasePolicy.predict, DQNPolicy._predict, QNetwork._predict)
-        return known and isinstance(self._last_obs, np.ndarray) and not self._learner.online.has_modes
+        policy = type(self.policy)
+        ways = (type(self).predict, policy.predict, policy.obs_to_tensor, policy._predict, type(self.q_net)._predict)
+        stock = (DQN.predict, BasePolicy.predict, BasePolicy.obs_to_tensor, DQNPolicy._predict, QNetwork._predict)
+        return ways == stock and isinstance(self._last_obs, np.ndarray) and not self._learner.online.has_modes
 
     def _epsilon(self, exploration: Callable[[int, int], float]) -> float:
         rate = exploration(self._episode_num, self.num_timesteps)

@@ -19,11 +19,14 @@ from toolkit.algorithms.updates import (
     adam_,
     clip_,
     is_plain_adam,
+    is_watched,
+    kind_of,
     learn,
     moments_of,
 )
 
 _log = logging.getLogger(__name__)
+_MOST_CASES = 8
 
 
 class Learner:
@@ -37,9 +40,10 @@ class Learner:
 
     def __init__(self, policy: DQNPolicy, compiles: bool) -> None:
         self.compiles = compiles
+        self.can_compile = True
         self.seconds_compiling = 0.0
         self._policy = policy
-        self._parameters: list[th.nn.Parameter] = []
+        self._parts: list[Any] = []
         self._compiled: dict[Any, Update] = {}
         if type(policy.optimizer) in (th.optim.Adam, th.optim.AdamW) and policy.device.type in ("cpu", "cuda"):
             for group in policy.optimizer.param_groups:
@@ -48,15 +52,19 @@ class Learner:
         self.take_stock()
 
     def take_stock(self) -> None:
-        """Look the networks over; needed again when layers were replaced."""
-        self.online, self.target = QValues(self._policy.q_net), QValues(self._policy.q_net_target)
-        known, self._parameters = self._parameters, [*self._policy.q_net.parameters()]
-        if [*map(id, known)] != [*map(id, self._parameters)]:
+        """Look the networks over; needed again when modules were replaced."""
+        networks = self._policy.q_net, self._policy.q_net_target
+        self.online, self.target = (QValues(network) for network in networks)
+        self._parameters = [*networks[0].parameters()]
+        modules = [module for network in networks for module in network.modules()]
+        parts = [*modules, *(parameter for network in networks for parameter in network.parameters())]
+        if [*map(id, parts)] != [*map(id, self._parts)]:
+            self._parts = parts  # kept, so that no other can get the same id
             self._compiled.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of a copy what was compiled, as that changes the networks it was compiled for."""
-        return {**vars(self), "_compiled": {}}
+        return {**vars(self), "_compiled": {}, "_parts": []}
 
     def learn(self, rule: Rule, batch: Minibatch | Stored) -> list[float]:
         """Make a minibatch's updates; return the losses before each."""
@@ -85,29 +93,36 @@ class Learner:
 
     def _compile(self, rule: Rule, batch: Minibatch | Stored, moments: Moments | None) -> Update | None:
         """Return the update compiled for a rule and such minibatches; None if that cannot be, or not yet."""
+        if moments is None and is_plain_adam(self._policy.optimizer):
+            return None  # before the optimizer's first step
+        if (
+            any(is_watched(parameter) for parameter in self._parameters)
+            or self.online.is_hooked
+            or self.target.is_hooked
+        ):
+            return None
         options = self._policy.optimizer.param_groups[0]
-        if self.online.is_hooked or self.target.is_hooked or not all(one.requires_grad for one in self._parameters):
-            return None
         constants = (options[name] for name in options if name not in ("params", "lr"))
-        sizes = (None if part is None else len(part) for part in batch)
-        case = (rule, type(batch), *sizes, *constants)
-        if case in self._compiled:
-            return self._compiled[case]
-        start = time.perf_counter()
-        try:
-            if self.online.has_modes:
-                raise ValueError("the network has modules that may compute otherwise in training")
-            if not is_plain_adam(self._policy.optimizer):
-                raise ValueError("only the steps of Adam and AdamW are known, without amsgrad and the like")
-            if [*map(id, options["params"])] != [*map(id, self._parameters)]:
-                raise ValueError("the optimizer's parameters are not the network's, one by one")
-            if moments is None:
+        case = (rule, kind_of(batch), *map(id, options["params"]), *constants)
+        if case not in self._compiled:
+            start = time.perf_counter()
+            try:
+                self._compiled[case] = self._newly_compiled(rule, batch, moments)
+            except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
+                self.compiles, self.can_compile = False, False
+                _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0] or type(error).__name__)
                 return None
-            self._compiled[case] = compile_update(self._policy, rule, moments, batch)
-        except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
-            self.compiles = False
-            _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0] or type(error).__name__)
-            return None
-        self.seconds_compiling += time.perf_counter() - start
-        _log.info("compiled the update in %.1f s", time.perf_counter() - start)
+            self.seconds_compiling += time.perf_counter() - start
+            _log.info("compiled the update in %.1f s", time.perf_counter() - start)
         return self._compiled[case]
+
+    def _newly_compiled(self, rule: Rule, batch: Minibatch | Stored, moments: Moments | None) -> Update:
+        if self.online.has_modes:
+            raise ValueError("the network has modules that may compute otherwise in training")
+        if moments is None:
+            raise ValueError("only the steps of Adam and AdamW are known, without amsgrad, hooks and the like")
+        if [*map(id, self._policy.optimizer.param_groups[0]["params"])] != [*map(id, self._parameters)]:
+            raise ValueError("the optimizer's parameters are not the network's, one by one")
+        if len(self._compiled) == _MOST_CASES:
+            raise ValueError(f"{_MOST_CASES} were, each for other parameters of the algorithm, which keep changing")
+        return compile_update(self._policy, rule, moments, batch)

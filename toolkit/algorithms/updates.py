@@ -96,8 +96,11 @@ class Moments(NamedTuple):
 def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     """Say whether :func:`adam_` makes an optimizer's step: an Adam or AdamW with one group of parameters, as usual."""
     options, *more = optimizer.param_groups
-    is_adam = type(optimizer) in (th.optim.Adam, th.optim.AdamW)
-    return is_adam and not more and not any(options[name] for name in ("amsgrad", "capturable", "differentiable"))
+    if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or more:
+        return False
+    unusual = any(options[name] for name in ("amsgrad", "capturable", "differentiable"))
+    watched = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
+    return not unusual and not watched
 
 
 def moments_of(optimizer: th.optim.Optimizer) -> Moments | None:
@@ -124,12 +127,26 @@ def adam_(options: dict[str, Any], parameters: Any, gradients: list[th.Tensor], 
     adam(parameters, gradients, *moments[:2], [], moments.steps, amsgrad=False, beta1=beta1, beta2=beta2, **chosen)
 
 
+def is_watched(parameter: th.nn.Parameter) -> bool:
+    """Say whether a parameter is frozen, or something happens to its gradient that only autograd knows."""
+    return not parameter.requires_grad or bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def kind_of(part: Any) -> Any:
+    """Return what must not change between two minibatches of one compiled update: sizes, layout, types, device."""
+    if isinstance(part, th.Tensor):
+        return part.shape, part.stride(), part.dtype, part.device
+    if isinstance(part, dict):
+        return tuple((name, kind_of(value)) for name, value in part.items())
+    return (type(part), *map(kind_of, part)) if isinstance(part, tuple) else None
+
+
 class QValues:
     """A Q-network as a function of observations, without what its calls need not do.
 
-    SB3 switches a network to training or evaluation and back at every call, and prepares observations also where
-    vectors of float32 are ready as they are; for a small network that, and what PyTorch does around each layer, takes
-    longer than the layers. Here modes are switched only if a module may compute otherwise in training, and layers are
+    SB3 switches a network's mode for every action and every training, and prepares observations also where vectors of
+    float32 are ready as they are; for a small network that, and what PyTorch does around each layer, takes longer than
+    the layers. Here modes are switched only if a module may compute otherwise in training, and layers are
     called bare unless a module has hooks.
     """
 
@@ -148,14 +165,19 @@ class QValues:
         self._layers = [layer.forward for layer in network.q_net] if flat and is_vector and not self.has_modes else []
 
     @property
+    def is_bare(self) -> bool:
+        """Whether layers are called bare, as long as nothing hooks them."""
+        return bool(self._layers)
+
+    @property
     def is_hooked(self) -> bool:
         """Whether a module has hooks, which bare layers would not call."""
         return any(self._hooks)
 
     def __call__(self, observations: PyTorchObs) -> th.Tensor:
         """Map observations to Q-values (batch, actions), in evaluation mode where no gradients are wanted."""
-        if self._layers and not self.is_hooked:
-            values: Any = observations
+        if self.is_bare and not self.is_hooked:
+            values: Any = observations.float()  # type: ignore[union-attr]
             for layer in self._layers:
                 values = layer(values)
             return values  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
 from toolkit.algorithms import DoubleDQN
@@ -258,6 +258,57 @@ def test_a_copy_learns_for_itself(pair: Pair) -> None:
     assert apart(copied, trained(pair.plain)) < CLOSE
 
 
+@compiling
+def test_parameters_from_before_the_first_update_can_be_put_back(caplog: pytest.LogCaptureFixture) -> None:
+    def learnt_twice(compile: bool) -> Any:
+        model = made(compile=compile)
+        untrained = copy.deepcopy(model.get_parameters())
+        model.learn(150)
+        model.set_parameters(untrained)
+        return model.learn(50, reset_num_timesteps=False)
+
+    assert apart(learnt_twice(True), learnt_twice(False)) < CLOSE
+    assert len(said(caplog, COMPILED)) == 1
+
+
+@compiling
+def test_hooks_on_gradients_are_called_after_compiling(pair: Pair) -> None:
+    calls: list[bool] = []
+    hooks = [model.q_net.q_net[0].weight.register_hook(lambda gradient: calls.append(True)) for model in pair]
+    pair.trained(5)
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == 10
+    assert apart(*pair) < CLOSE
+
+
+@compiling
+def test_minibatches_of_another_type_get_an_update_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    doubles = spaces.Box(-1, 1, (3,), np.float64)
+
+    def learnt_on_two(compile: bool) -> Any:
+        model = made(env=lambda: RandomEnv(doubles), n_steps=3, compile=compile)
+        model.learn(110)
+        model.set_env(VecNormalize(model.get_env(), norm_obs=False))
+        return model.learn(20, reset_num_timesteps=False)
+
+    assert apart(learnt_on_two(True), learnt_on_two(False)) < CLOSE
+    assert len(said(caplog, COMPILED)) == 2
+
+
+def test_what_keeps_changing_is_compiled_but_a_few_times(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.algorithms.learner.compile_update", lambda *_: lambda *_: th.zeros(1))
+    model = made(compile=True)
+    model.learn(110)
+    for number in range(20):
+        model.gamma = 0.5 + number / 100
+        trained(model, 2)
+    assert len(said(caplog, COMPILED)) == 8
+    assert len(said(caplog, NOT_COMPILED)) == 1
+
+
 # Plain equals SB3's own DQN.
 
 
@@ -314,12 +365,18 @@ def frozen_layer_with_its_optimizer(model: Any) -> None:
     model.policy.optimizer = th.optim.Adam([one for one in model.q_net.parameters() if one.requires_grad], lr=1e-3)
 
 
+def with_optimizer_in_another_order(model: Any) -> None:
+    weight, bias, out_weight, out_bias = model.q_net.parameters()
+    model.policy.optimizer = th.optim.Adam([weight, out_bias, out_weight, bias], lr=1e-3)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         frozen_layer,
         layer_frozen_later,
         frozen_layer_with_its_optimizer,
+        with_optimizer_in_another_order,
         replaced_layer,
     ],
 )
@@ -330,6 +387,33 @@ def test_a_network_changed_by_hand_learns_as_in_stock_dqn(change: Callable[[Any]
         return model.learn(model.learning_starts + UPDATES)
 
     assert apart(learnt_after_it(DoubleDQN, double=False, compile=False), learnt_after_it(DQN)) < CLOSE
+
+
+class Float64(VecEnvWrapper):
+    """Gives float64 where its space says float32, as environments do that nothing converts."""
+
+    def reset(self) -> Any:
+        return self.venv.reset().astype(np.float64)
+
+    def step_wait(self) -> Any:
+        observations, *others = self.venv.step_wait()
+        return (observations.astype(np.float64), *others)
+
+
+def test_observations_of_another_precision_than_their_space_says_are_converted() -> None:
+    def env() -> VecEnvWrapper:
+        return Float64(make_vec_env(RandomEnv, 2, seed=0))
+
+    acting = {"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
+    ours = made(env=env, double=False, **acting).learn(300)
+    assert apart(ours, made(DQN, env=env, **acting).learn(300)) < CLOSE
+
+
+def test_hooks_on_the_optimizer_are_called_in_every_update() -> None:
+    model, calls = made(), []
+    model.policy.optimizer.register_step_post_hook(lambda *_: calls.append(True))
+    model.learn(150)
+    assert len(calls) == model._n_updates == 50
 
 
 # What else can be compiled or not, and who decides.
