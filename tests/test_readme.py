@@ -55,3 +55,13 @@ def test_the_japanese_one_has_every_number_of_the_text() -> None:
         return Counter(re.findall(r"\d+(?:[.,]\d+)*", text))
 
     assert not numbers(README) - numbers(JAPANESE)
+
+
+def test_the_benchmarks_page_has_all_results() -> None:
+    page = (PROJECT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    results = [*(PROJECT / "benchmarks" / "results").glob("*.md")]
+    assert len(results) == len([*(PROJECT / "benchmarks" / "results").glob("*.json")]) > 0
+    for result in results:
+        for line in result.read_text(encoding="utf-8").splitlines():
+            if line.startswith(("|", "`")):
+                assert line in page, result.name
