@@ -41,7 +41,7 @@ def problems_with(component: Callable[..., Any], **params: Any) -> list[str]:
 
 def test_double_dqn_takes_the_parameters_of_dqn_and_its_own() -> None:
     ours, stock = signature_of(DoubleDQN), signature_of(DQN)
-    own = {"double", "exploration", "loss", "loss_over_all_actions", "n_epochs", "sample_with_replacement"}
+    own = {"compile", "double", "exploration", "loss", "loss_over_all_actions", "n_epochs", "sample_with_replacement"}
     assert ours.named.keys() == stock.named.keys() | own
     assert not ours.open
     for name in stock.named.keys() - {"policy", "env", "target_update_interval"}:
