@@ -45,6 +45,18 @@ def test_throughput(tmp_path: Path) -> None:
         assert f" | {' | '.join(map(spread, [*parts, both]))} | " in line
 
 
+def test_acting(tmp_path: Path) -> None:
+    measured, page = run("acting", tmp_path, "--steps", "20", "--repeats", "2")
+    sides = [*measured][2:]
+    assert sides == ["SB3 DQN", "eager", "eager, on the toolkit's environments"]
+    for side in sides:
+        for one in measured[side]:
+            assert one["sum"] == pytest.approx(sum(time for part, time in one.items() if part != "sum"))
+    sums = [[one["sum"] for one in measured[side]] for side in sides]
+    over = [spread([theirs / mine for theirs, mine in zip(sums[0], ours, strict=True)]) for ours in sums]
+    assert f"| SB3's over it | {' | '.join(over)} |" in page
+
+
 def test_growth(tmp_path: Path) -> None:
     sizes = ["--envs", "2", "--widths", "16", "--buffers", "20000", "--steps", "40", "--repeats", "2"]
     measured, page = run("growth", tmp_path, *sizes)

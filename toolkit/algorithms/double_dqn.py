@@ -9,7 +9,6 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -196,9 +195,7 @@ class DoubleDQN(DQN):
         if np.random.rand() < self.exploration_rate:
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
         else:
-            with th.no_grad():
-                observations = th.from_numpy(self._last_obs).to(self.device)
-                actions = self._learner.online(observations).argmax(dim=1).cpu().numpy()
+            actions = self._learner.online.greedy(self._last_obs)  # type: ignore[arg-type] # _acts_plainly
         return actions, actions
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
@@ -32,6 +34,10 @@ class Stored(NamedTuple):
         return ReplayBufferSamples(observations, actions, next_observations, dones * (1 - timeouts), rewards)
 
 
+_arrays = operator.attrgetter(*Stored._fields[:-1])
+_memories: WeakKeyDictionary[ReplayBuffer, tuple[tuple[NDArray[Any], ...], list[th.Tensor]]] = WeakKeyDictionary()
+
+
 def can_gather(buffer: ReplayBuffer) -> bool:
     """Say whether :func:`gather` knows where a replay buffer has its transitions."""
     return type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
@@ -41,19 +47,17 @@ def stored(buffer: ReplayBuffer, steps: Rows) -> Stored | ReplayBufferSamples:
     """Return what :func:`gather` does, but leave single steps of vectors in memory, if it is that of the device."""
     if type(buffer) is not ReplayBuffer or buffer.observations.ndim != 3 or th.device(buffer.device).type != "cpu":
         return gather(buffer, steps)
+    return Stored._make([*_memory(buffer), th.from_numpy(_rows(buffer, steps))])
 
-    def memory(array: NDArray[Any]) -> th.Tensor:
-        return th.from_numpy(array.reshape(buffer.buffer_size * buffer.n_envs, -1))
 
-    return Stored(
-        observations=memory(buffer.observations),
-        actions=memory(buffer.actions),
-        next_observations=memory(buffer.next_observations),
-        dones=memory(buffer.dones),
-        timeouts=memory(buffer.timeouts),
-        rewards=memory(buffer.rewards),
-        rows=th.from_numpy(_rows(buffer, steps)),
-    )
+def _memory(buffer: ReplayBuffer) -> list[th.Tensor]:
+    """Return all of a buffer's memory as :class:`Stored` has it; looked up again only if it is another."""
+    arrays = _arrays(buffer)
+    known, tensors = _memories.get(buffer, ((), []))
+    if not known or not all(map(operator.is_, known, arrays)):
+        tensors = [th.from_numpy(array.reshape(buffer.buffer_size * buffer.n_envs, -1)) for array in arrays]
+        _memories[buffer] = arrays, tensors
+    return tensors
 
 
 def gather(buffer: ReplayBuffer, steps: Rows) -> ReplayBufferSamples:
@@ -76,6 +80,8 @@ def gather(buffer: ReplayBuffer, steps: Rows) -> ReplayBufferSamples:
 
 
 def _rows(buffer: ReplayBuffer, steps: Rows) -> Rows:
+    if buffer.n_envs == 1:  # for which nothing is drawn
+        return steps
     return steps * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=len(steps))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.dqn.policies import QNetwork
@@ -121,9 +123,16 @@ def adam_(options: dict[str, Any], parameters: Any, gradients: list[th.Tensor], 
     :param more: options that replace those
     """
     options = options | more
+    beta1, beta2 = options["betas"]
+    if options["fused"] and len({(parameter.device, parameter.dtype) for parameter in parameters}) == 1:
+        # what `adam` calls in the end, after five times as long
+        th._foreach_add_(moments.steps, 1)
+        make_step = th._fused_adamw_ if options["decoupled_weight_decay"] else th._fused_adam_
+        chosen = {name: options[name] for name in ("lr", "weight_decay", "eps", "maximize", "amsgrad")}
+        make_step(parameters, gradients, *moments[:2], [], moments.steps, beta1=beta1, beta2=beta2, **chosen)
+        return
     names = ("foreach", "fused", "lr", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
     chosen = {name: options[name] for name in names}
-    beta1, beta2 = options["betas"]
     adam(parameters, gradients, *moments[:2], [], moments.steps, amsgrad=False, beta1=beta1, beta2=beta2, **chosen)
 
 
@@ -162,7 +171,9 @@ class QValues:
         space = network.observation_space
         is_vector = len(space.shape or ()) == 1 and space.dtype == np.float32
         flat = type(network) in (QNetwork, DuelingQNetwork) and type(network.features_extractor) is FlattenExtractor
-        self._layers = [layer.forward for layer in network.q_net] if flat and is_vector and not self.has_modes else []
+        layers = [*network.q_net] if flat and is_vector and not self.has_modes else []
+        self._layers = [_bare(layer) for layer in layers]
+        self._in_numpy = _InNumPy(layers) if _InNumPy.can_run(layers) else None
 
     @property
     def is_bare(self) -> bool:
@@ -173,6 +184,17 @@ class QValues:
     def is_hooked(self) -> bool:
         """Whether a module has hooks, which bare layers would not call."""
         return any(self._hooks)
+
+    def greedy(self, observations: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the actions (batch,) of the greatest Q-values for an array of observations.
+
+        For a small network NumPy needs a quarter of the time that PyTorch takes, nearly all of it around the
+        arithmetic.
+        """
+        if self._in_numpy and len(observations) <= self._in_numpy.most_observations and not self.is_hooked:
+            return self._in_numpy(observations).argmax(axis=1)  # type: ignore[no-any-return]
+        with th.no_grad():
+            return self(th.from_numpy(observations).to(self.network.device)).argmax(dim=1).cpu().numpy()
 
     def __call__(self, observations: PyTorchObs) -> th.Tensor:
         """Map observations to Q-values (batch, actions), in evaluation mode where no gradients are wanted."""
@@ -188,3 +210,53 @@ class QValues:
         values = self.network(observations)
         self.network.set_training_mode(mode)
         return values  # type: ignore[no-any-return]
+
+
+def _bare(layer: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
+    """Return what a layer computes, without what ``nn.Module`` does to look up its parameters."""
+    if type(layer) is nn.Linear:
+        return partial(_linear, layer._parameters)  # and no closure: `deepcopy` has to reach the parameters
+    return th.relu if type(layer) is nn.ReLU else layer.forward
+
+
+def _linear(parameters: dict[str, Any], values: th.Tensor) -> th.Tensor:
+    return F.linear(values, parameters["weight"], parameters["bias"])
+
+
+class _InNumPy:
+    """Layers of a network in the CPU's memory, run by NumPy on the same weights."""
+
+    ACTIVATIONS: ClassVar[dict[type[nn.Module], Callable[[NDArray[Any]], NDArray[Any]]]] = {
+        nn.ReLU: lambda values: np.maximum(values, 0, out=values),
+        nn.Tanh: lambda values: np.tanh(values, out=values),
+    }
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        self._layers = layers
+        self._parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        self._look_up()
+        # With more multiplications in a layer arithmetic counts, not calls; and NumPy's library may start threads
+        self.most_observations = 32_768 // max(parameter.numel() for parameter in self._parameters)
+
+    @classmethod
+    def can_run(cls, layers: list[nn.Module]) -> bool:
+        linear = [layer for layer in layers if type(layer) is nn.Linear and layer.bias is not None]
+        known = [*linear, *(layer for layer in layers if type(layer) in cls.ACTIVATIONS)]
+        return bool(linear) and len(known) == len(layers) and linear[0].weight.device.type == "cpu"
+
+    def _look_up(self) -> None:
+        self._addresses = [parameter.data_ptr() for parameter in self._parameters]
+        self._steps = [
+            (layer.weight.detach().numpy().T, layer.bias.detach().numpy(), None)
+            if isinstance(layer, nn.Linear)
+            else (None, None, self.ACTIVATIONS[type(layer)])
+            for layer in self._layers
+        ]
+
+    def __call__(self, observations: NDArray[Any]) -> NDArray[Any]:
+        if [parameter.data_ptr() for parameter in self._parameters] != self._addresses:
+            self._look_up()
+        values = observations
+        for weights, bias, activation in self._steps:
+            values = activation(values) if activation else values @ weights + bias
+        return values

@@ -758,3 +758,50 @@ def test_a_subclass_decides_the_actions(cls: type[DQN], policy: Any) -> None:
     model.learning_starts = 0
     model.learn(60, callback=watch)
     assert watch.taken == [3] * 60
+
+
+class Compared(BaseCallback):
+    """Notes whether each action is the one that SB3's ``predict`` gives; turns the network over halfway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.agree: list[bool] = []
+        self.actions: set[int] = set()
+
+    def _on_step(self) -> bool:
+        predicted, _ = self.model.predict(self.model._last_obs, deterministic=True)  # type: ignore[arg-type]
+        self.agree.append(bool((predicted == self.locals["actions"]).all()))
+        self.actions |= {*self.locals["actions"].tolist()}
+        if self.n_calls == 100:
+            for parameter in self.model.policy.parameters():
+                parameter.data = -parameter.data  # other memory
+        return True
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("layers", [[16, 16], [256, 256], []])
+@pytest.mark.parametrize("activation", [th.nn.ReLU, th.nn.Tanh, th.nn.ELU])
+def test_greedy_actions_while_learning_are_those_of_predict(
+    activation: type[th.nn.Module], layers: list[int], n_envs: int
+) -> None:
+    params = BASE | {"learning_starts": 0, "exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
+    policy = {"net_arch": layers, "activation_fn": activation}
+    model = DoubleDQN("MlpPolicy", make_vec_env(RandomEnv, n_envs, seed=0), policy_kwargs=policy, **params)
+    compared = Compared()
+    model.learn(200 * n_envs, callback=compared)
+    assert compared.agree == [True] * 200
+    assert len(compared.actions) > 1
+
+
+def test_a_copy_acts_by_its_own_network() -> None:
+    params = BASE | {"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0, "learning_starts": 0}
+    model = DoubleDQN("MlpPolicy", make_vec_env(RandomEnv, 1, seed=0), **params)
+    model.learn(50)
+    copied = copy.deepcopy(model)
+    with th.no_grad():
+        for parameter in copied.policy.parameters():
+            parameter.neg_()
+    for one in (model, copied):
+        compared = Compared()
+        one.learn(50, callback=compared, reset_num_timesteps=False)
+        assert compared.agree == [True] * 50
