@@ -21,7 +21,18 @@ from typing import Any, TypeVar
 
 # Nothing here imports torch: `process.py` must stay smaller than the processes whose memory it measures.
 PROJECT = Path(__file__).resolve().parents[1]
-PAGES = ("throughput", "acting", "solve", "solve_peers", "growth", "features", "process", "search", "search_near")
+PAGES = (
+    "throughput",
+    "acting",
+    "solve",
+    "solve_peers",
+    "growth",
+    "features",
+    "process",
+    "snapshot",
+    "search",
+    "search_near",
+)
 RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
 _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")
 

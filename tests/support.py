@@ -42,8 +42,10 @@ class Finished:
 Toolkit = Callable[..., Finished]
 
 
-def toolkit_process(arguments: Sequence[str | Path], **environment: str) -> subprocess.Popen[str]:
-    """Start the installed command in a process of its own."""
+def toolkit_process(
+    arguments: Sequence[str | Path], *, session: bool = False, **environment: str
+) -> subprocess.Popen[str]:
+    """Start the installed command in a process of its own, which may lead a session."""
     command = Path(sys.executable).parent / "toolkit"
     return subprocess.Popen(
         [str(command), *map(str, arguments)],
@@ -52,6 +54,7 @@ def toolkit_process(arguments: Sequence[str | Path], **environment: str) -> subp
         stdin=subprocess.DEVNULL,
         text=True,
         env={**os.environ, **environment},
+        start_new_session=session,
     )
 
 

@@ -27,8 +27,8 @@ def test_the_yaml_it_shows_is_the_main_config() -> None:
 
 @BOTH
 def test_every_command_of_the_program_is_in_the_table(readme: str, toolkit: Toolkit) -> None:
-    listed = set(re.findall(r"^\| `toolkit (\w+)", readme, re.MULTILINE))
-    assert listed == set(re.findall(r"^│ (\w+) ", toolkit("--help").out, re.MULTILINE))
+    listed = set(re.findall(r"^\| `toolkit ([\w-]+)", readme, re.MULTILINE))
+    assert listed == set(re.findall(r"^│ (\w[\w-]*) ", toolkit("--help").out, re.MULTILINE))
 
 
 @BOTH

@@ -10,7 +10,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit import evaluation, recording, run, training
-from toolkit.components import load_config
+from toolkit.components import load_config, trust_code
 from toolkit.config import RunConfig
 from toolkit.display import in_notebook
 from toolkit.errors import ToolkitError
@@ -94,9 +94,16 @@ def train(
     return Run(trained.directory, trained.config)
 
 
-def load(directory: str | Path | None = None) -> Run:
+def load(directory: str | Path | None = None, trust: bool = False) -> Run:
     """Open a run: its directory, or the newest under ``runs/``.
 
+    Nothing that the directory contains is executed. Code in files that the run's config names runs, once it is needed,
+    if this user has trained the run here with those very files.
+
+    :param trust: whether it runs otherwise too, now and from now on
     :raises RunError: if there is no such run
     """
-    return Run.newest() if directory is None else Run.open(Path(directory))
+    run = Run.newest() if directory is None else Run.open(Path(directory))
+    if trust:
+        trust_code(run.config)
+    return run

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -15,7 +16,6 @@ from toolkit.errors import ConfigError, ToolkitError
 if TYPE_CHECKING:
     from toolkit.run import Run
 
-INTERRUPTED = 130
 CRITERION_NOT_MET = 3
 
 
@@ -42,6 +42,9 @@ Tail = Annotated[
     int,
     typer.Option(min=0, max=1000, help="Frames that follow where the environment terminated, to see the fall."),
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the code in files that the run names, from now on; read them first.")
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed in place of the config's.", show_default=False)]
 
 
@@ -65,8 +68,6 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run directory alone.")] = False,
 ) -> None:
     """Train an agent into a new run directory."""
-    import logging
-
     from toolkit.callbacks import SuccessCriterion
     from toolkit.components import components_of, load_config
     from toolkit.training import train as train_run
@@ -75,20 +76,26 @@ def train(
     if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in components_of(loaded).callbacks):
         raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
 
-    if not quiet:
-        logging.getLogger("toolkit").setLevel(logging.INFO)
+    _show_notes(quiet)
     run = train_run(loaded, out, progress_bar=not quiet)
-    result: dict[str, Any] = run.result or {}
-    if quiet:
-        typer.echo(run.directory)
-    else:
-        from toolkit.presentation import outcome
-
-        typer.echo(outcome(run))
-    if result["status"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
-    if require_success and result["status"] != "success":
+    _say_how_it_went(run, quiet)
+    if require_success and (run.result or {})["status"] != "success":
         raise typer.Exit(CRITERION_NOT_MET)
+
+
+@app.command()
+def resume(
+    run: RunPath = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the run directory alone.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Go on with a run that was stopped or killed, exactly where its newest snapshot stands."""
+    opened = _open(run, trust)
+    from toolkit.training import resume as resume_run
+
+    _show_notes(quiet)
+    resume_run(opened, progress_bar=not quiet)
+    _say_how_it_went(opened, quiet)
 
 
 @app.command()
@@ -97,11 +104,12 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to play.")] = 100,
     seed: Seed = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Play greedy episodes on fresh seeds and report their raw returns."""
     from dataclasses import asdict
 
-    opened = _open(run)
+    opened = _open(run, trust)
     from toolkit.evaluation import evaluate as evaluate_run
 
     evaluation = evaluate_run(opened, episodes, seed)
@@ -122,9 +130,10 @@ def record(
         Path | None, typer.Option(help="Directory of the videos; by default the run's.", show_default=False)
     ] = None,
     tail: Tail = 0,
+    trust: Trust = False,
 ) -> None:
     """Record videos of the trained agent."""
-    opened = _open(run)
+    opened = _open(run, trust)
     from toolkit.recording import record as record_run
 
     for path in record_run(opened, episodes, [video_format], out, tail=tail):
@@ -137,11 +146,12 @@ def watch(
     episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to play.")] = 5,
     seed: Seed = None,
     tail: Tail = 0,
+    trust: Trust = False,
 ) -> None:
     """Show the trained agent at play in a window, until it is closed or Ctrl-C."""
     from itertools import count
 
-    opened = _open(run)
+    opened = _open(run, trust)
     from toolkit.watching import watch as watch_run
 
     numbers = count(1)
@@ -179,13 +189,14 @@ def describe(
     picture: Annotated[
         Path | None, typer.Option("--plot", help="Draw them as well, to a .png or .svg file.", show_default=False)
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Describe a run's networks: layers, output shapes, parameters."""
     from toolkit.pictures import picture_format
 
     if picture:
         picture_format(picture)  # before a model is built for nothing
-    opened = _open(run)
+    opened = _open(run, trust)
     from toolkit.models import untrained_model
     from toolkit.networks import describe as describe_model
     from toolkit.presentation import networks
@@ -198,6 +209,23 @@ def describe(
     typer.echo(networks(opened, describe_model(model)))
     if picture:
         typer.echo(picture)
+
+
+@app.command("import-sb3")
+def import_sb3(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model that SB3 has saved.", show_default=False)],
+    config: Annotated[
+        Path, typer.Option(metavar="CONFIG", help="A config with its environment and networks.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Run directory, empty or absent.", show_default=False)] = None,
+) -> None:
+    """Make a run directory of an SB3 model.zip, of which the tensors alone are read."""
+    from toolkit.components import load_config
+    from toolkit.importing import import_sb3 as import_model
+    from toolkit.presentation import imported
+
+    run = import_model(file, load_config(config), out)
+    typer.echo(imported(run, file))
 
 
 @app.command()
@@ -235,6 +263,26 @@ def plugins(
         typer.echo(listing(one))
 
 
+def _show_notes(quiet: bool) -> None:
+    import logging
+
+    if not quiet:
+        logging.getLogger("toolkit").setLevel(logging.INFO)
+
+
+def _say_how_it_went(run: Run, quiet: bool) -> None:
+    """Print how a training ended; exit as a process does that a signal has ended, if one has."""
+    from toolkit.presentation import outcome
+
+    try:
+        typer.echo(run.directory if quiet else outcome(run))
+    except OSError:  # nobody reads it any more, as when the terminal was closed; nor what Python writes when it ends
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if run.stopped_by:
+        raise typer.Exit(128 + run.stopped_by)
+
+
 def main() -> NoReturn:
     """Run the command line; the entry point."""
     import logging
@@ -253,7 +301,11 @@ def main() -> NoReturn:
         sys.exit(error.exit_status)
 
 
-def _open(run: Path | None) -> Run:
+def _open(run: Path | None, trust: bool = False) -> Run:
+    from toolkit.components import trust_code
     from toolkit.run import Run
 
-    return Run.newest() if run is None else Run.open(run)
+    opened = Run.newest() if run is None else Run.open(run)
+    if trust:
+        trust_code(opened.config)
+    return opened

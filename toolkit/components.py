@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from toolkit.config import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig, parse
 from toolkit.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
+from toolkit.memory import installed_memory, is_shortage, no_more_than_installed
 from toolkit.parameters import bind
 from toolkit.reading import override, read
 from toolkit.registry import KINDS, Kind, entries, find, load_module, load_object
+from toolkit.trust import Opened, asked_by, digest_of, remember
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,22 @@ class Bound:
         :raises ConfigError: if it raises; building happens before a run exists, so this is bad input
         """
         try:
-            return self.cls(*supplied, **self.arguments, **more)
+            with no_more_than_installed():
+                return self.cls(*supplied, **self.arguments, **more)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            raise self.report([Problem(self.path, f"'{self.name}' cannot be built: {describe(error)}")]) from error
+            what, hint, path = "cannot be built", "", self._blamed(error)
+            if is_shortage(error):
+                what = f"does not fit into this machine's memory of {installed_memory() / 2**30:.0f} GiB"
+                hint = "make what sizes it smaller: buffer_size, n_steps, net_arch, ..."
+            raise self.report([Problem(path, f"'{self.name}' {what}: {describe(error)}", hint)]) from error
+
+    def _blamed(self, error: BaseException) -> KeyPath:
+        """Return the path of the parameter that an exception speaks of, if it is one, or else the component's."""
+        words = {*re.findall(r"\w+", str(error))}
+        blamed = words & self.arguments.keys()
+        return (*self.path, "params", *blamed) if len(blamed) == 1 else self.path
 
 
 @dataclass(frozen=True)
@@ -47,13 +61,16 @@ class Components:
     """Everything that a config names.
 
     :param policy: an alias that the algorithm knows, or a policy class
+    :param code: files of code that belong to no installed distribution, with their SHA-256
     """
 
     algorithm: Bound
     policy: str | type[Any]
     policy_arguments: dict[str, Any]
     wrappers: tuple[Bound, ...]
+    vec_wrappers: tuple[Bound, ...]
     callbacks: tuple[Bound, ...]
+    code: Mapping[Path, str]
 
 
 def load_config(source: str | Path | RunConfig, overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
@@ -74,15 +91,27 @@ def load_config(source: str | Path | RunConfig, overrides: Sequence[str] | Mappi
 
 
 def read_config(path: str | Path) -> RunConfig:
-    """Read a config file and check its shape alone; the components it names are looked up when they are needed.
+    """Read the config of a run and check its shape alone; what it names is looked up when it is needed, with care.
 
     :raises ConfigError: with every problem found
     """
     document = read(path)
+    document.opened = Opened(digest_of(document.data))
     config, problems = parse(document)
     if config is None or problems:
         raise ConfigError(_in_order(problems, document.places), document.places)
     return config
+
+
+def trust_code(config: RunConfig) -> None:
+    """Say that the code which a run's config names may run, now and from now on."""
+    if config.opened:
+        config.opened.trusted = True
+
+
+def remember_code(config: RunConfig) -> None:
+    """Take down that this user trains a config with the code it names, so that its run can be opened."""
+    remember(digest_of(config.to_document().data), components_of(config).code)
 
 
 def json_schema() -> dict[str, Any]:
@@ -103,6 +132,9 @@ def json_schema() -> dict[str, Any]:
     schema |= {"if": {"required": ["extends"]}, "then": {}, "else": needed}
     definitions["AlgorithmConfig"]["properties"]["name"]["examples"] = [*entries(KINDS["algorithms"])]
     definitions["EnvConfig"]["properties"]["wrappers"]["examples"] = [[name] for name in entries(KINDS["wrappers"])]
+    definitions["EnvConfig"]["properties"]["vec_wrappers"]["examples"] = [
+        [name] for name in entries(KINDS["vec_wrappers"])
+    ]
     schema["properties"]["callbacks"]["examples"] = [[name] for name in entries(KINDS["callbacks"])]
     return schema
 
@@ -120,6 +152,11 @@ def components_of(config: RunConfig) -> Components:
 
 def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
     """Find and check everything that a config names; return what was found, and every problem."""
+    with asked_by(config.opened) as code:
+        return _resolve(config, code)
+
+
+def _resolve(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
     problems = _env_problems(config.env)
 
     def bind_all(kind: Kind, listed: Sequence[ComponentConfig], path: KeyPath) -> tuple[Bound, ...]:
@@ -127,12 +164,13 @@ def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
         return tuple(one for one in bound if one is not None)
 
     wrappers = bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"))
+    vec_wrappers = bind_all(KINDS["vec_wrappers"], config.env.vec_wrappers, ("env", "vec_wrappers"))
     callbacks = bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",))
     algorithm = _bind(config, KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
     if algorithm is None:
         return None, problems
     policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
-    return Components(algorithm, policy, policy_arguments, wrappers, callbacks), problems
+    return Components(algorithm, policy, policy_arguments, wrappers, vec_wrappers, callbacks, code), problems
 
 
 def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> list[Problem]:

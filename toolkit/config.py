@@ -7,8 +7,9 @@ decided in :mod:`toolkit.components`.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -16,6 +17,7 @@ from pydantic_core import PydanticSerializationError
 from toolkit import documents
 from toolkit.documents import Document
 from toolkit.errors import ConfigError, KeyPath, Problem, did_you_mean
+from toolkit.trust import Opened
 
 
 def _whole_number(value: Any) -> Any:
@@ -28,7 +30,7 @@ def _component_from_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Count = Annotated[int, Field(ge=1), BeforeValidator(_whole_number)]
+Count = Annotated[int, Field(ge=1, lt=2**63), BeforeValidator(_whole_number)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_whole_number)]
 Params = dict[str, Any]
 
@@ -61,10 +63,16 @@ class EnvConfig(_Part):
     """Time limit in steps; left out, the environment's own."""
     params: Params = {}
     """Keyword arguments to `gymnasium.make`."""
-    n_envs: Count = 1
+    n_envs: Annotated[Count, Field(le=10_000)] = 1
     """Number of environments stepped together."""
+    vec_env: Literal["dummy", "subproc"] = "dummy"
+    """Whether they are stepped in this process or each in one of its own (SB3's DummyVecEnv, SubprocVecEnv)."""
+    step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds that a step or reset may take in a process of its own (`vec_env: subproc`)."""
     wrappers: tuple[Component, ...] = ()
     """Gymnasium wrappers, innermost first, outside Monitor: logged returns stay raw."""
+    vec_wrappers: tuple[Component, ...] = ()
+    """SB3 wrappers of all environments together, innermost first: `vec_normalize`, `vec_frame_stack`."""
 
 
 class AlgorithmConfig(_Part):
@@ -78,6 +86,17 @@ class AlgorithmConfig(_Part):
     """Keyword arguments of the algorithm."""
     policy_params: Params = {}
     """Keyword arguments of the policy (SB3's `policy_kwargs`)."""
+
+
+class SnapshotsConfig(_Part):
+    """When the whole state of training is saved, for `toolkit resume`; it is when training is interrupted, too."""
+
+    every_timesteps: Count | None = None
+    """Environment steps between two snapshots."""
+    every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
+    """Minutes between two snapshots."""
+    keep: Count = 2
+    """How many of the newest are kept, besides the one with the best mean return."""
 
 
 class RunConfig(_Part):
@@ -96,12 +115,20 @@ class RunConfig(_Part):
     ]
     callbacks: tuple[Component, ...] = ()
     """SB3 callbacks, called in this order."""
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    """When the whole state of training is saved."""
 
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _opened: Opened | None = PrivateAttr(default=None)
+
+    @property
+    def opened(self) -> Opened | None:
+        """The run that this was read from; ``None`` for the user's own config, whose code may run."""
+        return self._opened
 
     def __eq__(self, other: object) -> bool:
         """Compare what configs say, not where they say it."""
-        return isinstance(other, RunConfig) and self.model_dump() == other.model_dump()
+        return isinstance(other, RunConfig) and _say_the_same(self.model_dump(), other.model_dump())
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -115,7 +142,7 @@ class RunConfig(_Part):
         :raises ConfigError: if a parameter is no plain data, as can happen when the config was made in Python
         """
         try:
-            return Document(self.model_dump(mode="json"), dict(self._places))
+            return Document(self.model_dump(mode="json"), dict(self._places), self._opened)
         except PydanticSerializationError as error:
             raise self.error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
 
@@ -146,7 +173,19 @@ def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
         except ValidationError:
             return None, problems
     config._places.update(document.places)
+    config._opened = document.opened
     return config, problems
+
+
+def _say_the_same(one: Any, other: Any) -> bool:
+    """Compare plain data, in which no number is also a number like any other."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_say_the_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_say_the_same, one, other))
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)
 
 
 def _problem(details: Mapping[str, Any], data: Any) -> Problem:
@@ -191,7 +230,8 @@ def _remainder(data: Any, problems: Sequence[Problem]) -> Any:
             path = path[:-1]  # a key that is missing breaks what it is missing from
         index = next((depth for depth, key in enumerate(path) if isinstance(key, int)), None)
         if index is not None:
-            del documents.value_at(rest, path[:index])[path[index] :]
+            if _has(rest, path[:index]):  # what holds the list may be cut out already
+                del documents.value_at(rest, path[:index])[path[index] :]
         elif path and _has(rest, path):
             del documents.value_at(rest, path[:-1])[path[-1]]
     rest.setdefault("timesteps", 1)

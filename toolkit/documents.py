@@ -17,10 +17,14 @@ from typing import Any
 import yaml
 
 from toolkit.errors import ConfigError, KeyPath, Problem
+from toolkit.trust import Opened
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
+_MOST_EVENTS = 50_000  # values, and starts and ends of lists and mappings: two seconds of parsing
+MAX_BITS = 14_000  # of an integer; Python writes and reads no more than 4300 digits
 
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # of UTF-16, which only an escape can write; it cannot be printed
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _CORE_SCHEMA = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -46,7 +50,32 @@ def _resolvers() -> _Resolvers:
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    """Refuses what is not plain, and too deep nesting, before anything is made of it."""
+
+    def __init__(self, text: str, label: str) -> None:
+        self.label = label
+        self.depth = 0
+        self.events = 0
+        super().__init__(text)
+
+    def get_event(self) -> yaml.Event:
+        event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
+        place = self.label if event.start_mark is None else f"{self.label}:{event.start_mark.line + 1}"
+        if anchor := getattr(event, "anchor", None):  # an alias has one too
+            raise _error(place, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values")
+        if tag := getattr(event, "tag", None):
+            raise _error(place, f"'{tag}': YAML tags are not read", "write the plain value")
+        if isinstance(event, yaml.ScalarEvent) and not is_text(event.value):
+            raise _error(place, "an escape gives half of a surrogate pair", "write the character itself")
+        self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        self.events += 1
+        if self.events > _MOST_EVENTS:
+            raise _error(
+                place, f"there are more than {_MOST_EVENTS:,} values up to here", "a config is a page of text"
+            )
+        if self.depth > MAX_DEPTH:
+            raise _error(place, f"is nested more than {MAX_DEPTH} levels deep")
+        return event
 
 
 class _Dumper(yaml.SafeDumper):
@@ -69,10 +98,14 @@ _Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
 
 @dataclass
 class Document:
-    """Plain data and, for the path of each key in it, where it was written (``FILE:LINE``)."""
+    """Plain data and, for the path of each key in it, where it was written (``FILE:LINE``).
+
+    :param opened: the run that it was read from, if it is not the user's own file
+    """
 
     data: Any
     places: dict[KeyPath, str] = field(default_factory=dict)
+    opened: Opened | None = None
 
 
 def dump(data: Any) -> str:
@@ -98,8 +131,11 @@ def read(path: Path) -> Document:
         return parse(content.decode("utf-8"), str(path))
     except OSError as error:
         raise _error(f"{path}", f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise _error(f"{path}", "is not UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _error(f"{path}:{line}", "is not UTF-8 text") from None
+    except ValueError as error:  # a path with a NUL
+        raise _error(f"{path}", f"cannot be read: {error}") from None
 
 
 def parse(text: str, label: str) -> Document:
@@ -108,14 +144,17 @@ def parse(text: str, label: str) -> Document:
     :raises ConfigError: at the first line that cannot be read, or with every duplicate key
     """
     try:
-        _refuse_what_is_not_plain(text, label)
-        node = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(text, label)
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{label}:{mark.line + 1}" if mark else label
         raise _error(place, f"is not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise _error(label, f"is not text: {str(error).splitlines()[0]}") from None
+    except yaml.reader.ReaderError as error:
+        place = f"{label}:{text.count(chr(10), 0, error.position) + 1}"
+        raise _error(place, f"is not text: {str(error).splitlines()[0]}") from None
+    except (ValueError, OverflowError) as error:  # an escape of no character, a version of thousands of digits
+        raise _error(f"{label}:{loader.line + 1}", f"is not valid YAML: {error}") from None
     if node is None:
         return Document(None, {(): label})
     builder = _Builder(label)
@@ -133,6 +172,11 @@ def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from walk(value, (*path, key))
 
 
+def is_text(text: str) -> bool:
+    """Say whether text can be written in UTF-8."""
+    return not _HALF_A_PAIR.search(text)
+
+
 def value_at(data: Any, path: KeyPath) -> Any:
     """Return the value at a path that plain data has."""
     return reduce(getitem, path, data)
@@ -142,19 +186,6 @@ def _error(place: str, message: str, hint: str = "") -> ConfigError:
     return ConfigError([Problem((), message, hint)], {(): place})
 
 
-def _refuse_what_is_not_plain(text: str, label: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        place = label if event.start_mark is None else f"{label}:{event.start_mark.line + 1}"
-        if anchor := getattr(event, "anchor", None):  # an alias has one too
-            raise _error(place, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values")
-        if tag := getattr(event, "tag", None):
-            raise _error(place, f"'{tag}': YAML tags are not read", "write the plain value")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise _error(place, f"is nested more than {MAX_DEPTH} levels deep")
-
-
 class _Builder:
     """Turns YAML nodes into plain data and notes where each key stands."""
 
@@ -162,6 +193,7 @@ class _Builder:
         self.label = label
         self.places: dict[KeyPath, str] = {}
         self.problems: list[Problem] = []
+        self.duplicates: set[KeyPath] = set()
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.places.setdefault(path, f"{self.label}:{node.start_mark.line + 1}")
@@ -184,9 +216,10 @@ class _Builder:
             if key_node.tag != "tag:yaml.org,2002:str":
                 self.places.setdefault(key_path, place)
                 self.problems.append(Problem(key_path, "a key must be text", "put it in quotes"))
-            elif key in data:
+            elif key in data and key_path not in self.duplicates:
                 first = self.places[key_path].rpartition(":")[2]
                 self.places[key_path] = place
+                self.duplicates.add(key_path)
                 self.problems.append(Problem(key_path, f"duplicate key, first given in line {first}"))
             self.places.setdefault(key_path, place)
             data[key] = self.build(value_node, key_path)
@@ -203,7 +236,8 @@ def _scalar(node: yaml.Node) -> Any:
     if kind == "int":
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         number = int(text, base)
-        str(number)  # hexadecimal and octal are read at any length, and then cannot be written
+        if number.bit_length() > MAX_BITS:  # hexadecimal and octal are read at any length, and then cannot be written
+            raise ValueError
         return number
     if kind == "float":
         special = text.lower().replace(".inf", "inf").replace(".nan", "nan")

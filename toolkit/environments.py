@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from copy import deepcopy
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from toolkit import state
 from toolkit.components import Components, components_of
 from toolkit.config import RunConfig
-from toolkit.errors import Problem, describe
+from toolkit.episodes import RawMonitor, ReplayableEpisodes
+from toolkit.errors import FaultyEnvironmentError, Problem, describe
+from toolkit.vectors import InProcess, Subprocesses
 
-_UNCHANGING = (int, float, str, np.generic, type(None))
 _STREAMS = ("training", "evaluation", "video", "confirmation")
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
@@ -55,7 +56,7 @@ class EpisodeRecorder(VecEnvWrapper):
     and the episode is put where SB3 looks for it. A lost life that resets nothing is no end.
     """
 
-    def __init__(self, venv: DummyVecEnv) -> None:
+    def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
         self.hides_monitor = False
         self.episodes: list[Episode] = []
@@ -67,6 +68,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self._shaped_returns[:] = 0.0
         self._start = self._start or time.monotonic()
         observations = self.venv.reset()
+        _refuse_unless_finite(observations, "observations")
         self.venv.env_method("take_completed")
         return observations
 
@@ -88,8 +90,12 @@ class EpisodeRecorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments and take down the episodes that ended."""
         observations, rewards, dones, infos = self.venv.step_wait()
+        _refuse_unless_finite(rewards, "rewards")
+        _refuse_unless_finite(observations, "observations")
         self._shaped_returns += rewards
         if dones.any():
+            ends = [infos[index].get("terminal_observation") for index in np.flatnonzero(dones)]
+            _refuse_unless_finite(ends, "last observations")
             for index in np.flatnonzero(dones):
                 (episode,) = self.venv.env_method("take_completed", indices=int(index))
                 if episode:
@@ -97,65 +103,33 @@ class EpisodeRecorder(VecEnvWrapper):
                     self._append(int(index), episode)
         return observations, rewards, dones, infos
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all completed episodes and the running ones' shaped returns."""
+        columns = np.array(self.episodes, dtype=np.float64).reshape(-1, len(Episode._fields))
+        return {"episodes": columns, "shaped_returns": self._shaped_returns.copy(), "seconds": self.seconds}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned; time goes on from there."""
+        self.episodes[:] = [Episode(float(r), float(s), int(n), float(t)) for r, s, n, t in kept["episodes"]]
+        self._shaped_returns = kept["shaped_returns"]
+        self._start = time.monotonic() - kept["seconds"]
+
     def _append(self, index: int, episode: dict[str, Any]) -> None:
         shaped_return = float(self._shaped_returns[index])
         self._shaped_returns[index] = 0.0
         self.episodes.append(Episode(float(episode["r"]), shaped_return, int(episode["l"]), self.seconds))
 
 
-class _Environments(DummyVecEnv):
-    """SB3's environments in this process, which copy of a step's ``info`` only what an environment could change later.
-
-    For many environments SB3's ``DummyVecEnv`` spends as much time on such copies as on their wrappers.
-    """
-
-    def step_wait(self) -> VecEnvStepReturn:
-        infos: list[dict[str, Any]] = []
-        for index, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
-            observation, self.buf_rews[index], terminated, truncated, info = env.step(action)
-            info = {key: value if isinstance(value, _UNCHANGING) else deepcopy(value) for key, value in info.items()}
-            info["TimeLimit.truncated"] = truncated and not terminated
-            self.buf_dones[index] = terminated or truncated
-            if terminated or truncated:
-                info["terminal_observation"] = observation
-                observation, self.reset_infos[index] = env.reset()
-            self._save_obs(index, observation)
-            infos.append(info)
-        return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), infos
-
-
-class _RawMonitor(Monitor):
-    """SB3's Monitor, which keeps every episode until it is asked for, also one that a reset cuts short.
-
-    What wrappers outside make of ``info`` does not matter to it.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self._completed: list[dict[str, Any]] = []
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        if self.rewards and not self.needs_reset:
-            seconds = round(time.time() - self.t_start, 6)
-            self._completed.append({"r": round(sum(self.rewards), 6), "l": len(self.rewards), "t": seconds})
-        return super().reset(**kwargs)
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        step = super().step(action)
-        if self.needs_reset:
-            self._completed.append(step[-1]["episode"])
-        return step
-
-    def take_completed(self) -> dict[str, Any] | None:
-        """Return what was completed since this was last asked, as SB3 writes it in ``info["episode"]``.
-
-        Games whose ends a wrapper hid are part of the episode that ends with the last of them.
-        """
-        completed, self._completed = self._completed, []
-        if not completed:
-            return None
-        totals = {key: sum(episode[key] for episode in completed) for key in ("r", "l")}
-        return completed[-1] | totals
+def _refuse_unless_finite(values: Any, what: str) -> None:
+    """Refuse NaN and infinity, of which a network learns nothing but NaN."""
+    if isinstance(values, dict):
+        values = [*values.values()]
+    if isinstance(values, list | tuple):
+        for one in values:
+            _refuse_unless_finite(one, what)
+    elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():
+        message = f"the environments give {what} that are not finite numbers"
+        raise FaultyEnvironmentError(message, "mend them, or their wrappers")
 
 
 def make_vec_env(
@@ -166,34 +140,85 @@ def make_vec_env(
     render_mode: str | None = None,
     wrap: Wrap | None = None,
 ) -> EpisodeRecorder:
-    """Build a run's environments: Gymnasium's own wrappers, Monitor, then the config's wrappers.
+    """Build a run's environments: Gymnasium's own wrappers, Monitor, the config's wrappers, and those of all together.
 
-    :param seed: environment ``i`` starts with ``seed + i``
-    :param n_envs: how many; by default the config's
+    :param seed: environment ``i`` starts with ``seed + i``, and each of its episodes with a seed that follows from it
+    :param n_envs: how many; by default the config's, each in a process of its own if the config says so
     :param wrap: put around each environment last
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
     components = components_of(config)
 
     def make() -> gym.Env[Any, Any]:
-        env = _make_one(config, components, render_mode)
+        env: gym.Env[Any, Any] = _make_one(config, components, render_mode)
         return wrap(env) if wrap else env
 
-    venv = EpisodeRecorder(_Environments([make] * (n_envs or config.env.n_envs)))
-    venv.seed(seed)
-    return venv
+    apart = config.env.vec_env == "subproc" and n_envs is None and wrap is None
+    makers = [make] * (n_envs or config.env.n_envs)
+    venv: VecEnv = Subprocesses(makers, config.env.step_timeout) if apart else InProcess(makers)
+    try:
+        for wrapper in components.vec_wrappers:
+            venv = wrapper.build(venv)
+        recorder = EpisodeRecorder(venv)
+        recorder.seed(seed)
+    except BaseException:
+        venv.close()
+        raise
+    return recorder
 
 
-def _make_one(config: RunConfig, components: Components, render_mode: str | None) -> gym.Env[Any, Any]:
+def learnt_by_wrappers(venv: VecEnv) -> dict[str, Any]:
+    """Return what wrappers have learnt, statistics of observations for one, as plain data; empty if there is nothing.
+
+    Of several environments it is what the first one's wrappers have.
+    """
+    (wrappers,) = venv.env_method("learnt", indices=[0])
+    if not vec_wrappers(venv) and not any(wrappers):
+        return {}
+    return {"wrappers": wrappers, "vec_wrappers": [_statistics(layer) for layer in vec_wrappers(venv)]}
+
+
+def teach_wrappers(venv: VecEnv, learnt: dict[str, Any]) -> None:
+    """Give wrappers what :func:`learnt_by_wrappers` returned of other environments of a config; it stays as it is.
+
+    :raises ValueError: if it does not fit
+    """
+    if not learnt:
+        return
+    venv.env_method("load_wrapper_states", learnt["wrappers"])
+    venv.env_method("freeze")
+    for layer, statistics in zip(vec_wrappers(venv), learnt["vec_wrappers"], strict=True):
+        state.restore_attributes(layer, statistics)
+        if isinstance(layer, VecNormalize):
+            layer.training = False
+
+
+def _statistics(layer: VecEnvWrapper) -> dict[str, Any]:
+    names = ("obs_rms", "ret_rms") if isinstance(layer, VecNormalize) else ()
+    return {name: state.encode(getattr(layer, name)) for name in names if name in vars(layer)}
+
+
+def vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
+    """Return the config's wrappers of all environments together, outermost first."""
+    layers: list[VecEnvWrapper] = []
+    while isinstance(venv, VecEnvWrapper):
+        if not isinstance(venv, EpisodeRecorder | VecTransposeImage):
+            layers.append(venv)
+        venv = venv.venv
+    return layers
+
+
+def _make_one(config: RunConfig, components: Components, render_mode: str | None) -> ReplayableEpisodes:
     base = _make_base(config, render_mode)
     try:
-        env: gym.Env[Any, Any] = _RawMonitor(base)
+        monitor = RawMonitor(base)
+        env: gym.Env[Any, Any] = monitor
         for wrapper in components.wrappers:
             env = wrapper.build(env)
+        return ReplayableEpisodes(env, monitor)
     except BaseException:
         base.close()
         raise
-    return env
 
 
 def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:

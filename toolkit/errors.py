@@ -60,6 +60,12 @@ class TrainingError(ToolkitError):
     exit_status = 1
 
 
+class FaultyEnvironmentError(ToolkitError):
+    """An environment that broke its own contract, hangs, or died."""
+
+    exit_status = 1
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a config: the dotted path of the value, what is wrong, and what to do."""
@@ -75,36 +81,50 @@ class Problem:
     def text(self, places: Mapping[KeyPath, str]) -> str:
         """Put the problem in one line, with the file and line of the innermost key that stands in a file."""
         path = self.nearest(places)
-        place = "" if path is None else f"{places[path]}: "
-        dotted = f"{'.'.join(map(str, self.path))}: " if self.path else ""
-        return f"{place}{dotted}{self.message}" + (f"; {self.hint}" if self.hint else "")
+        place = "" if path is None else places[path]
+        parts = (place, ".".join(map(str, self.path)), self.message + (f"; {self.hint}" if self.hint else ""))
+        return ": ".join(_readable(part) for part in parts if part)
 
 
 class ConfigError(ToolkitError):
     """A config that cannot be run: every problem found, each with its file, line and dotted path.
 
-    :param problems: what is wrong
+    :param problems: what is wrong; the message has the first 50, and how many more there are
     :param places: where each dotted path was written, as ``FILE:LINE``
     """
 
     def __init__(self, problems: Sequence[Problem], places: Mapping[KeyPath, str] | None = None) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(problem.text(places or {}) for problem in problems))
+        lines = [problem.text(places or {}) for problem in self.problems[:50]]
+        super().__init__("\n".join([*lines, f"and {len(problems) - 50} more"] if len(problems) > 50 else lines))
+        self._places = dict(places or {})
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[object, ...]]:
+        """Let it out of the process of an environment."""
+        return type(self), (self.problems, self._places)
+
+
+def _readable(text: str, most: int = 600) -> str:
+    """Escape what a terminal would not show in one line as it is, and leave out the middle of what is long."""
+    text = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def did_you_mean(wrong: str, known: Sequence[str], given: Sequence[str] = (), few: int = 30) -> str:
     """Suggest the closest known name, or list them all when none is close and they are ``few``."""
     absent = [name for name in known if name not in given]
-    close = get_close_matches(wrong, absent, n=1, cutoff=0.6) or get_close_matches(wrong, given, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    for names, cutoff in ((absent, 0.75), (given, 0.6), (absent, 0.6)):
+        if close := get_close_matches(wrong, names, n=1, cutoff=cutoff):
+            return f"did you mean '{close[0]}'?"
     return f"known: {', '.join(sorted(absent))}" if 0 < len(absent) <= few else ""
 
 
 def describe(error: BaseException) -> str:
-    """Say in one line what was raised and where, for an exception out of somebody's code."""
+    """Say in one line what was raised and, for an exception out of somebody's code, where."""
+    if isinstance(error, ToolkitError):
+        return str(error).replace("\n", "; ")
     where = ""
     if frames := traceback.extract_tb(error.__traceback__):
         where = f" ({frames[-1].filename}:{frames[-1].lineno})"
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" Exception raised from ")[0]  # where torch's C++ code was
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"

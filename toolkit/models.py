@@ -6,19 +6,20 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from toolkit import archives
 from toolkit.components import components_of
 from toolkit.config import RunConfig
-from toolkit.environments import EpisodeRecorder, make_vec_env
-from toolkit.errors import ConfigError, Problem, RunError, describe
+from toolkit.environments import EpisodeRecorder, learnt_by_wrappers, make_vec_env, teach_wrappers
+from toolkit.errors import ConfigError, Problem, RunError
 from toolkit.run import Run
+from toolkit.weights import load_weights
 
+_WRAPPERS = "wrappers"  # the archive beside model.zip
 _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
 
 
@@ -59,13 +60,17 @@ def untrained_model(config: RunConfig) -> BaseAlgorithm:
 
     :raises ConfigError: if an environment or the algorithm cannot be built
     """
-    env = make_vec_env(config, seed=0)
+    env = make_vec_env(config, seed=0, n_envs=config.env.n_envs)  # in this process
     env.close()
     return build_model(config, env)
 
 
 def save_model(run: Run, model: BaseAlgorithm) -> None:
-    """Save the model as ``model.zip``, whole or not at all."""
+    """Save the model as ``model.zip``, whole or not at all, and before it what wrappers have learnt."""
+    venv = model.get_env()
+    if venv is not None and (learnt := learnt_by_wrappers(venv)):
+        archives.remove(run.directory / _WRAPPERS)
+        archives.write(run.directory / _WRAPPERS, learnt)
     with run.whole_file(run.model_path.name) as path, path.open("wb") as file:
         model.save(file)
 
@@ -80,17 +85,22 @@ def load_model(run: Run) -> BaseAlgorithm:
     if not run.model_path.is_file():
         raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
     model = untrained_model(run.config)
-    try:
-        parameters: dict[str, Any] = load_from_zip_file(run.model_path, load_data=False, device=model.device)[1]
-    except Exception as error:  # torch refuses what is no tensor with an error of its own
-        raise RunError(f"{run.model_path}: is damaged, or no SB3 model: {describe(error)}") from error
-    if not parameters:
-        raise RunError(f"{run.model_path}: is damaged, or no SB3 model: it has no parameters")
-    try:
-        model.set_parameters(parameters, exact_match=True, device=model.device)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise RunError(f"{run.model_path}: does not fit the run's config.yaml: {describe(error)}") from error
+    load_weights(run.model_path, model, "the run's config.yaml")
+    _teach(model, run)
     return model
+
+
+def _teach(model: BaseAlgorithm, run: Run) -> None:
+    """Give the wrappers of a model's environments what those that it was trained in had learnt."""
+    directory, venv = run.directory / _WRAPPERS, model.get_env()
+    if venv is None or not directory.exists():
+        if run.config.env.vec_wrappers:
+            raise RunError(f"{directory}: is missing: what the wrappers had learnt is in it")
+        return
+    try:
+        teach_wrappers(venv, archives.read(directory))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from toolkit.presentation import verdict
 from toolkit.run import Run
 
 _MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
+_LARGEST = 1 << 28  # bytes of a video, which the page holds
 _STYLE = "max-width:100%;margin:0.5em 0"
 
 
@@ -46,8 +47,15 @@ def _curve(run: Run) -> str:
 
 
 def _newest_video(run: Run) -> Path | None:
-    videos = [path for path in run.videos.glob("*") if path.suffix in _MEDIA and path.is_file()]
+    if run.videos.is_symlink():
+        return None
+    videos = [path for path in run.videos.glob("*") if path.suffix in _MEDIA and _is_shown(path)]
     return max(videos, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _is_shown(path: Path) -> bool:
+    """Say whether a file goes into a page; a link could bring any file of this user into it."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST
 
 
 def _video(video: Path | None) -> str:

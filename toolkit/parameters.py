@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 import warnings
@@ -15,7 +16,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
 from toolkit.errors import ComponentError, KeyPath, Problem, describe, did_you_mean
-from toolkit.registry import KINDS, entries, find, load_object
+from toolkit.registry import KINDS, entries, find, load_object, makes_callables
 
 _SETTINGS = ConfigDict(arbitrary_types_allowed=True)
 
@@ -95,7 +96,7 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     if isinstance(value, str) and value in entries(KINDS["schedules"]) and _admits(annotation, _is_callable_type):
         value = {"name": value}
     if _is_component(value) and not _admits(annotation, _is_mapping_type):
-        name, value = value["name"], _make(value, path)
+        name, value = value["name"], _make(value, annotation, path)
         _check_call(name, value, annotation, path)
     elif isinstance(value, str) and ":" in value and _admits(annotation, _is_class_type):
         try:
@@ -162,8 +163,8 @@ def _is_component(value: Any) -> bool:
     return isinstance(value, dict) and "name" in value and value.keys() <= {"name", "params"}
 
 
-def _make(value: Mapping[str, Any], path: KeyPath) -> Any:
-    """Build the object that a component in a parameter's place describes."""
+def _make(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
+    """Build the object that a component in a parameter's place describes, if its class fits there."""
     name, params = value["name"], value.get("params") or {}
     if not isinstance(name, str) or not isinstance(params, dict):
         raise _UnfitError(path, "should be a component: a name, and params as a mapping")
@@ -173,6 +174,8 @@ def _make(value: Mapping[str, Any], path: KeyPath) -> Any:
         raise _UnfitError((*path, "name"), error.message, error.hint) from None
     if not isinstance(cls, type):
         raise _UnfitError((*path, "name"), f"'{name}' is not a class")
+    if not _admits(annotation, lambda part: _may_stand_for(cls, part)):  # before it is built: building runs it
+        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
     arguments, problems = bind(cls, params, (*path, "params"), {})
     if problems:
         first = problems[0]
@@ -181,6 +184,22 @@ def _make(value: Mapping[str, Any], path: KeyPath) -> Any:
         return cls(**arguments)
     except Exception as error:
         raise _UnfitError(path, f"{name} cannot be built: {describe(error)}") from error
+
+
+def _may_stand_for(cls: type[Any], annotation: Any) -> bool:
+    """Say whether a component may be of a class: one whose objects are called, or a subclass of a library's own class.
+
+    Numbers, text, files and containers are written as YAML has them, and Python's own classes are no components:
+    building some of them starts a process or empties a file.
+    """
+    wanted = typing.get_origin(annotation) or annotation
+    if cls.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return False
+    if _is_callable_type(annotation):
+        return makes_callables(cls)
+    if not isinstance(wanted, type) or wanted.__module__.partition(".")[0] in {"numpy", *sys.stdlib_module_names}:
+        return False
+    return issubclass(cls, wanted)
 
 
 def _check_call(name: str, made: Any, annotation: Any, path: KeyPath) -> None:

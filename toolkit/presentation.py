@@ -19,12 +19,22 @@ if TYPE_CHECKING:
 
 def outcome(run: Run) -> str:
     """Say how a run that has ended went, where its files are, and what to do next."""
-    lines = [verdict(run), f"  run    {run.directory}"]
+    return "\n".join([verdict(run), *_places_and_commands(run)])
+
+
+def imported(run: Run, file: Path) -> str:
+    """Say that a run was made of an SB3 zip, where it is, and what to do next."""
+    return "\n".join([f"imported: the weights in {file}, which fit", *_places_and_commands(run)])
+
+
+def _places_and_commands(run: Run) -> list[str]:
+    lines = [f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     program, directory = _program(), shlex.quote(str(run.directory))
-    lines.append(f"  next   {program} evaluate {directory}")
-    lines.append(f"         {program} record {directory} --format gif")
-    return "\n".join(lines)
+    interrupted = (run.result or {}).get("status") == "interrupted"
+    commands = [f"resume {directory}"] if interrupted else []
+    commands += [f"evaluate {directory}", f"record {directory} --format gif"]
+    return lines + [f"  {'' if number else 'next':<5}  {program} {command}" for number, command in enumerate(commands)]
 
 
 def verdict(run: Run) -> str:

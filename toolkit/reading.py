@@ -22,8 +22,14 @@ def read(path: str | Path) -> Document:
     """
     document = _read_extended(Path(path), ())
     if isinstance(document.data, dict):
-        document.data.setdefault("name", re.sub(r"[^\w.-]+", "-", Path(path).stem).strip("-.") or "run")
+        document.data.setdefault("name", _run_name(Path(path).stem))
     return document
+
+
+def _run_name(stem: str) -> str:
+    """Return a file's name as the name of its run: what no directory should be called is a dash."""
+    plain = "".join(one if one.isalpha() or one.isdecimal() or one in "_.-" else " " for one in stem)
+    return "-".join(plain.split()).strip("-.")[:100] or "run"
 
 
 def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> None:
@@ -35,7 +41,7 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
     """
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            label = f"{key}={value!r}"
+            label = f"{key}={_shown(value)}"
             _put(document, key.replace("__", "."), _plain(value, label), label)
         return
     for text in overrides:
@@ -50,32 +56,55 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
         _put(document, dotted, parsed, label)
 
 
-def _plain(value: Any, label: str) -> Any:
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # an integer of more than 4300 digits, for one
+        return f"a {type(value).__name__}"
+
+
+def _plain(value: Any, label: str, depth: int = 0) -> Any:
     """Return what YAML would hold: lists for tuples, paths for classes."""
+    if hasattr(value, "tolist") and not isinstance(value, type):  # an array or number of NumPy's
+        value = value.tolist()
+    if problem := _unfit(value, depth):
+        raise ConfigError([problem], {(): label})
     if isinstance(value, type):
-        if "<locals>" in value.__qualname__:
-            message = f"{value.__qualname__} cannot be found by name"
-            raise ConfigError([Problem((), message, "define it outside of functions")], {(): label})
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Mapping):
-        return {key: _plain(one, label) for key, one in value.items()}
+        return {key: _plain(one, label, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one, label) for one in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):  # an array or number of NumPy's
-        return value.tolist()
-    if value is not None and not isinstance(value, str | bool | int | float):
-        message = f"a {type(value).__name__} cannot stand in a config"
-        raise ConfigError([Problem((), message, "name a class, or give plain data")], {(): label})
-    return value
+        return [_plain(one, label, depth + 1) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _unfit(value: Any, depth: int) -> Problem | None:
+    """Say why no YAML file could hold a value."""
+    message, hint = "", ""
+    match value:
+        case _ if depth > documents.MAX_DEPTH:
+            message = f"is nested more than {documents.MAX_DEPTH} levels deep"
+        case type() if "<locals>" in value.__qualname__:
+            message, hint = f"{value.__qualname__} cannot be found by name", "define it outside of functions"
+        case Mapping() if not all(isinstance(key, str) and documents.is_text(key) for key in value):
+            message = "a key must be text"
+        case int() if value.bit_length() > documents.MAX_BITS:
+            message = "is too long a number"
+        case str() if not documents.is_text(value):
+            message = "is not text"
+        case None | type() | Mapping() | list() | tuple() | Path() | str() | int() | float():
+            pass
+        case _:
+            message, hint = f"a {type(value).__name__} cannot stand in a config", "name a class, or give plain data"
+    return Problem((), message, hint) if message else None
 
 
 def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
     document = documents.read(path)
     if not isinstance(document.data, dict):
         if chain:
-            raise ConfigError([Problem((), "must be a mapping of keys to values")], document.places)
+            what = "is empty" if document.data is None else "must be a mapping of keys to values"
+            raise ConfigError([Problem((), what)], document.places)
         return document
     _make_absolute(document.data, path.resolve().parent)
     if "extends" not in document.data:
@@ -84,12 +113,15 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
     if not isinstance(base, str):
         raise ConfigError([Problem(("extends",), "must be the path of one file")], document.places)
     base_path = path.parent / base
-    if "\0" in base or not os.path.exists(base_path):  # Path.exists raises for a name that is too long
+    if not os.path.isfile(base_path):  # Path.is_file raises for a name that is too long
         raise ConfigError([Problem(("extends",), f"there is no file {base_path}")], document.places)
     chain = (*chain, path.resolve())
     if base_path.resolve() in chain:
         loop = " -> ".join(str(link) for link in (*chain, base_path.resolve()))
         raise ConfigError([Problem(("extends",), f"goes round in a circle: {loop}")], document.places)
+    if len(chain) > documents.MAX_DEPTH:
+        message = f"comes after {len(chain)} files that extend one another"
+        raise ConfigError([Problem(("extends",), message)], document.places)
     return _merge(_read_extended(base_path, chain), document)
 
 
@@ -107,7 +139,8 @@ def _merge(base: Document, over: Document) -> Document:
     def merge(path: KeyPath, below: Any, above: Any) -> Any:
         if isinstance(below, dict) and isinstance(above, dict):
             return below | {key: merge((*path, key), below.get(key), value) for key, value in above.items()}
-        _forget(places, path)
+        for place, _ in documents.walk(below, path):
+            places.pop(place, None)
         return above
 
     data = merge((), base.data, over.data)
@@ -126,7 +159,11 @@ def _put(document: Document, dotted: str, value: Any, label: str) -> None:
     holder = {"value": value}
     _make_absolute(holder, Path.cwd())
     value = holder["value"]
-    path, made = _open_path(document.data, dotted.split("."), label)
+    keys = dotted.split(".")
+    too_deep = ConfigError([Problem((), f"is nested more than {documents.MAX_DEPTH} levels deep")], {(): label})
+    if len(keys) > documents.MAX_DEPTH:
+        raise too_deep
+    path, made = _open_path(document.data, keys, label)
     container = documents.value_at(document.data, path[:-1])
     is_listed_component = len(path) >= 2 and isinstance(path[-2], int)
     if is_listed_component and path[-1] == "name" and container.get("name") != value:
@@ -135,7 +172,7 @@ def _put(document: Document, dotted: str, value: Any, label: str) -> None:
     _forget(document.places, path)
     document.places.update(dict.fromkeys([*made, path], label))
     if any(len(place) > documents.MAX_DEPTH for place, _ in documents.walk(document.data)):
-        raise ConfigError([Problem((), f"is nested more than {documents.MAX_DEPTH} levels deep")], {(): label})
+        raise too_deep
 
 
 def _open_path(data: Any, keys: Sequence[str], label: str) -> tuple[KeyPath, list[KeyPath]]:
@@ -149,7 +186,7 @@ def _open_path(data: Any, keys: Sequence[str], label: str) -> tuple[KeyPath, lis
         where = ".".join(keys[:depth]) or "the config"
         step: Any = key
         if isinstance(data, list):
-            if not (key.isdecimal() and int(key) < len(data)):
+            if key not in map(str, range(len(data))):
                 message = f"{where} is a list of {len(data)}; its entries are numbered from 0"
                 raise ConfigError([Problem((*path, key), message)], {(): label})
             step = int(key)

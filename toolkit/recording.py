@@ -47,9 +47,12 @@ def record(
     :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
     :return: the files written, in order
     :raises RunError: if the run has no model that can be loaded, or ``out`` cannot be written to
+        (the run's own directory of videos not if it is a link: a run that came from elsewhere could lead anywhere)
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
     """
+    if not out and run.videos.is_symlink():
+        raise RunError(f"{run.videos}: is a link, and nothing is written through it", "name a place with --out")
     return record_episodes(
         load_model(run),
         run.config,

@@ -5,10 +5,6 @@ Listing names imports nothing; finding one imports that one module.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.errors import ComponentError, describe, did_you_mean
+from toolkit.loading import import_by_name, import_file
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ KINDS = {
             },
         ),
         Kind("wrappers", "gymnasium:Wrapper", {"env": "the environment"}),
+        Kind("vec_wrappers", "stable_baselines3.common.vec_env:VecEnvWrapper", {"venv": "the environments"}),
         Kind("callbacks", "stable_baselines3.common.callbacks:BaseCallback", {}),
         Kind("schedules", None, {}),
     )
@@ -130,7 +128,7 @@ def load_object(reference: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            public = [name for name in vars(found) if not name.startswith("_")]
+            public = [name for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
             hint = did_you_mean(attribute, public)
             if source == "__main__":
                 hint = "it was defined in a notebook or script: define it here as well, or keep it in a file"
@@ -148,7 +146,7 @@ def load_module(source: str) -> ModuleType:
     if not source.endswith(".py") and ("/" in source or source.startswith(".")):
         raise ComponentError(f"'{source}' is no module", "the path of a file ends in .py")
     try:
-        return _load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        return import_file(Path(source)) if source.endswith(".py") else import_by_name(source)
     except ModuleNotFoundError as error:
         if source == error.name or source.startswith(f"{error.name}."):
             raise ComponentError(f"there is no module '{error.name}'", "is its package installed here?") from None
@@ -159,46 +157,19 @@ def load_module(source: str) -> ModuleType:
         raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
 
 
-def _load_file(path: Path) -> ModuleType:
-    """Import a loose file, again when it has changed since."""
-    if not path.is_file():
-        raise ComponentError(f"there is no file {path}")
-    return _load_version(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _load_version(path: Path, mtime_ns: int) -> ModuleType:
-    import cloudpickle
-
-    version = hashlib.sha256(f"{path.resolve()} {mtime_ns}".encode()).hexdigest()[:8]
-    name = f"toolkit_file_{path.stem}_{version}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ComponentError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    # No other process can import the file under this name, so what a saved model holds of it goes in by value.
-    cloudpickle.register_pickle_by_value(module)
-    return module
-
-
 def _of_kind(kind: Kind, name: str, found: Any) -> type[Any]:
     base = load_object(kind.base) if kind.base else object
     wanted = f"a subclass of {kind.base.replace(':', '.')}" if kind.base else "a class of callable objects"
     if (
         not isinstance(found, type)
         or not issubclass(found, base)
-        or (kind.base is None and not _makes_callables(found))
+        or (kind.base is None and not makes_callables(found))
     ):
         what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         raise ComponentError(f"'{name}' is not a {kind.singular}: it names {what}, and this place takes {wanted}")
     return found
 
 
-def _makes_callables(cls: type[Any]) -> bool:
+def makes_callables(cls: type[Any]) -> bool:
+    """Say whether a class's objects can be called."""
     return any("__call__" in vars(parent) for parent in cls.__mro__[:-1])

@@ -15,7 +15,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from toolkit.environments import Episode, EpisodeRecorder
+from toolkit.environments import Episode, EpisodeRecorder, learnt_by_wrappers, teach_wrappers
 from toolkit.errors import RunError
 from toolkit.models import suitable_threads
 
@@ -43,7 +43,8 @@ def play_greedily(
 ) -> list[float]:
     """Play whole episodes with deterministic actions and return their raw returns.
 
-    No random generator that training draws from moves.
+    Wrappers that have learnt something, statistics of observations for one, know what those of the model's own
+    environments know, and learn nothing more. No random generator that training draws from moves.
 
     :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
     :param ended: called with each episode when it has ended
@@ -54,6 +55,8 @@ def play_greedily(
         from sb3_contrib.common.maskable.evaluation import evaluate_policy as play_with_masks
 
         play = play_with_masks
+    if (own := model.get_env()) is not None and own.has_attr("wrapper_states"):
+        teach_wrappers(env, learnt_by_wrappers(own))
     callback = _teller(env, ended) if ended else None
     with _untouched_generators(), suitable_threads(model):
         returns, _ = play(

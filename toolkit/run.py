@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, distributions, version
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, Self
 
 from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError
+from toolkit.records import read_episodes, read_result
 
 DEFAULT_ROOT = Path("runs")
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
@@ -27,11 +31,14 @@ class Run:
 
     :param directory: where the run's files are
     :param config: the resolved config, as in ``config.yaml``
+
+    ``stopped_by`` is the signal that ended its training in this process, if one did.
     """
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
         self.directory = directory
         self.config = config
+        self.stopped_by: int | None = None
 
     @classmethod
     def create(cls, config: RunConfig, out: Path | None = None) -> Self:
@@ -42,10 +49,12 @@ class Run:
         """
         text = config.to_yaml()
         try:
-            directory = _next_free(DEFAULT_ROOT, config.name) if out is None else _claim(out)
-            run = cls(directory, config)
-            run.write("config.yaml", text)
-            run.write("environment.json", json.dumps(_environment(), indent=2) + "\n")
+            run = cls(_next_free(DEFAULT_ROOT, config.name) if out is None else _made(out), config)
+            with run.locked():
+                if any(not path.name.endswith(".tmp") for path in run.directory.iterdir()):
+                    raise RunError(f"{out}: is not empty", "choose a new directory with --out")
+                run.write("config.yaml", text)
+                run.write("environment.json", json.dumps(_environment(), indent=2) + "\n")
         except OSError as error:
             place = out or DEFAULT_ROOT / config.name
             raise RunError(f"{place}: cannot be made: {error.strerror}", "choose another place with --out") from None
@@ -77,6 +86,19 @@ class Run:
             )
         return cls.open(configs[-1].parent)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in the run's directory; the lock goes when this process does.
+
+        :raises RunError: if another process does
+        """
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            _lock(descriptor, self.directory)
+            yield
+        finally:
+            os.close(descriptor)  # which gives the lock back
+
     @property
     def model_path(self) -> Path:
         """The trained model, an SB3 zip."""
@@ -87,19 +109,39 @@ class Run:
         """The directory of the run's videos."""
         return self.directory / "videos"
 
+    def refuse_links(self) -> None:
+        """Refuse a run with links in it: what is written or deleted through one could lie anywhere.
+
+        :raises RunError: with the first of them
+        """
+        for path in self.directory.rglob("*"):
+            if path.is_symlink():
+                raise RunError(f"{path}: is a link, and nothing is written through it", "put there what it leads to")
+
+    def remove_leftovers(self) -> None:
+        """Delete what a process that was killed had begun to write; none may be at work in the run."""
+        for place in (self.directory, self.directory / "snapshots", self.videos):
+            for path in [*place.glob(".*.tmp"), *place.glob(".tmp-*"), *place.glob(".recording-*")]:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def differences(self) -> list[str]:
+        """Name what is installed here in another version than the run was started with."""
+        try:
+            then = json.loads((self.directory / "environment.json").read_text(encoding="utf-8"))["versions"]
+            return [f"{name} was {then[name]} and is {now}" for name, now in _versions().items() if then[name] != now]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return [f"{self.directory / 'environment.json'} does not say what the run was started with"]
+
     @property
     def result(self) -> dict[str, Any] | None:
         """What ``result.json`` says; ``None`` while the run goes on, or when it was killed.
 
         :raises RunError: if the file is damaged
         """
-        path = self.directory / "result.json"
-        if not path.is_file():
-            return None
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{path}: is damaged: it is not the JSON object that training wrote") from error
+        return read_result(self.directory / "result.json")
 
     @property
     def episodes(self) -> list[tuple[float, int]]:
@@ -109,15 +151,11 @@ class Run:
 
         :raises RunError: if there is no ``monitor.csv``, or it is not one
         """
-        path = self.directory / "monitor.csv"
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            return read_episodes(self.directory / "monitor.csv")
         except FileNotFoundError:
             hint = f"training writes it; to train again: `toolkit train {self.directory / 'config.yaml'}`"
             raise RunError(f"{self.directory}: has no monitor.csv", hint) from None
-        except OSError as error:
-            raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-        return _episodes(path, text)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run so that at any instant it is whole or absent."""
@@ -140,28 +178,59 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) if error.errno else error from error.__cause__
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _episodes(path: Path, text: str) -> list[tuple[float, int]]:
-    """Read what SB3's Monitor writes: a line of JSON, the names of the columns, a line for each episode."""
-    lines = [line.rstrip("\r") for line in text.split("\n")[:-1]]  # after the last line end is what is being written
-    if not (text or "#").startswith("#") or (len(lines) > 1 and lines[1] != "r,l,t"):
-        raise RunError(f"{path}: is not a monitor.csv of Stable-Baselines3", "restore it, or train the run again")
-    episodes: list[tuple[float, int]] = []
-    for number, line in enumerate(lines[2:], start=3):
+class GrowingFile:
+    """A file that pieces are written to the end of, each whole or not at all.
+
+    It has no buffer, which would be written again, and fail again, when it is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: RawIOBase = path.open("ab", buffering=0)
+
+    def write(self, piece: bytes) -> None:
+        """Write a piece.
+
+        :raises OSError: if it cannot be written
+        """
+        end = self._file.tell()
+        left = memoryview(piece)
         try:
-            raw_return, length, _ = line.split(",")
-            episodes.append((float(raw_return), int(length)))
-        except ValueError:
-            raise RunError(f"{path}:{number}: is no episode: {line[:80]!r}", "remove the line") from None
-    return episodes
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            error.filename = str(self._path)
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
-def _claim(out: Path) -> Path:
-    if out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty", "choose a new directory with --out")
+def _lock(descriptor: int, directory: Path) -> None:
+    """Lock a directory itself, so that there is no file which could be left behind."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a directory cannot be locked
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hint = "wait until it has ended, or stop it"
+        raise RunError(f"{directory}: another process trains in it", hint) from None
+    except OSError as error:  # a file system without locks
+        logging.getLogger("toolkit").warning("%s: cannot be locked: %s", directory, error.strerror)
+
+
+def _made(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is not a directory", "choose a new directory with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -183,14 +252,21 @@ def _next_free(root: Path, name: str) -> Path:
 
 def _environment() -> dict[str, Any]:
     """Describe what the run was made with: versions, platform, git commit of the working directory, command."""
+    packages = {dist.name: dist.version for dist in distributions()}
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_VERSIONS},
+        "versions": _versions(),
+        "packages": dict(sorted(packages.items())),
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "cores": os.cpu_count(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
     }
+
+
+def _versions() -> dict[str, str | None]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_VERSIONS}
 
 
 def _version(distribution: str) -> str | None:

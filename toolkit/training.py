@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,22 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.logger import Logger
 
+from toolkit import snapshot
 from toolkit.callbacks import RunCallback, SuccessCriterion, TrainingContext
-from toolkit.components import components_of
+from toolkit.components import components_of, remember_code
 from toolkit.config import RunConfig
-from toolkit.environments import EpisodeRecorder, derived_seed, make_vec_env
-from toolkit.errors import Problem, TrainingError, describe
-from toolkit.logs import run_logger
+from toolkit.environments import Episode, EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.errors import Problem, RunError, TrainingError, describe
+from toolkit.interrupts import InterruptedTraining, Interrupts, ignored
+from toolkit.logs import log_interval, run_logger
 from toolkit.models import build_model, save_model, suitable_threads
 from toolkit.registry import KINDS, find
-from toolkit.run import Run
+from toolkit.run import GrowingFile, Run
+from toolkit.snapshots import Snapshots
+
+_log = logging.getLogger("toolkit")
 
 
 def train(
@@ -38,8 +43,9 @@ def train(
 ) -> Run:
     """Train as a config says, into a new run directory.
 
-    Everything is built before the directory is made, so that bad input leaves nothing behind. An interrupt
-    (Ctrl-C) ends training early: the model is saved and the result says ``interrupted``.
+    Everything is built before the directory is made, so that bad input leaves nothing behind. Ctrl-C and SIGTERM end
+    training early, where the next rollout starts: a snapshot and the model are saved, and the result says
+    ``interrupted``. A second one ends it at once.
 
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
     :param callbacks: called after the config's own
@@ -47,12 +53,57 @@ def train(
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     :raises TrainingError: if training breaks off; the run directory then says ``failed``
     """
-    shows = any(callback.name == "progress" for callback in config.callbacks)
-    shown = [find(KINDS["callbacks"], "progress")()] if progress_bar and not shows else []
-    with _prepared(config, [*callbacks, *shown]) as session:
+    with _prepared(config, callbacks, _shown(config, progress_bar)) as session:
         run = Run.create(config, out)
-        _learn(session, run)
+        remember_code(config)
+        with run.locked():
+            _learn(session, run, None)
     return run
+
+
+def resume(run: Run, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bool = False) -> Run:
+    """Go on with a run that was stopped or killed, from its newest whole snapshot; without one, from the beginning.
+
+    All files are then what they would be if the run had never been stopped, but for wall-clock times.
+
+    :param callbacks: those that :func:`train` was given, if any
+    :param progress_bar: whether to show how training goes, if the config does not do so itself
+    :raises RunError: if the run has ended, another process trains in it, or its snapshot is of something else
+    :raises ConfigError: if something in its config cannot be built
+    :raises TrainingError: if training breaks off; the run directory then says ``failed``
+    """
+    with run.locked():
+        status = (run.result or {}).get("status")
+        if status in ("success", "finished"):
+            raise RunError(f"{run.directory}: has ended ({status}): there is nothing to go on with")
+        for difference in run.differences():
+            _log.warning("%s: the run may go on differently", difference)
+        run.refuse_links()
+        with _prepared(run.config, callbacks, _shown(run.config, progress_bar)) as session:
+            run.remove_leftovers()
+            kept = Snapshots(run).newest_whole()
+            if kept is None:
+                _log.warning("%s: has no whole snapshot; it starts from the beginning", run.directory)
+            else:
+                for index in snapshot.put_back_before_learning(session.model, session.kept_callbacks, kept):
+                    _log.warning("environment %d does not repeat its episodes: training goes on differently", index)
+            _remove_the_end(run)
+            _learn(session, run, kept)
+    return run
+
+
+def _remove_the_end(run: Run) -> None:
+    """Delete what an earlier training wrote when it ended."""
+    try:
+        for name in ("result.json", "traceback.txt"):
+            (run.directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{run.directory}: cannot be written to: {error.strerror}") from error
+
+
+def _shown(config: RunConfig, progress_bar: bool) -> list[BaseCallback]:
+    shows = any(callback.name == "progress" for callback in config.callbacks)
+    return [find(KINDS["callbacks"], "progress")()] if progress_bar and not shows else []
 
 
 def rehearse(config: RunConfig) -> None:
@@ -73,6 +124,12 @@ class _Session:
     bookkeeper: _Bookkeeper
     callbacks: list[BaseCallback]
     criterion: SuccessCriterion | None
+    shown: list[BaseCallback]
+
+    @property
+    def kept_callbacks(self) -> list[BaseCallback]:
+        """Those whose state is a part of training's; what only shows it may be there or not."""
+        return [callback for callback in self.callbacks if callback not in self.shown]
 
     @property
     def run_callbacks(self) -> list[RunCallback]:
@@ -80,18 +137,22 @@ class _Session:
 
 
 @contextmanager
-def _prepared(config: RunConfig, callbacks: Sequence[BaseCallback]) -> Iterator[_Session]:
-    session = _prepare(config, callbacks)
+def _prepared(
+    config: RunConfig, callbacks: Sequence[BaseCallback], shown: Sequence[BaseCallback] = ()
+) -> Iterator[_Session]:
+    session = _prepare(config, callbacks, [*shown])
     try:
         yield session
     finally:
-        with ExitStack() as closing:  # each is closed, whatever another raises
-            closing.callback(session.env.close)
-            for callback in session.run_callbacks:
-                closing.callback(callback.close)
+        closing: list[RunCallback | EpisodeRecorder] = [*reversed(session.run_callbacks), session.env]
+        for one in closing:
+            try:
+                one.close()
+            except Exception as error:  # training is over, and the others are to be closed as well
+                _log.warning("%s does not close: %s", type(one).__name__, describe(error))
 
 
-def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback]) -> _Session:
+def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[BaseCallback]) -> _Session:
     seed = derived_seed(config.seed, "training")
     env = make_vec_env(config, seed=seed)
     env.hides_monitor = bool(config.env.wrappers)
@@ -102,58 +163,52 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback]) -> _Session:
         if len(criteria) > 1:
             raise config.error([Problem(("callbacks",), "a run has at most one success criterion")])
         bookkeeper = _Bookkeeper(env)
-        return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks], criteria[0] if criteria else None)
+        criterion = criteria[0] if criteria else None
+        return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks, *shown], criterion, shown)
     except BaseException:
         env.close()
         raise
 
 
-def _learn(session: _Session, run: Run) -> None:
-    """Train, and write down how it went."""
+def _learn(session: _Session, run: Run, kept: dict[str, Any] | None) -> None:
+    """Train, from a snapshot if there is one, and write down how it went."""
     status = "finished"
     failure: BaseException | None = None
-    try:
-        _train_model(session, run)
-    except KeyboardInterrupt:
-        status = "interrupted"
-    except (Exception, SystemExit) as error:
-        status, failure = "failed", error
-    if status == "finished" and session.criterion and session.criterion.success:
-        status = "success"
-    with _uninterrupted():
-        failure = _write_end(session, run, status, failure)
+    interrupts = Interrupts(put_off=snapshot.can_resume(session.model))
+    with interrupts.heeded():
+        try:
+            _train_model(session, run, kept, interrupts)
+        except (KeyboardInterrupt, InterruptedTraining) as error:
+            status, run.stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
+        except (Exception, SystemExit) as error:
+            status, failure = "failed", error
+        if status == "finished" and session.criterion and session.criterion.success:
+            status = "success"
+        with ignored():
+            failure = _write_end(session, run, status, failure)
     if failure:
         message = f"training failed at timestep {session.model.num_timesteps}: {describe(failure)}"
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
 
 
-def _train_model(session: _Session, run: Run) -> None:
+def _train_model(session: _Session, run: Run, kept: dict[str, Any] | None, interrupts: Interrupts) -> None:
+    model = session.model
     context = TrainingContext(run, session.env.episodes, session.criterion)
     for callback in session.run_callbacks:
         callback.context = context
-    root = _StoppableCallbacks(session.callbacks)
-    logger = run_logger(run)
-    session.model.set_logger(logger)
+    done = kept["rollouts"] if kept else 0
+    logger = run_logger(run, done)
+    model.set_logger(logger)
+    root = _RunCallbacks(session, _Boundary(session, run, logger, interrupts, kept))
     try:
-        with suitable_threads(session.model):
-            session.model.learn(run.config.timesteps, callback=root)
+        remaining = run.config.timesteps - model.num_timesteps
+        with suitable_threads(model):
+            interval = log_interval(model, done)
+            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=kept is None)
     except _StopTraining:
         root.on_training_end()
     finally:
         logger.close()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C keep the end of a run from being written down."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are none of this thread's business
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _write_end(session: _Session, run: Run, status: str, failure: BaseException | None) -> BaseException | None:
@@ -175,7 +230,8 @@ def _write_end(session: _Session, run: Run, status: str, failure: BaseException 
         if failure:
             run.write("traceback.txt", "".join(traceback.format_exception(failure)))
     except OSError as error:
-        raise TrainingError(f"{run.directory}: the result cannot be written: {error.strerror}") from failure or error
+        message = f"{run.directory}: the result cannot be written: {error.strerror}"
+        raise TrainingError(message, describe(failure) if failure else "") from failure or error
     return failure
 
 
@@ -183,26 +239,78 @@ class _StopTraining(Exception):  # noqa: N818 - as StopIteration, no error
     """Ends the training of an algorithm that goes on after a callback said stop."""
 
 
-class _StoppableCallbacks(CallbackList):
-    """A callback list whose word counts: ARS drops what ``on_step`` returns, so the next step ends it."""
+class _RunCallbacks(CallbackList):
+    """A run's callbacks; the word of each counts: ARS drops what ``on_step`` returns, so the next step ends it."""
 
-    stopped = False
+    def __init__(self, session: _Session, boundary: _Boundary) -> None:
+        super().__init__(session.callbacks)
+        self._boundary = boundary
+        self._stopped = False
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._boundary.begin()
+
+    def _on_rollout_start(self) -> None:
+        self._boundary.cross()
+        super()._on_rollout_start()
 
     def _on_step(self) -> bool:
-        if self.stopped:
+        if self._stopped:
             raise _StopTraining
-        self.stopped = not super()._on_step()
-        return not self.stopped
+        self._stopped = not super()._on_step()
+        return not self._stopped
+
+
+class _Boundary:
+    """What happens where a rollout starts: the state of a snapshot is put back, or one is taken, or training stops."""
+
+    def __init__(
+        self, session: _Session, run: Run, logger: Logger, interrupts: Interrupts, kept: dict[str, Any] | None
+    ) -> None:
+        self._session = session
+        self._logger = logger
+        self._interrupts = interrupts
+        self._kept = kept
+        self._rollouts = kept["rollouts"] if kept else 0
+        self._snapshots = Snapshots(run)
+
+    def begin(self) -> None:
+        """Say what no snapshot could bring back."""
+        for what in snapshot.unrestorable(self._session.model, self._session.kept_callbacks):
+            _log.warning("not exact after `toolkit resume`: %s", what)
+
+    def cross(self) -> None:
+        """Pass from one rollout to the next."""
+        model, callbacks = self._session.model, self._session.kept_callbacks
+        if not snapshot.can_resume(model):
+            return
+        if self._kept is not None:
+            snapshot.put_back_where_taken(model, callbacks, self._logger, self._kept)
+            self._snapshots.went_on_from(model.num_timesteps)
+            self._kept = None
+        if self._interrupts.pending is not None or self._snapshots.is_due(model.num_timesteps):
+            self._snapshots.save(
+                model.num_timesteps,
+                lambda: snapshot.take(model, callbacks, self._logger) | {"rollouts": self._rollouts},
+                self._session.env.episodes,
+            )
+        self._interrupts.raise_pending()
+        self._rollouts += 1
 
 
 class _Bookkeeper(RunCallback):
     """Writes ``monitor.csv`` in SB3's format, and logs the shaped return beside SB3's raw one."""
 
+    NAME = "monitor.csv"
+
     def __init__(self, env: EpisodeRecorder) -> None:
         super().__init__()
         self._env = env
         self._seconds: float | None = None
+        self._started = time.time()
         self._written = 0
+        self._file: GrowingFile | None = None
 
     @property
     def seconds(self) -> float:
@@ -210,13 +318,11 @@ class _Bookkeeper(RunCallback):
         return self._env.seconds if self._seconds is None else self._seconds
 
     def _init_callback(self) -> None:
-        header: dict[str, Any] = {"t_start": time.time(), "env_id": self.context.run.config.env.id}
-        self._writer = ResultsWriter(str(self.context.run.directory / "monitor.csv"), header=header)
+        self._rewrite()
 
     def _on_step(self) -> bool:
         for episode in self.context.episodes[self._written :]:
-            row = {"r": round(episode.raw_return, 6), "l": episode.length, "t": round(episode.seconds, 6)}
-            self._writer.write_row(row)
+            self._append(_row(episode))
             self._written += 1
             if self.context.run.config.env.wrappers:
                 recent = self.context.episodes[max(0, self._written - 100) : self._written]
@@ -224,9 +330,35 @@ class _Bookkeeper(RunCallback):
                 self.logger.record("rollout/ep_shaped_rew_mean", mean)
         return True
 
+    def _append(self, text: str) -> None:
+        if self._file is not None:
+            self._file.write(text.encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return when training started; the environments keep the episodes."""
+        return {"started": self._started}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        """Write the episodes so far once more."""
+        self._started = kept["started"]
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        self.close()
+        header = {"t_start": self._started, "env_id": self.context.run.config.env.id}
+        rows = "".join(map(_row, self.context.episodes))
+        self.context.run.write(self.NAME, f"#{json.dumps(header)}\nr,l,t\n{rows}")
+        self._written = len(self.context.episodes)
+        self._file = GrowingFile(self.context.run.directory / self.NAME)
+
     def _on_training_end(self) -> None:
         self._seconds = self._env.seconds
 
     def close(self) -> None:
-        if hasattr(self, "_writer"):
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _row(episode: Episode) -> str:
+    return f"{round(episode.raw_return, 6)},{episode.length},{round(episode.seconds, 6)}\r\n"

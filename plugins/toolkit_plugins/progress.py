@@ -38,8 +38,14 @@ class ProgressCallback(RunCallback):
         display = self._display
         if display is not None and (now := time.monotonic()) >= self._next_refresh:
             self._next_refresh = now + display.seconds
-            display.show(self.num_timesteps, self._score)
+            self._show(display)
         return True
+
+    def _show(self, display: _Display) -> None:
+        try:
+            display.show(self.num_timesteps, self._score)
+        except OSError:  # the terminal was closed, or what read the lines has ended: training goes on unseen
+            self._display = None
 
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
@@ -52,9 +58,16 @@ class ProgressCallback(RunCallback):
         recent = [episode.raw_return for episode in episodes[-100:]]
         return f"mean of last {len(recent)}: {sum(recent) / len(recent):.1f}"
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: what is on the screen is drawn anew."""
+        return {}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        """Take nothing."""
+
     def _on_training_end(self) -> None:
         if self._display is not None:
-            self._display.show(self.num_timesteps, self._score)
+            self._show(self._display)
         self.close()
 
     def close(self) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
+from typing import Any
 
 from toolkit.callbacks import RunCallback
 from toolkit.errors import ToolkitError
 from toolkit.recording import DEFAULT_MAX_STEPS, VideoFormat, record_episodes
 from toolkit.tails import checked_tail
+
+_NAME = re.compile(r"(timesteps|episodes|success|end)-step-(?P<step>\d+)-episode-\d+(-\d+)?\.(mp4|gif)", re.ASCII)
 
 
 class RecordVideoCallback(RunCallback):
@@ -56,6 +60,18 @@ class RecordVideoCallback(RunCallback):
         self.tail = checked_tail(tail)
         self._timestep_marks = 0
         self._episode_marks = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which videos are due next."""
+        return {"timesteps": self._timestep_marks, "episodes": self._episode_marks, "step": self.num_timesteps}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        """Go on from there; videos that were made after it are made again, and so are deleted."""
+        self._timestep_marks, self._episode_marks = kept["timesteps"], kept["episodes"]
+        for video in self.context.run.videos.glob("*.*"):
+            made = _NAME.fullmatch(video.name)
+            if made and int(made["step"]) > kept["step"]:
+                video.unlink()
 
     def _on_step(self) -> bool:
         # Several environments can step over a multiple; it counts once, when it is passed.

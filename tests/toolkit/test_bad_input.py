@@ -161,17 +161,49 @@ CONFIGS = {
         files={"failing.py": FAILING_CONSTRUCTORS},
     ),
     "a callback that refuses its parameters": Case(
-        "small.yaml:14: callbacks.0: 'success' cannot be built",
+        "small.yaml:15: callbacks.0.params.episodes: 'success' cannot be built",
         "episodes must be at least 1, not 0",
         "episodes: 10",
         "episodes: 0",
     ),
     "an algorithm that refuses its parameters": Case(
-        "small.yaml:9: algorithm: 'double_dqn' cannot be built",
+        "small.yaml:11: algorithm.params.train_freq: 'double_dqn' cannot be built",
         "",
         "{learning_rate",
         "{train_freq: [1, hour], learning_rate",
     ),
+    "a buffer that no memory holds": Case(
+        "small.yaml:9: algorithm: 'double_dqn' does not fit into this machine's memory of ",
+        "make what sizes it smaller: buffer_size, ",
+        "1_000,",
+        "1_000_000_000_000,",
+    ),
+    "a network that no memory holds": Case(
+        "small.yaml:9: algorithm: 'double_dqn' does not fit into this machine's memory of ",
+        "make what sizes it smaller: ",
+        "[16, 16]",
+        "[1_000_000, 1_000_000]",
+    ),
+    "a wrapper that no memory holds": Case(
+        "small.yaml:7: env.wrappers.0: 'gymnasium.wrappers:FrameStackObservation' does not fit into this machine's",
+        "",
+        "terminal_reward_clip\n      params: {success_steps: 195}",
+        "gymnasium.wrappers:FrameStackObservation\n      params: {stack_size: 1_000_000_000_000}",
+    ),
+    "more environments than can be stepped": Case(
+        "small.yaml:5: env.n_envs: should be less than or equal to 10000, not 1000000000",
+        "",
+        "n_envs: 2",
+        "n_envs: 1e9",
+    ),
+    "more steps than can be counted": Case("small.yaml:1: timesteps: should be ", "", "300", "9" * 30),
+    "a key that a terminal would obey": Case("small.yaml:1: \\x1b[2J\\n: unknown key", "", "t", '"\\e[2J\\n": 1\nt'),
+    "an escape of no character": Case("small.yaml:1: is not valid YAML: ", "", "300", r'"\UFFFFFFFF"'),
+    "an escape of half a character": Case("small.yaml:1: an escape gives half of", "", "300", r'"\ud800"'),
+    "an attribute of what has none": Case(
+        "small.yaml:7: env.wrappers.0.name: 'math' has no 'pi.x.y'", "", "terminal_reward_clip", '"math:pi.x.y"'
+    ),
+    "a base that is a directory": Case("small.yaml:1: extends: there is no file ", "", "t", "extends: .\nt"),
     "two success criteria": Case(
         "small.yaml:13: callbacks: a run has at most one success criterion",
         "",
@@ -183,8 +215,8 @@ CONFIGS = {
     ),
     "an empty file": whole("", "small.yaml: is empty", "write at least timesteps, env.id and algorithm.name"),
     "a list": whole("- timesteps\n", "small.yaml:1: must be a mapping of keys to values"),
-    "binary data": whole(b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "small.yaml: is not UTF-8 text"),
-    "zeros": whole(bytes(1000), "small.yaml: is not text"),
+    "binary data": whole(b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "small.yaml:1: is not UTF-8 text"),
+    "zeros": whole(bytes(1000), "small.yaml:1: is not text"),
     "a huge file": whole("# too long\n" * 100_000, "small.yaml: is larger than 1 MiB"),
     "broken YAML": whole("timesteps: [1\n", "small.yaml:2: is not valid YAML"),
     "a YAML tag": whole(
@@ -208,6 +240,8 @@ CONFIGS = {
         "--set env.wrappers.7=clip_reward: ", "is a list of 1", arguments="--set env.wrappers.7=clip_reward"
     ),
     "an override with a wrong value": Case("--set seed=x: seed: ", "whole number", arguments="--set seed=x"),
+    "an override without end": Case("is nested more than 40 levels deep", arguments=f"--set {'a.' * 2000}a=1"),
+    "an override beyond all lists": Case(": env.wrappers.000", arguments=f"--set env.wrappers.{'0' * 5000}=x"),
     "an override with an odd digit": Case("--set env.wrappers.²=x: ", arguments="--set env.wrappers.²=x"),
     "an override with a number for a key": Case(
         "--set env.params.0=1: env.params.0", arguments="--set env.params.0=1"

@@ -182,7 +182,7 @@ def test_plugins_lists_every_kind_with_who_provides_it(toolkit: Toolkit) -> None
     listing = toolkit("plugins")
     assert listing.status == 0
     headings = [line for line in listing.out.splitlines() if not line.startswith(" ")]
-    assert headings == ["algorithms", "policies", "wrappers", "callbacks", "schedules"]
+    assert headings == ["algorithms", "policies", "wrappers", "vec_wrappers", "callbacks", "schedules"]
     assert "ppo            stable_baselines3:PPO  (sb3-toolkit " in listing.out
 
 

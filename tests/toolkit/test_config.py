@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from support import SMALL_CONFIG
@@ -18,6 +19,10 @@ timesteps: 10
 env: {id: CartPole-v1}
 algorithm: {name: double_dqn}
 """
+
+
+ENDLESS: list[object] = []
+ENDLESS.append(ENDLESS)
 
 
 def written(text: str, name: str = "run.yaml") -> Path:
@@ -45,9 +50,19 @@ def test_what_a_minimal_config_leaves_out_has_defaults() -> None:
         "name": "run",
         "seed": 0,
         "timesteps": 10,
-        "env": {"id": "CartPole-v1", "max_episode_steps": None, "params": {}, "n_envs": 1, "wrappers": ()},
+        "env": {
+            "id": "CartPole-v1",
+            "max_episode_steps": None,
+            "params": {},
+            "n_envs": 1,
+            "vec_env": "dummy",
+            "step_timeout": None,
+            "wrappers": (),
+            "vec_wrappers": (),
+        },
         "algorithm": {"name": "double_dqn", "policy": "MlpPolicy", "params": {}, "policy_params": {}},
         "callbacks": (),
+        "snapshots": {"every_timesteps": None, "every_minutes": 10.0, "keep": 2},
     }
 
 
@@ -59,7 +74,18 @@ def test_a_component_without_parameters_is_a_bare_name() -> None:
     assert [callback.name for callback in config.callbacks] == ["progress"]
 
 
-@pytest.mark.parametrize(("file", "name"), [("cartpole.yaml", "cartpole"), ("a/b/x.v2.yml", "x.v2")])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("cartpole.yaml", "cartpole"),
+        ("a/b/x.v2.yml", "x.v2"),
+        ("my run (2).yaml", "my-run-2"),
+        ("倒立振子.yaml", "倒立振子"),
+        ("x².yaml", "x"),
+        ("-.yaml", "run"),
+        (f"{'x' * 200}.yaml", "x" * 100),
+    ],
+)
 def test_a_run_is_named_after_its_file(file: str, name: str) -> None:
     assert load_config(written(MINIMAL, file)).name == name
 
@@ -71,6 +97,31 @@ def test_a_run_can_be_named_otherwise_than_its_file() -> None:
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "''", "a b", '"a\\n"', "x" * 101])
 def test_a_name_that_would_be_no_plain_directory_is_refused(name: str) -> None:
     assert problems_of(written(f"{MINIMAL}name: {name}\n"))[0].startswith("run.yaml:4: name: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (10**5000, "is too long a number"),
+        ({1: 2}, "a key must be text"),
+        ("\ud800", "is not text"),
+        (ENDLESS, "is nested more than 40 levels deep"),
+        ({1, 2}, "a set cannot stand in a config"),
+        (np.array([1j]), "a complex cannot stand in a config"),
+    ],
+    ids=["a long number", "a key", "half a character", "a list in itself", "a set", "complex numbers"],
+)
+def test_a_python_value_that_a_file_could_not_hold_is_refused_with_its_key(value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(written(MINIMAL), {"env.params": value})
+    assert str(raised.value).startswith("env.params=")
+    assert f": {message}" in str(raised.value)
+
+
+def test_configs_with_a_number_that_is_none_are_equal_if_it_stands_in_the_same_place() -> None:
+    nan, other = (load(MINIMAL, f"algorithm.params.gamma={value}") for value in (".nan", "1.0"))
+    assert nan == load(MINIMAL, "algorithm.params.gamma=.nan")
+    assert nan != other
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -170,6 +221,15 @@ def test_files_that_extend_each_other_are_refused_with_the_circle() -> None:
     (message,) = problems_of(written("extends: other.yaml\n"))
     assert message.startswith("other.yaml:1: extends: goes round in a circle: ")
     assert message.count("run.yaml") == 2
+
+
+def test_files_that_extend_one_another_without_end_are_refused() -> None:
+    written(MINIMAL, "0.yaml")
+    for number in range(1, 1000):
+        written(f"extends: {number - 1}.yaml\n", f"{number}.yaml")
+    (message,) = problems_of(Path("999.yaml"))
+    assert message == "959.yaml:1: extends: comes after 41 files that extend one another"
+    assert load_config("40.yaml").timesteps == 10
 
 
 def test_a_file_that_extends_itself_is_refused() -> None:

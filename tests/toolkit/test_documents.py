@@ -82,8 +82,8 @@ def test_all_duplicate_keys_are_reported_at_once() -> None:
     ]
 
 
-def test_a_key_given_three_times_is_refused() -> None:
-    assert "file.yaml:3: a: duplicate key" in error_of("a: 1\na: 2\na: 3\n")
+def test_a_key_given_three_times_is_refused_where_it_is_given_again_first() -> None:
+    assert error_of("a: 1\na: 2\na: 3\n") == "file.yaml:2: a: duplicate key, first given in line 1"
 
 
 @pytest.mark.parametrize("key", ["1", "1.5", "true", "null", "~", "[a, b]", "{a: b}"])
@@ -139,7 +139,7 @@ def test_several_documents_in_one_file_are_refused() -> None:
 
 @pytest.mark.parametrize("character", ["\0", "\a", "\x1b", "\x7f", "\ufffe"])
 def test_a_control_character_is_refused(character: str) -> None:
-    assert "file.yaml: is not text: unacceptable character" in error_of(f"a: {character}b\n")
+    assert "file.yaml:1: is not text: unacceptable character" in error_of(f"a: {character}b\n")
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
@@ -171,18 +171,17 @@ def test_an_empty_document_is_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"\x89PNG\r\n\x1a\n\xff\xfe", "is not UTF-8 text"),
-        ("a: \u00e9".encode("latin-1"), "is not UTF-8 text"),
-        (b"a: " + b"x" * MAX_BYTES, "is larger than 1 MiB"),
-        (b"\0" * 100, "is not text"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", "file.yaml:1: is not UTF-8 text"),
+        ("a: 1\nb: \u00e9".encode("latin-1"), "file.yaml:2: is not UTF-8 text"),
+        (b"a: " + b"x" * MAX_BYTES, "file.yaml: is larger than 1 MiB"),
+        (b"a: 1\n\nb: " + b"\0" * 100, "file.yaml:3: is not text"),
     ],
 )
 def test_a_file_that_is_no_page_of_text_is_refused(content: bytes, what: str) -> None:
     path = Path("file.yaml")
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=what) as raised:
+    with pytest.raises(ConfigError, match=f"^{what}"):
         read(path)
-    assert str(raised.value).startswith("file.yaml: ")
 
 
 @pytest.mark.parametrize(("path", "what"), [("absent.yaml", "No such file"), (".", "is not a file")])

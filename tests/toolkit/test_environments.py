@@ -106,7 +106,8 @@ def test_episodes_that_end_together_are_in_the_order_of_their_environments() -> 
 
     def raw_returns(index: int) -> list[float]:
         plain, returns = gym.make("Pendulum-v1"), []
-        for seed in (SEED + index, None):
+        second = np.random.SeedSequence(SEED + index, spawn_key=(1,)).generate_state(1)[0]
+        for seed in (SEED + index, int(second)):
             plain.reset(seed=seed)
             returns.append(sum(float(plain.step([1.0])[1]) for _ in range(7)))
         return returns
@@ -241,9 +242,9 @@ def test_wrappers_stand_innermost_first_outside_monitor_and_what_the_caller_puts
     while isinstance(one, gym.Wrapper):
         names.append(type(one).__name__)
         one = one.env
-    assert names[:3] == ["Autoreset", "ClipReward", "AnglePenalty"]
-    assert "Monitor" in names[3]
-    assert "TimeLimit" in names[4:]
+    assert [
+        name for name in names if name in ("Autoreset", "ClipReward", "AnglePenalty", "RawMonitor", "TimeLimit")
+    ] == [*("Autoreset", "ClipReward", "AnglePenalty", "RawMonitor", "TimeLimit")]
 
 
 def test_the_render_mode_is_the_callers() -> None:
@@ -260,7 +261,7 @@ def test_the_render_mode_is_the_callers() -> None:
         ("{id: Taxi-v4, wrappers: [angle_penalty]}", "env.wrappers.0", "'angle_penalty' cannot be built: ValueError"),
         (
             CARTPOLE % (2, "angle_penalty, {name: angle_penalty, params: {index: 4}}"),
-            "env.wrappers.1",
+            "env.wrappers.1.params.index",
             "have no number of index 4",
         ),
         ("{id: FrozenLake-v1, params: {map_name: 9x9}}", "env", "'FrozenLake-v1' cannot be built: KeyError"),

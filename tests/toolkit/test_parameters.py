@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
 from support import SMALL_CONFIG
 
 from toolkit.algorithms.double_dqn import DoubleDQN
@@ -121,7 +122,10 @@ def test_every_problem_is_reported() -> None:
     ("kind", "name"), [(kind.name, name) for kind in KINDS.values() for name in kind.supplied], ids="-".join
 )
 def test_a_parameter_that_the_toolkit_fills_in_is_refused_with_where_it_comes_from(kind: str, name: str) -> None:
-    component = {"algorithms": DoubleDQN, "policies": DQN.policy_aliases["MlpPolicy"], "wrappers": TerminalRewardClip}
+    component = {
+        **{"algorithms": DoubleDQN, "policies": DQN.policy_aliases["MlpPolicy"]},
+        **{"wrappers": TerminalRewardClip, "vec_wrappers": VecNormalize},
+    }
     problems = bind(component[kind], {name: 1}, (), KINDS[kind].supplied)[1]
     assert [problem.text({}) for problem in problems] == [
         f"{name}: is not set here: it comes from {KINDS[kind].supplied[name]}"

@@ -145,7 +145,7 @@ def test_the_environment_file_has_the_versions_that_were_used(run: Run) -> None:
     environment = json.loads((run.directory / "environment.json").read_text())
     for name in ("stable-baselines3", "gymnasium", "torch", "numpy"):
         assert environment["versions"][name] == version(name)
-    assert {"versions", "platform", "git_commit"} <= environment.keys()
+    assert {"versions", "packages", "platform", "cores", "git_commit"} <= environment.keys()
 
 
 def test_monitor_csv_is_in_the_format_of_sb3(run: Run) -> None:

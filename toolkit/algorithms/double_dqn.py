@@ -135,6 +135,14 @@ class DoubleDQN(DQN):
             a_step = self.gradient_steps / (frequency.frequency * self.n_envs) if in_steps else 0.0
         return steps * a_step * self.n_epochs
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what goes on from one rollout to the next besides attributes, networks and buffer."""
+        return {"compiles": self._learner.compiles}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned, after learning has started: ``compile`` is decided only once."""
+        self._learner.compiles = kept["compiles"] and self._learner.can_compile
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_learner"]
 

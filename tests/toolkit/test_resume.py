@@ -1,0 +1,415 @@
+"""A run that was stopped goes on as if it had never been: the same weights, the same files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import runpy
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from support import PROJECT, Toolkit, toolkit_process
+
+from toolkit import Run, RunConfig, evaluate, load_config
+from toolkit.environments import derived_seed, make_vec_env
+from toolkit.errors import RunError, TrainingError
+from toolkit.rollouts import bounded, play_greedily
+from toolkit.training import resume, train
+
+OFF_POLICY = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 2}
+CONTINUOUS = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 8}
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "double_dqn": OFF_POLICY | {"target_update_interval": 50},
+    "dqn": OFF_POLICY | {"target_update_interval": 50},
+    "qrdqn": OFF_POLICY | {"target_update_interval": 50},
+    "ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 2},
+    "a2c": {},
+    "sac": CONTINUOUS,
+    "td3": CONTINUOUS,
+    "tqc": CONTINUOUS,
+    "recurrent_ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 1},
+}
+CONTINUOUS_ACTIONS = ("sac", "td3", "tqc")
+STATISTICS: dict[str, Any] = {
+    "vec_wrappers": [{"name": "vec_frame_stack", "params": {"n_stack": 2}}, {"name": "vec_normalize"}]
+}
+
+
+class StopAt(BaseCallback):
+    """Breaks training off at a timestep, wherever in a rollout that is."""
+
+    def __init__(self, timestep: float) -> None:
+        super().__init__()
+        self.timestep = timestep
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.timestep:
+            raise RuntimeError("broken off")
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        pass
+
+
+def config(algorithm: str = "double_dqn", env: dict[str, Any] | None = None, **more: Any) -> RunConfig:
+    params = dict(ALGORITHMS[algorithm]) | more.pop("params", {})
+    if algorithm == "td3":
+        params["action_noise"] = {
+            "name": "stable_baselines3.common.noise:OrnsteinUhlenbeckActionNoise",
+            "params": {"mean": [0.0], "sigma": [0.3]},
+        }
+    recurrent = algorithm == "recurrent_ppo"
+    parts = {
+        "name": "stopped",
+        "seed": 3,
+        "timesteps": 800,
+        "env": {"id": "Pendulum-v1" if algorithm in CONTINUOUS_ACTIONS else "CartPole-v1", **(env or {})},
+        "algorithm": {
+            "name": algorithm,
+            "policy": "MlpLstmPolicy" if recurrent else "MlpPolicy",
+            "params": params,
+            "policy_params": {"lstm_hidden_size": 8} if recurrent else {"net_arch": [16, 16]},
+        },
+        "callbacks": [{"name": "success", "params": {"threshold": 1e9, "episodes": 5}}],
+        "snapshots": {"every_timesteps": 150},
+    }
+    return RunConfig.model_validate(parts | more)
+
+
+def stop_and_go_on(parts: RunConfig, out: Path, stops: tuple[float, ...] = (430, 610)) -> Run:
+    """Train with breaks."""
+    with pytest.raises(TrainingError):
+        train(parts, out, [StopAt(stops[0])])
+    run = Run.open(out)
+    for stop in stops[1:]:
+        with pytest.raises(TrainingError):
+            resume(run, [StopAt(stop)])
+    return resume(run, [StopAt(float("inf"))])
+
+
+@pytest.fixture
+def differences(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], list[str]]:
+    """Name what differs between two runs' results, as the script that kills training does."""
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    return runpy.run_path(str(PROJECT / "benchmarks" / "kill.py"))["differences"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("env", [{}, {"n_envs": 4}, STATISTICS], ids=["one", "four", "normalized and stacked"])
+def test_a_run_that_was_broken_off_twice_comes_to_the_same_end(
+    algorithm: str, env: dict[str, Any], tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    parts = config(algorithm, env)
+    train(parts, tmp_path / "whole", [StopAt(float("inf"))])
+    stop_and_go_on(parts, tmp_path / "broken")
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"params": {"n_steps": 3}},
+        {"params": {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}},
+        {"params": {"target_update_interval": [2, "episode"]}},
+        {"env": {"wrappers": ["terminal_reward_clip", "gymnasium.wrappers:NormalizeObservation"]}},
+        {"env": {"wrappers": [{"name": "gymnasium.wrappers:FrameStackObservation", "params": {"stack_size": 3}}]}},
+        {"env": {"wrappers": ["random_first_action"], "n_envs": 2}},
+        {"env": {"max_episode_steps": 13}},
+        {"callbacks": [{"name": "max_episodes", "params": {"max_episodes": 60}}]},
+    ],
+    ids=str,
+)
+def test_what_a_config_can_ask_for_goes_on_as_well(
+    changes: dict[str, Any], tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    parts = RunConfig.model_validate(json.loads(json.dumps(config(**changes).model_dump())))
+    train(parts, tmp_path / "whole", [StopAt(float("inf"))])
+    stop_and_go_on(parts, tmp_path / "broken")
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "env"), [("double_dqn", {}), ("ppo", {"n_envs": 2, "vec_env": "subproc"}), ("sac", STATISTICS)]
+)
+def test_a_killed_process_loses_nothing(
+    algorithm: str, env: dict[str, Any], tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    parts = config(algorithm, env, timesteps=2_000)
+    (tmp_path / "killed.yaml").write_text(parts.to_yaml())
+    train(parts, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    process = toolkit_process(["train", tmp_path / "killed.yaml", "--out", killed])
+    while process.poll() is None and not (killed / "snapshots" / "450").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "result.json").exists()
+    again = toolkit_process(["resume", killed])
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert differences(tmp_path / "whole", killed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("algorithm", ["double_dqn", "a2c"])
+def test_a_signal_saves_a_snapshot_where_training_goes_on_later(
+    algorithm: str, number: int, status: int, tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    parts = config(algorithm, timesteps=30_000, snapshots={"every_minutes": None})
+    (tmp_path / "stopped.yaml").write_text(parts.to_yaml())
+    stopped = tmp_path / "stopped"
+    process = toolkit_process(["train", tmp_path / "stopped.yaml", "--out", stopped])
+    while process.poll() is None and not (stopped / "progress.csv").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == status, err
+    result = Run.open(stopped).result
+    assert result is not None
+    assert result["status"] == "interrupted"
+    assert [path.name for path in (stopped / "snapshots").glob("[0-9]*")] == [str(result["timesteps"])]
+    assert f"resume {stopped}" in out
+
+
+def test_environments_in_processes_of_their_own_give_the_same_run(
+    tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    env = {"n_envs": 2, "wrappers": ["random_first_action", "terminal_reward_clip"], "max_episode_steps": 30}
+    train(config(env=env), tmp_path / "here")
+    train(config(env=env | {"vec_env": "subproc"}), tmp_path / "apart")
+    assert differences(tmp_path / "here", tmp_path / "apart") == []
+
+
+def test_a_run_that_has_ended_is_refused(tmp_path: Path, toolkit: Toolkit) -> None:
+    run = train(config(timesteps=50), tmp_path / "run")
+    before = (run.directory / "result.json").read_bytes()
+    refused = toolkit("resume", run.directory)
+    assert refused.status == 2
+    assert refused.err == f"error: {run.directory}: has ended (finished): there is nothing to go on with\n"
+    assert (run.directory / "result.json").read_bytes() == before
+
+
+def test_a_run_without_a_snapshot_starts_from_the_beginning_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    parts = config(snapshots={"every_minutes": None})
+    train(parts, tmp_path / "whole")
+    with pytest.raises(TrainingError):
+        train(parts, tmp_path / "broken", [StopAt(300)])
+    resume(Run.open(tmp_path / "broken"))
+    assert f"{tmp_path / 'broken'}: has no whole snapshot; it starts from the beginning" in caplog.messages
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
+def test_the_newest_snapshots_and_the_best_are_kept(tmp_path: Path) -> None:
+    snapshots = {"every_timesteps": 100, "keep": 2}
+    run = train(config(env={"max_episode_steps": 20}, snapshots=snapshots), tmp_path / "run")
+    scores = json.loads((run.directory / "snapshots" / "scores.json").read_text())
+    names = sorted((path.name for path in (run.directory / "snapshots").glob("[0-9]*")), key=int)
+    best = max(scores, key=lambda name: (scores[name], int(name)))
+    assert names[-2:] == ["600", "700"]
+    assert {*names} == {"600", "700", best}
+    assert {*scores} == {*names}
+
+
+def test_snapshots_are_taken_by_the_clock(tmp_path: Path) -> None:
+    run = train(config("a2c", snapshots={"every_minutes": 1e-9, "keep": 1000}), tmp_path / "run")
+    names = {int(path.name) for path in (run.directory / "snapshots").glob("[0-9]*")}
+    assert names == {*range(0, 800, 5)}
+
+
+def test_a_snapshot_is_json_and_arrays_and_can_be_checked_by_hand(tmp_path: Path) -> None:
+    run = train(config(), tmp_path / "run")
+    newest = run.directory / "snapshots" / "750"
+    assert {path.name for path in newest.iterdir()} == {"state.json", "arrays.safetensors", "SHA256SUMS"}
+    assert json.loads((newest / "state.json").read_text())["timesteps"] == 750
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=newest, capture_output=True, check=False)
+    assert checked.returncode == 0
+
+
+def test_videos_that_come_after_the_snapshot_are_made_once(tmp_path: Path) -> None:
+    video = {"name": "record_video", "params": {"every_timesteps": 200, "max_steps": 5}}
+    parts = config(callbacks=[video])
+    whole = train(parts, tmp_path / "whole", [StopAt(float("inf"))])
+    broken = stop_and_go_on(parts, tmp_path / "broken", (430,))
+    (broken.videos / "record.mp4").touch()
+    names = [{path.name for path in run.videos.iterdir()} for run in (whole, broken)]
+    assert names[1] == names[0] | {"record.mp4"}
+    assert len(names[0]) == 4
+
+
+def test_tensorboard_has_every_step_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def steps(run: Run) -> list[int]:
+        events = EventAccumulator(str(run.directory / "tensorboard"))
+        events.Reload()
+        return [event.step for event in events.Scalars("rollout/ep_len_mean")]
+
+    parts = config("a2c", timesteps=2_000, snapshots={"every_timesteps": 450})
+    whole = train(parts, tmp_path / "whole", [StopAt(float("inf"))])
+    broken = stop_and_go_on(parts, tmp_path / "broken", (1_300,))
+    assert steps(broken) == steps(whole)
+
+
+def test_other_versions_than_the_run_was_started_with_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(TrainingError):
+        train(config(), tmp_path / "run", [StopAt(300)])
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["versions"]["numpy"] = "1.0"
+    path.write_text(json.dumps(environment))
+    resume(Run.open(tmp_path / "run"), [StopAt(float("inf"))])
+    now = importlib.metadata.version("numpy")
+    assert f"numpy was 1.0 and is {now}: the run may go on differently" in caplog.messages
+
+
+def test_callbacks_that_are_missing_are_named_before_anything_is_changed(tmp_path: Path, toolkit: Toolkit) -> None:
+    with pytest.raises(TrainingError):
+        train(config(), tmp_path / "run", [StopAt(300)])
+    refused = toolkit("resume", tmp_path / "run")
+    assert refused.status == 2
+    assert "its callbacks are MeanReturnSuccess, StopAt, and here they are MeanReturnSuccess" in refused.err
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+class Counting(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps what cannot be written down."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.episodes = itertools.count()
+
+
+class Listening(BaseCallback):
+    """Keeps what cannot be written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def test_what_cannot_be_brought_back_is_named_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = config("sac", {"wrappers": [f"{__name__}:Counting"]}, params={"use_sde": True})
+    with pytest.raises(TrainingError):
+        train(parts, tmp_path / "run", [Listening(), StopAt(1)])
+    assert [message for message in caplog.messages if "not exact" in message] == [
+        "not exact after `toolkit resume`: algorithm.params.use_sde: the noise matrices",
+        "not exact after `toolkit resume`: wrapper Counting: episodes",
+        "not exact after `toolkit resume`: callback Listening: lock",
+    ]
+
+
+def test_the_configs_that_ship_can_be_brought_back_whole(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    for path in sorted((PROJECT / "configs").glob("*.yaml")):
+        if path.stem == "cartpole_ars":
+            continue
+        caplog.clear()
+        with pytest.raises(TrainingError):
+            train(load_config(path), tmp_path / path.stem, [StopAt(1)])
+        assert [message for message in caplog.messages if "not exact" in message] == [], path.stem
+
+
+def test_an_environment_that_does_not_repeat_itself_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = config(env={"id": "CartPole-v1", "wrappers": []})
+    gym.register("Whimsical-v0", Whimsical, max_episode_steps=200)
+    try:
+        stop_and_go_on(config(env={"id": "Whimsical-v0"}), tmp_path / "run", (430,))
+    finally:
+        del gym.registry["Whimsical-v0"]
+    assert "environment 0 does not repeat its episodes: training goes on differently" in caplog.messages
+    caplog.clear()
+    stop_and_go_on(parts, tmp_path / "plain", (430,))
+    assert not [message for message in caplog.messages if "does not repeat" in message]
+
+
+class Whimsical(CartPoleEnv):
+    """Draws from a generator that no seed reaches."""
+
+    whims = np.random.default_rng()
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return observation + self.whims.normal(0, 1e-3, 4).astype(np.float32), *rest
+
+
+def test_a_snapshot_of_something_else_is_refused_before_anything_is_changed(tmp_path: Path, toolkit: Toolkit) -> None:
+    with pytest.raises(TrainingError):
+        train(config(), tmp_path / "run", [StopAt(300)])
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(text.replace("[16, 16]", "[32, 16]"))
+    refused = toolkit("resume", tmp_path / "run")
+    assert refused.status == 2
+    assert "the snapshot is not of a run of this config" in refused.err
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_compiled_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "toolkit")
+    parts = config(timesteps=5_200, params={"train_freq": 1, "gradient_steps": 10})  # 51,000 updates
+    with pytest.raises(TrainingError):
+        train(parts, tmp_path / "run", [StopAt(310)])
+    caplog.clear()
+    with pytest.raises(TrainingError):
+        resume(Run.open(tmp_path / "run"), [StopAt(305)])  # 49,000 remain, which alone would not be compiled
+    assert [message for message in caplog.messages if "compiled the update" in message]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"vec_wrappers": ["vec_normalize"], "n_envs": 2},
+        {"wrappers": ["gymnasium.wrappers:NormalizeObservation"], "n_envs": 2},
+        {"vec_wrappers": ["vec_normalize"], "n_envs": 2, "vec_env": "subproc"},
+    ],
+    ids=str,
+)
+def test_a_model_sees_what_it_learnt_from_wherever_it_is_used(env: dict[str, Any], tmp_path: Path) -> None:
+    class Evaluated(BaseCallback):
+        """Notes how the model does while its environments are there."""
+
+        returns: list[float] = []
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            seed = derived_seed(0, "evaluation")
+            others = make_vec_env(run_config, seed=seed, n_envs=5, wrap=bounded)
+            self.returns[:] = play_greedily(self.model, others, 5)
+            others.close()
+
+    run_config = config("ppo", env | {"id": "Pendulum-v1", "max_episode_steps": 60}, timesteps=1_500)
+    run = train(run_config, tmp_path / "run", [Evaluated()])
+    assert [*evaluate(run, 5, seed=0).returns] == Evaluated.returns
+    shutil.rmtree(tmp_path / "run" / "wrappers")
+    if "vec_wrappers" in env:
+        with pytest.raises(RunError, match="what the wrappers had learnt"):
+            evaluate(run, 5, seed=0)
+    else:
+        assert [*evaluate(run, 5, seed=0).returns] != Evaluated.returns

@@ -1,0 +1,96 @@
+"""When snapshots of a run are taken, which are kept, and which one training goes on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from toolkit import archives
+from toolkit.environments import Episode
+from toolkit.errors import RunError
+from toolkit.run import Run
+
+_log = logging.getLogger("toolkit")
+_WINDOW = 100  # episodes, whose mean return says which snapshot is the best
+_SCORES = "scores.json"
+
+
+class Snapshots:
+    """The snapshots of a run: ``snapshots/<timesteps>/`` in its directory, the newest of them and the best.
+
+    :param run: whose they are; its config says when they are taken and how many are kept
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._root = run.directory / "snapshots"
+        self._plan = run.config.snapshots
+        self._last_minutes = time.monotonic()
+        self._last_mark = 0
+
+    def newest_whole(self) -> dict[str, Any] | None:
+        """Read the newest snapshot that is not damaged; None if there is none."""
+        for directory in archives.stored(self._root):
+            try:
+                kept: dict[str, Any] = archives.read(directory)
+            except RunError as error:
+                _log.warning("%s; the one before it is taken", error.message)
+                continue
+            return kept
+        return None
+
+    def went_on_from(self, timesteps: int) -> None:
+        """Count from a snapshot that training goes on from."""
+        self._last_mark = self._mark(timesteps)
+
+    def is_due(self, timesteps: int) -> bool:
+        """Say whether it is time for a snapshot, by steps or by the clock."""
+        minutes = self._plan.every_minutes
+        by_clock = minutes is not None and time.monotonic() - self._last_minutes >= 60 * minutes
+        return by_clock or self._mark(timesteps) > self._last_mark
+
+    def save(self, timesteps: int, take: Callable[[], dict[str, Any]], episodes: Sequence[Episode]) -> bool:
+        """Write a snapshot and delete those that are not kept; where it cannot be written, say so and go on."""
+        self._last_minutes = time.monotonic()
+        self._last_mark = self._mark(timesteps)
+        directory = self._root / str(timesteps)
+        if directory.exists():
+            return True
+        try:
+            archives.write(directory, take())
+            self._prune({timesteps: _score(episodes)})
+        except OSError as error:
+            _log.warning("no snapshot at timestep %d: %s", timesteps, error.strerror or error)
+            return False
+        return True
+
+    def _mark(self, timesteps: int) -> int:
+        every = self._plan.every_timesteps
+        return timesteps // every if every else 0
+
+    def _prune(self, new: dict[int, float | None]) -> None:
+        there = [*archives.stored(self._root)]
+        scores = {name: score for name, score in self._scores().items() if name in {path.name for path in there}}
+        scores |= {str(timesteps): score for timesteps, score in new.items() if score is not None}
+        best = max(scores, key=lambda name: (scores[name], int(name)), default=None)
+        for old in there[self._plan.keep :]:
+            if old.name != best:
+                archives.remove(old)
+                scores.pop(old.name, None)
+        self._run.write(f"snapshots/{_SCORES}", json.dumps(scores, indent=2) + "\n")
+
+    def _scores(self) -> dict[str, float]:
+        try:
+            scores = json.loads((self._root / _SCORES).read_text(encoding="utf-8"))
+            return {name: float(score) for name, score in scores.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _score(episodes: Sequence[Episode]) -> float | None:
+    """Return the mean raw return of the last episodes, if any has been completed."""
+    returns = [episode.raw_return for episode in episodes[-_WINDOW:]]
+    return sum(returns) / len(returns) if returns else None
