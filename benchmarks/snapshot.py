@@ -69,8 +69,7 @@ def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
         return ReplayableEpisodes(monitor, monitor)
 
     model = DoubleDQN("MlpPolicy", EpisodeRecorder(InProcess([make])), buffer_size=size, learning_starts=10**9)
-    logger = Logger(None, [])
-    model.set_logger(logger)
+    model.set_logger(Logger(None, []))
     model.learn(10)
     rng = np.random.default_rng(0)
     buffer: Any = model.replay_buffer
@@ -82,7 +81,7 @@ def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             directory = Path(folder) / f"{repeat}"
             start = time.perf_counter()
-            archives.write(directory, snapshot.take(model, [], logger))
+            archives.write(directory, snapshot.take(model, []))
             times["writing"].append(time.perf_counter() - start)
             times["megabytes"] = sum(path.stat().st_size for path in directory.iterdir()) / 1e6
             start = time.perf_counter()

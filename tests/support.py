@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -55,7 +56,13 @@ def toolkit_process(
         text=True,
         env={**os.environ, **environment},
         start_new_session=session,
+        preexec_fn=default_hangup,  # noqa: PLW1509 - it sets a signal and no more
     )
+
+
+def default_hangup() -> None:
+    """Let a closed terminal end the process that is about to start, also where the tests run under ``nohup``."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def files_in(directory: Path) -> set[str]:

@@ -194,7 +194,7 @@ def test_no_step_limit_ends_training_before_the_episodes_do(name: str, episodes:
         ),
         (
             ["algorithm.params.target_update_interval=[0, episode]"],
-            "algorithm",
+            "algorithm.params.target_update_interval",
             "target_update_interval must be steps or (n, 'step' | 'episode'), n at least 1, not (0, 'episode')",
         ),
         (

@@ -174,6 +174,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; it takes the place of ``path`` when it is whole and on the disk."""
     temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
+        temporary.unlink(missing_ok=True)  # in a directory from elsewhere it could be a link
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -61,7 +61,7 @@ def unrestorable(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> lis
     return named
 
 
-def take(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], logger: Logger) -> dict[str, Any]:
+def take(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> dict[str, Any]:
     """Return the whole state of training as plain data; large arrays are those of the live objects."""
     venv = _environments(model)
     return {
@@ -73,7 +73,7 @@ def take(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], logger: Logger
         "environments": venv.env_method("place"),
         "vec_wrappers": [_of(layer) for layer in _layers(venv)],
         "callbacks": [[*_of(callback), callback.n_calls, callback.num_timesteps] for callback in callbacks],
-        "logger": _logger_state(logger),
+        "logger": _logger_state(model.logger),
         "generators": _generators(model),
     }
 
@@ -106,9 +106,7 @@ def put_back_before_learning(
         return [index for index, there in enumerate(reached) if not there]
 
 
-def put_back_where_taken(
-    model: BaseAlgorithm, callbacks: Sequence[BaseCallback], logger: Logger, kept: dict[str, Any]
-) -> None:
+def put_back_where_taken(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]) -> None:
     """Put back the rest, where the first rollout starts: what starting to learn has changed, and what it draws from.
 
     :raises RunError: if the state is not that of such a run
@@ -118,7 +116,7 @@ def put_back_where_taken(
         for callback, (name, data, n_calls, num_timesteps) in zip(callbacks, kept["callbacks"], strict=True):
             _into(callback, name, data)
             callback.n_calls, callback.num_timesteps = n_calls, num_timesteps
-        _put_logger_back(logger, kept["logger"])
+        _put_logger_back(model.logger, kept["logger"])
         _put_generators_back(model, kept["generators"])
 
 

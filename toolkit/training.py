@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit import snapshot
+from toolkit.bookkeeper import Bookkeeper
+from toolkit.boundaries import Boundary, CallbacksAtBoundaries, StopTraining
 from toolkit.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.components import components_of, remember_code
 from toolkit.config import RunConfig
-from toolkit.environments import Episode, EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.environments import EpisodeRecorder, derived_seed, make_vec_env
 from toolkit.errors import Problem, RunError, TrainingError, describe
 from toolkit.interrupts import InterruptedTraining, Interrupts, ignored
 from toolkit.logs import log_interval, run_logger
 from toolkit.models import build_model, save_model, suitable_threads
 from toolkit.registry import KINDS, find
-from toolkit.run import GrowingFile, Run
+from toolkit.run import Run
 from toolkit.snapshots import Snapshots
 
 _log = logging.getLogger("toolkit")
@@ -121,7 +120,7 @@ class _Session:
 
     env: EpisodeRecorder
     model: BaseAlgorithm
-    bookkeeper: _Bookkeeper
+    bookkeeper: Bookkeeper
     callbacks: list[BaseCallback]
     criterion: SuccessCriterion | None
     shown: list[BaseCallback]
@@ -162,7 +161,7 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[B
         criteria = [callback for callback in own if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
             raise config.error([Problem(("callbacks",), "a run has at most one success criterion")])
-        bookkeeper = _Bookkeeper(env)
+        bookkeeper = Bookkeeper(env)
         criterion = criteria[0] if criteria else None
         return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks, *shown], criterion, shown)
     except BaseException:
@@ -199,13 +198,14 @@ def _train_model(session: _Session, run: Run, kept: dict[str, Any] | None, inter
     done = kept["rollouts"] if kept else 0
     logger = run_logger(run, done)
     model.set_logger(logger)
-    root = _RunCallbacks(session, _Boundary(session, run, logger, interrupts, kept))
+    boundary = Boundary(model, session.kept_callbacks, session.env.episodes, run, interrupts, kept)
+    root = CallbacksAtBoundaries(session.callbacks, boundary)
     try:
         remaining = run.config.timesteps - model.num_timesteps
         with suitable_threads(model):
             interval = log_interval(model, done)
             model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=kept is None)
-    except _StopTraining:
+    except StopTraining:
         root.on_training_end()
     finally:
         logger.close()
@@ -233,132 +233,3 @@ def _write_end(session: _Session, run: Run, status: str, failure: BaseException 
         message = f"{run.directory}: the result cannot be written: {error.strerror}"
         raise TrainingError(message, describe(failure) if failure else "") from failure or error
     return failure
-
-
-class _StopTraining(Exception):  # noqa: N818 - as StopIteration, no error
-    """Ends the training of an algorithm that goes on after a callback said stop."""
-
-
-class _RunCallbacks(CallbackList):
-    """A run's callbacks; the word of each counts: ARS drops what ``on_step`` returns, so the next step ends it."""
-
-    def __init__(self, session: _Session, boundary: _Boundary) -> None:
-        super().__init__(session.callbacks)
-        self._boundary = boundary
-        self._stopped = False
-
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._boundary.begin()
-
-    def _on_rollout_start(self) -> None:
-        self._boundary.cross()
-        super()._on_rollout_start()
-
-    def _on_step(self) -> bool:
-        if self._stopped:
-            raise _StopTraining
-        self._stopped = not super()._on_step()
-        return not self._stopped
-
-
-class _Boundary:
-    """What happens where a rollout starts: the state of a snapshot is put back, or one is taken, or training stops."""
-
-    def __init__(
-        self, session: _Session, run: Run, logger: Logger, interrupts: Interrupts, kept: dict[str, Any] | None
-    ) -> None:
-        self._session = session
-        self._logger = logger
-        self._interrupts = interrupts
-        self._kept = kept
-        self._rollouts = kept["rollouts"] if kept else 0
-        self._snapshots = Snapshots(run)
-
-    def begin(self) -> None:
-        """Say what no snapshot could bring back."""
-        for what in snapshot.unrestorable(self._session.model, self._session.kept_callbacks):
-            _log.warning("not exact after `toolkit resume`: %s", what)
-
-    def cross(self) -> None:
-        """Pass from one rollout to the next."""
-        model, callbacks = self._session.model, self._session.kept_callbacks
-        if not snapshot.can_resume(model):
-            return
-        if self._kept is not None:
-            snapshot.put_back_where_taken(model, callbacks, self._logger, self._kept)
-            self._snapshots.went_on_from(model.num_timesteps)
-            self._kept = None
-        if self._interrupts.pending is not None or self._snapshots.is_due(model.num_timesteps):
-            self._snapshots.save(
-                model.num_timesteps,
-                lambda: snapshot.take(model, callbacks, self._logger) | {"rollouts": self._rollouts},
-                self._session.env.episodes,
-            )
-        self._interrupts.raise_pending()
-        self._rollouts += 1
-
-
-class _Bookkeeper(RunCallback):
-    """Writes ``monitor.csv`` in SB3's format, and logs the shaped return beside SB3's raw one."""
-
-    NAME = "monitor.csv"
-
-    def __init__(self, env: EpisodeRecorder) -> None:
-        super().__init__()
-        self._env = env
-        self._seconds: float | None = None
-        self._started = time.time()
-        self._written = 0
-        self._file: GrowingFile | None = None
-
-    @property
-    def seconds(self) -> float:
-        """How long training took, without what other callbacks do at its end."""
-        return self._env.seconds if self._seconds is None else self._seconds
-
-    def _init_callback(self) -> None:
-        self._rewrite()
-
-    def _on_step(self) -> bool:
-        for episode in self.context.episodes[self._written :]:
-            self._append(_row(episode))
-            self._written += 1
-            if self.context.run.config.env.wrappers:
-                recent = self.context.episodes[max(0, self._written - 100) : self._written]
-                mean = float(np.mean([one.shaped_return for one in recent]))
-                self.logger.record("rollout/ep_shaped_rew_mean", mean)
-        return True
-
-    def _append(self, text: str) -> None:
-        if self._file is not None:
-            self._file.write(text.encode())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return when training started; the environments keep the episodes."""
-        return {"started": self._started}
-
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Write the episodes so far once more."""
-        self._started = kept["started"]
-        self._rewrite()
-
-    def _rewrite(self) -> None:
-        self.close()
-        header = {"t_start": self._started, "env_id": self.context.run.config.env.id}
-        rows = "".join(map(_row, self.context.episodes))
-        self.context.run.write(self.NAME, f"#{json.dumps(header)}\nr,l,t\n{rows}")
-        self._written = len(self.context.episodes)
-        self._file = GrowingFile(self.context.run.directory / self.NAME)
-
-    def _on_training_end(self) -> None:
-        self._seconds = self._env.seconds
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _row(episode: Episode) -> str:
-    return f"{round(episode.raw_return, 6)},{episode.length},{round(episode.seconds, 6)}\r\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PROJECT, Toolkit, files_in, toolkit_process
+from support import PROJECT, Toolkit, default_hangup, files_in, toolkit_process
 
 from toolkit import Run, archives, load_config, train, vectors
 
@@ -742,7 +742,8 @@ def test_a_closed_terminal_stops_training_where_it_can_be_saved(toolkit: Toolkit
     slow()
     terminal, inside = pty.openpty()
     command = [Path(sys.executable).parent / "toolkit", "train", "faulty.yaml", "--out", "run"]
-    process = subprocess.Popen(["setsid", "-c", *command], stdin=inside, stdout=inside, stderr=inside)
+    streams = {"stdin": inside, "stdout": inside, "stderr": inside}
+    process = subprocess.Popen(["setsid", "-c", *command], **streams, preexec_fn=default_hangup)  # noqa: PLW1509
     os.close(inside)
     under_way(process)
     os.close(terminal)

@@ -287,7 +287,7 @@ def test_a_network_that_cannot_be_followed_is_said_so(toolkit: Toolkit) -> None:
         "timesteps: 8\nenv: {id: CartPole-v1}\nalgorithm: {name: ppo, policy: './odd.py:Odd'}\n"
     )
     run = Run.create(load_config("odd.yaml"), Path("runs/odd"))
-    done = toolkit("describe", run.directory, "--plot", "odd.png")
+    done = toolkit("describe", run.directory, "--plot", "odd.png", "--trust")
     assert (done.status, done.out) == (1, "")
     assert "policy (Odd) cannot be followed: TypeError" in done.err
     assert "Traceback" not in done.err

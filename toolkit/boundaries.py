@@ -1,0 +1,96 @@
+"""What is done between two rollouts of a training, where all of it can be saved and brought back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+
+from toolkit import snapshot
+from toolkit.environments import Episode
+from toolkit.interrupts import Interrupts
+from toolkit.run import Run
+from toolkit.snapshots import Snapshots
+
+_log = logging.getLogger("toolkit")
+
+
+class StopTraining(Exception):  # noqa: N818 - as StopIteration, no error
+    """Ends the training of an algorithm that goes on after a callback said stop."""
+
+
+class CallbacksAtBoundaries(CallbackList):
+    """A run's callbacks; the word of each counts: ARS drops what ``on_step`` returns, so the next step ends it."""
+
+    def __init__(self, callbacks: list[BaseCallback], boundary: Boundary) -> None:
+        super().__init__(callbacks)
+        self._boundary = boundary
+        self._stopped = False
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._boundary.begin()
+
+    def _on_rollout_start(self) -> None:
+        self._boundary.cross()
+        super()._on_rollout_start()
+
+    def _on_step(self) -> bool:
+        if self._stopped:
+            raise StopTraining
+        self._stopped = not super()._on_step()
+        return not self._stopped
+
+
+class Boundary:
+    """What happens where a rollout starts: the state of a snapshot is put back, or one is taken, or training stops.
+
+    :param callbacks: those whose state is a part of training's
+    :param episodes: the completed ones, which grow
+    :param kept: the snapshot that training goes on from, if there is one
+    """
+
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        callbacks: Sequence[BaseCallback],
+        episodes: Sequence[Episode],
+        run: Run,
+        interrupts: Interrupts,
+        kept: dict[str, Any] | None,
+    ) -> None:
+        self._model = model
+        self._callbacks = callbacks
+        self._episodes = episodes
+        self._interrupts = interrupts
+        self._kept = kept
+        self._rollouts = kept["rollouts"] if kept else 0
+        self._snapshots = Snapshots(run)
+
+    def begin(self) -> None:
+        """Say what no snapshot could bring back."""
+        for what in snapshot.unrestorable(self._model, self._callbacks):
+            _log.warning("not exact after `toolkit resume`: %s", what)
+
+    def cross(self) -> None:
+        """Pass from one rollout to the next.
+
+        :raises InterruptedTraining: if a signal has come, after a snapshot
+        """
+        if not snapshot.can_resume(self._model):
+            return
+        timesteps = self._model.num_timesteps
+        if self._kept is not None:
+            snapshot.put_back_where_taken(self._model, self._callbacks, self._kept)
+            self._snapshots.went_on_from(timesteps)
+            self._kept = None
+        if self._interrupts.pending is not None or self._snapshots.is_due(timesteps):
+            self._snapshots.save(timesteps, self._take, self._episodes)
+        self._interrupts.raise_pending()
+        self._rollouts += 1
+
+    def _take(self) -> dict[str, Any]:
+        return snapshot.take(self._model, self._callbacks) | {"rollouts": self._rollouts}
