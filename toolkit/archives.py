@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from toolkit.errors import RunError
+from toolkit.memory import installed_memory
 
 _STATE, _ARRAYS, _SUMS = "state.json", "arrays.safetensors", "SHA256SUMS"
 _MOST_JSON = 1 << 28  # bytes
@@ -55,15 +56,19 @@ def write(directory: Path, data: Any) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read(directory: Path) -> Any:
+def read(directory: Path, most: int | None = None) -> Any:
     """Read an archive; memory is bounded by the size of its files.
 
+    :param most: bytes that a file of it may have; by default what the machine has of memory
     :raises RunError: if it is damaged, or no archive
     """
+    most = most or installed_memory()
     try:
         sums = dict(line.split("  ", 1)[::-1] for line in _text(directory / _SUMS, 1 << 12).splitlines())
         for name in (_STATE, _ARRAYS):
             _refuse_links(directory / name)
+            if (directory / name).stat().st_size > (min(most, _MOST_JSON) if name == _STATE else most):
+                raise ValueError(f"{name} is too large")
             if _sum(directory / name) != sums.get(name):
                 raise RunError(f"{directory / name}: is damaged: its checksum is not the one in {_SUMS}")
         return _with_arrays(json.loads(_text(directory / _STATE, _MOST_JSON)), load_file(directory / _ARRAYS))
@@ -83,7 +88,11 @@ def remove(directory: Path) -> None:
 
 def stored(root: Path) -> Iterator[Path]:
     """Give the archives in a directory by their names, the newest number first."""
-    numbered = [path for path in root.glob("*") if path.name.isdigit() and path.is_dir() and not path.is_symlink()]
+    numbered = [
+        path
+        for path in root.glob("*")
+        if path.name.isdecimal() and path.name.isascii() and path.is_dir() and not path.is_symlink()
+    ]
     yield from sorted(numbered, key=lambda path: int(path.name), reverse=True)
 
 

@@ -12,7 +12,6 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from toolkit import snapshot
 from toolkit.environments import Episode
 from toolkit.interrupts import Interrupts
-from toolkit.run import Run
 from toolkit.snapshots import Snapshots
 
 _log = logging.getLogger("toolkit")
@@ -51,6 +50,8 @@ class Boundary:
     :param callbacks: those whose state is a part of training's
     :param episodes: the completed ones, which grow
     :param kept: the snapshot that training goes on from, if there is one
+    :ivar rollouts: how many there have been before
+    :ivar goes_on: whether there is such a snapshot
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Boundary:
         model: BaseAlgorithm,
         callbacks: Sequence[BaseCallback],
         episodes: Sequence[Episode],
-        run: Run,
+        snapshots: Snapshots,
         interrupts: Interrupts,
         kept: dict[str, Any] | None,
     ) -> None:
@@ -67,8 +68,9 @@ class Boundary:
         self._episodes = episodes
         self._interrupts = interrupts
         self._kept = kept
-        self._rollouts = kept["rollouts"] if kept else 0
-        self._snapshots = Snapshots(run)
+        self._first = self.rollouts = kept["rollouts"] if kept else 0
+        self.goes_on = kept is not None
+        self._snapshots = snapshots
 
     def begin(self) -> None:
         """Say what no snapshot could bring back."""
@@ -85,12 +87,13 @@ class Boundary:
         timesteps = self._model.num_timesteps
         if self._kept is not None:
             snapshot.put_back_where_taken(self._model, self._callbacks, self._kept)
-            self._snapshots.went_on_from(timesteps)
             self._kept = None
+        if self.rollouts == self._first:
+            self._snapshots.went_on_from(timesteps)
         if self._interrupts.pending is not None or self._snapshots.is_due(timesteps):
             self._snapshots.save(timesteps, self._take, self._episodes)
         self._interrupts.raise_pending()
-        self._rollouts += 1
+        self.rollouts += 1
 
     def _take(self) -> dict[str, Any]:
-        return snapshot.take(self._model, self._callbacks) | {"rollouts": self._rollouts}
+        return snapshot.take(self._model, self._callbacks) | {"rollouts": self.rollouts}

@@ -299,6 +299,17 @@ def main() -> NoReturn:
         prefix = "" if isinstance(error, ConfigError) else "error: "  # its lines start with FILE:LINE
         typer.echo(f"{prefix}{error}", err=True)
         sys.exit(error.exit_status)
+    finally:
+        _drop_what_nobody_reads()
+
+
+def _drop_what_nobody_reads() -> None:
+    """Flush what is printed, or forget it where terminal or pipe are gone: Python would end with status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open(run: Path | None, trust: bool = False) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -130,14 +131,14 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         """Bring the environment where another one was; say whether it shows what that showed."""
         self._seed, self._episode = place["seed"], place["episode"] - 1
         self.reset()
-        resets = place["resets"]
-        for number, action in enumerate(place["actions"]):
-            if number in resets:
-                self.reset()
-            self.step(action)
-        if len(place["actions"]) in resets:
-            self.reset()
         self._monitor.take_completed()
+        resets = Counter(place["resets"])
+        for number, action in enumerate([*place["actions"], None]):
+            for _ in range(resets[number]):
+                self._monitor.take_completed()  # what a reset follows was taken then, too
+                self.reset()
+            if number < len(place["actions"]):
+                self.step(action)
         reached = state.same(state.encode(self._monitor.observation), place["observation"])
         self.load_wrapper_states(place["wrappers"])
         return reached

@@ -20,6 +20,7 @@ from toolkit.run import Run
 from toolkit.weights import load_weights
 
 _WRAPPERS = "wrappers"  # the archive beside model.zip
+_MOST_LEARNT = 1 << 24  # bytes
 _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
 
 
@@ -69,6 +70,7 @@ def save_model(run: Run, model: BaseAlgorithm) -> None:
     """Save the model as ``model.zip``, whole or not at all, and before it what wrappers have learnt."""
     venv = model.get_env()
     if venv is not None and (learnt := learnt_by_wrappers(venv)):
+        run.model_path.unlink(missing_ok=True)  # the one from before would not go with what comes now
         archives.remove(run.directory / _WRAPPERS)
         archives.write(run.directory / _WRAPPERS, learnt)
     with run.whole_file(run.model_path.name) as path, path.open("wb") as file:
@@ -98,7 +100,7 @@ def _teach(model: BaseAlgorithm, run: Run) -> None:
             raise RunError(f"{directory}: is missing: what the wrappers had learnt is in it")
         return
     try:
-        teach_wrappers(venv, archives.read(directory))
+        teach_wrappers(venv, archives.read(directory, _MOST_LEARNT))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
 

@@ -39,7 +39,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
     :raises RunError: if what it says is not what training says
     """
     try:
-        result = json.loads(_text(path, _LARGEST_RESULT))
+        result = json.loads(text_of(path, _LARGEST_RESULT))
         _check(result, _RESULT)
         success = result.get("success") or {}
         _check(success, _SUCCESS)
@@ -62,7 +62,7 @@ def read_episodes(path: Path) -> list[tuple[float, int]]:
     :raises RunError: if it is something else
     """
     try:
-        text = _text(path, _LARGEST_MONITOR)
+        text = text_of(path, _LARGEST_MONITOR)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -82,7 +82,12 @@ def read_episodes(path: Path) -> list[tuple[float, int]]:
     return episodes
 
 
-def _text(path: Path, most: int) -> str:
+def text_of(path: Path, most: int = _LARGEST_RESULT) -> str:
+    """Read a file of at most so many bytes.
+
+    :raises OSError: if it cannot be read
+    :raises ValueError: if it is no file, or larger
+    """
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise ValueError("is not a file")

@@ -20,7 +20,7 @@ from typing import Any, Self
 from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError
-from toolkit.records import read_episodes, read_result
+from toolkit.records import read_episodes, read_result, text_of
 
 DEFAULT_ROOT = Path("runs")
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
@@ -130,7 +130,7 @@ class Run:
     def differences(self) -> list[str]:
         """Name what is installed here in another version than the run was started with."""
         try:
-            then = json.loads((self.directory / "environment.json").read_text(encoding="utf-8"))["versions"]
+            then = json.loads(text_of(self.directory / "environment.json"))["versions"]
             return [f"{name} was {then[name]} and is {now}" for name, now in _versions().items() if then[name] != now]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return [f"{self.directory / 'environment.json'} does not say what the run was started with"]

@@ -25,8 +25,9 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from toolkit import state
-from toolkit.errors import RunError
+from toolkit.errors import RunError, describe
 from toolkit.state import NotPlainError, attributes, capture, decode, encode, restore, restore_attributes
+from toolkit.weights import put_weights
 
 _STOCK = ("stable_baselines3.", "sb3_contrib.")
 _BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
@@ -91,19 +92,29 @@ def put_back_before_learning(
         if then != now:
             raise ValueError(f"its callbacks are {', '.join(then[1:])}, and here they are {', '.join(now[1:])}")
         venv = _environments(model)
-        model.set_parameters(decode(kept["parameters"]), exact_match=True, device=model.device)
+        put_weights(decode(kept["parameters"]), model)
         for name in _variables(model):
             recursive_getattr(model, name).data.copy_(decode(kept["variables"][name]))
         _put_transitions_back(model, kept["replay_buffer"])
         venv.reset()  # so that wrappers of all environments have what they make when they are reset
-        reached = [
-            venv.env_method("go_to", place, indices=[index])[0] for index, place in enumerate(kept["environments"])
-        ]
+        reached = [_replay(venv, index, place) for index, place in enumerate(kept["environments"])]
         for layer, (name, data) in zip(_layers(venv), kept["vec_wrappers"], strict=True):
             _into(layer, name, data)
         attributes_kept = {name: one for name, one in kept["progress"]["attributes"].items() if name != "action_noise"}
         restore_attributes(model, attributes_kept)  # without noise, of which `learn` makes one for each environment
+        # the live objects have it now; a replay buffer is not to be in memory twice
+        kept.update(parameters=None, replay_buffer=None, environments=None)
         return [index for index, there in enumerate(reached) if not there]
+
+
+def _replay(venv: VecEnv, index: int, place: dict[str, Any]) -> bool:
+    """Bring an environment where it was; say whether it shows what it showed there."""
+    try:
+        (reached,) = venv.env_method("go_to", place, indices=[index])
+    except Exception as error:
+        message = f"environment {index} failed while its episode was played again: {describe(error)}"
+        raise RunError(message) from error
+    return bool(reached)
 
 
 def put_back_where_taken(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]) -> None:
@@ -125,7 +136,15 @@ def _fitting() -> Iterator[None]:
     """Say of data that does not fit that it does not."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        AssertionError,
+    ) as error:
         raise RunError(f"the snapshot is not of a run of this config: {error}") from error
 
 
@@ -232,6 +251,8 @@ def _logger_state(logger: Logger) -> dict[str, Any]:
 
 
 def _put_logger_back(logger: Logger, kept: dict[str, Any]) -> None:
+    for recorded in (logger.name_to_value, logger.name_to_count, logger.name_to_excluded):
+        recorded.clear()  # of what callbacks record when training starts
     for name, (value, count, excluded) in kept["recorded"].items():
         logger.name_to_value[name] = decode(value)
         logger.name_to_excluded[name] = tuple(excluded)

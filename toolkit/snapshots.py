@@ -6,12 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from toolkit import archives
 from toolkit.environments import Episode
 from toolkit.errors import RunError
+from toolkit.records import text_of
 from toolkit.run import Run
+from toolkit.state import NotPlainError
 
 _log = logging.getLogger("toolkit")
 _WINDOW = 100  # episodes, whose mean return says which snapshot is the best
@@ -30,20 +33,32 @@ class Snapshots:
         self._plan = run.config.snapshots
         self._last_minutes = time.monotonic()
         self._last_mark = 0
+        self._damaged: list[Path] = []
 
     def newest_whole(self) -> dict[str, Any] | None:
-        """Read the newest snapshot that is not damaged; None if there is none."""
+        """Read the newest snapshot that is not damaged; None if there is none.
+
+        :raises RunError: if it is of another config than the run has now
+        """
         for directory in archives.stored(self._root):
             try:
                 kept: dict[str, Any] = archives.read(directory)
             except RunError as error:
                 _log.warning("%s; the one before it is taken", error.message)
+                self._damaged.append(directory)
                 continue
+            if kept.get("config") != self._run.config.to_yaml():
+                hint = "restore it, or train it as a run of its own"
+                raise RunError(
+                    f"{self._run.directory}: config.yaml is not the one that {directory} was made with", hint
+                )
             return kept
         return None
 
     def went_on_from(self, timesteps: int) -> None:
-        """Count from a snapshot that training goes on from."""
+        """Count from a snapshot that training goes on from; those that are damaged make room."""
+        for directory in self._damaged:
+            archives.remove(directory)
         self._last_mark = self._mark(timesteps)
 
     def is_due(self, timesteps: int) -> bool:
@@ -52,20 +67,20 @@ class Snapshots:
         by_clock = minutes is not None and time.monotonic() - self._last_minutes >= 60 * minutes
         return by_clock or self._mark(timesteps) > self._last_mark
 
-    def save(self, timesteps: int, take: Callable[[], dict[str, Any]], episodes: Sequence[Episode]) -> bool:
+    def save(self, timesteps: int, take: Callable[[], dict[str, Any]], episodes: Sequence[Episode]) -> None:
         """Write a snapshot and delete those that are not kept; where it cannot be written, say so and go on."""
         self._last_minutes = time.monotonic()
         self._last_mark = self._mark(timesteps)
         directory = self._root / str(timesteps)
         if directory.exists():
-            return True
+            return
         try:
-            archives.write(directory, take())
+            archives.write(directory, take() | {"config": self._run.config.to_yaml()})
             self._prune({timesteps: _score(episodes)})
         except OSError as error:
             _log.warning("no snapshot at timestep %d: %s", timesteps, error.strerror or error)
-            return False
-        return True
+        except NotPlainError as error:
+            _log.warning("no snapshot at timestep %d: %s", timesteps, error)
 
     def _mark(self, timesteps: int) -> int:
         every = self._plan.every_timesteps
@@ -84,9 +99,9 @@ class Snapshots:
 
     def _scores(self) -> dict[str, float]:
         try:
-            scores = json.loads((self._root / _SCORES).read_text(encoding="utf-8"))
+            scores = json.loads(text_of(self._root / _SCORES))
             return {name: float(score) for name, score in scores.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
 

@@ -8,7 +8,8 @@ an object's parts are put back into the object that is already there.
 from __future__ import annotations
 
 import math
-from collections import deque
+import random
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from pathlib import Path
@@ -38,6 +39,9 @@ _REFERENCES = {
 
 class NotPlainError(ValueError):
     """A value that cannot be written down."""
+
+    def __init__(self) -> None:
+        super().__init__("something in it is no plain data")
 
 
 class Captured(NamedTuple):
@@ -154,7 +158,7 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def _array(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.hasobject or array.dtype.names:
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # what the files have a name for
         raise NotPlainError
     return array
 
@@ -166,6 +170,8 @@ def _tensor(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def _mapping(mapping: dict[Any, Any], depth: int) -> dict[str, Any]:
+    if type(mapping) not in (dict, OrderedDict):  # another would come back as a plain one
+        raise NotPlainError
     if all(type(key) is str for key in mapping) and "$" not in mapping:
         return {key: encode(one, depth) for key, one in mapping.items()}
     return {"$": "mapping", "pairs": [[encode(key, depth), encode(one, depth)] for key, one in mapping.items()]}
@@ -186,8 +192,9 @@ def _object(value: Any, depth: int) -> dict[str, Any]:
 
 _TURNED: dict[type[Any], Callable[[Any, int], Any]] = {
     np.ndarray: lambda value, _: _array(value),
-    np.generic: lambda value, _: {"$": "scalar", "value": np.array(value)},
+    np.generic: lambda value, _: {"$": "scalar", "value": _array(np.array(value))},
     torch.Tensor: lambda value, _: _tensor(value),
+    random.Random: lambda value, depth: {"$": "random", "state": encode(value.getstate(), depth)},
     np.random.Generator: lambda value, _: {"$": "generator", **generator_state(value)},
     list: lambda value, depth: [encode(one, depth) for one in value],
     dict: _mapping,
@@ -214,6 +221,12 @@ def _made_generator(kept: dict[str, Any], present: Any) -> np.random.Generator:
     return generator
 
 
+def _made_random(kept: dict[str, Any], present: Any) -> random.Random:
+    generator = present if isinstance(present, random.Random) else random.Random()  # noqa: S311 - no secret
+    generator.setstate(decode(kept["state"]))
+    return generator
+
+
 def _made_object(kept: dict[str, Any], present: Any) -> Any:
     if present is None:
         raise ValueError("an object that training made is missing")
@@ -225,6 +238,7 @@ _MADE: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "mapping": lambda kept, _: {decode(key): decode(one) for key, one in kept["pairs"]},
     "scalar": lambda kept, _: kept["value"][()],
     "tensor": _made_tensor,
+    "random": _made_random,
     "generator": _made_generator,
     "deque": lambda kept, _: deque(decode(kept["items"]), kept["maxlen"]),
     "tuple": _made_tuple,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ def train(
         run = Run.create(config, out)
         remember_code(config)
         with run.locked():
-            _learn(session, run, None)
+            _learn(session, run, Snapshots(run), None)
     return run
 
 
@@ -75,19 +76,24 @@ def resume(run: Run, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bo
         status = (run.result or {}).get("status")
         if status in ("success", "finished"):
             raise RunError(f"{run.directory}: has ended ({status}): there is nothing to go on with")
+        if run.model_path.exists() and not (run.directory / "monitor.csv").exists():
+            raise RunError(f"{run.directory}: holds a model that was not trained here: there is nothing to go on with")
         for difference in run.differences():
             _log.warning("%s: the run may go on differently", difference)
         run.refuse_links()
         with _prepared(run.config, callbacks, _shown(run.config, progress_bar)) as session:
             run.remove_leftovers()
-            kept = Snapshots(run).newest_whole()
+            snapshots = Snapshots(run)
+            kept = snapshots.newest_whole()
             if kept is None:
                 _log.warning("%s: has no whole snapshot; it starts from the beginning", run.directory)
+                shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
+                (run.directory / "progress.csv").unlink(missing_ok=True)
             else:
                 for index in snapshot.put_back_before_learning(session.model, session.kept_callbacks, kept):
                     _log.warning("environment %d does not repeat its episodes: training goes on differently", index)
             _remove_the_end(run)
-            _learn(session, run, kept)
+            _learn(session, run, snapshots, kept)
     return run
 
 
@@ -169,14 +175,17 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[B
         raise
 
 
-def _learn(session: _Session, run: Run, kept: dict[str, Any] | None) -> None:
+def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, Any] | None) -> None:
     """Train, from a snapshot if there is one, and write down how it went."""
     status = "finished"
     failure: BaseException | None = None
     interrupts = Interrupts(put_off=snapshot.can_resume(session.model))
     with interrupts.heeded():
         try:
-            _train_model(session, run, kept, interrupts)
+            boundary = Boundary(
+                session.model, session.kept_callbacks, session.env.episodes, snapshots, interrupts, kept
+            )
+            _train_model(session, run, boundary)
         except (KeyboardInterrupt, InterruptedTraining) as error:
             status, run.stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
         except (Exception, SystemExit) as error:
@@ -190,21 +199,20 @@ def _learn(session: _Session, run: Run, kept: dict[str, Any] | None) -> None:
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
 
 
-def _train_model(session: _Session, run: Run, kept: dict[str, Any] | None, interrupts: Interrupts) -> None:
+def _train_model(session: _Session, run: Run, boundary: Boundary) -> None:
     model = session.model
     context = TrainingContext(run, session.env.episodes, session.criterion)
     for callback in session.run_callbacks:
         callback.context = context
-    done = kept["rollouts"] if kept else 0
+    done = boundary.rollouts
     logger = run_logger(run, done)
     model.set_logger(logger)
-    boundary = Boundary(model, session.kept_callbacks, session.env.episodes, run, interrupts, kept)
     root = CallbacksAtBoundaries(session.callbacks, boundary)
     try:
         remaining = run.config.timesteps - model.num_timesteps
         with suitable_threads(model):
             interval = log_interval(model, done)
-            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=kept is None)
+            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=not boundary.goes_on)
     except StopTraining:
         root.on_training_end()
     finally:
@@ -216,7 +224,10 @@ def _write_end(session: _Session, run: Run, status: str, failure: BaseException 
     try:
         save_model(run, session.model)
     except Exception as error:
-        status, failure = "failed", failure or error
+        if status == "interrupted":  # at once, so that an environment may still be at work
+            _log.warning("the model is not saved: %s", describe(error))
+        else:
+            status, failure = "failed", failure or error
     result = {
         "status": status,
         "seed": run.config.seed,

@@ -151,6 +151,11 @@ class _Remote:
 
     def send(self, told: tuple[str, Any]) -> None:
         """Tell it to do something."""
+        if self.sent is not None and told[0] != "close":  # an interrupt came while its answer was waited for
+            if not self._connection.poll(_SECONDS_TO_CLOSE):
+                self._process.kill()
+                raise FaultyEnvironmentError(f"environment {self._index} did not {self.sent}")
+            self._connection.recv()
         self.sent, self._deadline = told[0], self._deadline_of(told[0])
         try:
             self._connection.send(told)

@@ -54,6 +54,23 @@ def load_weights(path: Path, model: BaseAlgorithm, made_for: str) -> None:
         raise RunError(f"{path}: is damaged, or no SB3 model: {describe(error)}") from error
 
 
+def put_weights(given: Any, model: BaseAlgorithm) -> None:
+    """Put state dicts, as ``get_parameters`` gives them, into a model that they fit.
+
+    :raises ValueError: if they do not
+    """
+    names, _ = _parts_of(model)
+    if not isinstance(given, dict) or given.keys() != names.keys():
+        raise ValueError("it has no weights of such a model")
+    try:
+        for name, part in names.items():
+            check = _checked_optimizer if isinstance(part, torch.optim.Optimizer) else _checked_module
+            given[name] = check(name, given[name], part)
+    except _UnfitError as error:
+        raise ValueError(str(error)) from error
+    model.set_parameters(given, exact_match=True, device=model.device)
+
+
 def _parts_of(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     names, variables = model._get_torch_save_params()
     held = {name: recursive_getattr(model, name) for name in variables}
@@ -146,7 +163,7 @@ def _checked_optimizer(name: str, given: dict[Any, Any], optimizer: torch.optim.
         for key, value in kept.items():
             place = f"{name}: {str(key)[:80]} of parameter {index}"
             if isinstance(value, torch.Tensor):
-                if value.numel() > max(1, parameters[index].numel()):
+                if value.numel() != 1 if key == "step" else value.shape != parameters[index].shape:
                     raise _UnfitError(f"{place} has the shape {_shape(value)}, for {_shape(parameters[index])}")
                 _check_finite(place, value)
             elif value is not None and type(value) not in (bool, int, float):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import random
 import runpy
 import shutil
 import signal
@@ -22,7 +23,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from support import PROJECT, Toolkit, toolkit_process
 
-from toolkit import Run, RunConfig, evaluate, load_config
+from toolkit import Run, RunConfig, archives, evaluate, load_config
 from toolkit.environments import derived_seed, make_vec_env
 from toolkit.errors import RunError, TrainingError
 from toolkit.rollouts import bounded, play_greedily
@@ -358,15 +359,123 @@ class Whimsical(CartPoleEnv):
         return observation + self.whims.normal(0, 1e-3, 4).astype(np.float32), *rest
 
 
-def test_a_snapshot_of_something_else_is_refused_before_anything_is_changed(tmp_path: Path, toolkit: Toolkit) -> None:
+def refused(run: Path, toolkit: Toolkit) -> str:
+    """Return why the run is not gone on with; nothing of it is changed."""
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done = toolkit("resume", run)
+    assert done.status == 2, done.err
+    assert "Traceback" not in done.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    return done.err
+
+
+def stopped(out: Path) -> Path:
+    """Train until timestep 310, and no further; the newest snapshot is of 300."""
+    run = train(config(timesteps=310), out)
+    result = run.directory / "result.json"
+    result.write_text(result.read_text().replace("finished", "interrupted"))
+    return run.directory
+
+
+def test_a_run_whose_config_was_edited_is_refused(tmp_path: Path, toolkit: Toolkit) -> None:
+    run = stopped(tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("[16, 16]", "[32, 16]"))
+    assert "config.yaml is not the one that" in refused(run, toolkit)
+
+
+def test_a_model_that_was_not_trained_here_is_not_trained_over(tmp_path: Path, toolkit: Toolkit) -> None:
+    run = stopped(tmp_path / "run")
+    for name in ("result.json", "monitor.csv", "progress.csv"):
+        (run / name).unlink()
+    shutil.rmtree(run / "snapshots")
+    assert "holds a model that was not trained here" in refused(run, toolkit)
+
+
+def forged(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the newest snapshot, checksums included."""
+    data = archives.read(run / "snapshots" / "300")
+    change(data)
+    shutil.rmtree(run / "snapshots")
+    archives.write(run / "snapshots" / "300", data)
+
+
+def shrink_moments(data: dict[str, Any]) -> None:
+    for _, kept in data["parameters"]["policy.optimizer"]["state"]["pairs"]:
+        kept["exp_avg"]["value"] = np.zeros((1,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (shrink_moments, "exp_avg of parameter 0"),
+        (lambda data: data.update(parameters="/etc/passwd"), "no weights of such a model"),
+        (lambda data: data["progress"].update(attributes=[]), "not of a run of this config"),
+        (lambda data: data["replay_buffer"]["memory"].update(rewards=np.zeros((5, 9), np.float32)), "other shapes"),
+        (lambda data: data["environments"][0].update(actions=np.full(5, 77)), "episode was played again"),
+        (lambda data: data["callbacks"].pop(), "its callbacks are"),
+    ],
+    ids=["moments", "path", "attributes", "transitions", "actions", "callbacks"],
+)
+def test_a_forged_snapshot_is_refused(
+    change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path, toolkit: Toolkit
+) -> None:
+    run = stopped(tmp_path / "run")
+    forged(run, change)
+    assert message in refused(run, toolkit)
+
+
+class Lives(gym.Wrapper[Any, Any, Any, Any]):
+    """Hides every other end, as games with lives do."""
+
+    ends = 0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            self.ends += 1
+            if self.ends % 2:
+                observation, info = self.env.reset()
+                terminated = truncated = False
+        return observation, reward, terminated, truncated, info
+
+
+class Noting(BaseCallback):
+    """Draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = random.Random(5)
+        self.drawn = 0.0
+
+    def _on_step(self) -> bool:
+        self.drawn += self.rng.random()
+        self.logger.record("own/drawn", self.drawn)
+        return True
+
+
+def test_what_a_callback_draws_by_itself_and_games_with_hidden_ends_go_on(
+    tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+) -> None:
+    parts = config(env={"wrappers": [f"{__name__}:Lives"]})
+    forever = StopAt(float("inf"))
+    train(parts, tmp_path / "whole", [Noting(), forever])
     with pytest.raises(TrainingError):
-        train(config(), tmp_path / "run", [StopAt(300)])
-    text = (tmp_path / "run" / "config.yaml").read_text()
-    (tmp_path / "run" / "config.yaml").write_text(text.replace("[16, 16]", "[32, 16]"))
-    refused = toolkit("resume", tmp_path / "run")
-    assert refused.status == 2
-    assert "the snapshot is not of a run of this config" in refused.err
-    assert (tmp_path / "run" / "result.json").exists()
+        train(parts, tmp_path / "broken", [Noting(), StopAt(430)])
+    resume(Run.open(tmp_path / "broken"), [Noting(), forever])
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
+def test_damaged_snapshots_make_room_for_new_ones(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        train(config(), tmp_path / "run", [StopAt(430)])
+    for state in (tmp_path / "run" / "snapshots").glob("[0-9]*/state.json"):
+        state.write_text("{}")
+    with pytest.raises(TrainingError):
+        resume(Run.open(tmp_path / "run"), [StopAt(430)])
+    names = {path.name for path in (tmp_path / "run" / "snapshots").glob("[0-9]*")}
+    assert names == {"150", "300"}
+    assert all(archives.read(tmp_path / "run" / "snapshots" / name) for name in names)
 
 
 @pytest.mark.slow
