@@ -300,7 +300,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an infinite learning rate": (lambda one: changed_group(one, lr=float("inf")), "lr is not finite"),
     "a learning rate of text": (lambda one: changed_group(one, lr={}), "lr is no setting"),
     "a larger moment": (lambda one: one | {"state": {0: {"exp_avg": torch.zeros(100)}}}, "has the shape (100,)"),
-    "a moment of NaN": (lambda one: one | {"state": {0: {"exp_avg": torch.tensor(torch.nan)}}}, "not finite"),
+    "a moment of NaN": (lambda one: one | {"state": {0: {"exp_avg": torch.full((4, 4), torch.nan)}}}, "not finite"),
     "a moment of no parameter": (lambda one: one | {"state": {99: {}}}, "of a parameter that there is not"),
 }
 
