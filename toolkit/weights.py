@@ -37,9 +37,7 @@ def load_weights(path: Path, model: BaseAlgorithm, made_for: str) -> None:
     names, variables = _parts_of(model)
     try:
         given = _read(path, names, variables)
-        for name, part in names.items():
-            check = _checked_optimizer if isinstance(part, torch.optim.Optimizer) else _checked_module
-            given[name] = check(name, given[name], part)
+        _check_parts(given, names)
         for name, variable in variables.items():
             _check_tensor(name, given[_VARIABLES].get(name), variable)
         kept = given.pop(_VARIABLES, {})
@@ -63,9 +61,7 @@ def put_weights(given: Any, model: BaseAlgorithm) -> None:
     if not isinstance(given, dict) or given.keys() != names.keys():
         raise ValueError("it has no weights of such a model")
     try:
-        for name, part in names.items():
-            check = _checked_optimizer if isinstance(part, torch.optim.Optimizer) else _checked_module
-            given[name] = check(name, given[name], part)
+        _check_parts(given, names)
     except _UnfitError as error:
         raise ValueError(str(error)) from error
     model.set_parameters(given, exact_match=True, device=model.device)
@@ -76,6 +72,13 @@ def _parts_of(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Ten
     held = {name: recursive_getattr(model, name) for name in variables}
     parts = {name: recursive_getattr(model, name) for name in names}
     return parts, {name: one for name, one in held.items() if isinstance(one, torch.Tensor)}
+
+
+def _check_parts(given: dict[str, Any], parts: Mapping[str, Any]) -> None:
+    """Check each part's state dict, and put what fits in its place."""
+    for name, part in parts.items():
+        check = _checked_optimizer if isinstance(part, torch.optim.Optimizer) else _checked_module
+        given[name] = check(name, given[name], part)
 
 
 def _read(path: Path, parts: Mapping[str, Any], variables: Mapping[str, torch.Tensor]) -> dict[str, Any]:
