@@ -3,29 +3,27 @@
     python benchmarks/kill.py [--kills 100] [--cases double_dqn ...] [--seed 0] [--results DIR]
 
 Each case is trained once undisturbed. Then it is trained again by `toolkit train`, which gets a SIGKILL at a random
-instant, start-up included, and by `toolkit resume`, which gets one too, twice or three times, before it may finish. A
-process that has ended by then counts as no kill. Survived is a kill after which the run came to the same end: weights,
-optimizer, `monitor.csv`, `progress.csv` and `result.json` identical but for wall-clock times.
+instant of the time that the undisturbed process took, start-up included, and by `toolkit resume`, which gets one too,
+two or three in all, before it may finish. A process that has ended by then counts as no kill.
+
+"While it trained" are the kills of a process that had begun to train; the others hit start-up. "Survived" are those
+after which the run came to the same end: weights, optimizer, `monitor.csv`, `progress.csv` and `result.json` identical
+but for wall-clock times. All kills of a run that did not come to that end are lost, whichever was to blame.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from comparison import differences
 from report import options, progress, table, write
 
 _OFF_POLICY = {"learning_starts": 200, "buffer_size": 2_000, "batch_size": 32}
@@ -48,7 +46,6 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 CASES = {f"{name}{variant}": (name, parts) for variant, parts in _VARIANTS.items() for name in _ALGORITHMS}
 CASES["double_dqn, n-step"] = ("double_dqn", {"env": {}, "params": {"n_steps": 3}})
-_WALL_CLOCK = {"t", "time/fps", "time/time_elapsed"}
 _TOOLKIT = [sys.executable, "-c", "from toolkit.cli import main; main()"]
 _TIMESTEPS = {"sac": 2_500, "td3": 2_500, "ppo": 10_000, "a2c": 8_000}
 
@@ -61,7 +58,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)  # noqa: S311 - no secret
-    measured: dict[str, Any] = {name: {"kills": 0, "survived": 0, "differences": []} for name in arguments.cases}
+    measured: dict[str, Any] = {
+        name: {"kills": 0, "while it trained": 0, "survived": 0, "differences": []} for name in arguments.cases
+    }
     with tempfile.TemporaryDirectory() as folder:
         undisturbed: dict[str, tuple[Path, float]] = {}
         number = 0
@@ -72,13 +71,21 @@ def main() -> None:
                 undisturbed[case] = train_undisturbed(Path(folder), case)
             reference, seconds = undisturbed[case]
             kills, found = disturbed(Path(folder) / f"{number}", case, seconds, rng, reference)
-            measured[case]["kills"] += kills
-            measured[case]["survived"] += 0 if found else kills
+            counts = {"kills": len(kills), "while it trained": sum(kills), "survived": 0 if found else len(kills)}
+            for key, count in counts.items():
+                measured[case][key] += count
             measured[case]["differences"] += found
-            progress(f"{case}: {kills} kills, {'; '.join(found) or 'identical'}")
-    rows = [[name, f"{one['kills']}", f"{one['survived']}"] for name, one in measured.items()]
-    totals = [f"{sum(one[key] for one in measured.values())}" for key in ("kills", "survived")]
-    write("kill", __doc__, table(["case", "kills", "survived"], [*rows, ["all", *totals]]), measured, arguments)
+            progress(f"{case}: {len(kills)} kills, {'; '.join(found) or 'identical'}")
+    write("kill", __doc__, page(measured), measured, arguments)
+
+
+def page(measured: dict[str, Any]) -> str:
+    """Write the table, and below it what came to another end."""
+    columns = ["kills", "while it trained", "survived"]
+    rows = [[name, *(f"{one[column]}" for column in columns)] for name, one in measured.items()]
+    totals = [f"{sum(one[column] for one in measured.values())}" for column in columns]
+    lost = [f"- {name}: {found}" for name, one in measured.items() for found in one["differences"]]
+    return "\n\n".join([table(["case", *columns], [*rows, ["all", *totals]]), *(["\n".join(lost)] if lost else [])])
 
 
 def config_of(case: str) -> dict[str, Any]:
@@ -112,19 +119,35 @@ def train_undisturbed(folder: Path, case: str) -> tuple[Path, float]:
     return directory, time.monotonic() - start
 
 
-def disturbed(folder: Path, case: str, seconds: float, rng: random.Random, reference: Path) -> tuple[int, list[str]]:
-    """Train a case with kills in between; return how many there were, and how the result differs."""
+def disturbed(
+    folder: Path, case: str, seconds: float, rng: random.Random, reference: Path
+) -> tuple[list[bool], list[str]]:
+    """Train a case with kills in between; return of each whether it trained then, and how the result differs."""
     directory = folder.with_name(f"disturbed-{folder.name}")
     config = folder.with_suffix(".disturbed.yaml")
     config.write_text(yaml.safe_dump(config_of(case)), encoding="utf-8")
-    kills = 0
+    kills = []
     for _ in range(rng.choice((2, 3))):
-        kills += killed(command(config, directory), rng.uniform(0.3, 1.05) * seconds)
+        before = last_written(directory)
+        if killed(command(config, directory), rng.uniform(0, 1.05) * seconds):
+            kills.append(last_written(directory) != before)
         if (directory / "result.json").exists():
             break
-    while not (directory / "result.json").exists():
-        subprocess.run(command(config, directory), check=True, capture_output=True)
+    if not (directory / "result.json").exists():
+        last = command(config, directory)
+        try:
+            subprocess.run(last, check=True, capture_output=True, text=True, timeout=60 + 10 * seconds)
+        except subprocess.CalledProcessError as error:
+            return kills, [f"status {error.returncode}: {error.stderr.strip()}"]
+        except subprocess.TimeoutExpired as error:
+            return kills, [f"has not ended after {error.timeout:.0f} s"]
     return kills, differences(reference, directory)
+
+
+def last_written(directory: Path) -> int | None:
+    """Return when `monitor.csv` was written last, which is so each time that training begins or goes on."""
+    path = directory / "monitor.csv"
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def command(config: Path, directory: Path) -> list[str]:
@@ -144,55 +167,6 @@ def killed(arguments: list[str], seconds: float) -> bool:
         process.wait()
         return True
     return False
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """Name what differs between two runs' results, wall-clock times aside."""
-    found = [name for name in ("monitor.csv", "progress.csv") if rows(one / name) != rows(other / name)]
-    tensors, others = (dict(leaves(weights(directory / "model.zip"))) for directory in (one, other))
-    found += [f"model.zip {name}" for name in {*tensors, *others} if not same(tensors.get(name), others.get(name))]
-    results = [result(directory) for directory in (one, other)]
-    return found + (["result.json"] if results[0] != results[1] else [])
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file without what the clock says."""
-    if not path.exists():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return [{key: text for key, text in row.items() if key not in _WALL_CLOCK} for row in csv.DictReader(lines)]
-
-
-def weights(path: Path) -> dict[str, Any]:
-    """Read the tensors of an SB3 zip."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".pth")]
-        return {name: torch.load(io.BytesIO(archive.read(name)), weights_only=True) for name in names}
-
-
-def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the tensors and numbers in nested dictionaries and lists."""
-    if isinstance(tree, dict | list | tuple):
-        for key, one in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(one, f"{name}/{key}")
-    else:
-        yield name, tree
-
-
-def same(one: Any, other: Any) -> bool:
-    """Say whether two leaves are identical."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return bool(one == other)
-
-
-def result(directory: Path) -> dict[str, Any]:
-    """Read ``result.json`` without what the clock says."""
-    read: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    read.pop("seconds")
-    if read["success"]:
-        read["success"].pop("seconds")
-    return read
 
 
 if __name__ == "__main__":

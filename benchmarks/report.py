@@ -30,6 +30,7 @@ PAGES = (
     "features",
     "process",
     "snapshot",
+    "kill",
     "search",
     "search_near",
 )

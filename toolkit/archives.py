@@ -5,9 +5,9 @@ An archive holds ``state.json``, ``arrays.safetensors`` and ``SHA256SUMS``, whic
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +18,28 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from toolkit.errors import RunError
+from toolkit.errors import RunError, describe
+from toolkit.files import sync
 from toolkit.memory import installed_memory
 
 _STATE, _ARRAYS, _SUMS = "state.json", "arrays.safetensors", "SHA256SUMS"
-_MOST_JSON = 1 << 28  # bytes
+_MOST_JSON, _MOST_PARTS = 1 << 24, 1 << 19  # bytes; lists and mappings, which take a hundred bytes of memory each
 _TEMPORARY = ".tmp-"
 
 
+class DamagedError(RunError):
+    """An archive is not what was written."""
+
+
 def write(directory: Path, data: Any) -> None:
-    """Write an archive; a directory of that name that is there already is left as it is.
+    """Write an archive where there is nothing yet.
 
     It is written under another name, synced, and renamed, so that a crash at any instant leaves it whole or absent.
 
-    :param data: None, bool, int, float, text, arrays, and lists and mappings (text for keys) of these
-    :raises OSError: if it cannot be written; nothing of it is left behind
+    :param data: None, bool, int, float, text, arrays, and lists and mappings (text for keys) of these; all but the
+        arrays makes 16 MiB of JSON and 500,000 lists and mappings at most
+    :raises OSError: if it cannot be written, :func:`read` would refuse it, or there is a directory of that name with
+        something in it, which stays as it is; nothing of the archive is left behind
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.parent / f"{_TEMPORARY}{directory.name}"
@@ -41,15 +48,19 @@ def write(directory: Path, data: Any) -> None:
         temporary.mkdir()
         arrays: dict[str, NDArray[Any]] = {}
         text = json.dumps(_without_arrays(data, arrays))
+        if len(text) > _MOST_JSON:  # ASCII
+            raise OSError(errno.EFBIG, f"{_STATE} would be larger than {_MOST_JSON >> 20} MiB")
+        if _parts(text) > _MOST_PARTS:
+            raise OSError(errno.EFBIG, f"{_STATE} would have more than {_MOST_PARTS} lists and mappings")
         (temporary / _STATE).write_text(text, encoding="utf-8")
         save_file(arrays, temporary / _ARRAYS)
         sums = [f"{_sum(temporary / name)}  {name}\n" for name in (_STATE, _ARRAYS)]
         (temporary / _SUMS).write_text("".join(sums), encoding="utf-8")
         for name in (_STATE, _ARRAYS, _SUMS):
-            _sync(temporary / name)
-        _sync(temporary)
+            sync(temporary / name)
+        sync(temporary)
         temporary.rename(directory)
-        _sync(directory.parent)
+        sync(directory.parent)
     except SafetensorError as error:  # what it has for a full disk, too
         raise OSError(None, f"{error}") from error
     finally:
@@ -60,7 +71,8 @@ def read(directory: Path, most: int | None = None) -> Any:
     """Read an archive; memory is bounded by the size of its files.
 
     :param most: bytes that a file of it may have; by default what the machine has of memory
-    :raises RunError: if it is damaged, or no archive
+    :raises DamagedError: if it is damaged, or no archive
+    :raises RunError: if it cannot be read here, which says nothing against it
     """
     most = most or installed_memory()
     try:
@@ -68,12 +80,17 @@ def read(directory: Path, most: int | None = None) -> Any:
         for name in (_STATE, _ARRAYS):
             _refuse_links(directory / name)
             if (directory / name).stat().st_size > (min(most, _MOST_JSON) if name == _STATE else most):
-                raise ValueError(f"{name} is too large")
+                raise RunError(f"{directory / name}: is too large to be read")
             if _sum(directory / name) != sums.get(name):
-                raise RunError(f"{directory / name}: is damaged: its checksum is not the one in {_SUMS}")
-        return _with_arrays(json.loads(_text(directory / _STATE, _MOST_JSON)), load_file(directory / _ARRAYS))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise RunError(f"{directory}: is damaged: {error}") from error
+                raise DamagedError(f"{directory / name}: is damaged: its checksum is not the one in {_SUMS}")
+        text = _text(directory / _STATE, _MOST_JSON)
+        if _parts(text) > _MOST_PARTS:
+            raise ValueError(f"{_STATE} has more than {_MOST_PARTS} lists and mappings")
+        return _with_arrays(json.loads(text), load_file(directory / _ARRAYS))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise DamagedError(f"{directory}: is damaged: {error}") from error
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be read: {describe(error)}") from error
 
 
 def remove(directory: Path) -> None:
@@ -111,11 +128,17 @@ def _without_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
 def _with_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(data, dict):
         if data.get("$") == "array":
-            return arrays[data["array"]].reshape([int(size) for size in data["shape"]])
+            # each is named once, so that a few bytes do not ask for many copies of one
+            return arrays.pop(data["array"]).reshape([int(size) for size in data["shape"]])
         return {key: _with_arrays(one, arrays) for key, one in data.items()}
     if isinstance(data, list):
         return [_with_arrays(one, arrays) for one in data]
     return data
+
+
+def _parts(text: str) -> int:
+    """Return how many lists and mappings JSON may have; brackets in its text count as well."""
+    return text.count("[") + text.count("{")
 
 
 def _sum(path: Path) -> str:
@@ -133,11 +156,3 @@ def _text(path: Path, most: int) -> str:
 def _refuse_links(path: Path) -> None:
     if path.is_symlink() or not path.is_file():
         raise ValueError(f"{path.name} is no file of its own")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

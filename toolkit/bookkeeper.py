@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.callbacks import RunCallback
 from toolkit.environments import Episode, EpisodeRecorder
-from toolkit.run import GrowingFile
+from toolkit.files import GrowingFile
 
 
 class Bookkeeper(RunCallback):

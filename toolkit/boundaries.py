@@ -71,11 +71,13 @@ class Boundary:
         self._first = self.rollouts = kept["rollouts"] if kept else 0
         self.goes_on = kept is not None
         self._snapshots = snapshots
+        self._taker: snapshot.Taker  # from the start of training on
+        self._said = 0
 
     def begin(self) -> None:
         """Say what no snapshot could bring back."""
-        for what in snapshot.unrestorable(self._model, self._callbacks):
-            _log.warning("not exact after `toolkit resume`: %s", what)
+        self._taker = snapshot.Taker(self._model, self._callbacks)
+        self._say_what_is_missed()
 
     def cross(self) -> None:
         """Pass from one rollout to the next.
@@ -96,4 +98,11 @@ class Boundary:
         self.rollouts += 1
 
     def _take(self) -> dict[str, Any]:
-        return snapshot.take(self._model, self._callbacks) | {"rollouts": self.rollouts}
+        taken = self._taker.take() | {"rollouts": self.rollouts}
+        self._say_what_is_missed()
+        return taken
+
+    def _say_what_is_missed(self) -> None:
+        for what in self._taker.missed[self._said :]:
+            _log.warning("not exact after `toolkit resume`: %s", what)
+        self._said = len(self._taker.missed)

@@ -12,11 +12,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from toolkit import state
-from toolkit.components import Components, components_of
+from toolkit import restoring, state
+from toolkit.components import Bound, Components, components_of, import_modules
 from toolkit.config import RunConfig
 from toolkit.episodes import RawMonitor, ReplayableEpisodes
-from toolkit.errors import FaultyEnvironmentError, Problem, describe
+from toolkit.errors import FaultyEnvironmentError
 from toolkit.vectors import InProcess, Subprocesses
 
 _STREAMS = ("training", "evaluation", "video", "confirmation")
@@ -150,7 +150,7 @@ def make_vec_env(
     components = components_of(config)
 
     def make() -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = _make_one(config, components, render_mode)
+        env: gym.Env[Any, Any] = make_one(config, components, render_mode)
         return wrap(env) if wrap else env
 
     apart = config.env.vec_env == "subproc" and n_envs is None and wrap is None
@@ -188,7 +188,7 @@ def teach_wrappers(venv: VecEnv, learnt: dict[str, Any]) -> None:
     venv.env_method("load_wrapper_states", learnt["wrappers"])
     venv.env_method("freeze")
     for layer, statistics in zip(vec_wrappers(venv), learnt["vec_wrappers"], strict=True):
-        state.restore_attributes(layer, statistics)
+        restoring.restore_attributes(layer, statistics)
         if isinstance(layer, VecNormalize):
             layer.training = False
 
@@ -208,7 +208,12 @@ def vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
     return layers
 
 
-def _make_one(config: RunConfig, components: Components, render_mode: str | None) -> ReplayableEpisodes:
+def make_one(config: RunConfig, components: Components, render_mode: str | None) -> ReplayableEpisodes:
+    """Build one environment in its wrappers.
+
+    :param components: those of the config; only the wrappers are used
+    :raises ConfigError: if it or a wrapper cannot be built
+    """
     base = _make_base(config, render_mode)
     try:
         monitor = RawMonitor(base)
@@ -222,9 +227,9 @@ def _make_one(config: RunConfig, components: Components, render_mode: str | None
 
 
 def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:
+    import_modules(config)  # this may be another process than the one that looked everything up
     env = config.env
-    arguments: dict[str, Any] = {"max_episode_steps": env.max_episode_steps, "render_mode": render_mode}
-    try:
-        return gym.make(env.id, **{name: value for name, value in arguments.items() if value}, **env.params)
-    except Exception as error:
-        raise config.error([Problem(("env",), f"'{env.id}' cannot be built: {describe(error)}")]) from error
+    given: dict[str, Any] = {"max_episode_steps": env.max_episode_steps, "render_mode": render_mode}
+    bound = Bound(env.id, ("env",), gym.make, env.params, config.error)
+    made: gym.Env[Any, Any] = bound.build(env.id, **{name: value for name, value in given.items() if value})
+    return made

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward, OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 
-from toolkit import state
+from toolkit import plain, restoring, state
 from toolkit.errors import FaultyEnvironmentError
 
 _TAKES_APART = ("stable_baselines3.common.monitor", "gymnasium.wrappers.", __name__)
 
 _STATISTICS = (NormalizeObservation, NormalizeReward)
+_START_ANEW = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # of an episode these bring nothing into the next
 
 
 class RawMonitor(Monitor):
@@ -80,6 +84,9 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._first_episode = 0
         self._actions: list[Any] = []
         self._resets: list[int] = []  # how many actions there were at resets that did not reach the environment
+        self._start: list[state.Live] | None = None  # what wrappers held after the first reset
+        self._fresh = self._before = deepcopy(self.wrapper_states())  # what wrappers held when they were made
+        self._carries_over = not all(type(layer) in _START_ANEW for layer in self._layers())
         self._shape = env.observation_space.shape if isinstance(env.observation_space, gym.spaces.Box) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -88,12 +95,15 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._seed, self._episode = seed, -1
         self._episode += 1
         resets = self._monitor.resets
+        before = deepcopy(self.wrapper_states()) if self._carries_over else self._fresh
         observation, info = self.env.reset(seed=self._episode_seed, options=options)
         if self._monitor.resets > resets:
             self._first_episode = self._episode
-            self._actions, self._resets = [], []
+            self._actions, self._resets, self._before = [], [], before
         else:  # as where a lost life ends the episode, and the game goes on
             self._resets.append(len(self._actions))
+        if self._start is None:
+            self._start = [captured.live for _, captured in self._captured()]
         return self._checked(observation), info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -123,35 +133,57 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             "episode": self._first_episode,
             "actions": np.array(self._actions),
             "resets": list(self._resets),
-            "observation": state.encode(self._monitor.observation),
+            "observation": self._shown(),
+            "before": self._before,
             "wrappers": self.wrapper_states(),
         }
 
     def go_to(self, place: dict[str, Any]) -> bool:
         """Bring the environment where another one was; say whether it shows what that showed."""
-        self._seed, self._episode = place["seed"], place["episode"] - 1
-        self.reset()
+        for states in (place["before"], self._fresh):
+            self._seed, self._episode = place["seed"], place["episode"] - 1
+            self._put_before(states)
+            resets = self._monitor.resets
+            self.reset()
+            if self._monitor.resets > resets:
+                break  # a wrapper in the middle of a game does not let the reset through
         self._monitor.take_completed()
-        resets = Counter(place["resets"])
+        more_resets = Counter(place["resets"])
         for number, action in enumerate([*place["actions"], None]):
-            for _ in range(resets[number]):
+            for _ in range(more_resets[number]):
                 self._monitor.take_completed()  # what a reset follows was taken then, too
                 self.reset()
             if number < len(place["actions"]):
                 self.step(action)
-        reached = state.same(state.encode(self._monitor.observation), place["observation"])
+        reached = place["observation"] is None or plain.same(self._shown(), place["observation"])
         self.load_wrapper_states(place["wrappers"])
         return reached
 
+    def _shown(self) -> Any:
+        """Return what the environment itself showed last; None if it cannot be written down."""
+        try:
+            return state.encode(self._monitor.observation)
+        except plain.NotPlainError:
+            return None
+
+    def _put_before(self, states: list[dict[str, Any]]) -> None:
+        for layer, kept in zip(self._layers(), states, strict=True):
+            if kept["$"] != "attributes":
+                restoring.restore(layer, kept)
+                continue
+            for name, data in kept["state"].items():
+                with suppress(*restoring.MISFITS):  # what a reset has made it makes again
+                    restoring.restore_attributes(layer, {name: data})
+
     def wrapper_states(self) -> list[dict[str, Any]]:
         """Return what each wrapper keeps, outermost first."""
-        return [state.capture(layer).state for layer in self._layers()]
+        return [captured.state for _, captured in self._captured()]
 
     def load_wrapper_states(self, states: list[dict[str, Any] | None]) -> None:
         """Put back what each wrapper keeps; None leaves one as it is."""
         for layer, kept in zip(self._layers(), states, strict=True):
             if kept is not None:
-                state.restore(layer, kept)
+                restoring.restore(layer, kept)
 
     def learnt(self) -> list[dict[str, Any] | None]:
         """Return what wrappers learn while an agent is trained, which it needs afterwards; None for the others.
@@ -163,18 +195,25 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return [kept if learns else None for kept, learns in zip(states, learning, strict=True)]
 
     def unrestorable(self) -> list[str]:
-        """Name what wrappers keep that cannot be put back."""
-        return [
-            f"wrapper {type(layer).__name__}: {name}"
-            for layer in self._layers()
-            for name in state.capture(layer).missed
-        ]
+        """Name what wrappers keep that cannot be put back.
+
+        Objects that a wrapper makes while an episode is played are named as well, though playing it again makes them.
+        """
+        return [f"wrapper {type(layer).__name__}: {name}" for layer, kept in self._captured() for name in kept.missed]
 
     def freeze(self) -> None:
         """Let wrappers learn nothing more of what they see, where they can be told (Gymnasium's have a switch)."""
         for layer in self._layers():
             if isinstance(layer, _STATISTICS):
                 layer.update_running_mean = False
+
+    def _captured(self) -> list[tuple[gym.Env[Any, Any], state.Captured]]:
+        layers, around = self._layers(), [self, self._monitor, self.unwrapped]
+        starts = itertools.repeat(None) if self._start is None else self._start
+        return [
+            (layer, state.capture(layer, [*around, *layers], start))
+            for layer, start in zip(layers, starts, strict=False)
+        ]
 
     def _layers(self) -> list[gym.Wrapper[Any, Any, Any, Any]]:
         layers: list[gym.Wrapper[Any, Any, Any, Any]] = []

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import inspect
+import itertools
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,12 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from toolkit.run import GrowingFile, Run
+from toolkit.files import GrowingFile, sync
+from toolkit.memory import installed_memory
+from toolkit.run import Run
+
+_log = logging.getLogger("toolkit")
+_LONGEST_TEXT = csv.field_size_limit()  # which a program could raise, and one that reads the file does not
 
 
 def run_logger(run: Run, iterations: int = 0) -> Logger:
@@ -27,7 +37,10 @@ def run_logger(run: Run, iterations: int = 0) -> Logger:
 
 def log_interval(model: BaseAlgorithm, iterations: int) -> int:
     """Return an algorithm's own interval between two rows of its log, which counts iterations made before as well."""
-    interval: int = inspect.signature(model.learn).parameters["log_interval"].default
+    signatures = [
+        inspect.signature(vars(cls)["learn"]).parameters for cls in type(model).__mro__ if "learn" in vars(cls)
+    ]
+    interval: int = next(named["log_interval"].default for named in signatures if "log_interval" in named)
     return _LogInterval(interval, iterations) if isinstance(model, OnPolicyAlgorithm) else interval
 
 
@@ -61,56 +74,97 @@ class _ProgressFile(KVWriter):
     """A CSV file with a row a dump, whole at any instant and the same for the same run.
 
     SB3's own CSV format orders new columns by string hash, which differs from process to process, and rewrites the
-    file in place when a column comes in late.
+    file in place when a column comes in late. Here new columns come last, so that a file with more of them holds what
+    it was without them.
     """
 
     NAME = "progress.csv"
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._path = run.directory / self.NAME
         self._columns: list[str] = []
-        self._rows: list[dict[str, str]] = []
+        self._rows = 0
+        self._sum = hashlib.sha256()
         self._file: GrowingFile | None = None  # until there is a row
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append a row; values that are no numbers or text (figures, images) are left to TensorBoard."""
-        row = filter_excluded_keys(key_values, key_excluded, "csv")
-        row = {key: str(value) for key, value in row.items() if isinstance(value, str) or hasattr(value, "__float__")}
-        self._rows.append(row)
-        new = sorted(row.keys() - set(self._columns))
-        if new or self._file is None:
-            self._columns += new
-            self._rewrite()
-        else:
-            self._file.write(self._text([row]).encode())
+        """Append a row; what is no number or short text (figures, images) is left to TensorBoard."""
+        row = {
+            key: str(value)
+            for key, value in filter_excluded_keys(key_values, key_excluded, "csv").items()
+            if (isinstance(value, str) and len(value) <= _LONGEST_TEXT) or hasattr(value, "__float__")
+        }
+        if new := sorted(row.keys() - set(self._columns)):
+            self._lay_out([*self._columns, *new], self._rows)
+        if self._file is not None:
+            line = _line([row.get(column, "") for column in self._columns])
+            self._file.write(line)
+            self._sum.update(line)
+            self._rows += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows so far."""
-        return {"columns": list(self._columns), "rows": list(self._rows)}
+        """Return how much there is, and its sum; that much is then on the disk, whatever becomes of the machine."""
+        if self._file is not None:
+            with suppress(FileNotFoundError):  # somebody has deleted it; that is told when training goes on
+                sync(self._path)
+                sync(self._path.parent)
+        return {"columns": list(self._columns), "rows": self._rows, "sha256": self._sum.hexdigest()}
 
     def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Go on after the rows of another run."""
-        self._columns, self._rows = kept["columns"], kept["rows"]
-        if self._rows:
-            self._rewrite()
-        else:
-            (self._run.directory / self.NAME).unlink(missing_ok=True)
+        """Cut off what was logged after that; where what came before is not there, say so and begin anew."""
+        if not kept["rows"]:
+            self._path.unlink(missing_ok=True)
+            return
+        try:
+            if not self._path.is_file() or self._path.stat().st_size > installed_memory():
+                raise _OtherRowsError
+            self._lay_out(kept["columns"], kept["rows"], kept["sha256"])
+        except (_OtherRowsError, csv.Error):
+            message = "%s: is not what it was when the snapshot was taken: rows from before are not gone on with"
+            if self._path.exists():
+                names = (f"{self.NAME}.old{number or ''}" for number in itertools.count())
+                free = next(name for name in names if not self._path.with_name(name).exists())
+                message += f", and kept in {free}"
+                self._path.rename(self._path.with_name(free))
+            _log.warning(message, self._path)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
-    def _rewrite(self) -> None:
-        header = dict(zip(self._columns, self._columns, strict=True))
-        self.close()
-        self._run.write(self.NAME, self._text([header, *self._rows]))
-        self._file = GrowingFile(self._run.directory / self.NAME)
+    def _lay_out(self, columns: list[str], rows: int, expected: str | None = None) -> None:
+        """Write the first rows once more, with other columns: more at the end, or fewer there.
 
-    def _text(self, rows: list[dict[str, str]]) -> str:
-        text = StringIO()
-        csv.DictWriter(text, self._columns, lineterminator="\n").writerows(rows)
-        return text.getvalue()
+        :raises _OtherRowsError: if what comes out has not the expected sum; the file is then as it was
+        """
+        written = hashlib.sha256()
+        with self._run.whole_file(self.NAME) as path, path.open("wb") as file:
+            for cells in itertools.chain([columns], self._read(rows)):
+                line = _line([*cells, *[""] * len(columns)][: len(columns)])
+                file.write(line)
+                written.update(line)
+            if expected not in (None, written.hexdigest()):
+                raise _OtherRowsError
+        self.close()
+        self._columns, self._rows, self._sum = columns, rows, written
+        self._file = GrowingFile(self._path)
+
+    def _read(self, rows: int) -> Iterator[list[str]]:
+        if rows:
+            with self._path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+                yield from itertools.islice(csv.reader(file), 1, rows + 1)
+
+
+class _OtherRowsError(Exception):
+    """A file does not begin with the rows that it had."""
+
+
+def _line(cells: list[str]) -> bytes:
+    text = StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # what has a \r in it is quoted then, and read back
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode()
 
 
 class _TensorBoardFiles(TensorBoardOutputFormat):
@@ -131,17 +185,26 @@ class _TensorBoardFiles(TensorBoardOutputFormat):
             files.event_writer = _EventFile(path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how long each file is."""
+        """Return how long each file is; that much is then on the disk, whatever becomes of the machine."""
         self.writer.flush()
-        return {"sizes": {path.name: path.stat().st_size for path in self._folder.glob("events*")}}
+        paths = [*self._folder.glob("events*")]
+        with suppress(FileNotFoundError):  # somebody has deleted them; that is told when training goes on
+            for path in (*paths, self._folder):
+                sync(path)
+        return {"sizes": {path.name: path.stat().st_size for path in paths if path.exists()}}
 
     def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Cut off what was logged after that."""
+        """Cut off what was logged after that; say so where what came before is not there."""
+        if not all(type(size) is int and size >= 0 for size in kept["sizes"].values()):
+            raise ValueError("a file has no such length")
+        there = {path.name: path.stat().st_size for path in self._earlier}
+        if any(there.get(name, 0) < size for name, size in kept["sizes"].items()):
+            _log.warning("%s: lacks some of what was there when the snapshot was taken", self._folder)
         for path in self._earlier:
             size = kept["sizes"].get(path.name)
             if size is None:
                 path.unlink()
-            elif path.stat().st_size > size:
+            elif there[path.name] > size:
                 os.truncate(path, size)
 
 

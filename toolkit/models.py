@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from toolkit import archives
@@ -16,6 +19,7 @@ from toolkit.components import components_of
 from toolkit.config import RunConfig
 from toolkit.environments import EpisodeRecorder, learnt_by_wrappers, make_vec_env, teach_wrappers
 from toolkit.errors import ConfigError, Problem, RunError
+from toolkit.restoring import MISFITS
 from toolkit.run import Run
 from toolkit.weights import load_weights
 
@@ -53,7 +57,20 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
             "count it in steps, or set env.n_envs to 1",
         )
         raise config.error([problem])
+    _spread(getattr(model, "action_noise", None), env)
     return model
+
+
+def _spread(noise: ActionNoise | None, env: EpisodeRecorder) -> None:
+    """Let a number as mean or sigma of SB3's action noise stand for every dimension of an action.
+
+    SB3 takes arrays alone, whose size a config may not know; of those of size 1 it draws one value for all dimensions.
+    """
+    if isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise):
+        for name in ("_mu", "_sigma"):
+            if np.ndim(getattr(noise, name)) == 0:
+                setattr(noise, name, np.full(env.action_space.shape, getattr(noise, name)))
+        noise.reset()
 
 
 def untrained_model(config: RunConfig) -> BaseAlgorithm:
@@ -80,13 +97,15 @@ def save_model(run: Run, model: BaseAlgorithm) -> None:
 def load_model(run: Run) -> BaseAlgorithm:
     """Rebuild a run's model from its config and put the saved weights in; the pickled part of the zip is not read.
 
-    It predicts for any number of environments; its own are closed.
+    It predicts for any number of environments; its own are closed. No random generator that a training in this process
+    draws from moves.
 
     :raises RunError: if the run has no model, or one that does not fit its config
     """
     if not run.model_path.is_file():
         raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
-    model = untrained_model(run.config)
+    with untouched_generators():
+        model = untrained_model(run.config)
     load_weights(run.model_path, model, "the run's config.yaml")
     _teach(model, run)
     return model
@@ -101,8 +120,20 @@ def _teach(model: BaseAlgorithm, run: Run) -> None:
         return
     try:
         teach_wrappers(venv, archives.read(directory, _MOST_LEARNT))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except MISFITS as error:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
+
+
+@contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Give the global random generators back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.errors import RunError, ToolkitError
-from toolkit.run import whole_file
+from toolkit.files import whole_file
 
 _FORMATS = ("png", "svg")
 

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
-import numpy as np
-import torch
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from toolkit.environments import Episode, EpisodeRecorder, learnt_by_wrappers, teach_wrappers
 from toolkit.errors import RunError
-from toolkit.models import suitable_threads
+from toolkit.models import suitable_threads, untouched_generators
 
 EPISODE_LIMIT = 100_000  # steps; an environment that never ends would hold an evaluation up for ever
 
 
 def bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Cut episodes at ``EPISODE_LIMIT`` steps."""
-    limited: gym.Env[Any, Any] = TimeLimit(env, EPISODE_LIMIT)
+    """Give up on an episode that does not end within ``EPISODE_LIMIT`` steps: a step raises :class:`RunError`."""
+    limited: gym.Env[Any, Any] = _Patience(env, EPISODE_LIMIT)
     return limited
+
+
+class _Patience(TimeLimit):
+    """Counts the agent's steps: what Monitor counts inside the wrappers can be frames of a video game."""
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        step = super().step(action)
+        if (self._elapsed_steps or 0) >= EPISODE_LIMIT:
+            raise RunError(f"an episode did not end within {EPISODE_LIMIT:,} steps", "set env.max_episode_steps")
+        return step
 
 
 def checked_episodes(episodes: int) -> int:
@@ -48,7 +54,7 @@ def play_greedily(
 
     :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
     :param ended: called with each episode when it has ended
-    :raises RunError: if an episode did not end within ``EPISODE_LIMIT`` steps
+    :raises RunError: if an episode of a :func:`bounded` environment does not end
     """
     play: Callable[..., Any] = evaluate_policy
     if "action_masks" in inspect.signature(model.predict).parameters:
@@ -58,12 +64,10 @@ def play_greedily(
     if (own := model.get_env()) is not None and own.has_attr("wrapper_states"):
         teach_wrappers(env, learnt_by_wrappers(own))
     callback = _teller(env, ended) if ended else None
-    with _untouched_generators(), suitable_threads(model):
+    with untouched_generators(), suitable_threads(model):
         returns, _ = play(
             model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True, callback=callback
         )
-    if any(episode.length >= EPISODE_LIMIT for episode in env.episodes):
-        raise RunError(f"an episode did not end within {EPISODE_LIMIT:,} steps", "set env.max_episode_steps")
     return [float(episode_return) for episode_return in returns]
 
 
@@ -78,15 +82,3 @@ def _teller(env: EpisodeRecorder, ended: Callable[[Episode], None]) -> Callable[
             ended(episode)
 
     return tell
-
-
-@contextmanager
-def _untouched_generators() -> Iterator[None]:
-    """Give the global random generators back as they were."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -9,17 +9,16 @@ import platform
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distributions, version
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, Self
 
 from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError
+from toolkit.files import whole_file
 from toolkit.records import read_episodes, read_result, text_of
 
 DEFAULT_ROOT = Path("runs")
@@ -167,53 +166,6 @@ class Run:
         """Give a path to write a file of the run to; it takes the file's place when it is whole and on the disk."""
         with whole_file(self.directory / name) as path:
             yield path
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; it takes the place of ``path`` when it is whole and on the disk."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
-    try:
-        temporary.unlink(missing_ok=True)  # in a directory from elsewhere it could be a link
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) if error.errno else error from error.__cause__
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class GrowingFile:
-    """A file that pieces are written to the end of, each whole or not at all.
-
-    It has no buffer, which would be written again, and fail again, when it is closed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: RawIOBase = path.open("ab", buffering=0)
-
-    def write(self, piece: bytes) -> None:
-        """Write a piece.
-
-        :raises OSError: if it cannot be written
-        """
-        end = self._file.tell()
-        left = memoryview(piece)
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(end)
-            error.filename = str(self._path)
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _lock(descriptor: int, directory: Path) -> None:

@@ -6,17 +6,13 @@ matters, and a rollout buffer is empty.
 
 from __future__ import annotations
 
-import random
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -24,13 +20,15 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from toolkit import state
 from toolkit.errors import RunError, describe
-from toolkit.state import NotPlainError, attributes, capture, decode, encode, restore, restore_attributes
+from toolkit.generators import generators, put_generators_back
+from toolkit.parts import has_state_dict
+from toolkit.plain import NotPlainError
+from toolkit.restoring import MISFITS, decode, restore, restore_attributes
+from toolkit.state import Captured, Live, attributes, capture, encode_value
+from toolkit.transitions import put_transitions_back, transitions, unrestorable
 from toolkit.weights import put_weights
 
-_STOCK = ("stable_baselines3.", "sb3_contrib.")
-_BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
 _NOT_THE_MODELS = {"replay_buffer", "rollout_buffer", "start_time", "_learner", "tensorboard_log", "_custom_logger"}
 
 
@@ -39,44 +37,96 @@ def can_resume(model: BaseAlgorithm) -> bool:
     return isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm)
 
 
-def unrestorable(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> list[str]:
-    """Name what of a training run no snapshot can bring back."""
-    named = []
-    cls = type(model)
-    if not can_resume(model):
-        return [f"algorithm {cls.__name__}: it collects no rollouts as SB3's algorithms do"]
-    if not cls.__module__.startswith(_STOCK) and not hasattr(cls, "state_dict"):
-        named.append(f"algorithm {cls.__name__}: whatever it keeps that SB3's do not, as it has no state_dict")
-    if getattr(model, "use_sde", False):
-        named.append("algorithm.params.use_sde: the noise matrices")
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is not None and type(buffer) not in _BUFFERS:
-        named.append(f"replay buffer {type(buffer).__name__}: what it keeps besides transitions")
-    venv = _environments(model)
-    for index, names in enumerate(venv.env_method("unrestorable")):
-        named += names if index == 0 else []
-    for layer in _layers(venv):
-        named += [f"wrapper {type(layer).__name__}: {name}" for name in capture(layer).missed]
-    for callback in callbacks:
-        named += [f"callback {type(callback).__name__}: {name}" for name in capture(callback).missed]
-    return named
+class Taker:
+    """Takes the whole state of a training out of its live objects; made where training starts.
+
+    :ivar missed: names what of the training no snapshot brings back, as far as that has shown; grows
+    """
+
+    def __init__(self, model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> None:
+        self.missed: list[str] = []
+        self._model = model
+        self._callbacks = callbacks
+        self._start: dict[int, Live] = {}  # by owner
+        if not can_resume(model):
+            self._miss([f"algorithm {type(model).__name__}: it collects no rollouts as SB3's algorithms do"])
+            return
+        self._miss(unrestorable(getattr(model, "replay_buffer", None)))
+        self._attributes_of_all()
+
+    def take(self) -> dict[str, Any]:
+        """Return the whole state of training as plain data; large arrays are those of the live objects.
+
+        :raises NotPlainError: if weights are of a kind that cannot be written
+        """
+        model = self._model
+        venv = _environments(model)
+        return {
+            "parameters": encode_value(model.get_parameters()),
+            "variables": {name: encode_value(recursive_getattr(model, name).data) for name in _variables(model)},
+            "replay_buffer": transitions(getattr(model, "replay_buffer", None)),
+            "environments": venv.env_method("place"),
+            "logger": _logger_state(model.logger),
+            "generators": generators(model),
+            "trained": [one.requires_grad for one in model.policy.parameters()],
+            **self._attributes_of_all(),
+        }
+
+    def _attributes_of_all(self) -> dict[str, Any]:
+        elsewhere = [*_looked_after(self._model), *self._callbacks]
+        venv = _environments(self._model)
+        self._miss(itertools.chain(*venv.env_method("unrestorable")))
+        layers = [self._of("wrapper", layer, elsewhere) for layer in _layers(venv)]
+        called = [
+            [*self._of("callback", one, [*elsewhere, *_context(one)]), one.n_calls, one.num_timesteps]
+            for one in self._callbacks
+        ]
+        return {"progress": self._progress(elsewhere), "vec_wrappers": layers, "callbacks": called}
+
+    def _of(self, what: str, owner: Any, elsewhere: Sequence[Any]) -> list[Any]:
+        captured = capture(owner, elsewhere, self._start.get(id(owner)))
+        return [type(owner).__name__, self._noted(what, owner, captured).state]
+
+    def _progress(self, elsewhere: Sequence[Any]) -> dict[str, Any]:
+        model = self._model
+        captured = attributes(model, _NOT_THE_MODELS, elsewhere, self._start.get(id(model)))
+        held, live = self._noted("algorithm", model, captured).state, captured.live
+        return {
+            "attributes": {name: one for name, one in held.items() if name not in live},
+            "objects": {name: one for name, one in held.items() if name in live},
+            "own": self._of("algorithm", model, ())[1] if has_state_dict(model) else None,
+            "seconds": (time.time_ns() - model.start_time) / 1e9,
+        }
+
+    def _noted(self, what: str, owner: Any, captured: Captured) -> Captured:
+        self._start.setdefault(id(owner), captured.live)
+        self._miss(f"{what} {type(owner).__name__}: {name}" for name in captured.missed)
+        return captured
+
+    def _miss(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.missed:
+                self.missed.append(name)
 
 
-def take(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> dict[str, Any]:
-    """Return the whole state of training as plain data; large arrays are those of the live objects."""
+def _looked_after(model: BaseAlgorithm) -> Iterator[Any]:
+    """Give what a snapshot has of the model and its environments, wherever else it is held."""
+    yield from (model, model.logger, getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None))
+    yield from (*model.policy.modules(), *model.policy.parameters(), *model.policy.buffers())
+    for names in model._get_torch_save_params():
+        yield from (recursive_getattr(model, name) for name in names)
     venv = _environments(model)
-    return {
-        "timesteps": model.num_timesteps,
-        "progress": _progress(model),
-        "parameters": encode(model.get_parameters()),
-        "variables": {name: encode(recursive_getattr(model, name).data) for name in _variables(model)},
-        "replay_buffer": _transitions(model),
-        "environments": venv.env_method("place"),
-        "vec_wrappers": [_of(layer) for layer in _layers(venv)],
-        "callbacks": [[*_of(callback), callback.n_calls, callback.num_timesteps] for callback in callbacks],
-        "logger": _logger_state(model.logger),
-        "generators": _generators(model),
-    }
+    yield from _layers(venv)
+    yield venv.unwrapped
+    for env in getattr(venv.unwrapped, "envs", ()):
+        yield from (env, env.unwrapped)
+
+
+def _context(callback: BaseCallback) -> Iterator[Any]:
+    """Give what a callback may know of its run."""
+    context = getattr(callback, "context", None)
+    yield context
+    yield from vars(context).values() if hasattr(context, "__dict__") else ()
 
 
 def put_back_before_learning(
@@ -92,16 +142,18 @@ def put_back_before_learning(
         if then != now:
             raise ValueError(f"its callbacks are {', '.join(then[1:])}, and here they are {', '.join(now[1:])}")
         venv = _environments(model)
+        if len(kept["environments"]) != venv.num_envs:
+            raise ValueError(f"it is of {len(kept['environments'])} environments, not {venv.num_envs}")
         put_weights(decode(kept["parameters"]), model)
         for name in _variables(model):
             recursive_getattr(model, name).data.copy_(decode(kept["variables"][name]))
-        _put_transitions_back(model, kept["replay_buffer"])
+        put_transitions_back(getattr(model, "replay_buffer", None), kept["replay_buffer"])
         venv.reset()  # so that wrappers of all environments have what they make when they are reset
         reached = [_replay(venv, index, place) for index, place in enumerate(kept["environments"])]
         for layer, (name, data) in zip(_layers(venv), kept["vec_wrappers"], strict=True):
             _into(layer, name, data)
-        attributes_kept = {name: one for name, one in kept["progress"]["attributes"].items() if name != "action_noise"}
-        restore_attributes(model, attributes_kept)  # without noise, of which `learn` makes one for each environment
+        # without objects, of which `learn` makes some: noise for each environment
+        restore_attributes(model, kept["progress"]["attributes"], _NOT_THE_MODELS)
         # the live objects have it now; a replay buffer is not to be in memory twice
         kept.update(parameters=None, replay_buffer=None, environments=None)
         return [index for index, there in enumerate(reached) if not there]
@@ -124,11 +176,12 @@ def put_back_where_taken(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]
     """
     with _fitting():
         _put_progress_back(model, kept["progress"])
+        _freeze(model, kept["trained"])
         for callback, (name, data, n_calls, num_timesteps) in zip(callbacks, kept["callbacks"], strict=True):
             _into(callback, name, data)
             callback.n_calls, callback.num_timesteps = n_calls, num_timesteps
         _put_logger_back(model.logger, kept["logger"])
-        _put_generators_back(model, kept["generators"])
+        put_generators_back(model, kept["generators"])
 
 
 @contextmanager
@@ -136,20 +189,8 @@ def _fitting() -> Iterator[None]:
     """Say of data that does not fit that it does not."""
     try:
         yield
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        AssertionError,
-    ) as error:
+    except MISFITS as error:
         raise RunError(f"the snapshot is not of a run of this config: {error}") from error
-
-
-def _of(owner: Any) -> list[Any]:
-    return [type(owner).__name__, capture(owner).state]
 
 
 def _into(owner: Any, name: str, data: dict[str, Any]) -> None:
@@ -175,63 +216,19 @@ def _variables(model: BaseAlgorithm) -> list[str]:
     return model._get_torch_save_params()[1]
 
 
-def _progress(model: BaseAlgorithm) -> dict[str, Any]:
-    skipped = {name for name in vars(model) if name in _NOT_THE_MODELS or "batch_norm_stats" in name}
-    skipped |= {name for name, value in vars(model).items() if isinstance(value, torch.Tensor)}
-    own = model.state_dict() if hasattr(type(model), "state_dict") else {}  # type: ignore[attr-defined]
-    return {
-        "attributes": attributes(model, skipped).state,
-        "own": encode(own),
-        "seconds": (time.time_ns() - model.start_time) / 1e9,
-    }
-
-
 def _put_progress_back(model: BaseAlgorithm, kept: dict[str, Any]) -> None:
-    restore_attributes(model, kept["attributes"])
-    if hasattr(type(model), "state_dict"):
-        model.load_state_dict(decode(kept["own"]))  # type: ignore[attr-defined]
+    restore_attributes(model, {**kept["attributes"], **kept["objects"]}, _NOT_THE_MODELS)
+    if has_state_dict(model):
+        restore(model, kept["own"])
     model.start_time = time.time_ns() - int(kept["seconds"] * 1e9)
 
 
-def _transitions(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """Return what of a replay buffer is filled, with the step after, whose observation may be stored already."""
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is None:
-        return None
-    filled = buffer.buffer_size if buffer.full else min(buffer.pos + 1, buffer.buffer_size)
-
-    def rows(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: rows(one) for key, one in value.items()}
-        return value[:filled]
-
-    held = {name: rows(value) for name, value in vars(buffer).items() if _is_memory(value, buffer.buffer_size)}
-    return {"pos": buffer.pos, "full": buffer.full, "memory": held}
-
-
-def _is_memory(value: Any, size: int) -> bool:
-    if isinstance(value, dict):
-        return bool(value) and all(_is_memory(one, size) for one in value.values())
-    return isinstance(value, np.ndarray) and value.ndim > 0 and len(value) == size and not value.dtype.hasobject
-
-
-def _put_transitions_back(model: BaseAlgorithm, kept: dict[str, Any] | None) -> None:
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is None or kept is None:
-        return
-
-    def fill(memory: Any, rows: Any) -> None:
-        if isinstance(rows, dict):
-            for key, one in rows.items():
-                fill(memory[key], one)
-        elif memory.dtype != rows.dtype or memory.shape[1:] != rows.shape[1:]:
-            raise ValueError("its transitions have other shapes")
-        else:
-            memory[: len(rows)] = rows
-
-    for name, rows in kept["memory"].items():
-        fill(vars(buffer)[name], rows)
-    buffer.pos, buffer.full = kept["pos"], kept["full"]
+def _freeze(model: BaseAlgorithm, trained: list[bool]) -> None:
+    """Let each parameter of the policy be trained or not, as it was."""
+    if any(type(one) is not bool for one in trained):
+        raise ValueError("what is trained is not told by true and false")
+    for parameter, one in zip(model.policy.parameters(), trained, strict=True):
+        parameter.requires_grad = one
 
 
 def _logger_state(logger: Logger) -> dict[str, Any]:
@@ -240,13 +237,17 @@ def _logger_state(logger: Logger) -> dict[str, Any]:
     for name, value in logger.name_to_value.items():
         try:
             recorded[name] = [
-                encode(value),
+                encode_value(value),
                 logger.name_to_count.get(name),
                 list(logger.name_to_excluded.get(name, ())),
             ]
         except NotPlainError:  # a figure, a video: for TensorBoard alone
             continue
-    outputs = [_of(output) for output in logger.output_formats if hasattr(type(output), "state_dict")]
+    outputs = [
+        [type(output).__name__, capture(output).state]
+        for output in logger.output_formats
+        if hasattr(type(output), "state_dict")
+    ]
     return {"recorded": recorded, "outputs": outputs}
 
 
@@ -261,34 +262,3 @@ def _put_logger_back(logger: Logger, kept: dict[str, Any]) -> None:
     outputs = [output for output in logger.output_formats if hasattr(type(output), "state_dict")]
     for output, (name, data) in zip(outputs, kept["outputs"], strict=True):
         _into(output, name, data)
-
-
-def _generators(model: BaseAlgorithm) -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state(legacy=False)
-    return {
-        "python": encode(random.getstate()),
-        "numpy": encode(numpy_state),
-        "torch": torch.get_rng_state().numpy(),
-        "cuda": [one.numpy() for one in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "actions": [state.generator_state(space.np_random) for space in _spaces(model.action_space)],
-    }
-
-
-def _put_generators_back(model: BaseAlgorithm, kept: dict[str, Any]) -> None:
-    random.setstate(decode(kept["python"]))
-    np.random.set_state(decode(kept["numpy"]))
-    torch.set_rng_state(torch.from_numpy(kept["torch"].copy()))
-    if kept["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.from_numpy(one.copy()) for one in kept["cuda"]])
-    for space, held in zip(_spaces(model.action_space), kept["actions"], strict=True):
-        space.np_random.bit_generator.state = decode(held["state"])
-
-
-def _spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:
-    yield space
-    if isinstance(space, gym.spaces.Dict):
-        for one in space.spaces.values():
-            yield from _spaces(one)
-    elif isinstance(space, gym.spaces.Tuple):
-        for one in space.spaces:
-            yield from _spaces(one)

@@ -12,9 +12,9 @@ from typing import Any
 from toolkit import archives
 from toolkit.environments import Episode
 from toolkit.errors import RunError
+from toolkit.plain import NotPlainError
 from toolkit.records import text_of
 from toolkit.run import Run
-from toolkit.state import NotPlainError
 
 _log = logging.getLogger("toolkit")
 _WINDOW = 100  # episodes, whose mean return says which snapshot is the best
@@ -38,21 +38,27 @@ class Snapshots:
     def newest_whole(self) -> dict[str, Any] | None:
         """Read the newest snapshot that is not damaged; None if there is none.
 
-        :raises RunError: if it is of another config than the run has now
+        :raises RunError: if it is of another config than the run has now, or there are some and none can be read here
         """
+        unread: RunError | None = None
         for directory in archives.stored(self._root):
             try:
                 kept: dict[str, Any] = archives.read(directory)
             except RunError as error:
                 _log.warning("%s; the one before it is taken", error.message)
-                self._damaged.append(directory)
+                if isinstance(error, archives.DamagedError):
+                    self._damaged.append(directory)
+                else:
+                    unread = error
                 continue
-            if kept.get("config") != self._run.config.to_yaml():
+            if not isinstance(kept, dict) or kept.get("config") != self._run.config.to_yaml():
                 hint = "restore it, or train it as a run of its own"
                 raise RunError(
                     f"{self._run.directory}: config.yaml is not the one that {directory} was made with", hint
                 )
             return kept
+        if unread:
+            raise unread
         return None
 
     def went_on_from(self, timesteps: int) -> None:
@@ -78,7 +84,8 @@ class Snapshots:
             archives.write(directory, take() | {"config": self._run.config.to_yaml()})
             self._prune({timesteps: _score(episodes)})
         except OSError as error:
-            _log.warning("no snapshot at timestep %d: %s", timesteps, error.strerror or error)
+            where = f": {error.filename}" if error.filename else ""
+            _log.warning("no snapshot at timestep %d: %s%s", timesteps, error.strerror or error, where)
         except NotPlainError as error:
             _log.warning("no snapshot at timestep %d: %s", timesteps, error)
 

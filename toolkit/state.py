@@ -1,247 +1,218 @@
-"""What an object holds, as plain data that can be written down without pickle, and put back into another like it.
+"""What an object holds, as plain data, and back into another like it.
 
-Plain data here is None, bool, int, float, str, NumPy arrays, lists and mappings of these with text for keys; whatever
-else is known is a mapping with a ``$`` that says what it is. Nothing is ever constructed from a name in the data:
-an object's parts are put back into the object that is already there.
+Nothing is ever constructed from a name in the data. Numbers, text, arrays, tensors, generators and Python's own
+containers are made anew; everything else, an object, a network, a named tuple, a container of another type, is put
+into the one that is at the same place. So it has to have been there when training started, of the same type: of what
+training makes later, the attribute that holds it is named as missed, and not kept. So is what cannot be seen in its
+data: that a function is another one, that an attribute holds another one of the objects, that an attribute is gone.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
-from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv
 
+from toolkit.parts import CONTAINERS, STATIC, has_state_dict, is_frozen, is_live, is_object, is_pointed_at, references
+from toolkit.plain import PLAIN, NotPlainError, checked, listed, turned
+
+Live = Mapping[str, Mapping[tuple[Any, ...], Any]]
 _DEPTH = 8
-_ELSEWHERE = (  # looked after by others, or the same whenever a run's config is built
-    *(type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, Enum, Path),
-    *(BaseAlgorithm, Logger, gym.Env, gym.Space, VecEnv, torch.nn.Module, torch.optim.Optimizer, torch.device),
-)
-_REFERENCES = {
-    BaseCallback: {"model", "parent", "locals", "globals", "context"},
-    gym.Wrapper: {"env", "_cached_spec", "_metadata", "_saved_kwargs"},
-    VecEnv: {"venv", "class_attributes", "metadata", "render_mode", "reset_infos", "_seeds", "_options"},
-}
-
-
-class NotPlainError(ValueError):
-    """A value that cannot be written down."""
-
-    def __init__(self) -> None:
-        super().__init__("something in it is no plain data")
 
 
 class Captured(NamedTuple):
     """What an object holds.
 
     :param state: plain data
-    :param missed: names of attributes that are none, and that nobody else looks after
+    :param missed: names of attributes, also of objects in attributes, that cannot be put back
+    :param live: by attribute, what is known of all that can only be put into the one that is there, by its place;
+        by an object's path and a dot, the names of its attributes
     """
 
     state: dict[str, Any]
     missed: list[str]
+    live: Live
 
 
-def capture(owner: Any, depth: int = 0) -> Captured:
-    """Return what an object holds: what its ``state_dict`` says, or else its attributes."""
-    if callable(getattr(type(owner), "state_dict", None)):
-        return Captured({"$": "own", "state": encode(owner.state_dict(), depth)}, [])
-    skipped = {name for kind, names in _REFERENCES.items() if isinstance(owner, kind) for name in names}
-    held, missed = attributes(owner, skipped, depth)
-    return Captured({"$": "attributes", "state": held}, missed)
+def capture(owner: Any, elsewhere: Iterable[Any] = (), start: Live | None = None) -> Captured:
+    """Return what an object holds: what its ``state_dict`` says, or else its attributes.
 
-
-def attributes(owner: Any, skipped: Collection[str], depth: int = 0) -> Captured:
-    """Return the attributes of an object but those ``skipped`` and what others look after."""
-    held, missed = {}, []
-    for name, value in vars(owner).items():
-        if name in skipped or isinstance(value, _ELSEWHERE):
-            continue
-        try:
-            held[name] = encode(value, depth)
-        except NotPlainError:
-            missed.append(name)
-    return Captured(held, missed)
-
-
-def restore(owner: Any, kept: dict[str, Any]) -> None:
-    """Put back what :func:`capture` returned of an object like this one.
-
-    :raises ValueError: if it does not fit
+    :param elsewhere: what others look after, wherever it is held
+    :param start: what was live when training started; None if it starts now
     """
-    if kept["$"] == "own":
-        owner.load_state_dict(decode(kept["state"]))
-    else:
-        restore_attributes(owner, kept["state"])
+    capturing = _Capturing(elsewhere, start)
+    try:
+        state = capturing.whole(owner, "", 0)
+    except NotPlainError:
+        return Captured({"$": "nothing"}, ["what its state_dict returns"], {})
+    return Captured(state, capturing.missed, capturing.live)
 
 
-def restore_attributes(owner: Any, kept: dict[str, Any]) -> None:
-    """Put back attributes; those that are the same are not touched, as others may hold the same object.
+def attributes(
+    owner: Any, skipped: Collection[str], elsewhere: Iterable[Any] = (), start: Live | None = None
+) -> Captured:
+    """Return the attributes of an object but those ``skipped``, as :func:`capture` does."""
+    capturing = _Capturing(elsewhere, start)
+    return Captured(capturing.attributes(owner, skipped, "", 0), capturing.missed, capturing.live)
 
-    :raises ValueError: if they do not fit
+
+def encode(value: Any) -> Any:
+    """Turn a value into plain data, to be put into one like it; arrays are not copied.
+
+    :raises NotPlainError: if it cannot be put back
     """
-    for name, wanted in kept.items():
-        present = vars(owner).get(name)
-        try:
-            if same(encode(present), wanted):
+    capturing = _Capturing((), None)
+    encoded = capturing.encode(value, _Way("", (), 0))
+    if capturing.missed:
+        raise NotPlainError
+    return encoded
+
+
+def encode_value(value: Any) -> Any:
+    """Turn a value into plain data of which all can be made anew, wherever it is put.
+
+    :raises NotPlainError: if it cannot
+    """
+    capturing = _Capturing((), None)
+    encoded = capturing.encode(value, _Way("", (), 0))
+    if capturing.live:
+        raise NotPlainError
+    return encoded
+
+
+class _Way(NamedTuple):
+    """Where in an object a value is: the nearest attribute, the place in it, and how deep that is."""
+
+    attribute: str
+    place: tuple[Any, ...]
+    depth: int
+
+    def to(self, key: Any) -> _Way:
+        return _Way(self.attribute, (*self.place, key), self.depth + 1)
+
+
+class _Capturing:
+    """One object's state on its way to plain data."""
+
+    def __init__(self, elsewhere: Iterable[Any], start: Live | None) -> None:
+        self._elsewhere = frozenset(map(id, elsewhere))
+        self._start = start
+        self.missed: list[str] = []
+        self.live: dict[str, dict[tuple[Any, ...], Any]] = {}
+        self._places: dict[int, tuple[Any, ...]] = {}  # by id, where what can be held twice was met first
+
+    def whole(self, owner: Any, path: str, depth: int) -> dict[str, Any]:
+        if has_state_dict(owner):
+            return {"$": "own", "state": encode_value(owner.state_dict())}
+        return {"$": "attributes", "state": self.attributes(owner, references(owner), path, depth)}
+
+    def attributes(self, owner: Any, skipped: Collection[str], path: str, depth: int) -> dict[str, Any]:
+        held = {}
+        outside, self._elsewhere = self._elsewhere, self._elsewhere | {id(owner)}  # what is in it may refer to it
+        for name, value in [*vars(owner).items()]:  # some may be set where it is asked for its state
+            if name in skipped:
                 continue
-        except NotPlainError:
-            pass
-        value = decode(wanted, present)
-        if value is not present:
-            setattr(owner, name, value)
+            here, missed, met = f"{path}.{name}" if path else name, len(self.missed), len(self._places)
+            try:
+                data = self.encode(value, _Way(here, (), depth))
+                if self._start is not None and self.live.get(here, {}) != self._start.get(here, {}):
+                    raise NotPlainError
+            except NotPlainError:
+                self.missed[missed:] = [here]
+                self.live[here] = {("what cannot be written",): ""}
+                self._forget(met)
+                continue
+            if not (isinstance(data, dict) and data.get("$") == "known"):
+                held[name] = data
+        self._elsewhere = outside
+        self._miss_gone({name for name in vars(owner) if name not in skipped}, path)
+        return held
 
+    def _miss_gone(self, names: set[str], path: str) -> None:
+        """Name the attributes that the object had at the start: the one it is put into has them."""
+        gone = [name for (name,) in (self._start or {}).get(f"{path}.", {}) if name not in names]
+        self.missed += [f"{path}.{name}" if path else name for name in gone]
+        self.live[f"{path}."] = {(name,): None for name in names}
 
-def encode(value: Any, depth: int = 0) -> Any:
-    """Turn a value into plain data; arrays are not copied.
+    def _first(self, value: Any, way: _Way) -> tuple[Any, ...] | None:
+        """Return where the same object was met before."""
+        here = (way.attribute, way.place)
+        first = self._places.setdefault(id(value), here)
+        return None if first == here else first
 
-    :raises NotPlainError: if it is none that can be put back
-    """
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if depth > _DEPTH:
-        raise NotPlainError
-    for kind, turned in _TURNED.items():
-        if isinstance(value, kind):
-            return turned(value, depth + 1)
-    return _object(value, depth + 1)
+    def _forget(self, met: int) -> None:
+        """Forget what was met after so many: it is not kept there, or in a copy."""
+        while len(self._places) > met:
+            self._places.popitem()
 
+    def encode(self, value: Any, way: _Way) -> Any:
+        if type(value) in PLAIN:
+            return checked(value)
+        if way.depth > _DEPTH:
+            raise NotPlainError
+        if id(value) in self._elsewhere or is_live(value):
+            return self._live(value, way)
+        if type(value) not in CONTAINERS:
+            return turned(value)
+        # two attributes would each get one of their own; what a state_dict returns is only read
+        if way.attribute and not isinstance(value, tuple | frozenset) and self._first(value, way):
+            raise NotPlainError
+        return self._contained(value, way)
 
-def decode(kept: Any, present: Any = None) -> Any:
-    """Turn plain data back into a value; what is an object is put into the one that is ``present``.
+    def _live(self, value: Any, way: _Way) -> dict[str, Any]:
+        kind, known = type(value).__name__, id(value) in self._elsewhere
+        static = isinstance(value, STATIC) and not known
+        first = self._first(value, way) if is_pointed_at(value) and not known else None
+        self.live.setdefault(way.attribute, {})[way.place] = (kind, value if static else None, first)
+        if static or known or first:
+            return {"$": "known"}
+        met, inside = len(self._places), self._inside(value, way)
+        if is_frozen(value):
+            self._forget(met)
+        return {"$": "live", "type": kind, "state": inside}
 
-    :raises ValueError: if the two do not fit
-    """
-    if isinstance(kept, list):
-        there = present if isinstance(present, list) and len(present) == len(kept) else [None] * len(kept)
-        return [decode(*pair) for pair in zip(kept, there, strict=True)]
-    if not isinstance(kept, dict):
-        return kept.copy() if isinstance(kept, np.ndarray) else kept
-    if "$" not in kept:
-        known = present if isinstance(present, dict) else {}
-        return {key: decode(one, known.get(key)) for key, one in kept.items()}
-    if kept["$"] not in _MADE:
-        raise ValueError(f"there is no kind of data '{kept['$']}'")
-    return _MADE[kept["$"]](kept, present)
+    def _inside(self, value: Any, way: _Way) -> Any:
+        if isinstance(value, Enum):
+            if value.name not in type(value).__members__:  # flags together
+                raise NotPlainError
+            return value.name
+        if isinstance(value, torch.Tensor | np.random.Generator):
+            return turned(value)
+        if isinstance(value, CONTAINERS) and (hasattr(value, "_fields") or not isinstance(value, tuple)):
+            if getattr(value, "__dict__", None):
+                raise NotPlainError
+            return self._contained(value, way)
+        if not is_object(value):
+            raise NotPlainError
+        return self.whole(value, ".".join(map(str, (way.attribute, *way.place))), way.depth + 1)
 
+    def _contained(self, value: Any, way: _Way) -> Any:
+        if isinstance(value, list):
+            return self._each(value, way)
+        if isinstance(value, deque):
+            return {"$": "deque", "items": self._each(value, way), "maxlen": value.maxlen}
+        if isinstance(value, tuple):
+            return {"$": "tuple", "items": self._each(value, way)}
+        if isinstance(value, dict):
+            return self._mapping(value, way)
+        kind = "set" if isinstance(value, set) else "frozenset"
+        return {"$": kind, "items": [encode_value(one) for one in sorted(value, key=repr)]}
 
-def same(one: Any, other: Any) -> bool:
-    """Say whether plain data is equal, NaN to NaN included."""
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other) or (isinstance(one, float) and math.isnan(one) and math.isnan(other))
+    def _each(self, values: Iterable[Any], way: _Way) -> Any:
+        return listed(
+            [
+                checked(one) if type(one) in PLAIN else self.encode(one, way.to(index))
+                for index, one in enumerate(values)
+            ]
+        )
 
-
-def generator_state(generator: np.random.Generator) -> dict[str, Any]:
-    """Return the state of a NumPy generator."""
-    held: Any = generator.bit_generator.state
-    return {"state": encode(held)}
-
-
-def _array(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # what the files have a name for
-        raise NotPlainError
-    return array
-
-
-def _tensor(tensor: torch.Tensor) -> dict[str, Any]:
-    if tensor.dtype is torch.bfloat16 or tensor.is_sparse or tensor.is_quantized:
-        raise NotPlainError
-    return {"$": "tensor", "value": tensor.detach().cpu().numpy()}
-
-
-def _mapping(mapping: dict[Any, Any], depth: int) -> dict[str, Any]:
-    if type(mapping) not in (dict, OrderedDict):  # another would come back as a plain one
-        raise NotPlainError
-    if all(type(key) is str for key in mapping) and "$" not in mapping:
-        return {key: encode(one, depth) for key, one in mapping.items()}
-    return {"$": "mapping", "pairs": [[encode(key, depth), encode(one, depth)] for key, one in mapping.items()]}
-
-
-def _items(name: str, values: Iterable[Any], depth: int) -> dict[str, Any]:
-    return {"$": name, "items": [encode(one, depth) for one in values]}
-
-
-def _object(value: Any, depth: int) -> dict[str, Any]:
-    if not hasattr(value, "__dict__") or isinstance(value, (*_ELSEWHERE, BaseException)):
-        raise NotPlainError
-    captured = capture(value, depth)
-    if captured.missed:
-        raise NotPlainError
-    return {"$": "object", "state": captured.state}
-
-
-_TURNED: dict[type[Any], Callable[[Any, int], Any]] = {
-    np.ndarray: lambda value, _: _array(value),
-    np.generic: lambda value, _: {"$": "scalar", "value": _array(np.array(value))},
-    torch.Tensor: lambda value, _: _tensor(value),
-    random.Random: lambda value, depth: {"$": "random", "state": encode(value.getstate(), depth)},
-    np.random.Generator: lambda value, _: {"$": "generator", **generator_state(value)},
-    list: lambda value, depth: [encode(one, depth) for one in value],
-    dict: _mapping,
-    deque: lambda value, depth: {**_items("deque", value, depth), "maxlen": value.maxlen},
-    tuple: lambda value, depth: _items("tuple", value, depth),
-    set: lambda value, depth: _items("set", sorted(value, key=repr), depth),
-}
-
-
-def _made_tuple(kept: dict[str, Any], present: Any) -> Any:
-    there: Any = present if isinstance(present, tuple) and len(present) == len(kept["items"]) else ()
-    items = decode(kept["items"], list(there))
-    return type(there)(*items) if hasattr(there, "_fields") else tuple(items)
-
-
-def _made_tensor(kept: dict[str, Any], present: Any) -> torch.Tensor:
-    tensor = torch.from_numpy(np.array(kept["value"]))
-    return tensor.to(present.device) if isinstance(present, torch.Tensor) else tensor
-
-
-def _made_generator(kept: dict[str, Any], present: Any) -> np.random.Generator:
-    generator = present if isinstance(present, np.random.Generator) else np.random.Generator(np.random.PCG64())
-    generator.bit_generator.state = decode(kept["state"])
-    return generator
-
-
-def _made_random(kept: dict[str, Any], present: Any) -> random.Random:
-    generator = present if isinstance(present, random.Random) else random.Random()  # noqa: S311 - no secret
-    generator.setstate(decode(kept["state"]))
-    return generator
-
-
-def _made_object(kept: dict[str, Any], present: Any) -> Any:
-    if present is None:
-        raise ValueError("an object that training made is missing")
-    restore(present, kept["state"])
-    return present
-
-
-_MADE: dict[str, Callable[[dict[str, Any], Any], Any]] = {
-    "mapping": lambda kept, _: {decode(key): decode(one) for key, one in kept["pairs"]},
-    "scalar": lambda kept, _: kept["value"][()],
-    "tensor": _made_tensor,
-    "random": _made_random,
-    "generator": _made_generator,
-    "deque": lambda kept, _: deque(decode(kept["items"]), kept["maxlen"]),
-    "tuple": _made_tuple,
-    "set": lambda kept, _: set(decode(kept["items"])),
-    "object": _made_object,
-}
+    def _mapping(self, mapping: dict[Any, Any], way: _Way) -> dict[str, Any]:
+        pairs = [(key, self.encode(one, way.to(key))) for key, one in mapping.items()]
+        if type(mapping) is dict and all(type(key) is str for key in mapping) and "$" not in mapping:
+            return dict(pairs)
+        kind = type(mapping).__name__ if type(mapping) in (OrderedDict, Counter) else "dict"
+        return {"$": "mapping", "of": kind, "pairs": [[encode_value(key), one] for key, one in pairs]}

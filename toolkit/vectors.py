@@ -29,7 +29,6 @@ from toolkit.errors import FaultyEnvironmentError, ToolkitError, describe
 _UNCHANGING = (int, float, str, np.generic, type(None))
 _SECONDS_TO_START = 60.0
 _SECONDS_TO_CLOSE = 5.0
-_LIMITED = ("step", "reset")
 Maker = Callable[[], gym.Env[Any, Any]]
 
 
@@ -64,8 +63,8 @@ class Subprocesses(SubprocVecEnv):
     """SB3's environments in processes of their own, which say what went wrong there, and do not wait for ever.
 
     :param makers: build the environments
-    :param step_timeout: seconds that a step with the reset that may follow, or a reset, can take; to be built and to
-        start, an environment has a minute at least. None for no limit
+    :param step_timeout: seconds that a step with the reset that may follow, or a reset, can take, when an episode is
+        played again as well; to be built and to start, an environment has a minute at least. None for no limit
     :raises FaultyEnvironmentError: if a process does not start
     :raises ToolkitError: what building an environment raises
     """
@@ -146,8 +145,8 @@ class _Remote:
         self._connection = connection
         self._process = process
         self._step_timeout = step_timeout
-        self.sent: str | None = "start"
-        self._deadline = self._deadline_of("start")
+        self.sent: str | None = None
+        self._wait_for("start", None if step_timeout is None else max(step_timeout, _SECONDS_TO_START))
 
     def send(self, told: tuple[str, Any]) -> None:
         """Tell it to do something."""
@@ -156,7 +155,8 @@ class _Remote:
                 self._process.kill()
                 raise FaultyEnvironmentError(f"environment {self._index} did not {self.sent}")
             self._connection.recv()
-        self.sent, self._deadline = told[0], self._deadline_of(told[0])
+        doing, steps = _doing(*told)
+        self._wait_for(doing, self._step_timeout * steps if self._step_timeout and steps else None)
         try:
             self._connection.send(told)
         except OSError as error:
@@ -170,7 +170,7 @@ class _Remote:
         """
         if self._deadline is not None and not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
             self._process.kill()
-            message = f"environment {self._index} did not {self.sent} within {self._limit(self.sent):g} s"
+            message = f"environment {self._index} did not {self.sent} within {self._limit:g} s"
             raise FaultyEnvironmentError(message, "env.step_timeout says how long it may take")
         try:
             answer = self._connection.recv()
@@ -195,14 +195,9 @@ class _Remote:
         self._connection.close()
         self._process.join(timeout=1)
 
-    def _limit(self, told: str | None) -> float | None:
-        if self._step_timeout is None or told in _LIMITED:
-            return self._step_timeout
-        return max(self._step_timeout, _SECONDS_TO_START) if told == "start" else None
-
-    def _deadline_of(self, told: str) -> float | None:
-        limit = self._limit(told)
-        return None if limit is None else time.monotonic() + limit
+    def _wait_for(self, doing: str, limit: float | None) -> None:
+        self.sent, self._limit = doing, limit
+        self._deadline = None if limit is None else time.monotonic() + limit
 
     def _death(self) -> FaultyEnvironmentError:
         self._process.join(timeout=_SECONDS_TO_CLOSE)
@@ -211,6 +206,14 @@ class _Remote:
             return FaultyEnvironmentError(f"the process of environment {self._index} no longer answers")
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with status {code}"
         return FaultyEnvironmentError(f"the process of environment {self._index} {how}")
+
+
+def _doing(told: str, data: Any) -> tuple[str, int]:
+    """Name what an environment is told to do, and how many steps and resets that takes; 0 if it is something else."""
+    if told == "env_method" and data[0] == "go_to":
+        (place,) = data[1]
+        return "play its episode again", 1 + len(place["actions"]) + len(place["resets"])
+    return told, 1 if told in ("step", "reset") else 0
 
 
 class _Fault(NamedTuple):

@@ -19,6 +19,7 @@ from toolkit.tensors import DamagedError, Guarded, decode, read_member
 _VARIABLES = "pytorch_variables"  # tensors that belong to no module, SAC's entropy coefficient for one
 _UNREAD = {"data", "_stable_baselines3_version", "system_info.txt"}
 _SLACK, _SLACK_EACH = 1 << 20, 4 << 10  # bytes of a file, and of each tensor in it, beside the numbers
+_NUMBERS = {"step", "mu_product", "eta", "mu"}  # what optimizers keep as one number, in a tensor (NAdam, ASGD)
 _PER_PARAMETER = 4  # tensors that an optimizer keeps for each parameter, at most
 
 
@@ -60,11 +61,28 @@ def put_weights(given: Any, model: BaseAlgorithm) -> None:
     names, _ = _parts_of(model)
     if not isinstance(given, dict) or given.keys() != names.keys():
         raise ValueError("it has no weights of such a model")
+    _refuse_misfits(given, names)
+    model.set_parameters(given, exact_match=True, device=model.device)
+
+
+def put_state(given: Any, part: torch.nn.Module | torch.optim.Optimizer) -> None:
+    """Put a state dict into a network or an optimizer that it fits.
+
+    :raises ValueError: if it does not
+    """
+    name = type(part).__name__
+    if not isinstance(given, dict):
+        raise ValueError(f"it has no state of a {name}")
+    checked = {name: given}
+    _refuse_misfits(checked, {name: part})
+    part.load_state_dict(checked[name])
+
+
+def _refuse_misfits(given: dict[str, Any], parts: Mapping[str, Any]) -> None:
     try:
-        _check_parts(given, names)
+        _check_parts(given, parts)
     except _UnfitError as error:
         raise ValueError(str(error)) from error
-    model.set_parameters(given, exact_match=True, device=model.device)
 
 
 def _parts_of(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -166,7 +184,8 @@ def _checked_optimizer(name: str, given: dict[Any, Any], optimizer: torch.optim.
         for key, value in kept.items():
             place = f"{name}: {str(key)[:80]} of parameter {index}"
             if isinstance(value, torch.Tensor):
-                if value.numel() != 1 if key == "step" else value.shape != parameters[index].shape:
+                # of the others a fused step reads as much as the parameter has, and does not ask
+                if value.numel() != 1 if key in _NUMBERS else value.shape != parameters[index].shape:
                     raise _UnfitError(f"{place} has the shape {_shape(value)}, for {_shape(parameters[index])}")
                 _check_finite(place, value)
             elif value is not None and type(value) not in (bool, int, float):

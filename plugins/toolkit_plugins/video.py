@@ -63,14 +63,17 @@ class RecordVideoCallback(RunCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which videos are due next."""
-        return {"timesteps": self._timestep_marks, "episodes": self._episode_marks, "step": self.num_timesteps}
+        return {"timesteps": self._timestep_marks, "episodes": self._episode_marks}
 
     def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Go on from there; videos that were made after it are made again, and so are deleted."""
+        """Go on from there."""
         self._timestep_marks, self._episode_marks = kept["timesteps"], kept["episodes"]
+
+    def _on_training_start(self) -> None:
+        """Delete videos that an earlier training of this run made after where this one starts: it makes them again."""
         for video in self.context.run.videos.glob("*.*"):
             made = _NAME.fullmatch(video.name)
-            if made and int(made["step"]) > kept["step"]:
+            if made and int(made["step"]) > self.num_timesteps and video.is_file():
                 video.unlink()
 
     def _on_step(self) -> bool:

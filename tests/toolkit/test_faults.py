@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pty
-import runpy
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PROJECT, Toolkit, default_hangup, files_in, toolkit_process
+from support import Toolkit, default_signals, files_in, toolkit_process
+from trained import differences
 
 from toolkit import Run, archives, load_config, train, vectors
 
@@ -30,6 +30,8 @@ import time
 
 import gymnasium as gym
 import numpy as np
+
+from toolkit.memory import installed_memory
 
 
 def in_the_process(fault):
@@ -45,6 +47,8 @@ def in_the_process(fault):
         ctypes.string_at(0)
     if fault == "hang":
         time.sleep(600)
+    if fault == "hoard":
+        np.empty(installed_memory() * 5 // 4, np.uint8)
 
 
 class Faulty(gym.Env):
@@ -79,6 +83,8 @@ class Faulty(gym.Env):
         self.left -= 1
         if os.path.exists("slow"):
             time.sleep(0.004)
+        if os.path.exists("stuck"):
+            time.sleep(600)
         answer = [self.observe(), 1.0, self.left == 0, False, {}]
         if self.is_at("step"):
             in_the_process(self.fault)
@@ -160,19 +166,6 @@ def here(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def differences() -> Callable[[Path, Path], list[str]]:
-    """Name what differs between two runs' results, as the script that kills training does."""
-    sys.path.insert(0, str(PROJECT / "benchmarks"))
-    try:
-        found: Callable[[Path, Path], list[str]] = runpy.run_path(str(PROJECT / "benchmarks" / "kill.py"))[
-            "differences"
-        ]
-    finally:
-        sys.path.pop(0)
-    return found
-
-
-@pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small disk of its own: 3 MB in memory."""
     place = tmp_path / "disk"
@@ -232,7 +225,7 @@ def assert_failed_truly(run: Path, n_envs: int = 1) -> None:
 
 @pytest.mark.parametrize(("fault", "where"), WRONG)
 def test_an_environment_that_goes_wrong_fails_the_run_which_goes_on_when_it_is_mended(
-    fault: str, where: str, toolkit: Toolkit, undisturbed: Path, differences: Callable[[Path, Path], list[str]]
+    fault: str, where: str, toolkit: Toolkit, undisturbed: Path
 ) -> None:
     wrong = f"env.params={{fault: {fault}, where: {where}}}"
     done = toolkit("train", "faulty.yaml", "--set", wrong, "--out", "run", "--quiet")
@@ -285,10 +278,11 @@ def test_so_does_one_in_a_process_of_its_own_of_which_nothing_stays(
         ("hang", 1, "error: environment 0 did not start within 1 s"),
     ],
 )
-def test_one_that_goes_wrong_when_it_is_built_is_reported_before_there_is_a_run(
+def test_one_in_a_process_of_its_own_that_goes_wrong_when_it_is_built_is_reported_before_there_is_a_run(
     fault: str, status: int, message: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "_SECONDS_TO_START", 1.0)
+    if fault == "hang":
+        monkeypatch.setattr(vectors, "_SECONDS_TO_START", 1.0)
     settings = apart(n_envs=2, params={"fault": fault, "where": "start"}, step_timeout=0.5)
     done = toolkit("train", "faulty.yaml", *settings, "--out", "run")
     assert (done.status, done.err.splitlines()[0][: len(message)]) == (status, message)
@@ -297,9 +291,37 @@ def test_one_that_goes_wrong_when_it_is_built_is_reported_before_there_is_a_run(
     assert processes() == []
 
 
-def test_a_run_whose_process_of_an_environment_was_killed_goes_on_with_the_same_result(
-    toolkit: Toolkit, differences: Callable[[Path, Path], list[str]]
+@pytest.mark.parametrize("settings", [[], ["--set", "env.vec_env=subproc"]], ids=["here", "apart"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("exit python", "cannot be built: SystemExit: 0 ("), ("hoard", "does not fit into this machine's memory of ")],
+)
+def test_one_that_exits_or_asks_for_too_much_when_it_is_built_is_bad_input(
+    fault: str, said: str, settings: list[str], toolkit: Toolkit
 ) -> None:
+    wrong = ["--set", f"env.params={{fault: {fault}, where: start}}", *settings]
+    done = toolkit("train", "faulty.yaml", *wrong, "--out", "run")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith(f"faulty.yaml:2: env: 'faulty:Faulty-v0' {said}")
+    assert not Path("run").exists()
+
+
+def test_one_that_hangs_while_its_episode_is_played_again_is_named(toolkit: Toolkit, undisturbed: Path) -> None:
+    settings = apart(params={"fault": "raise"}, step_timeout=0.5)
+    assert toolkit("train", "faulty.yaml", *settings, "--out", "run", "--quiet").status == 1
+    Path("cause").unlink()
+    Path("stuck").touch()
+    done = toolkit("resume", "run", "--quiet")
+    did_not = "environment 0 did not play its episode again within 1.5 s"  # a reset and two steps after timestep 50
+    assert done.status == 2
+    assert done.err.startswith(f"error: environment 0 failed while its episode was played again: {did_not}")
+    assert processes() == []
+    Path("stuck").unlink()
+    assert toolkit("resume", "run", "--quiet").status == 0
+    assert differences(undisturbed, Path("run")) == []
+
+
+def test_a_run_whose_process_of_an_environment_was_killed_goes_on_with_the_same_result(toolkit: Toolkit) -> None:
     env = apart(n_envs=2, params={"fault": "be killed"})
     assert toolkit("train", "faulty.yaml", *env, "--out", "run", "--quiet").status == 1
     Path("cause").unlink()
@@ -449,7 +471,7 @@ HOOKS = {
 @pytest.mark.usefixtures("callbacks")
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_callback_that_raises_fails_the_run_which_goes_on_when_it_is_mended(
-    hook: str, toolkit: Toolkit, undisturbed: Path, differences: Callable[[Path, Path], list[str]]
+    hook: str, toolkit: Toolkit, undisturbed: Path
 ) -> None:
     settings = ["--set", f"callbacks=[{{name: './own.py:Raises', params: {{hook: {hook}}}}}]"]
     done = toolkit("train", "faulty.yaml", *settings, "--out", "run", "--quiet")
@@ -500,7 +522,6 @@ def test_a_disk_that_stays_full_fails_the_run_which_goes_on_when_there_is_room(
     toolkit: Toolkit,
     monkeypatch: pytest.MonkeyPatch,
     undisturbed: Path,
-    differences: Callable[[Path, Path], list[str]],
 ) -> None:
     monkeypatch.setenv("DISK", str(disk))
     run = disk / "run"
@@ -598,7 +619,6 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(
     toolkit: Toolkit,
     caplog: pytest.LogCaptureFixture,
     undisturbed: Path,
-    differences: Callable[[Path, Path], list[str]],
 ) -> None:
     newest, *_ = broken_off(toolkit)
     DAMAGES[damage][0](newest / name)
@@ -628,13 +648,23 @@ def test_with_all_snapshots_damaged_a_run_starts_from_the_beginning_and_says_so(
     toolkit: Toolkit,
     caplog: pytest.LogCaptureFixture,
     undisturbed: Path,
-    differences: Callable[[Path, Path], list[str]],
 ) -> None:
     for one in broken_off(toolkit):
         flipped(one / "state.json")
     assert toolkit("resume", "run", "--quiet").status == 0
     assert "run: has no whole snapshot; it starts from the beginning" in caplog.text
     assert differences(undisturbed, Path("run")) == []
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_snapshots_that_cannot_be_read_on_this_machine_are_not_deleted(toolkit: Toolkit) -> None:
+    snapshots = broken_off(toolkit)
+    for one in snapshots:
+        os.truncate(one / "arrays.safetensors", 1 << 40)
+    done = toolkit("resume", "run", "--quiet")
+    assert done.status == 2
+    assert f"{snapshots[-1] / 'arrays.safetensors'}: is too large to be read" in done.err
+    assert snapshots_of("run") == snapshots
 
 
 @pytest.fixture
@@ -686,7 +716,6 @@ def test_a_signal_to_all_processes_of_a_terminal_saves_the_run_which_goes_on_as_
     started: Callable[..., subprocess.Popen[str]],
     toolkit: Toolkit,
     undisturbed: Path,
-    differences: Callable[[Path, Path], list[str]],
 ) -> None:
     Path("cause").unlink()
     slow()
@@ -743,7 +772,7 @@ def test_a_closed_terminal_stops_training_where_it_can_be_saved(toolkit: Toolkit
     terminal, inside = pty.openpty()
     command = [Path(sys.executable).parent / "toolkit", "train", "faulty.yaml", "--out", "run"]
     streams = {"stdin": inside, "stdout": inside, "stderr": inside}
-    process = subprocess.Popen(["setsid", "-c", *command], **streams, preexec_fn=default_hangup)  # noqa: PLW1509
+    process = subprocess.Popen(["setsid", "-c", *command], **streams, preexec_fn=default_signals)  # noqa: PLW1509
     os.close(inside)
     under_way(process)
     os.close(terminal)
@@ -796,7 +825,6 @@ def test_a_run_is_trained_by_one_process_at_a_time(
     started: Callable[..., subprocess.Popen[str]],
     toolkit: Toolkit,
     undisturbed: Path,
-    differences: Callable[[Path, Path], list[str]],
 ) -> None:
     Path("cause").unlink()
     slow()
@@ -843,9 +871,7 @@ time.time_ns = lambda: real_ns() + jump() * 10**9
 """
 
 
-def test_a_clock_that_jumps_by_hours_changes_nothing(
-    undisturbed: Path, differences: Callable[[Path, Path], list[str]]
-) -> None:
+def test_a_clock_that_jumps_by_hours_changes_nothing(undisturbed: Path) -> None:
     Path("cause").unlink()
     Path("sitecustomize.py").write_text(JUMPING)
     start = time.monotonic()

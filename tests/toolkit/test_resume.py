@@ -6,7 +6,6 @@ import importlib.metadata
 import itertools
 import json
 import random
-import runpy
 import shutil
 import signal
 import subprocess
@@ -21,99 +20,25 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.callbacks import BaseCallback
-from support import PROJECT, Toolkit, toolkit_process
+from support import CONFIGS, Toolkit, toolkit_process
+from trained import ALGORITHMS, StopAt, config, differences, stop_and_go_on
 
 from toolkit import Run, RunConfig, archives, evaluate, load_config
 from toolkit.environments import derived_seed, make_vec_env
 from toolkit.errors import RunError, TrainingError
+from toolkit.presentation import outcome
 from toolkit.rollouts import bounded, play_greedily
 from toolkit.training import resume, train
 
-OFF_POLICY = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 2}
-CONTINUOUS = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 8}
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "double_dqn": OFF_POLICY | {"target_update_interval": 50},
-    "dqn": OFF_POLICY | {"target_update_interval": 50},
-    "qrdqn": OFF_POLICY | {"target_update_interval": 50},
-    "ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 2},
-    "a2c": {},
-    "sac": CONTINUOUS,
-    "td3": CONTINUOUS,
-    "tqc": CONTINUOUS,
-    "recurrent_ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 1},
-}
-CONTINUOUS_ACTIONS = ("sac", "td3", "tqc")
 STATISTICS: dict[str, Any] = {
     "vec_wrappers": [{"name": "vec_frame_stack", "params": {"n_stack": 2}}, {"name": "vec_normalize"}]
 }
 
 
-class StopAt(BaseCallback):
-    """Breaks training off at a timestep, wherever in a rollout that is."""
-
-    def __init__(self, timestep: float) -> None:
-        super().__init__()
-        self.timestep = timestep
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps >= self.timestep:
-            raise RuntimeError("broken off")
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        pass
-
-
-def config(algorithm: str = "double_dqn", env: dict[str, Any] | None = None, **more: Any) -> RunConfig:
-    params = dict(ALGORITHMS[algorithm]) | more.pop("params", {})
-    if algorithm == "td3":
-        params["action_noise"] = {
-            "name": "stable_baselines3.common.noise:OrnsteinUhlenbeckActionNoise",
-            "params": {"mean": [0.0], "sigma": [0.3]},
-        }
-    recurrent = algorithm == "recurrent_ppo"
-    parts = {
-        "name": "stopped",
-        "seed": 3,
-        "timesteps": 800,
-        "env": {"id": "Pendulum-v1" if algorithm in CONTINUOUS_ACTIONS else "CartPole-v1", **(env or {})},
-        "algorithm": {
-            "name": algorithm,
-            "policy": "MlpLstmPolicy" if recurrent else "MlpPolicy",
-            "params": params,
-            "policy_params": {"lstm_hidden_size": 8} if recurrent else {"net_arch": [16, 16]},
-        },
-        "callbacks": [{"name": "success", "params": {"threshold": 1e9, "episodes": 5}}],
-        "snapshots": {"every_timesteps": 150},
-    }
-    return RunConfig.model_validate(parts | more)
-
-
-def stop_and_go_on(parts: RunConfig, out: Path, stops: tuple[float, ...] = (430, 610)) -> Run:
-    """Train with breaks."""
-    with pytest.raises(TrainingError):
-        train(parts, out, [StopAt(stops[0])])
-    run = Run.open(out)
-    for stop in stops[1:]:
-        with pytest.raises(TrainingError):
-            resume(run, [StopAt(stop)])
-    return resume(run, [StopAt(float("inf"))])
-
-
-@pytest.fixture
-def differences(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], list[str]]:
-    """Name what differs between two runs' results, as the script that kills training does."""
-    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
-    return runpy.run_path(str(PROJECT / "benchmarks" / "kill.py"))["differences"]
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("env", [{}, {"n_envs": 4}, STATISTICS], ids=["one", "four", "normalized and stacked"])
 def test_a_run_that_was_broken_off_twice_comes_to_the_same_end(
-    algorithm: str, env: dict[str, Any], tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+    algorithm: str, env: dict[str, Any], tmp_path: Path
 ) -> None:
     parts = config(algorithm, env)
     train(parts, tmp_path / "whole", [StopAt(float("inf"))])
@@ -135,9 +60,7 @@ def test_a_run_that_was_broken_off_twice_comes_to_the_same_end(
     ],
     ids=str,
 )
-def test_what_a_config_can_ask_for_goes_on_as_well(
-    changes: dict[str, Any], tmp_path: Path, differences: Callable[[Path, Path], list[str]]
-) -> None:
+def test_what_a_config_can_ask_for_goes_on_as_well(changes: dict[str, Any], tmp_path: Path) -> None:
     parts = RunConfig.model_validate(json.loads(json.dumps(config(**changes).model_dump())))
     train(parts, tmp_path / "whole", [StopAt(float("inf"))])
     stop_and_go_on(parts, tmp_path / "broken")
@@ -148,9 +71,7 @@ def test_what_a_config_can_ask_for_goes_on_as_well(
 @pytest.mark.parametrize(
     ("algorithm", "env"), [("double_dqn", {}), ("ppo", {"n_envs": 2, "vec_env": "subproc"}), ("sac", STATISTICS)]
 )
-def test_a_killed_process_loses_nothing(
-    algorithm: str, env: dict[str, Any], tmp_path: Path, differences: Callable[[Path, Path], list[str]]
-) -> None:
+def test_a_killed_process_loses_nothing(algorithm: str, env: dict[str, Any], tmp_path: Path) -> None:
     parts = config(algorithm, env, timesteps=2_000)
     (tmp_path / "killed.yaml").write_text(parts.to_yaml())
     train(parts, tmp_path / "whole")
@@ -172,7 +93,7 @@ def test_a_killed_process_loses_nothing(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("algorithm", ["double_dqn", "a2c"])
 def test_a_signal_saves_a_snapshot_where_training_goes_on_later(
-    algorithm: str, number: int, status: int, tmp_path: Path, differences: Callable[[Path, Path], list[str]]
+    algorithm: str, number: int, status: int, tmp_path: Path
 ) -> None:
     parts = config(algorithm, timesteps=30_000, snapshots={"every_minutes": None})
     (tmp_path / "stopped.yaml").write_text(parts.to_yaml())
@@ -190,9 +111,7 @@ def test_a_signal_saves_a_snapshot_where_training_goes_on_later(
     assert f"resume {stopped}" in out
 
 
-def test_environments_in_processes_of_their_own_give_the_same_run(
-    tmp_path: Path, differences: Callable[[Path, Path], list[str]]
-) -> None:
+def test_environments_in_processes_of_their_own_give_the_same_run(tmp_path: Path) -> None:
     env = {"n_envs": 2, "wrappers": ["random_first_action", "terminal_reward_clip"], "max_episode_steps": 30}
     train(config(env=env), tmp_path / "here")
     train(config(env=env | {"vec_env": "subproc"}), tmp_path / "apart")
@@ -209,7 +128,7 @@ def test_a_run_that_has_ended_is_refused(tmp_path: Path, toolkit: Toolkit) -> No
 
 
 def test_a_run_without_a_snapshot_starts_from_the_beginning_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, differences: Callable[[Path, Path], list[str]]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = config(snapshots={"every_minutes": None})
     train(parts, tmp_path / "whole")
@@ -241,17 +160,23 @@ def test_a_snapshot_is_json_and_arrays_and_can_be_checked_by_hand(tmp_path: Path
     run = train(config(), tmp_path / "run")
     newest = run.directory / "snapshots" / "750"
     assert {path.name for path in newest.iterdir()} == {"state.json", "arrays.safetensors", "SHA256SUMS"}
-    assert json.loads((newest / "state.json").read_text())["timesteps"] == 750
+    progress = json.loads((newest / "state.json").read_text())["progress"]
+    assert progress["attributes"]["num_timesteps"] == 750
     checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=newest, capture_output=True, check=False)
     assert checked.returncode == 0
 
 
-def test_videos_that_come_after_the_snapshot_are_made_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("snapshots", [{"every_timesteps": 150}, {"every_minutes": None}], ids=["some", "none"])
+def test_videos_that_come_after_the_snapshot_are_made_once(snapshots: dict[str, Any], tmp_path: Path) -> None:
     video = {"name": "record_video", "params": {"every_timesteps": 200, "max_steps": 5}}
-    parts = config(callbacks=[video])
+    parts = config(callbacks=[video], snapshots=snapshots)
     whole = train(parts, tmp_path / "whole", [StopAt(float("inf"))])
-    broken = stop_and_go_on(parts, tmp_path / "broken", (430,))
+    with pytest.raises(TrainingError):
+        train(parts, tmp_path / "broken", [StopAt(430)])
+    broken = Run.open(tmp_path / "broken")
+    assert len([*broken.videos.iterdir()]) == 2
     (broken.videos / "record.mp4").touch()
+    resume(broken, [StopAt(float("inf"))])
     names = [{path.name for path in run.videos.iterdir()} for run in (whole, broken)]
     assert names[1] == names[0] | {"record.mp4"}
     assert len(names[0]) == 4
@@ -314,18 +239,17 @@ class Listening(BaseCallback):
 
 
 def test_what_cannot_be_brought_back_is_named_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    parts = config("sac", {"wrappers": [f"{__name__}:Counting"]}, params={"use_sde": True})
+    parts = config("sac", {"wrappers": [f"{__name__}:Counting"]})
     with pytest.raises(TrainingError):
         train(parts, tmp_path / "run", [Listening(), StopAt(1)])
     assert [message for message in caplog.messages if "not exact" in message] == [
-        "not exact after `toolkit resume`: algorithm.params.use_sde: the noise matrices",
         "not exact after `toolkit resume`: wrapper Counting: episodes",
         "not exact after `toolkit resume`: callback Listening: lock",
     ]
 
 
 def test_the_configs_that_ship_can_be_brought_back_whole(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    for path in sorted((PROJECT / "configs").glob("*.yaml")):
+    for path in CONFIGS:
         if path.stem == "cartpole_ars":
             continue
         caplog.clear()
@@ -377,6 +301,14 @@ def stopped(out: Path) -> Path:
     return run.directory
 
 
+def test_what_comes_next_is_true_of_a_run_without_a_snapshot(tmp_path: Path) -> None:
+    note = "  note   there is no snapshot: resume starts from the beginning\n  next   "
+    run = Run.open(stopped(tmp_path / "run"))
+    assert note not in outcome(run)
+    shutil.rmtree(run.directory / "snapshots")
+    assert note in outcome(run)
+
+
 def test_a_run_whose_config_was_edited_is_refused(tmp_path: Path, toolkit: Toolkit) -> None:
     run = stopped(tmp_path / "run")
     text = (run / "config.yaml").read_text()
@@ -411,11 +343,13 @@ def shrink_moments(data: dict[str, Any]) -> None:
         (shrink_moments, "exp_avg of parameter 0"),
         (lambda data: data.update(parameters="/etc/passwd"), "no weights of such a model"),
         (lambda data: data["progress"].update(attributes=[]), "not of a run of this config"),
+        (lambda data: data["progress"]["attributes"].update(learn=5), "DoubleDQN.learn is nothing"),
+        (lambda data: data["progress"]["attributes"].update(policy=5), "where it has plain data"),
         (lambda data: data["replay_buffer"]["memory"].update(rewards=np.zeros((5, 9), np.float32)), "other shapes"),
         (lambda data: data["environments"][0].update(actions=np.full(5, 77)), "episode was played again"),
         (lambda data: data["callbacks"].pop(), "its callbacks are"),
     ],
-    ids=["moments", "path", "attributes", "transitions", "actions", "callbacks"],
+    ids=["moments", "path", "attributes", "method", "network", "transitions", "actions", "callbacks"],
 )
 def test_a_forged_snapshot_is_refused(
     change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path, toolkit: Toolkit
@@ -454,9 +388,7 @@ class Noting(BaseCallback):
         return True
 
 
-def test_what_a_callback_draws_by_itself_and_games_with_hidden_ends_go_on(
-    tmp_path: Path, differences: Callable[[Path, Path], list[str]]
-) -> None:
+def test_what_a_callback_draws_by_itself_and_games_with_hidden_ends_go_on(tmp_path: Path) -> None:
     parts = config(env={"wrappers": [f"{__name__}:Lives"]})
     forever = StopAt(float("inf"))
     train(parts, tmp_path / "whole", [Noting(), forever])

@@ -1,0 +1,88 @@
+"""Small runs to train, to break off and to compare."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+from support import PROJECT
+
+from toolkit import Run, RunConfig
+from toolkit.errors import TrainingError
+from toolkit.training import resume, train
+
+# names what differs between two run directories, as for the script that kills training
+differences = runpy.run_path(str(PROJECT / "benchmarks" / "comparison.py"))["differences"]
+
+OFF_POLICY = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 2}
+CONTINUOUS = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 8}
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "double_dqn": OFF_POLICY | {"target_update_interval": 50},
+    "dqn": OFF_POLICY | {"target_update_interval": 50},
+    "qrdqn": OFF_POLICY | {"target_update_interval": 50},
+    "ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 2},
+    "a2c": {},
+    "sac": CONTINUOUS,
+    "td3": CONTINUOUS,
+    "tqc": CONTINUOUS,
+    "recurrent_ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 1},
+}
+CONTINUOUS_ACTIONS = ("sac", "td3", "tqc")
+
+
+class StopAt(BaseCallback):
+    """Breaks training off at a timestep, wherever in a rollout that is."""
+
+    def __init__(self, timestep: float) -> None:
+        super().__init__()
+        self.timestep = timestep
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.timestep:
+            raise RuntimeError("broken off")
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        pass
+
+
+def config(algorithm: str = "double_dqn", env: dict[str, Any] | None = None, **more: Any) -> RunConfig:
+    params = dict(ALGORITHMS[algorithm]) | more.pop("params", {})
+    if algorithm == "td3":
+        params["action_noise"] = {
+            "name": "stable_baselines3.common.noise:OrnsteinUhlenbeckActionNoise",
+            "params": {"mean": [0.0], "sigma": [0.3]},
+        }
+    recurrent = algorithm == "recurrent_ppo"
+    parts = {
+        "name": "stopped",
+        "seed": 3,
+        "timesteps": 800,
+        "env": {"id": "Pendulum-v1" if algorithm in CONTINUOUS_ACTIONS else "CartPole-v1", **(env or {})},
+        "algorithm": {
+            "name": algorithm,
+            "policy": "MlpLstmPolicy" if recurrent else "MlpPolicy",
+            "params": params,
+            "policy_params": {"lstm_hidden_size": 8} if recurrent else {"net_arch": [16, 16]},
+        },
+        "callbacks": [{"name": "success", "params": {"threshold": 1e9, "episodes": 5}}],
+        "snapshots": {"every_timesteps": 150},
+    }
+    return RunConfig.model_validate(parts | more)
+
+
+def stop_and_go_on(parts: RunConfig, out: Path, stops: tuple[float, ...] = (430, 610)) -> Run:
+    """Train with breaks."""
+    with pytest.raises(TrainingError):
+        train(parts, out, [StopAt(stops[0])])
+    run = Run.open(out)
+    for stop in stops[1:]:
+        with pytest.raises(TrainingError):
+            resume(run, [StopAt(stop)])
+    return resume(run, [StopAt(float("inf"))])
