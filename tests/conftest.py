@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import SMALL_CONFIG, Finished, Toolkit
+from support import SMALL_CONFIG, WRAPPER_MODULE, Finished, Install, Toolkit
 
 torch.set_num_threads(1)  # several test processes share the machine
 
@@ -54,3 +54,37 @@ def toolkit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Finished(status if isinstance(status, int) else int(status is not None), out, err)
 
     return run
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a distribution with one module and one component, as pip would leave it in site-packages."""
+    from toolkit.registry import entries
+
+    def run(
+        distribution: str,
+        module: str,
+        source: str = WRAPPER_MODULE,
+        name: str = "mine",
+        kind: str = "wrappers",
+        target: str = "{module}:Mine",
+        requires: str = "",
+    ) -> Path:
+        directory = tmp_path / distribution
+        information = directory / f"{distribution}-1.0.dist-info"
+        information.mkdir(parents=True)
+        required = f"Requires-Dist: {requires}\n" if requires else ""
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n{required}")
+        (information / "entry_points.txt").write_text(f"[toolkit.{kind}]\n{name} = {target.format(module=module)}\n")
+        (directory / f"{module}.py").write_text(source)
+        monkeypatch.syspath_prepend(directory)
+        entries.cache_clear()
+        modules.add(module)
+        return directory
+
+    modules: set[str] = set()
+    entries.cache_clear()
+    yield run
+    entries.cache_clear()
+    for module in modules:
+        sys.modules.pop(module, None)

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
+_MODULES = {"atari": "ale_py", "box2d": "Box2D", "mujoco": "mujoco"}
+
+
+def needed_extra(config: Path) -> str | None:
+    """Return the extra that a config says it needs."""
+    named = re.search(r"sb3-toolkit\[(\w+)\]", config.read_text())
+    return named and named[1]
+
+
+def can_run(config: Path) -> bool:
+    """Say whether the extra that a config says it needs is installed."""
+    extra = needed_extra(config)
+    return extra is None or find_spec(_MODULES[extra]) is not None
+
+
+CONFIGS = [path for path in sorted((PROJECT / "configs").glob("*.yaml")) if can_run(path)]
 
 SMALL_CONFIG = """\
 timesteps: 300
@@ -30,6 +48,13 @@ callbacks:
     params: {threshold: 195, episodes: 10}
 """
 
+WRAPPER_MODULE = """\
+import gymnasium
+
+class Mine(gymnasium.Wrapper):
+    pass
+"""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -41,6 +66,7 @@ class Finished:
 
 
 Toolkit = Callable[..., Finished]
+Install = Callable[..., Path]
 
 
 def toolkit_process(
@@ -56,13 +82,14 @@ def toolkit_process(
         text=True,
         env={**os.environ, **environment},
         start_new_session=session,
-        preexec_fn=default_hangup,  # noqa: PLW1509 - it sets a signal and no more
+        preexec_fn=default_signals,  # noqa: PLW1509 - it sets signals and no more
     )
 
 
-def default_hangup() -> None:
-    """Let a closed terminal end the process that is about to start, also where the tests run under ``nohup``."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def default_signals() -> None:
+    """Let Ctrl-C and a closed terminal reach the process that is about to start, also where the tests run without."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def files_in(directory: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import runpy
 import subprocess
 import sys
@@ -112,3 +113,19 @@ def test_a_seed_that_is_not_solved_counts_as_the_slowest(monkeypatch: pytest.Mon
     written = page(["toolkit", "SB3 DQN"], {"warm_up": seed(1.0, 1.0), "seeds": first_two | {2: seed(4.0, 5.0)}})
     assert "| median | 2.00 s | 5.00 s |" in written
     assert "| median, times ours | 1.00 | 2.50 |" in written
+
+
+def test_a_killed_run_that_cannot_be_gone_on_with_counts_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    kill = runpy.run_path(str(PROJECT / "benchmarks" / "kill.py"))
+    (tmp_path / "disturbed-1").mkdir()
+    (tmp_path / "disturbed-1" / "config.yaml").write_text("timesteps: none\n")
+    kills, found = kill["disturbed"](tmp_path / "1", "ppo", 0.1, random.Random(0), tmp_path)
+    assert len(kills) in (2, 3)
+    assert not any(kills)  # each hit start-up
+    (said,) = found
+    assert said.startswith("status 2: ")
+    page = kill["page"]({"ppo": {"kills": 3, "while it trained": 1, "survived": 0, "differences": found}})
+    assert "| ppo | 3 | 1 | 0 |\n| all | 3 | 1 | 0 |\n\n- ppo: status 2: " in page

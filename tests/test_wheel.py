@@ -18,6 +18,14 @@ def test_the_tests_run_against_the_built_wheel() -> None:
 
 
 @pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="an editable install lists no files")
-@pytest.mark.parametrize("name", ["toolkit/py.typed", "toolkit_plugins/py.typed", "toolkit_plugins/rewards.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "toolkit/py.typed",
+        "toolkit/templates/plugin/wrapper/component.py.template",
+        "toolkit_plugins/py.typed",
+        "toolkit_plugins/rewards.py",
+    ],
+)
 def test_the_wheel_holds_both_packages_with_their_types(name: str) -> None:
     assert name in {str(path) for path in files("sb3-toolkit") or ()}

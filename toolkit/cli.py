@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+new = typer.Typer(no_args_is_help=True)
+app.add_typer(new, name="new", help="Start something of your own.")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
 RunPath = Annotated[
@@ -228,6 +231,20 @@ def import_sb3(
     typer.echo(imported(run, file))
 
 
+@app.command("import-zoo")
+def import_zoo(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yml", help="Hyperparameters of RL Zoo's.", show_default=False)],
+    env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="A Gymnasium id.", show_default=False)],
+    algorithm: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose file it is, as here or in Zoo.", show_default=False)
+    ],
+) -> None:
+    """Print an entry of RL Zoo's hyperparameters as a config."""
+    from toolkit.zoo import import_zoo as import_entry
+
+    typer.echo(import_entry(file, env_id, algorithm), nl=False)
+
+
 @app.command()
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Check a config whole, and print it resolved."""
@@ -242,7 +259,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
-    from toolkit.components import json_schema
+    from toolkit.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
@@ -252,15 +269,33 @@ def plugins(
     kind: Annotated[str | None, typer.Argument(help="algorithms, policies, wrappers, ...", show_default=False)] = None,
     name: Annotated[str | None, typer.Argument(help="A component, to see its parameters.", show_default=False)] = None,
 ) -> None:
-    """List what can be named in a config, who provides it, and its parameters."""
+    """List what can be named in a config and who provides it; or describe one component, with YAML to paste."""
     from toolkit.presentation import component, listing
     from toolkit.registry import KINDS, kind_named
 
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
     if kind and name:
-        typer.echo(component(kind_named(kind), name))
+        typer.echo(component(kind_named(kind), name, width))
         return
     for one in [kind_named(kind)] if kind else KINDS.values():
-        typer.echo(listing(one))
+        typer.echo(listing(one, width))
+
+
+@new.command("plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As in Python: my_reward.", show_default=False)],
+    kind: Annotated[
+        Literal["wrapper", "callback", "algorithm", "policy", "schedule"],
+        typer.Option(help="What it has one of, to begin with."),
+    ] = "wrapper",
+) -> None:
+    """Write a plugin package into a new folder: a component, its tests, a config that uses it."""
+    from toolkit.presentation import begun
+    from toolkit.registry import KINDS
+    from toolkit.scaffold import Plugin, write_plugin
+
+    plugin = Plugin(name, next(one for one in KINDS.values() if one.singular == kind))
+    typer.echo(begun(plugin, write_plugin(plugin)))
 
 
 def _show_notes(quiet: bool) -> None:
@@ -305,7 +340,7 @@ def main() -> NoReturn:
 
 def _drop_what_nobody_reads() -> None:
     """Flush what is printed, or forget it where terminal or pipe are gone: Python would end with status 120."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the program was started without
         try:
             stream.flush()
         except OSError:

@@ -20,7 +20,7 @@ from toolkit.trust import Opened, asked_by, digest_of, remember
 
 @dataclass(frozen=True)
 class Bound:
-    """A component's class with its checked keyword arguments.
+    """A component's class, or what makes one, with its checked keyword arguments.
 
     :param path: where the config names it
     :param report: makes the error that says where the files name it
@@ -28,7 +28,7 @@ class Bound:
 
     name: str
     path: KeyPath
-    cls: type[Any]
+    cls: Any
     arguments: dict[str, Any]
     report: Callable[[Sequence[Problem]], ConfigError]
 
@@ -114,31 +114,6 @@ def remember_code(config: RunConfig) -> None:
     remember(digest_of(config.to_document().data), components_of(config).code)
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a config file, with the names that are registered here offered for completion."""
-    schema = RunConfig.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "sb3-toolkit run config"
-    schema["required"] = [key for key in schema["required"] if key != "name"]  # the file's stem, if left out
-    schema["properties"] = {
-        "extends": {"type": "string", "description": "A config file that this one is laid over."},
-        **schema["properties"],
-    }
-    definitions = schema["$defs"]
-    # what a file leaves out, the one that it extends may have
-    needed = {"required": schema.pop("required"), "properties": {}}
-    for key, part in (("env", "EnvConfig"), ("algorithm", "AlgorithmConfig")):
-        needed["properties"][key] = {"if": {"type": "object"}, "then": {"required": definitions[part].pop("required")}}
-    schema |= {"if": {"required": ["extends"]}, "then": {}, "else": needed}
-    definitions["AlgorithmConfig"]["properties"]["name"]["examples"] = [*entries(KINDS["algorithms"])]
-    definitions["EnvConfig"]["properties"]["wrappers"]["examples"] = [[name] for name in entries(KINDS["wrappers"])]
-    definitions["EnvConfig"]["properties"]["vec_wrappers"]["examples"] = [
-        [name] for name in entries(KINDS["vec_wrappers"])
-    ]
-    schema["properties"]["callbacks"]["examples"] = [[name] for name in entries(KINDS["callbacks"])]
-    return schema
-
-
 def components_of(config: RunConfig) -> Components:
     """Find and check everything that a config names.
 
@@ -156,8 +131,19 @@ def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
         return _resolve(config, code)
 
 
+def import_modules(config: RunConfig) -> None:
+    """Import the modules that a config wants imported, in a process that has not looked its names up.
+
+    :raises ConfigError: with every problem found
+    """
+    with asked_by(config.opened):
+        if problems := _import_problems(config.import_modules):
+            raise config.error(problems)
+
+
 def _resolve(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
-    problems = _env_problems(config.env)
+    # without its module an environment is not registered
+    problems = _import_problems(config.import_modules) or _env_problems(config.env)
 
     def bind_all(kind: Kind, listed: Sequence[ComponentConfig], path: KeyPath) -> tuple[Bound, ...]:
         bound = [_bind(config, kind, named, (*path, index), problems) for index, named in enumerate(listed)]
@@ -212,6 +198,19 @@ def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> 
     return name if name in aliases else cls, arguments
 
 
+def _import_problems(modules: Sequence[str]) -> list[Problem]:
+    """Import modules, and say which of them cannot be."""
+    problems = []
+    for index, name in enumerate(modules):
+        try:
+            if ":" in name and not name.endswith(".py"):
+                raise ComponentError(f"'{name}' is no module", f"write '{name.partition(':')[0]}'")
+            load_module(name)
+        except ComponentError as error:
+            problems.append(Problem(("import_modules", index), error.message, error.hint))
+    return problems
+
+
 def _env_problems(env: EnvConfig) -> list[Problem]:
     """Check that the environment is registered and takes its parameters; nothing is built."""
     import gymnasium as gym
@@ -227,6 +226,8 @@ def _env_problems(env: EnvConfig) -> list[Problem]:
     except gym.error.Error as error:
         message, _, hint = " ".join(str(error).split()).partition(". ")
         hint = hint or did_you_mean(bare_id, [*gym.registry], few=0)
+        if not hint or hint.startswith("Have you installed"):
+            hint = "name the package that registers it under import_modules"
         return [Problem(("env", "id"), message.rstrip("."), hint[:1].lower() + hint[1:])]
     if creator is None:
         return []
@@ -235,4 +236,13 @@ def _env_problems(env: EnvConfig) -> list[Problem]:
     own_params = {key: value for key, value in env.params.items() if key in supplied or key not in of_gymnasium}
     params = {**spec.kwargs, **own_params}
     problems = bind(creator, params, ("env", "params"), supplied)[1]
-    return [problem for problem in problems if problem.path[-1] in env.params or problem.path[-1] not in spec.kwargs]
+    # what the registration gives, and what a class gives its parent, need not be in the config
+    needed = _own_names(creator) - spec.kwargs.keys()
+    return [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in needed]
+
+
+def _own_names(creator: Callable[..., Any]) -> set[str | int]:
+    try:
+        return {*inspect.signature(creator).parameters}
+    except (TypeError, ValueError):
+        return set()

@@ -108,6 +108,8 @@ class RunConfig(_Part):
     """Training, evaluation and video environments get seeds derived from it."""
     timesteps: Count
     """Environment steps to train for, over all environments."""
+    import_modules: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Modules that are imported first, as those that register environments: `ale_py`, or `./my_envs.py`."""
     env: EnvConfig
     algorithm: Annotated[
         AlgorithmConfig,

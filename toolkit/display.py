@@ -1,4 +1,4 @@
-"""Where things can be shown, and what SDL, which draws for pygame, is told of it."""
+"""Where things can be shown, and what SDL, which draws for pygame, and MuJoCo are told of it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def in_notebook() -> bool:
 
 @contextmanager
 def no_display() -> Iterator[None]:
-    """Keep SDL from looking for a display and sound that frames in memory do not need."""
-    with _variables(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy"):
+    """Keep SDL and MuJoCo from looking for a display and sound that frames in memory do not need."""
+    mujoco = {} if has_display() else {"MUJOCO_GL": "egl"}  # its own choice, GLFW, draws nothing without a display
+    with _variables(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy", **mujoco):
         yield
 
 

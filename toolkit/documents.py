@@ -49,7 +49,7 @@ def _resolvers() -> _Resolvers:
     return table
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Refuses what is not plain, and too deep nesting, before anything is made of it."""
 
     def __init__(self, text: str, label: str) -> None:
@@ -59,23 +59,32 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
 
     def get_event(self) -> yaml.Event:
+        """Return the next event, if it may stand in a config."""
         event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
         place = self.label if event.start_mark is None else f"{self.label}:{event.start_mark.line + 1}"
-        if anchor := getattr(event, "anchor", None):  # an alias has one too
-            raise _error(place, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values")
-        if tag := getattr(event, "tag", None):
-            raise _error(place, f"'{tag}': YAML tags are not read", "write the plain value")
+        self.refuse_special(event, place)
         if isinstance(event, yaml.ScalarEvent) and not is_text(event.value):
-            raise _error(place, "an escape gives half of a surrogate pair", "write the character itself")
+            raise error_at(place, "an escape gives half of a surrogate pair", "write the character itself")
         self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         self.events += 1
         if self.events > _MOST_EVENTS:
-            raise _error(
+            raise error_at(
                 place, f"there are more than {_MOST_EVENTS:,} values up to here", "a config is a page of text"
             )
         if self.depth > MAX_DEPTH:
-            raise _error(place, f"is nested more than {MAX_DEPTH} levels deep")
+            raise error_at(place, f"is nested more than {MAX_DEPTH} levels deep")
         return event
+
+    def refuse_special(self, event: yaml.Event, place: str) -> None:
+        """Refuse what YAML has beside plain data."""
+        if anchor := getattr(event, "anchor", None):  # an alias has one too
+            raise error_at(place, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values")
+        if tag := getattr(event, "tag", None):
+            raise error_at(place, f"'{tag}': YAML tags are not read", "write the plain value")
+
+    def builder(self) -> Builder:
+        """Return what turns the nodes into data."""
+        return Builder(self.label)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -93,7 +102,7 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
-_Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
+Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
 
 
 @dataclass
@@ -116,48 +125,49 @@ def dump(data: Any) -> str:
     return text
 
 
-def read(path: Path) -> Document:
+def read(path: Path, dialect: type[Loader] = Loader) -> Document:
     """Read one YAML file of at most 1 MiB.
 
+    :param dialect: which YAML it is written in; by default that of configs
     :raises ConfigError: if it cannot be read, is no text, or is no YAML of the kind this module describes
     """
     try:
         if path.exists() and not path.is_file():
-            raise _error(f"{path}", "is not a file")
+            raise error_at(f"{path}", "is not a file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise _error(f"{path}", f"is larger than {MAX_BYTES >> 20} MiB", "a config is a page of text")
-        return parse(content.decode("utf-8"), str(path))
+            raise error_at(f"{path}", f"is larger than {MAX_BYTES >> 20} MiB", "a config is a page of text")
+        return parse(content.decode("utf-8"), str(path), dialect)
     except OSError as error:
-        raise _error(f"{path}", f"cannot be read: {error.strerror}") from None
+        raise error_at(f"{path}", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _error(f"{path}:{line}", "is not UTF-8 text") from None
+        raise error_at(f"{path}:{line}", "is not UTF-8 text") from None
     except ValueError as error:  # a path with a NUL
-        raise _error(f"{path}", f"cannot be read: {error}") from None
+        raise error_at(f"{path}", f"cannot be read: {error}") from None
 
 
-def parse(text: str, label: str) -> Document:
+def parse(text: str, label: str, dialect: type[Loader] = Loader) -> Document:
     """Parse YAML text; ``label`` is what its places are called.
 
     :raises ConfigError: at the first line that cannot be read, or with every duplicate key
     """
     try:
-        loader = _Loader(text, label)
+        loader = dialect(text, label)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{label}:{mark.line + 1}" if mark else label
-        raise _error(place, f"is not valid YAML: {error.problem or error.context}") from None
+        raise error_at(place, f"is not valid YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
         place = f"{label}:{text.count(chr(10), 0, error.position) + 1}"
-        raise _error(place, f"is not text: {str(error).splitlines()[0]}") from None
+        raise error_at(place, f"is not text: {str(error).splitlines()[0]}") from None
     except (ValueError, OverflowError) as error:  # an escape of no character, a version of thousands of digits
-        raise _error(f"{label}:{loader.line + 1}", f"is not valid YAML: {error}") from None
+        raise error_at(f"{label}:{loader.line + 1}", f"is not valid YAML: {error}") from None
     if node is None:
         return Document(None, {(): label})
-    builder = _Builder(label)
+    builder = loader.builder()
     data = builder.build(node, ())
     if builder.problems:
         raise ConfigError(builder.problems, builder.places)
@@ -182,11 +192,12 @@ def value_at(data: Any, path: KeyPath) -> Any:
     return reduce(getitem, path, data)
 
 
-def _error(place: str, message: str, hint: str = "") -> ConfigError:
+def error_at(place: str, message: str, hint: str = "") -> ConfigError:
+    """Return what to raise about the YAML at a place (``FILE:LINE``)."""
     return ConfigError([Problem((), message, hint)], {(): place})
 
 
-class _Builder:
+class Builder:
     """Turns YAML nodes into plain data and notes where each key stands."""
 
     def __init__(self, label: str) -> None:
@@ -196,9 +207,10 @@ class _Builder:
         self.duplicates: set[KeyPath] = set()
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        """Return a node's data."""
         self.places.setdefault(path, f"{self.label}:{node.start_mark.line + 1}")
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
+            return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         try:
@@ -207,7 +219,8 @@ class _Builder:
             self.problems.append(Problem(path, "is too long a number"))
             return None
 
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        """Return a mapping's data."""
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             place = f"{self.label}:{key_node.start_mark.line + 1}"

@@ -6,19 +6,24 @@ import inspect
 import sys
 import types
 import typing
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
-from pydantic_core import SchemaError
+from pydantic import ValidationError
 
+from toolkit.annotations import (
+    adapter_of,
+    admits,
+    is_callable_type,
+    is_class_type,
+    is_mapping_type,
+    is_numpy_type,
+    is_union,
+    type_name,
+)
 from toolkit.errors import ComponentError, KeyPath, Problem, describe, did_you_mean
 from toolkit.registry import KINDS, entries, find, load_object, makes_callables
-
-_SETTINGS = ConfigDict(arbitrary_types_allowed=True)
 
 
 @dataclass
@@ -41,12 +46,11 @@ def signature_of(component: Callable[..., Any]) -> Parameters:
     for cls in component.__mro__:
         if "__init__" not in vars(cls) or cls is object:
             continue
-        own = _own_parameters(vars(cls)["__init__"])
+        own = _own_parameters(vars(cls)["__init__"], 1)
         merged.named = {**own.named, **merged.named}
         merged.open = own.open
         if not own.open:
             break
-    merged.named.pop("self", None)
     return merged
 
 
@@ -93,49 +97,38 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     """
     if annotation is inspect.Parameter.empty:
         return value
-    if isinstance(value, str) and value in entries(KINDS["schedules"]) and _admits(annotation, _is_callable_type):
+    if isinstance(value, str) and value in entries(KINDS["schedules"]) and admits(annotation, is_callable_type):
         value = {"name": value}
-    if _is_component(value) and not _admits(annotation, _is_mapping_type):
+    if _is_component(value) and not admits(annotation, is_mapping_type):
         name, value = value["name"], _make(value, annotation, path)
         _check_call(name, value, annotation, path)
-    elif isinstance(value, str) and ":" in value and _admits(annotation, _is_class_type):
+    elif isinstance(value, str) and ":" in value and admits(annotation, is_class_type):
         try:
             value = load_object(value)
         except ComponentError as error:
             raise _UnfitError(path, error.message, error.hint) from None
-    elif isinstance(value, list | int | float) and _admits(annotation, _is_numpy_type):
+    elif isinstance(value, list | int | float) and admits(annotation, is_numpy_type):
         return _for_numpy(value, annotation, path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an annotation that is no type is its author's business
-            adapter = TypeAdapter(annotation, config=_SETTINGS)
-    except (PydanticUserError, SchemaError, TypeError, NameError):
-        return value  # an annotation that says too little to check
+    return _validated(value, annotation, path)
+
+
+def _validated(value: Any, annotation: Any, path: KeyPath) -> Any:
+    adapter = adapter_of(annotation)
+    if adapter is None:
+        return value
     try:
         converted = adapter.validate_python(value)
     except ValidationError:
         raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None
+    except Exception:  # out of the code of somebody's type
+        return value
     if not _same_kind(value, converted):  # pydantic also reads "1" and true as numbers
         raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
     return converted
 
 
-def type_name(annotation: Any) -> str:
-    """Write a type as a person would: ``int``, ``float or Callable[[float], float]``, ``type[nn.Module] or None``."""
-    if annotation is inspect.Parameter.empty:
-        return "any"
-    if _is_union(annotation):
-        return " or ".join(dict.fromkeys(type_name(part) for part in typing.get_args(annotation)))
-    if annotation is type(None):
-        return "null"
-    if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(map(repr, typing.get_args(annotation)))
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("collections.abc.", "")
-
-
-def _own_parameters(function: Callable[..., Any]) -> Parameters:
+def _own_parameters(function: Callable[..., Any], supplied: int = 0) -> Parameters:
+    """Return a function's parameters without the first ones, which are supplied: a method's object, however named."""
     hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         one = types.SimpleNamespace(__annotations__={name: annotation})
@@ -148,7 +141,7 @@ def _own_parameters(function: Callable[..., Any]) -> Parameters:
     except (TypeError, ValueError):
         return Parameters(open=True)
     parameters = Parameters()
-    for name, parameter in signature.parameters.items():
+    for name, parameter in [*signature.parameters.items()][supplied:]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             parameters.open = True
         elif parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
@@ -165,7 +158,7 @@ def _is_component(value: Any) -> bool:
 
 def _make(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
     """Build the object that a component in a parameter's place describes, if its class fits there."""
-    name, params = value["name"], value.get("params") or {}
+    name, params = value["name"], value.get("params", {})
     if not isinstance(name, str) or not isinstance(params, dict):
         raise _UnfitError(path, "should be a component: a name, and params as a mapping")
     try:
@@ -174,7 +167,7 @@ def _make(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
         raise _UnfitError((*path, "name"), error.message, error.hint) from None
     if not isinstance(cls, type):
         raise _UnfitError((*path, "name"), f"'{name}' is not a class")
-    if not _admits(annotation, lambda part: _may_stand_for(cls, part)):  # before it is built: building runs it
+    if not admits(annotation, lambda part: _may_stand_for(cls, part)):  # before it is built: building runs it
         raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
     arguments, problems = bind(cls, params, (*path, "params"), {})
     if problems:
@@ -195,7 +188,7 @@ def _may_stand_for(cls: type[Any], annotation: Any) -> bool:
     wanted = typing.get_origin(annotation) or annotation
     if cls.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
         return False
-    if _is_callable_type(annotation):
+    if is_callable_type(annotation):
         return makes_callables(cls)
     if not isinstance(wanted, type) or wanted.__module__.partition(".")[0] in {"numpy", *sys.stdlib_module_names}:
         return False
@@ -204,8 +197,8 @@ def _may_stand_for(cls: type[Any], annotation: Any) -> bool:
 
 def _check_call(name: str, made: Any, annotation: Any, path: KeyPath) -> None:
     """Refuse an object that cannot be called with what its place calls it with, as schedules of two kinds are."""
-    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    wanted = [typing.get_args(part)[0] for part in parts if _is_callable_type(part)]
+    parts = typing.get_args(annotation) if is_union(annotation) else (annotation,)
+    wanted = [typing.get_args(part)[0] for part in parts if is_callable_type(part) and typing.get_args(part)]
     if not wanted or not isinstance(wanted[0], list) or not callable(made):
         return
     try:
@@ -228,36 +221,6 @@ def _same_kind(given: Any, converted: Any) -> bool:
     if isinstance(given, bool | str) or isinstance(converted, bool | str):
         return type(given) is type(converted) or not isinstance(converted, bool | int | float | str)
     return True
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def _admits(annotation: Any, test: Callable[[Any], bool]) -> bool:
-    if _is_union(annotation):
-        return any(_admits(part, test) for part in typing.get_args(annotation))
-    return test(annotation)
-
-
-def _is_mapping_type(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation) or annotation
-    return annotation is Any or (isinstance(origin, type) and issubclass(origin, Mapping))
-
-
-def _is_class_type(annotation: Any) -> bool:
-    return (typing.get_origin(annotation) or annotation) is type
-
-
-def _is_callable_type(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is Callable
-
-
-def _is_numpy_type(annotation: Any) -> bool:
-    """Say whether it is an array, or ``np.floating`` and the like, as stock Gymnasium wrappers annotate numbers."""
-    origin = typing.get_origin(annotation) or annotation
-    parents = {(base.__module__, base.__name__) for base in getattr(origin, "__mro__", ())}
-    return bool(parents & {("numpy", "ndarray"), ("numpy", "number")})
 
 
 def _for_numpy(value: Any, annotation: Any, path: KeyPath) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
+import re
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from toolkit.networks import Description
     from toolkit.registry import Kind
     from toolkit.run import Run
+    from toolkit.scaffold import Plugin
 
 
 def outcome(run: Run) -> str:
@@ -32,9 +35,29 @@ def _places_and_commands(run: Run) -> list[str]:
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     program, directory = _program(), shlex.quote(str(run.directory))
     interrupted = (run.result or {}).get("status") == "interrupted"
-    commands = [f"resume {directory}"] if interrupted else []
-    commands += [f"evaluate {directory}", f"record {directory} --format gif"]
-    return lines + [f"  {'' if number else 'next':<5}  {program} {command}" for number, command in enumerate(commands)]
+    if interrupted and not any((run.directory / "snapshots").glob("[0-9]*")):
+        lines.append("  note   there is no snapshot: resume starts from the beginning")
+    commands = [f"{program} resume {directory}"] if interrupted else []
+    commands += [f"{program} evaluate {directory}", f"{program} record {directory} --format gif"]
+    return lines + _next(commands)
+
+
+def begun(plugin: Plugin, folder: Path) -> str:
+    """Say what a new plugin package consists of, and what to do next."""
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    python = _python()
+    install = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+    commands = [
+        f"{install} -e {shlex.quote(f'./{folder}[test]')}",
+        f"{python} -m pytest {shlex.quote(str(folder))}",
+        f"{_program()} train {shlex.quote(str(folder / 'config.yaml'))}",
+    ]
+    told = f"written: a package with the {plugin.kind.singular} '{plugin.package}', in {folder}/"
+    return "\n".join([told, *(f"  {name}" for name in files), *_next(commands)])
+
+
+def _next(commands: Sequence[str]) -> list[str]:
+    return [f"  {'' if number else 'next':<5}  {command}" for number, command in enumerate(commands)]
 
 
 def verdict(run: Run) -> str:
@@ -86,39 +109,64 @@ def networks(run: Run, description: Description) -> str:
     return "\n".join(lines)
 
 
-def listing(kind: Kind) -> str:
-    """List the names of a kind, with what each stands for and who provides it."""
-    from toolkit.registry import entries, provider
+def listing(kind: Kind, width: int | None = None) -> str:
+    """List the names of a kind, each with the first line of its documentation, or its error, and who provides it.
 
-    claims = entries(kind)
-    width = max((len(name) for name in claims), default=0)
-    rows = [
-        f"  {name:<{width}}  {entry.value}  ({provider(entry)})"
-        for name, claimed in claims.items()
-        for entry in claimed
-    ]
-    return "\n".join([kind.name, *rows])
+    :param width: of the lines; without, each name has one line
+    """
+    from toolkit.catalog import claims
 
-
-def component(kind: Kind, name: str) -> str:
-    """Describe a component: its documentation and its parameters."""
-    from toolkit.parameters import signature_of, type_name
-    from toolkit.registry import find
-
-    found = find(kind, name)
-    signature = signature_of(found)
-    lines = [
-        f"{name}: {found.__module__}.{found.__qualname__}\n",
-        f"{inspect.cleandoc(found.__doc__ or 'No description.')}\n",
-        "parameters" if signature.named else "no parameters",
-    ]
-    for parameter in signature.named.values():
-        if parameter.name in kind.supplied:
-            continue
-        required = parameter.default is inspect.Parameter.empty
-        default = "required" if required else f"default {parameter.default!r}"
-        lines.append(f"  {parameter.name}: {type_name(parameter.annotation)}, {default}")
+    claimed = claims(kind)
+    column = max((len(claim.name) for claim in claimed), default=0)
+    lines = [kind.name]
+    for claim in claimed:
+        said = f"error: {claim.problem}" if claim.problem else claim.summary
+        said += f" [needs {claim.install}]" if claim.install else ""
+        head = f"  {claim.name:<{column}}  "
+        below = len(head) if 2 * len(head) < (width or sys.maxsize) else 4
+        lines.append(_filled(f"{said} ({claim.provider})".strip(), width, head, " " * below))
     return "\n".join(lines)
+
+
+def component(kind: Kind, name: str, width: int | None = None) -> str:
+    """Describe a component: its documentation, its parameters, and YAML to paste.
+
+    :param width: of the lines, as far as they are text
+    """
+    from toolkit.details import describe_component
+
+    found = describe_component(kind, name)
+    provider = f" ({found.provider})" if found.provider else ""
+    blocks = [_filled(f"{kind.singular} '{name}': {found.path}{provider}", width, "", "    ")]
+    blocks += [_paragraph(block, width) for block in (found.text or "No description.").split("\n\n")]
+    lines = ["parameters" if found.parameters else "no parameters"]
+    for one in found.parameters:
+        default = "required" if one.default is None else f"default {one.default}"
+        lines.append(_filled(f"{one.name}: {one.type}, {default}", width, "  ", "    "))
+        if one.text:
+            lines.append(_filled(one.text, width, "      ", "      "))
+    return "\n\n".join([*blocks, "\n".join(lines), f"# to paste into a config\n{found.snippet}"])
+
+
+def _paragraph(text: str, width: int | None) -> str:
+    """Fill a paragraph, but leave what is laid out, such as lists and code, as it is."""
+    lines = text.splitlines()
+    if max(map(len, lines), default=0) <= (width or sys.maxsize) or any(re.match(r"\s|[-*>.+]", one) for one in lines):
+        return text
+    return _filled(" ".join(lines), width, "", "")
+
+
+def _filled(text: str, width: int | None, first: str, others: str) -> str:
+    if width is None:
+        return first + text
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _parameters(what: str, count: int, trainable: int) -> str:
@@ -132,10 +180,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _program() -> str:
-    """Return how the user can call this program again: its path, where its name alone would not be found."""
+    """Return how the user can call this program again: by its path, where its name will not do."""
     called = Path(sys.argv[0])
     found = shutil.which("toolkit")
     if called.name != "toolkit" or (found and Path(found).resolve() == called.resolve()):
         return "toolkit"
-    relative = str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
+    return _path(called)
+
+
+def _python() -> str:
+    """Return how the user can call this Python again: by its path, where its name will not do."""
+    found, this = shutil.which("python"), Path(sys.executable)
+    # a virtual environment's is a link: what it is a link to knows nothing of the environment
+    if found and Path(found).parent == this.parent and this.samefile(found):
+        return "python"
+    return _path(this)
+
+
+def _path(program: Path) -> str:
+    relative = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
     return shlex.quote(relative if "/" in relative else f"./{relative}")

@@ -42,7 +42,7 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             label = f"{key}={_shown(value)}"
-            _put(document, key.replace("__", "."), _plain(value, label), label)
+            _put(document, key.replace("__", "."), plain(value, label), label)
         return
     for text in overrides:
         label = f"--set {text}"
@@ -63,7 +63,7 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def _plain(value: Any, label: str, depth: int = 0) -> Any:
+def plain(value: Any, label: str, depth: int = 0) -> Any:
     """Return what YAML would hold: lists for tuples, paths for classes."""
     if hasattr(value, "tolist") and not isinstance(value, type):  # an array or number of NumPy's
         value = value.tolist()
@@ -72,9 +72,9 @@ def _plain(value: Any, label: str, depth: int = 0) -> Any:
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Mapping):
-        return {key: _plain(one, label, depth + 1) for key, one in value.items()}
+        return {key: plain(one, label, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one, label, depth + 1) for one in value]
+        return [plain(one, label, depth + 1) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -126,10 +126,15 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
 
 
 def _make_absolute(data: dict[str, Any], directory: Path) -> None:
-    """Make the paths in ``file.py:Name`` independent of where the program runs."""
+    """Make the paths of loose files independent of where the program runs."""
     for place, value in documents.walk(data):
-        if isinstance(value, str) and _FILE_REFERENCE.fullmatch(value):
+        if isinstance(value, str) and _names_file(place, value):
             documents.value_at(data, place[:-1])[place[-1]] = str(directory / value)
+
+
+def _names_file(place: KeyPath, value: str) -> bool:
+    """Say whether text is a component in a file, or a file among the modules to import."""
+    return bool(_FILE_REFERENCE.fullmatch(value)) or (place[0] == "import_modules" and value.endswith(".py"))
 
 
 def _merge(base: Document, over: Document) -> Document:
@@ -156,10 +161,10 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
 def _put(document: Document, dotted: str, value: Any, label: str) -> None:
     if dotted == "extends":
         raise ConfigError([Problem(("extends",), "can only be given in a file")], {(): label})
-    holder = {"value": value}
-    _make_absolute(holder, Path.cwd())
-    value = holder["value"]
     keys = dotted.split(".")
+    holder = {keys[0]: value}
+    _make_absolute(holder, Path.cwd())
+    value = holder[keys[0]]
     too_deep = ConfigError([Problem((), f"is nested more than {documents.MAX_DEPTH} levels deep")], {(): label})
     if len(keys) > documents.MAX_DEPTH:
         raise too_deep

@@ -5,15 +5,18 @@ Listing names imports nothing; finding one imports that one module.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from toolkit.errors import ComponentError, describe, did_you_mean
 from toolkit.loading import import_by_name, import_file
+
+_ALIAS = re.compile("(Mlp|Cnn|MultiInput)(Lstm)?Policy")  # SB3's and sb3_contrib's names under policy_aliases
 
 
 @dataclass(frozen=True)
@@ -76,27 +79,56 @@ KINDS = {
 
 
 def kind_named(name: str) -> Kind:
-    """Return the kind of that name.
+    """Return the kind of that name, plural or singular.
 
     :raises ComponentError: if there is none
     """
-    if name not in KINDS:
+    known = {kind.singular: kind for kind in KINDS.values()} | KINDS
+    if name not in known:
         raise ComponentError(f"there is no kind '{name}'", did_you_mean(name, [*KINDS]))
-    return KINDS[name]
+    return known[name]
 
 
 @cache
 def entries(kind: Kind) -> dict[str, list[EntryPoint]]:
-    """List the registered names of a kind, sorted, each with every entry point that claims it."""
+    """List the registered names of a kind, sorted, each with every entry point that claims it.
+
+    :raises ComponentError: if an installed distribution's list of entry points is damaged
+    """
+    try:
+        found = entry_points(group=kind.group)
+    except Exception as error:  # torch and gymnasium cannot be imported either
+        damaged = ", ".join(one.name for one in distributions() if _is_damaged(one))
+        raise ComponentError(f"cannot read what these packages provide: {damaged}", "install them again") from error
     claims: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(entry_points(group=kind.group), key=lambda entry: entry.name.lower()):
+    for entry in sorted(found, key=lambda entry: entry.name.lower()):
         claims.setdefault(entry.name, []).append(entry)
     return claims
 
 
+def _is_damaged(distribution: Distribution) -> bool:
+    try:
+        distribution.entry_points  # noqa: B018 - this reads the file
+    except Exception:
+        return True
+    return False
+
+
 def provider(entry: EntryPoint) -> str:
     """Return the name and version of the distribution that an entry point belongs to."""
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+    name = entry.dist and entry.dist.name  # none, where an installation has been cut off
+    return f"{name} {entry.dist.version}" if name and entry.dist else "an unknown distribution"
+
+
+def reference(entry: EntryPoint) -> str:
+    """Return ``module:Class`` as an entry point has it.
+
+    :raises ComponentError: if it has something else
+    """
+    match = EntryPoint.pattern.match(entry.value)
+    if match is None or not match["attr"]:
+        raise ComponentError(f"the entry point '{entry.name} = {entry.value}' names no class", "write module:Class")
+    return f"{match['module']}:{match['attr']}"
 
 
 def find(kind: Kind, name: str) -> type[Any]:
@@ -107,14 +139,44 @@ def find(kind: Kind, name: str) -> type[Any]:
     """
     if ":" in name:
         return _of_kind(kind, name, load_object(name))
+    entry = the_claim(kind, name)
+    try:
+        return _of_kind(kind, name, load_object(reference(entry)))
+    except ComponentError as error:
+        raise _with_origin(error, kind, entry) from error.__cause__
+
+
+def the_claim(kind: Kind, name: str) -> EntryPoint:
+    """Return the one entry point that claims a name.
+
+    :raises ComponentError: if there is none, or several
+    """
     claims = entries(kind)
     if name not in claims:
         hint = did_you_mean(name, [*claims]) or f"`toolkit plugins {kind.name}` lists what there is"
+        if kind.name == "policies" and _ALIAS.fullmatch(name):
+            hint = "algorithms have this alias, each for a class of its own: see `toolkit plugins algorithms NAME`"
         raise ComponentError(f"there is no {kind.singular} '{name}'", hint)
     if len(claims[name]) > 1:
         owners = " and ".join(f"{provider(entry)} ({entry.value})" for entry in claims[name])
         raise ComponentError(f"{kind.singular} '{name}' is claimed by {owners}", "name the one you mean by its path")
-    return _of_kind(kind, name, load_object(claims[name][0].value))
+    return claims[name][0]
+
+
+def _with_origin(error: ComponentError, kind: Kind, entry: EntryPoint) -> ComponentError:
+    """Say whose component it is that cannot be used, and which module it lacks."""
+    lacking = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
+    if lacking and entry.extras:
+        message = f"{kind.singular} '{entry.name}' needs the module '{lacking}', which is not installed"
+        return ComponentError(message, install_command(entry))
+    if lacking and not f"{entry.module}.".startswith(f"{lacking}."):
+        return ComponentError(error.message, f"{provider(entry)} needs the module '{lacking}': install what has it")
+    return ComponentError(error.message, f"it comes with {provider(entry)}")
+
+
+def install_command(entry: EntryPoint) -> str:
+    """Return what installs the extras that an entry point needs, as in ``name = "module:Class [extra]"``."""
+    return f'pip install "{entry.dist.name if entry.dist else ""}[{",".join(entry.extras)}]"'
 
 
 def load_object(reference: str) -> Any:
@@ -123,6 +185,8 @@ def load_object(reference: str) -> Any:
     :raises ComponentError: if the module cannot be imported or has no such name
     """
     source, _, attribute = reference.rpartition(":")
+    if not source or not attribute or (":" in source and not source.endswith(".py")):
+        raise ComponentError(f"'{reference}' names nothing to import", "write module:Class")
     found: Any = load_module(source)
     for part in attribute.split("."):
         try:
@@ -149,7 +213,7 @@ def load_module(source: str) -> ModuleType:
         return import_file(Path(source)) if source.endswith(".py") else import_by_name(source)
     except ModuleNotFoundError as error:
         if source == error.name or source.startswith(f"{error.name}."):
-            raise ComponentError(f"there is no module '{error.name}'", "is its package installed here?") from None
+            raise ComponentError(f"there is no module '{error.name}'", "is its package installed here?") from error
         raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
     except ComponentError:
         raise

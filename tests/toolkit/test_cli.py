@@ -7,15 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from support import PROJECT, SMALL_CONFIG, Toolkit, toolkit_process
 
 from toolkit.components import load_config
-from toolkit.documents import read
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
 COMMANDS = ["train", "evaluate", "record", "watch", "plot", "describe", "check", "schema", "plugins"]
@@ -95,140 +92,6 @@ def test_check_leaves_nothing(toolkit: Toolkit, config_file: Path, working_direc
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_config_that_ships_is_whole(path: Path, toolkit: Toolkit) -> None:
     assert toolkit("check", path).status == 0
-
-
-# --- schema ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def schema(toolkit: Toolkit) -> dict[str, Any]:
-    """What `toolkit schema` prints."""
-    printed = toolkit("schema")
-    assert printed.status == 0
-    return json.loads(printed.out)  # type: ignore[no-any-return]
-
-
-def test_the_schema_is_a_json_schema(schema: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_the_schema_accepts_the_configs_that_ship(path: Path, schema: dict[str, Any]) -> None:
-    jsonschema.validate(read(path).data, schema)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("algorithm", "double_dqn"),
-        ("callbacks", ["progress"]),
-        ("extends", "base.yaml"),
-        ("name", "other"),
-        ("env", {"id": "CartPole-v1", "wrappers": ["angle_penalty"], "max_episode_steps": None}),
-    ],
-)
-def test_the_schema_accepts_what_the_toolkit_accepts(
-    key: str, value: Any, schema: dict[str, Any], config_file: Path
-) -> None:
-    jsonschema.validate(read(config_file).data | {key: value}, schema)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("timestep", 5),
-        ("timesteps", "many"),
-        ("timesteps", 0),
-        ("seed", -1),
-        ("env", {"id": "CartPole-v1", "n_env": 2}),
-        ("env", {"n_envs": 2}),
-        ("algorithm", {"name": "double_dqn", "polcy": "MlpPolicy"}),
-        ("callbacks", [{"params": {}}]),
-        ("callbacks", "progress"),
-    ],
-)
-def test_the_schema_refuses_what_the_toolkit_refuses(
-    key: str, value: Any, schema: dict[str, Any], config_file: Path
-) -> None:
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(read(config_file).data | {key: value}, schema)
-
-
-@pytest.mark.parametrize("part", [{}, {"env": {"n_envs": 2}}, {"algorithm": {"params": {"gamma": 0.9}}}, {"seed": 1}])
-def test_the_schema_accepts_a_file_that_leaves_the_rest_to_the_one_it_extends(
-    part: dict[str, Any], schema: dict[str, Any]
-) -> None:
-    jsonschema.validate({"extends": "base.yaml", **part}, schema)
-
-
-def test_the_schema_refuses_a_misspelt_key_in_a_file_that_extends_another(schema: dict[str, Any]) -> None:
-    for wrong in ({"timestep": 1}, {"env": {"n_env": 2}}, {"algorithm": {"polcy": "MlpPolicy"}}):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({"extends": "base.yaml", **wrong}, schema)
-
-
-def test_an_editor_learns_what_each_key_means_and_which_names_there_are(schema: dict[str, Any]) -> None:
-    definitions = schema["$defs"]
-    described = [*schema["properties"].values(), *definitions["EnvConfig"]["properties"].values()]
-    assert all("description" in key or "$ref" in key or "anyOf" in key for key in described)
-    assert "double_dqn" in definitions["AlgorithmConfig"]["properties"]["name"]["examples"]
-
-
-# --- plugins --------------------------------------------------------------------------------------------------------
-
-
-def test_plugins_lists_every_kind_with_who_provides_it(toolkit: Toolkit) -> None:
-    listing = toolkit("plugins")
-    assert listing.status == 0
-    headings = [line for line in listing.out.splitlines() if not line.startswith(" ")]
-    assert headings == ["algorithms", "policies", "wrappers", "vec_wrappers", "callbacks", "schedules"]
-    assert "ppo            stable_baselines3:PPO  (sb3-toolkit " in listing.out
-
-
-def test_plugins_of_one_kind_lists_that_kind_alone(toolkit: Toolkit) -> None:
-    listing = toolkit("plugins", "schedules").out.splitlines()
-    assert listing[0] == "schedules"
-    assert {line.split()[0] for line in listing[1:]} == {"constant", "harmonic", "linear"}
-
-
-def test_a_component_is_shown_with_its_parameters_their_types_and_defaults(toolkit: Toolkit) -> None:
-    shown = toolkit("plugins", "callbacks", "record_video")
-    assert shown.status == 0
-    assert shown.out.startswith("record_video: toolkit_plugins.video.RecordVideoCallback\n")
-    assert "Record the greedy agent for one episode" in shown.out
-    for line in (
-        "every_timesteps: int or null, default None",
-        "on_success: bool, default False",
-        "formats: list[Literal['mp4', 'gif']] or null, default None",
-    ):
-        assert f"  {line}\n" in shown.out
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "line"),
-    [
-        ("callbacks", "success", "threshold: float, required"),
-        ("wrappers", "terminal_reward_clip", "success_steps: int, default 195"),
-        ("wrappers", "gymnasium.wrappers:ClipReward", "min_reward: "),
-        ("algorithms", "double_dqn", "double: bool, default True"),
-        ("algorithms", "double_dqn", "train_freq: int or tuple[int, str], default 4"),
-        ("schedules", "linear", "start: float, required"),
-    ],
-)
-def test_the_parameters_shown_are_those_that_a_config_gives(kind: str, name: str, line: str, toolkit: Toolkit) -> None:
-    shown = toolkit("plugins", kind, name).out
-    assert f"  {line}" in shown
-    assert not any(f"  {supplied}: " in shown for supplied in ("env", "policy", "policy_kwargs", "seed"))
-
-
-def test_every_component_that_ships_can_be_shown(toolkit: Toolkit) -> None:
-    kind = ""
-    for line in toolkit("plugins").out.splitlines():
-        if line.startswith(" "):
-            assert toolkit("plugins", kind, line.split()[0]).status == 0
-        else:
-            kind = line
 
 
 # --- exits ----------------------------------------------------------------------------------------------------------

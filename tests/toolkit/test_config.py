@@ -50,6 +50,7 @@ def test_what_a_minimal_config_leaves_out_has_defaults() -> None:
         "name": "run",
         "seed": 0,
         "timesteps": 10,
+        "import_modules": (),
         "env": {
             "id": "CartPole-v1",
             "max_episode_steps": None,

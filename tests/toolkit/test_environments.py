@@ -276,3 +276,31 @@ def test_what_cannot_be_built_is_said_with_its_place_in_the_file(env: str, path:
     assert ".".join(map(str, problem.path)) == path
     assert message in str(error.value)
     assert str(error.value).startswith(f"config.yaml:2: {path}: ")
+
+
+MAZES = """\
+import gymnasium as gym
+
+
+class Grid(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, size, render_mode=None):
+        self.size = size
+
+
+class Maze(Grid):
+    def __init__(self, level, **others):
+        super().__init__(size=3 * level, **others)
+
+
+gym.register("Maze-v0", Maze)
+"""
+
+
+def test_a_parameter_that_an_environment_gives_its_parent_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mazes.py").write_text(MAZES)
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert make_vec_env(config_of('{id: "mazes:Maze-v0", params: {level: 2}}'), seed=SEED).get_attr("size") == [6]
+    with pytest.raises(ConfigError, match=r"env\.params\.level: required parameter is missing$"):
+        config_of('{id: "mazes:Maze-v0"}')

@@ -16,7 +16,7 @@ from sb3_contrib import CrossQ, RecurrentPPO
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
-from support import PROJECT, Toolkit, files_in
+from support import CONFIGS, PROJECT, Toolkit, files_in
 
 from toolkit.algorithms import DoubleDQN
 from toolkit.components import load_config
@@ -25,8 +25,6 @@ from toolkit.errors import NetworkError, ToolkitError
 from toolkit.models import untrained_model
 from toolkit.networks import Layer, describe, shape_text
 from toolkit.run import Run
-
-CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
 
 ODD_POLICY = """\
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -116,10 +114,11 @@ def test_every_shipped_config_is_described_and_drawn_whole(config: Path) -> None
     assert (not described.copies) == (len(kept) == len(parameters))
     layers = rows(model)
     assert all(layer.output_shape is not None for layer in layers.values())
-    assert all(type(model.policy.get_submodule(layer.name)).__name__ == layer.kind for layer in layers.values())
+    modules = [layer for layer in layers.values() if layer.name not in parameters]  # the spread of actions is none
+    assert all(type(model.policy.get_submodule(layer.name)).__name__ == layer.kind for layer in modules)
     assert not any(name.startswith(described.copies) for name in layers if described.copies)
     drawn = picture(model)
-    for layer in layers.values():
+    for layer in modules:
         assert drawn.count(layer.name) == 1
         assert f"{layer.kind} → {shape_text(layer.output_shape)}" in drawn
     sampling = {"multinomial", "logsumexp", "broadcast_tensors", "exp", "clamp", "float", "reshape"}

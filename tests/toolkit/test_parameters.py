@@ -71,6 +71,20 @@ def test_a_class_that_passes_nothing_on_does_not_take_its_parent_s_parameters() 
     assert signature_of(Child).named.keys() == {"mine"}
 
 
+def test_the_object_that_a_constructor_makes_is_no_parameter_whatever_it_is_called() -> None:
+    class Parent:
+        def __init__(this, a: int) -> None: ...
+
+    class Child(Parent):
+        def __init__(me, b: int, **kwargs: Any) -> None: ...
+
+    class Positional:
+        def __init__(this, env: Any, /, c: int) -> None: ...
+
+    assert signature_of(Child).named.keys() == {"a", "b"}
+    assert signature_of(Positional).named.keys() == {"c"}
+
+
 def test_keyword_arguments_that_end_in_no_known_signature_are_all_taken() -> None:
     def factory(mine: int, **anything: Any) -> None: ...
 

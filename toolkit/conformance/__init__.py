@@ -1,0 +1,1 @@
+"""What :mod:`toolkit.testing` checks, one module for each kind of component."""
