@@ -82,7 +82,7 @@ class Faulty(gym.Env):
         self.steps += 1
         self.left -= 1
         if os.path.exists("slow"):
-            time.sleep(0.004)
+            time.sleep(0.015)
         if os.path.exists("stuck"):
             time.sleep(600)
         answer = [self.observe(), 1.0, self.left == 0, False, {}]
@@ -694,7 +694,7 @@ def under_way(process: subprocess.Popen[str], run: str = "run", episodes: int = 
 
 
 def slow(*, is_slow: bool = True) -> None:
-    """Let every step take four milliseconds, or no time any more."""
+    """Let every step take fifteen milliseconds, or no time any more."""
     if is_slow:
         Path("slow").touch()
     else:
