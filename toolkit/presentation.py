@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +47,10 @@ def begun(plugin: Plugin, folder: Path) -> str:
     """Say what a new plugin package consists of, and what to do next."""
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     python = _python()
-    install = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # setuptools' of its own, where it looks whether pip is asked for
+        has_pip = find_spec("pip")
+    install = f"{python} -m pip install" if has_pip else f"uv pip install --python {python}"
     commands = [
         f"{install} -e {shlex.quote(f'./{folder}[test]')}",
         f"{python} -m pytest {shlex.quote(str(folder))}",

@@ -62,8 +62,8 @@ def test_it_says_what_it_wrote_and_what_to_do_next(toolkit: Toolkit) -> None:
     assert {line.strip() for line in lines[:-3]} == files_in(Path("my_reward"))
     install, test, train = lines[-3:]
     assert install.startswith("  next   ")
-    assert install.endswith("python -m pip install -e './my_reward[test]'")
-    assert test.endswith("python -m pytest my_reward")
+    assert install.endswith(" -m pip install -e './my_reward[test]'")
+    assert test.endswith(" -m pytest my_reward")
     assert train.endswith("toolkit train my_reward/config.yaml")
 
 
