@@ -7,9 +7,8 @@ import shlex
 import shutil
 import sys
 import textwrap
-import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,10 +46,7 @@ def begun(plugin: Plugin, folder: Path) -> str:
     """Say what a new plugin package consists of, and what to do next."""
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     python = _python()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # setuptools' of its own, where it looks whether pip is asked for
-        has_pip = find_spec("pip")
-    install = f"{python} -m pip install" if has_pip else f"uv pip install --python {python}"
+    install = f"{python} -m pip install" if _has_pip() else f"uv pip install --python {python}"
     commands = [
         f"{install} -e {shlex.quote(f'./{folder}[test]')}",
         f"{python} -m pytest {shlex.quote(str(folder))}",
@@ -181,6 +177,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Align columns, the last to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return ["  " + "  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in [head, *rows]]
+
+
+def _has_pip() -> bool:
+    if "pip" in sys.modules:
+        return sys.modules["pip"] is not None
+    # importlib.util.find_spec would ask setuptools too, which then leaves distutils to Python: torch cannot compile
+    return PathFinder.find_spec("pip") is not None
 
 
 def _program() -> str:
