@@ -36,7 +36,7 @@ CONTINUOUS_ACTIONS = ("sac", "td3", "tqc")
 class StopAt(BaseCallback):
     """Breaks training off at a timestep, wherever in a rollout that is."""
 
-    def __init__(self, timestep: float) -> None:
+    def __init__(self, timestep: float = float("inf")) -> None:
         super().__init__()
         self.timestep = timestep
 
@@ -85,4 +85,4 @@ def stop_and_go_on(parts: RunConfig, out: Path, stops: tuple[float, ...] = (430,
     for stop in stops[1:]:
         with pytest.raises(TrainingError):
             resume(run, [StopAt(stop)])
-    return resume(run, [StopAt(float("inf"))])
+    return resume(run, [StopAt()])

@@ -44,7 +44,7 @@ def test_a_game_with_lives_goes_on_as_if_it_had_never_been_stopped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     game = RunConfig.model_validate(GAME)
-    whole = train(game, tmp_path / "whole", [StopAt(float("inf"))])
+    whole = train(game, tmp_path / "whole", [StopAt()])
     assert whole.result is not None
     assert whole.result["episodes"] >= 1
     stop_and_go_on(game, tmp_path / "broken", (100, 330))

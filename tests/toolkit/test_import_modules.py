@@ -171,7 +171,7 @@ def opened(modules: str, toolkit: Toolkit, *more: str) -> Finished:
         ("[antigravity]", "a module of Python's own"),
         ("[this]", "a module of Python's own"),
         ("[idlelib.idle]", "a module of Python's own"),
-        ("[pip.__main__]", "is a program"),
+        ("[rich.__main__]", "is a program"),
         ("[heavy_poles]", "has not trained this run here"),
         ("[{directory}/heavy_poles.py]", "has not trained this run here"),
         ("[../heavy_poles.py]", "has not trained this run here"),
@@ -189,7 +189,7 @@ def test_opening_a_run_imports_nothing_that_is_not_installed(
     assert "import_modules." in line
     assert refused in line
     assert not marker.exists()
-    assert not {"antigravity", "this", "idlelib.idle", "pip.__main__", "heavy_poles"} & ({*sys.modules} - before)
+    assert not {"antigravity", "this", "idlelib.idle", "rich.__main__", "heavy_poles"} & ({*sys.modules} - before)
 
 
 @pytest.mark.parametrize("modules", ["[os]", "[__main__]", "[gymnasium.envs.classic_control.cartpole]"])

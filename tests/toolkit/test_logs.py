@@ -51,13 +51,13 @@ def broken_off(out: Path) -> Path:
 
 
 def go_on(run: Path) -> None:
-    resume(Run.open(run), [Dumping(), StopAt(float("inf"))])
+    resume(Run.open(run), [Dumping(), StopAt()])
 
 
 def test_a_column_that_came_in_after_the_snapshot_comes_in_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(config("a2c", timesteps=500), tmp_path / "whole", [Dumping(), StopAt(float("inf"))])
+    train(config("a2c", timesteps=500), tmp_path / "whole", [Dumping(), StopAt()])
     go_on(broken_off(tmp_path / "broken"))
     assert not [message for message in caplog.messages if "progress.csv" in message]
     assert differences(tmp_path / "whole", tmp_path / "broken") == []

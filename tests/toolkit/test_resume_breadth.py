@@ -91,7 +91,7 @@ def walking(shows: str = "place", env: dict[str, Any] | None = None, **more: Any
 
 def assert_exact(parts: RunConfig, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Train without a break and with one, and find no difference and nothing that is named as not exact."""
-    train(parts, folder / "whole", [StopAt(float("inf"))])
+    train(parts, folder / "whole", [StopAt()])
     stop_and_go_on(parts, folder / "broken", (190,))
     assert differences(folder / "whole", folder / "broken") == []
     assert [message for message in caplog.messages if "not exact" in message] == []
@@ -195,7 +195,7 @@ def test_callbacks_of_sb3_that_evaluate_and_save(tmp_path: Path, caplog: pytest.
         folder = tmp_path / f"{name} checkpoints"
         parts = walking(callbacks=[EVALUATION, checkpoints | {"params": {"save_freq": 50, "save_path": str(folder)}}])
         if name == "whole":
-            train(parts, tmp_path / name, [StopAt(float("inf"))])
+            train(parts, tmp_path / name, [StopAt()])
         else:
             stop_and_go_on(parts, tmp_path / name, (190,))
         saved[name] = {path.name for path in folder.iterdir()}
@@ -242,7 +242,7 @@ def test_what_training_makes_is_named_once_when_it_is_there_and_the_rest_goes_on
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = walking(callbacks=[f"{__name__}:Collecting"], env={"wrappers": [f"{__name__}:Archive"], "n_envs": 2})
-    train(parts, tmp_path / "whole", [StopAt(float("inf"))])
+    train(parts, tmp_path / "whole", [StopAt()])
     expected = [
         "not exact after `toolkit resume`: wrapper Archive: seen",
         "not exact after `toolkit resume`: callback Collecting: made",
@@ -355,7 +355,7 @@ def test_snapshots_that_do_not_fit_are_refused(change: Any, message: str, tmp_pa
     shutil.rmtree(newest)
     archives.write(newest, data)
     with pytest.raises(ToolkitError, match=message):
-        resume(Run.open(tmp_path / "run"), [StopAt(float("inf"))])
+        resume(Run.open(tmp_path / "run"), [StopAt()])
 
 
 @pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox])

@@ -9,7 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support import Toolkit, files_in, toolkit_process
+from support import Finished, Toolkit, files_in
+
+from toolkit.registry import entries
 
 KINDS = {
     "wrapper": "wrappers",
@@ -44,14 +46,13 @@ def test_the_package_installs_passes_its_tests_trains_and_is_listed(
     tested = run(["pytest", "-q", "-W", "error"], Path(name))
     assert " passed" in tested
     assert " skipped" not in tested
-    training = toolkit_process(
-        ["train", f"{name}/config.yaml", "--set", "timesteps=600", "--out", "trained", "--quiet"]
-    )
-    listing = toolkit_process(["plugins", KINDS[kind], name])
-    assert training.communicate(timeout=120) == ("trained\n", "")
+    monkeypatch.syspath_prepend(Path("site").resolve())
+    entries.cache_clear()
+    trained = toolkit("train", f"{name}/config.yaml", "--set", "timesteps=600", "--out", "trained", "--quiet")
+    assert trained == Finished(0, "trained\n", "")
     assert json.loads(Path("trained/result.json").read_text())["status"] == "finished"
-    shown, _ = listing.communicate(timeout=60)
-    assert f"{name}:My{kind.capitalize()} (my-{kind} 0.1.0)" in shown
+    assert f"{name}:My{kind.capitalize()} (my-{kind} 0.1.0)" in toolkit("plugins", KINDS[kind], name).out
+    entries.cache_clear()
 
 
 def test_it_says_what_it_wrote_and_what_to_do_next(toolkit: Toolkit) -> None:

@@ -315,7 +315,7 @@ def test_no_place_of_an_opened_config_runs_a_file_or_a_module_of_the_run(
     evil.write_text(WRAPPER.format(marker=str(marker)))
     monkeypatch.syspath_prepend(trained.resolve())
     plain = tk.load(trained).config.to_yaml().replace(tk.load(trained).config.env.wrappers[0].name, "clip_reward")
-    for name in (f"{evil.resolve()}:Mine", "evil:Mine", "antigravity:Mine", "idlelib.idle:X", "pip.__main__:main"):
+    for name in (f"{evil.resolve()}:Mine", "evil:Mine", "antigravity:Mine", "idlelib.idle:X", "rich.__main__:main"):
         (trained / "config.yaml").write_text(plain)
         key, _, value = place.format(name).partition("=")
         (trained / "config.yaml").write_text(load_set(trained, key, value))
@@ -324,7 +324,7 @@ def test_no_place_of_an_opened_config_runs_a_file_or_a_module_of_the_run(
         assert len(done.err.splitlines()) == 1
         assert ("a module of Python's own" in done.err) == name.startswith(("antigravity", "idlelib"))
         assert not marker.exists()
-        assert not {"antigravity", "idlelib.idle", "evil", "pip.__main__"} & {*sys.modules}
+        assert not {"antigravity", "idlelib.idle", "evil", "rich.__main__"} & {*sys.modules}
 
 
 def load_set(run: Path, key: str, value: str) -> str:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
 from support import PROJECT, files_in, toolkit_process
+from trained import StopAt
 from wandb.proto.wandb_internal_pb2 import Record
 
 from toolkit import Run, RunConfig, train
@@ -41,25 +41,6 @@ class EndsWandb(BaseCallback):  # as a machine short of memory does
                 process.wait()
         return True
 """
-
-
-class StopAt(BaseCallback):
-    """Breaks training off at a timestep."""
-
-    def __init__(self, timestep: float = float("inf")) -> None:
-        super().__init__()
-        self.timestep = timestep
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps >= self.timestep:
-            raise RuntimeError("broken off")
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        pass
 
 
 def config(*callbacks: dict[str, Any] | str, **more: Any) -> RunConfig:
