@@ -31,6 +31,7 @@ PAGES = (
     "process",
     "snapshot",
     "kill",
+    "report_runs",
     "search",
     "search_near",
 )

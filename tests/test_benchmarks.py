@@ -90,6 +90,13 @@ def test_process(tmp_path: Path, config_file: Path) -> None:
     assert measured["toolkit --help"][0][1] < measured["toolkit train"][0][1]
 
 
+def test_report_runs(tmp_path: Path) -> None:
+    sizes = ["--runs", "4", "--seeds", "2", "--episodes", "150", "--repeats", "1"]
+    measured, page = run("report_runs", tmp_path, *sizes)
+    ((seconds, memory),) = measured["4"]["seconds_and_mebibytes"]
+    assert f"| 4 | {spread([seconds])} | {spread([memory], 0)} | {measured['4']['page_bytes'] / 2**20:.2f} |" in page
+
+
 def test_solve(tmp_path: Path) -> None:
     small = ["--seeds", "0", "1", "--threshold", "9", "--timesteps", "6000", "--sides", "toolkit", "SB3 PPO"]
     measured, page = run("solve", tmp_path, *small)

@@ -102,6 +102,29 @@ def resume(
 
 
 @app.command()
+def experiment(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory; by default experiments/NAME.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Train more than 1,000 runs.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the directory alone.")] = False,
+) -> None:
+    """Train and evaluate every variant with every seed, or what is left of them."""
+    from toolkit.experiments.file import load_plan
+
+    plan = load_plan(file, overrides or [], yes)
+    from toolkit.experiments.running import run_experiment
+    from toolkit.experiments.views import display, summary  # torch is imported while the launcher gets ready
+
+    done = run_experiment(plan, out, None if quiet else display())
+    _say(f"{done.directory}" if quiet else summary(done, out))
+    if done.stopped_by or done.failed:
+        raise typer.Exit(128 + done.stopped_by if done.stopped_by else 1)
+
+
+@app.command()
 def evaluate(
     run: RunPath = None,
     episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes to play.")] = 100,
@@ -187,6 +210,34 @@ def plot(
 
 
 @app.command()
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Experiments and runs.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory; by default report/ in an experiment, or else here.", show_default=False),
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Play 100 greedy episodes of runs without evaluation.json first.")
+    ] = False,
+    trust: Trust = False,
+) -> None:
+    """Compare variants over seeds, with intervals: a page to look at, Markdown, CSV, figures."""
+    from toolkit.reports import writing
+    from toolkit.reports.contents import read_report
+    from toolkit.reports.text import overview
+
+    _show_notes(False)
+    place = writing.report_directory(directories, out)
+    if evaluate:
+        writing.evaluate_missing(directories, trust)
+    contents = read_report(directories)
+    page = writing.write_report(contents, place, trust)
+    _say(f"{overview(contents)}\n{page}")
+
+
+@app.command()
 def describe(
     run: RunPath = None,
     picture: Annotated[
@@ -243,6 +294,26 @@ def import_zoo(
     from toolkit.zoo import import_zoo as import_entry
 
     typer.echo(import_entry(file, env_id, algorithm), nl=False)
+
+
+@app.command()
+def tune(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning file.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory; by default tunings/<name>, each time.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the directory alone.")] = False,
+) -> None:
+    """Search a config's values for the best; again, go on with the search."""
+    from toolkit.tuning.search import tune as search
+    from toolkit.tuning.text import SearchDisplay, outcome
+
+    with SearchDisplay(quiet) as display:
+        found = search(file, overrides or [], out, display.show)
+    typer.echo(found.directory if quiet else outcome(found))
+    if found.stopped_by:
+        raise typer.Exit(128 + found.stopped_by)
 
 
 @app.command()
@@ -309,13 +380,17 @@ def _say_how_it_went(run: Run, quiet: bool) -> None:
     """Print how a training ended; exit as a process does that a signal has ended, if one has."""
     from toolkit.presentation import outcome
 
+    _say(f"{run.directory}" if quiet else outcome(run))
+    if run.stopped_by:
+        raise typer.Exit(128 + run.stopped_by)
+
+
+def _say(text: str) -> None:
     try:
-        typer.echo(run.directory if quiet else outcome(run))
+        typer.echo(text)
     except OSError:  # nobody reads it any more, as when the terminal was closed; nor what Python writes when it ends
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    if run.stopped_by:
-        raise typer.Exit(128 + run.stopped_by)
 
 
 def main() -> NoReturn:

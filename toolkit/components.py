@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.checking import in_order
 from toolkit.config import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig, parse
+from toolkit.documents import Document
 from toolkit.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
 from toolkit.memory import installed_memory, is_shortage, no_more_than_installed
 from toolkit.parameters import bind
@@ -82,11 +84,19 @@ def load_config(source: str | Path | RunConfig, overrides: Sequence[str] | Mappi
     """
     document = source.to_document() if isinstance(source, RunConfig) else read(source)
     override(document, overrides)
+    return checked(document)
+
+
+def checked(document: Document) -> RunConfig:
+    """Check all of a config that has been read, the components it names included.
+
+    :raises ConfigError: with every problem found
+    """
     config, problems = parse(document)
     if config is not None:
         problems = problems + resolve(config)[1]
     if config is None or problems:
-        raise ConfigError(_in_order(problems, document.places), document.places)
+        raise ConfigError(in_order(problems, document.places), document.places)
     return config
 
 
@@ -99,7 +109,7 @@ def read_config(path: str | Path) -> RunConfig:
     document.opened = Opened(digest_of(document.data))
     config, problems = parse(document)
     if config is None or problems:
-        raise ConfigError(_in_order(problems, document.places), document.places)
+        raise ConfigError(in_order(problems, document.places), document.places)
     return config
 
 
@@ -146,31 +156,32 @@ def _resolve(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | 
     problems = _import_problems(config.import_modules) or _env_problems(config.env)
 
     def bind_all(kind: Kind, listed: Sequence[ComponentConfig], path: KeyPath) -> tuple[Bound, ...]:
-        bound = [_bind(config, kind, named, (*path, index), problems) for index, named in enumerate(listed)]
-        return tuple(one for one in bound if one is not None)
+        found = [bound(config.error, kind, named, (*path, index), problems) for index, named in enumerate(listed)]
+        return tuple(one for one in found if one is not None)
 
     wrappers = bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"))
     vec_wrappers = bind_all(KINDS["vec_wrappers"], config.env.vec_wrappers, ("env", "vec_wrappers"))
     callbacks = bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",))
-    algorithm = _bind(config, KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
+    algorithm = bound(config.error, KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
     if algorithm is None:
         return None, problems
     policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
     return Components(algorithm, policy, policy_arguments, wrappers, vec_wrappers, callbacks, code), problems
 
 
-def _in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> list[Problem]:
-    """Sort problems as their keys stand in the files, one for each value: the first found says most."""
-    first: dict[KeyPath, Problem] = {}
-    for problem in problems:
-        first.setdefault(problem.path, problem)
-    order: dict[KeyPath | None, int] = {path: number for number, path in enumerate(places)}
-    return sorted(first.values(), key=lambda problem: order.get(problem.nearest(places), -1))
-
-
-def _bind(
-    config: RunConfig, kind: Kind, named: ComponentConfig | AlgorithmConfig, path: KeyPath, problems: list[Problem]
+def bound(
+    report: Callable[[Sequence[Problem]], ConfigError],
+    kind: Kind,
+    named: ComponentConfig | AlgorithmConfig,
+    path: KeyPath,
+    problems: list[Problem],
 ) -> Bound | None:
+    """Find what a file names and check its parameters; what is wrong is added to ``problems``.
+
+    :param report: makes the error that says where the file names it
+    :param path: where the file names it
+    :return: ``None`` if it cannot be found
+    """
     try:
         cls = find(kind, named.name)
     except ComponentError as error:
@@ -178,7 +189,7 @@ def _bind(
         return None
     arguments, found = bind(cls, named.params, (*path, "params"), kind.supplied)
     problems.extend(found)
-    return Bound(named.name, path, cls, arguments, config.error)
+    return Bound(named.name, path, cls, arguments, report)
 
 
 def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> tuple[Any, dict[str, Any]]:

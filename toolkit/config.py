@@ -6,40 +6,28 @@ decided in :mod:`toolkit.components`.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticSerializationError
 
 from toolkit import documents
+from toolkit.checking import Count, Part, Seed, check
 from toolkit.documents import Document
-from toolkit.errors import ConfigError, KeyPath, Problem, did_you_mean
+from toolkit.errors import ConfigError, KeyPath, Problem
 from toolkit.trust import Opened
-
-
-def _whole_number(value: Any) -> Any:
-    if isinstance(value, bool | str):
-        raise ValueError("Input should be a whole number")
-    return value
 
 
 def _component_from_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Count = Annotated[int, Field(ge=1, lt=2**63), BeforeValidator(_whole_number)]
-Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_whole_number)]
 Params = dict[str, Any]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
-
-
-class ComponentConfig(_Part):
+class ComponentConfig(Part):
     """A component by name, with its parameters; in YAML a bare name is enough where there are none."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -54,7 +42,7 @@ Component = Annotated[
 ]
 
 
-class EnvConfig(_Part):
+class EnvConfig(Part):
     """The environment to train in."""
 
     id: Annotated[str, Field(min_length=1)]
@@ -75,7 +63,7 @@ class EnvConfig(_Part):
     """SB3 wrappers of all environments together, innermost first: `vec_normalize`, `vec_frame_stack`."""
 
 
-class AlgorithmConfig(_Part):
+class AlgorithmConfig(Part):
     """The algorithm and its policy."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -88,7 +76,7 @@ class AlgorithmConfig(_Part):
     """Keyword arguments of the policy (SB3's `policy_kwargs`)."""
 
 
-class SnapshotsConfig(_Part):
+class SnapshotsConfig(Part):
     """When the whole state of training is saved, for `toolkit resume`; it is when training is interrupted, too."""
 
     every_timesteps: Count | None = None
@@ -99,7 +87,7 @@ class SnapshotsConfig(_Part):
     """How many of the newest are kept, besides the one with the best mean return."""
 
 
-class RunConfig(_Part):
+class RunConfig(Part):
     """One training run, whole."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
@@ -162,18 +150,10 @@ def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     :return: the config, and every problem found. With problems, the config is what remains of it without the parts
         they concern, so that the rest can still be checked, or ``None`` when too little remains.
     """
-    if not isinstance(document.data, dict):
-        what = "is empty" if document.data is None else "must be a mapping of keys to values"
-        return None, [Problem((), what, "write at least timesteps, env.id and algorithm.name")]
-    try:
-        config = RunConfig.model_validate(document.data)
-        problems = []
-    except ValidationError as error:
-        problems = [_problem(details, document.data) for details in error.errors()]
-        try:
-            config = RunConfig.model_validate(_remainder(document.data, problems))
-        except ValidationError:
-            return None, problems
+    least = "write at least timesteps, env.id and algorithm.name"
+    config, problems = check(RunConfig, document, least, {"timesteps": 1})
+    if config is None:
+        return None, problems
     config._places.update(document.places)
     config._opened = document.opened
     return config, problems
@@ -188,53 +168,3 @@ def _say_the_same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
         return math.isnan(other)
     return bool(one == other)
-
-
-def _problem(details: Mapping[str, Any], data: Any) -> Problem:
-    path: KeyPath = tuple(details["loc"])
-    match details["type"]:
-        case "extra_forbidden":
-            known = _fields_at(path[:-1])
-            given = [name for name in known if _has(data, (*path[:-1], name))]
-            return Problem(path, "unknown key", did_you_mean(str(path[-1]), known, given))
-        case "missing":
-            return Problem(path, "required key is missing")
-        case "model_type" | "model_attributes_type" | "tuple_type" | "dict_type":
-            what = "a list" if details["type"] == "tuple_type" else "a mapping"
-            return Problem(path, f"should be {what}, not {details['input']!r}")
-    message = details["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return Problem(path, f"{message}, not {details['input']!r}"[:300])
-
-
-def _fields_at(path: KeyPath) -> list[str]:
-    """Return the keys that the config may have at ``path``."""
-    model: Any = RunConfig
-    for key in path:
-        # the only lists are lists of components
-        model = ComponentConfig if isinstance(key, int) else model.model_fields[key].annotation
-    return [*model.model_fields] + (["extends"] if model is RunConfig else [])
-
-
-def _has(data: Any, path: KeyPath) -> bool:
-    try:
-        documents.value_at(data, path)
-    except (LookupError, TypeError):
-        return False
-    return True
-
-
-def _remainder(data: Any, problems: Sequence[Problem]) -> Any:
-    """Return the config without what is wrong in it; of a list, what stands before its first wrong entry."""
-    rest = copy.deepcopy(data)
-    for problem in problems:
-        path = problem.path
-        while path and not _has(data, path):
-            path = path[:-1]  # a key that is missing breaks what it is missing from
-        index = next((depth for depth, key in enumerate(path) if isinstance(key, int)), None)
-        if index is not None:
-            if _has(rest, path[:index]):  # what holds the list may be cut out already
-                del documents.value_at(rest, path[:index])[path[index] :]
-        elif path and _has(rest, path):
-            del documents.value_at(rest, path[:-1])[path[-1]]
-    rest.setdefault("timesteps", 1)
-    return rest

@@ -192,6 +192,13 @@ def value_at(data: Any, path: KeyPath) -> Any:
     return reduce(getitem, path, data)
 
 
+def places_in(document: Document, path: KeyPath) -> dict[KeyPath, str]:
+    """Return where the value at a path, at ``()``, and what it holds were written."""
+    places = {place[len(path) :]: line for place, line in document.places.items() if place[: len(path)] == path}
+    nearest = Problem(path, "").nearest(document.places)
+    return {(): document.places[nearest]} | places if nearest is not None else places
+
+
 def error_at(place: str, message: str, hint: str = "") -> ConfigError:
     """Return what to raise about the YAML at a place (``FILE:LINE``)."""
     return ConfigError([Problem((), message, hint)], {(): place})

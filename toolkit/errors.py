@@ -60,6 +60,16 @@ class TrainingError(ToolkitError):
     exit_status = 1
 
 
+class StorageError(ToolkitError):
+    """A database that cannot be reached, or holds another study."""
+
+
+class TuningError(ToolkitError):
+    """A search that found nothing."""
+
+    exit_status = 1
+
+
 class FaultyEnvironmentError(ToolkitError):
     """An environment that broke its own contract, hangs, or died."""
 
@@ -83,7 +93,7 @@ class Problem:
         path = self.nearest(places)
         place = "" if path is None else places[path]
         parts = (place, ".".join(map(str, self.path)), self.message + (f"; {self.hint}" if self.hint else ""))
-        return ": ".join(_readable(part) for part in parts if part)
+        return ": ".join(readable(part) for part in parts if part)
 
 
 class ConfigError(ToolkitError):
@@ -104,7 +114,7 @@ class ConfigError(ToolkitError):
         return type(self), (self.problems, self._places)
 
 
-def _readable(text: str, most: int = 600) -> str:
+def readable(text: str, most: int = 600) -> str:
     """Escape what a terminal would not show in one line as it is, and leave out the middle of what is long."""
     text = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

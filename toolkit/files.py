@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
+
+from toolkit.errors import RunError
 
 
 @contextmanager
@@ -25,6 +28,34 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) if error.errno else error from error.__cause__
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(directory: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out of a directory; the lock goes when this process does, and leaves no file behind.
+
+    :param busy: what another process does in it
+    :raises RunError: if one has it
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        _lock(descriptor, directory, busy)
+        yield
+    finally:
+        os.close(descriptor)  # which gives the lock back
+
+
+def _lock(descriptor: int, directory: Path, busy: str) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a directory cannot be locked
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{directory}: another process {busy}", "wait until it has ended, or stop it") from None
+    except OSError as error:  # a file system without locks
+        logging.getLogger("toolkit").warning("%s: cannot be locked: %s", directory, error.strerror)
 
 
 class GrowingFile:

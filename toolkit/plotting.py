@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from toolkit.drawing import INK, add_legend, distinct_colours, plain_axes, saving, shortened
 from toolkit.errors import RunError
 from toolkit.pictures import picture_file, picture_format
 from toolkit.run import Run
@@ -25,12 +24,9 @@ By = Literal["timestep", "episode"]
 _DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 _CURVE_POINTS = 2000  # more than the picture has columns
 _SHARP_DOTS = 2000  # more of them make an SVG huge unless they are pixels in it
-_LEGEND_WIDTH, _TITLE_WIDTH = 90, 75  # characters that fit the width of the picture
-_INK = "#333333"
-_DASHES: dict[str, Any] = {"color": _INK, "linestyle": (0, (5, 3)), "linewidth": 1.2}
-_STAR: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": _INK, "linestyle": "none"}
-# text stays text in an SVG, and equal runs give equal files
-_SAVING: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "toolkit"}
+_TITLE_WIDTH = 75  # characters that fit the width of the picture
+_DASHES: dict[str, Any] = {"color": INK, "linestyle": (0, (5, 3)), "linewidth": 1.2}
+_STAR: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": INK, "linestyle": "none"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
     if not runs or by not in get_args(By):
         raise ValueError(f"learning curves are of at least one run, by {' or '.join(get_args(By))}, not {by!r}")
     curves = [_curve(run, by) for run in runs]
-    colours = _colours(len(curves))
+    colours = distinct_colours(len(curves))
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     _decorate(axes, by, _title(runs))
@@ -91,7 +87,7 @@ def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
         axes.axhline(threshold, zorder=2, **_DASHES)
     named = zip(colours, _names(runs), strict=True) if len(runs) > 1 else ()
     entries = [(Line2D([], [], color=colour, linewidth=2), name) for colour, name in named]
-    _add_legend(figure, [*entries, *_key(curves, colours[0] if len(runs) == 1 else _INK)])
+    add_legend(figure, [*entries, *_key(curves, colours[0] if len(runs) == 1 else INK)])
     return figure
 
 
@@ -107,8 +103,7 @@ def plot(runs: Sequence[Run], out: str | Path | None = None, by: By = "timestep"
     path = Path(out or default)
     suffix = picture_format(path)
     figure = learning_curves(runs, by)
-    with matplotlib.rc_context(_SAVING), warnings.catch_warnings(), picture_file(path) as temporary:
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
+    with saving(), picture_file(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
     return path
 
@@ -134,13 +129,6 @@ def _thresholds(curves: Sequence[_Curve]) -> list[float]:
     return sorted({curve.threshold for curve in curves if curve.threshold is not None})
 
 
-def _colours(count: int) -> list[Any]:
-    """Return colours that people with weak colour vision can tell apart, as long as there are no more than ten."""
-    if count <= 10:
-        return list(matplotlib.color_sequences["petroff10"])[:count]
-    return list(matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
-
-
 def _dot_style(count: int) -> dict[str, Any]:
     """Return dots that get smaller and fainter with their number, so that where they are dense can be seen."""
     return {
@@ -154,17 +142,11 @@ def _dot_style(count: int) -> dict[str, Any]:
 
 
 def _decorate(axes: Axes, by: By, title: str) -> None:
-    axes.set_title(_shortened(title, _TITLE_WIDTH), loc="left", parse_math=False, color=_INK)
-    axes.set_xlabel(f"{by}s", color=_INK)
-    axes.set_ylabel("raw return of an episode", color=_INK)
+    axes.set_title(shortened(title, _TITLE_WIDTH), loc="left", parse_math=False, color=INK)
+    axes.set_xlabel(f"{by}s", color=INK)
+    axes.set_ylabel("raw return of an episode", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
-    axes.tick_params(length=0, labelcolor=_INK)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#bbbbbb")
+    plain_axes(axes)
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -204,27 +186,3 @@ def _key(curves: Sequence[_Curve], colour: Any) -> list[tuple[Line2D, str]]:
         when = f": episode {first.solved:,}, timestep {first.solved_at:,}" if len(curves) == 1 else ""
         key.append((Line2D([], [], color=colour, **_STAR | {"markersize": 11}), f"solved{when}"))
     return key
-
-
-def _add_legend(figure: Figure, entries: Sequence[tuple[Line2D, str]]) -> None:
-    """Put a legend below the axes, with as many columns as fit, and make the picture higher by its rows."""
-    names = [_shortened(name, _LEGEND_WIDTH) for _, name in entries]
-    columns = max(1, min(3, _LEGEND_WIDTH // max(map(len, names))))
-    rows = -(-len(names) // columns)
-    figure.set_figheight(figure.get_figheight() + 0.25 * rows)
-    legend = figure.legend(
-        [line for line, _ in entries],
-        [str(number) for number in range(len(names))],  # given here, a name that starts with _ would be left out
-        loc="outside lower left",
-        ncols=columns,
-        frameon=False,
-        labelcolor=_INK,
-    )
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)  # $ stands for itself
-        text.set_text(name)
-
-
-def _shortened(text: str, most: int) -> str:
-    """Leave out the beginning of what is too long; the number of a run is at its end."""
-    return text if len(text) <= most else f"…{text[1 - most :]}"

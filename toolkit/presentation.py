@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from toolkit.scaffold import Plugin
 
 
+_PLACES = {
+    "launchers": "an experiment or tuning file",
+    "samplers": "a tuning file",
+    "pruners": "a tuning file",
+}
+
+
 def outcome(run: Run) -> str:
     """Say how a run that has ended went, where its files are, and what to do next."""
     return "\n".join([verdict(run), *_places_and_commands(run)])
@@ -33,13 +40,13 @@ def imported(run: Run, file: Path) -> str:
 def _places_and_commands(run: Run) -> list[str]:
     lines = [f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
-    program, directory = _program(), shlex.quote(str(run.directory))
+    called, directory = program(), shlex.quote(str(run.directory))
     interrupted = (run.result or {}).get("status") == "interrupted"
     if interrupted and not any((run.directory / "snapshots").glob("[0-9]*")):
         lines.append("  note   there is no snapshot: resume starts from the beginning")
-    commands = [f"{program} resume {directory}"] if interrupted else []
-    commands += [f"{program} evaluate {directory}", f"{program} record {directory} --format gif"]
-    return lines + _next(commands)
+    commands = [f"{called} resume {directory}"] if interrupted else []
+    commands += [f"{called} evaluate {directory}", f"{called} record {directory} --format gif"]
+    return lines + next_commands(commands)
 
 
 def begun(plugin: Plugin, folder: Path) -> str:
@@ -50,13 +57,14 @@ def begun(plugin: Plugin, folder: Path) -> str:
     commands = [
         f"{install} -e {shlex.quote(f'./{folder}[test]')}",
         f"{python} -m pytest {shlex.quote(str(folder))}",
-        f"{_program()} train {shlex.quote(str(folder / 'config.yaml'))}",
+        f"{program()} train {shlex.quote(str(folder / 'config.yaml'))}",
     ]
     told = f"written: a package with the {plugin.kind.singular} '{plugin.package}', in {folder}/"
-    return "\n".join([told, *(f"  {name}" for name in files), *_next(commands)])
+    return "\n".join([told, *(f"  {name}" for name in files), *next_commands(commands)])
 
 
-def _next(commands: Sequence[str]) -> list[str]:
+def next_commands(commands: Sequence[str]) -> list[str]:
+    """Return lines that say what to do next."""
     return [f"  {'' if number else 'next':<5}  {command}" for number, command in enumerate(commands)]
 
 
@@ -145,7 +153,8 @@ def component(kind: Kind, name: str, width: int | None = None) -> str:
         lines.append(_filled(f"{one.name}: {one.type}, {default}", width, "  ", "    "))
         if one.text:
             lines.append(_filled(one.text, width, "      ", "      "))
-    return "\n\n".join([*blocks, "\n".join(lines), f"# to paste into a config\n{found.snippet}"])
+    place = _PLACES.get(kind.name, "a config")
+    return "\n\n".join([*blocks, "\n".join(lines), f"# to paste into {place}\n{found.snippet}"])
 
 
 def _paragraph(text: str, width: int | None) -> str:
@@ -186,7 +195,7 @@ def _has_pip() -> bool:
     return PathFinder.find_spec("pip") is not None
 
 
-def _program() -> str:
+def program() -> str:
     """Return how the user can call this program again: by its path, where its name will not do."""
     called = Path(sys.argv[0])
     found = shutil.which("toolkit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             label = f"{key}={_shown(value)}"
-            _put(document, key.replace("__", "."), plain(value, label), label)
+            _put(document, key.replace("__", "."), plain(value, label), label, Path.cwd())
         return
     for text in overrides:
         label = f"--set {text}"
@@ -53,7 +54,7 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
             parsed = documents.parse(value, label).data
         except ConfigError as error:
             raise ConfigError(error.problems, {(): label}) from None
-        _put(document, dotted, parsed, label)
+        _put(document, dotted, parsed, label, Path.cwd())
 
 
 def _shown(value: Any) -> str:
@@ -158,12 +159,25 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
         del places[place]
 
 
-def _put(document: Document, dotted: str, value: Any, label: str) -> None:
+def lay_over(document: Document, dotted: str, value: Any, places: Mapping[KeyPath, str], directory: Path) -> KeyPath:
+    """Lay a value that stands in another file over a document.
+
+    :param places: where the value (at ``()``) and what it holds were written, as ``FILE:LINE``
+    :param directory: what the paths of loose files in it are relative to
+    :return: the value's path in the document
+    :raises ConfigError: if it does not fit, at its place
+    """
+    path = _put(document, dotted, copy.deepcopy(value), places[()], directory)
+    document.places.update({(*path, *below): place for below, place in places.items()})
+    return path
+
+
+def _put(document: Document, dotted: str, value: Any, label: str, directory: Path) -> KeyPath:
     if dotted == "extends":
         raise ConfigError([Problem(("extends",), "can only be given in a file")], {(): label})
-    keys = dotted.split(".")
+    keys = _keys(document.data, dotted)
     holder = {keys[0]: value}
-    _make_absolute(holder, Path.cwd())
+    _make_absolute(holder, directory)
     value = holder[keys[0]]
     too_deep = ConfigError([Problem((), f"is nested more than {documents.MAX_DEPTH} levels deep")], {(): label})
     if len(keys) > documents.MAX_DEPTH:
@@ -178,6 +192,17 @@ def _put(document: Document, dotted: str, value: Any, label: str) -> None:
     document.places.update(dict.fromkeys([*made, path], label))
     if any(len(place) > documents.MAX_DEPTH for place, _ in documents.walk(document.data)):
         raise too_deep
+    return path
+
+
+def _keys(data: Any, dotted: str) -> list[str]:
+    """Split a dotted path into keys; what is left of it is one key where the document has one of that name."""
+    keys: list[str] = []
+    while "." in dotted and not (isinstance(data, dict) and dotted in data):
+        key, _, dotted = dotted.partition(".")
+        keys.append(key)
+        data = data.get(key) if isinstance(data, dict) else None
+    return [*keys, dotted]
 
 
 def _open_path(data: Any, keys: Sequence[str], label: str) -> tuple[KeyPath, list[KeyPath]]:

@@ -1,4 +1,4 @@
-"""``result.json`` and ``monitor.csv``, read back as far as they are what training wrote."""
+"""``result.json``, ``evaluation.json`` and ``monitor.csv``, read back as far as they are what training wrote."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.errors import RunError
 
 _LARGEST_RESULT = 1 << 20  # bytes
+_LARGEST_EVALUATION = 1 << 26  # bytes; a million returns
 _LARGEST_MONITOR = 1 << 28  # bytes; ten million episodes
 _LARGEST_RETURN = 1e150  # its square is still a number
 _NUMBER, _COUNT = (int, float), (int,)
@@ -32,6 +33,8 @@ _SUCCESS: dict[str, tuple[type, ...]] = {
     "mean_return": (int, float, type(None)),
 }
 
+_EVALUATION: dict[str, tuple[type, ...]] = {"episodes": _COUNT, "mean_return": _NUMBER}
+
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """Read ``result.json``; ``None`` if there is none.
@@ -50,6 +53,25 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: is damaged: it is not the JSON object that training wrote") from error
     return dict(result)
+
+
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """Read ``evaluation.json``: how many greedy episodes, and their mean raw return; ``None`` if there is none.
+
+    :raises RunError: if it does not say so
+    """
+    try:
+        evaluation = json.loads(text_of(path, _LARGEST_EVALUATION))
+        _check(evaluation, _EVALUATION)
+        if evaluation["episodes"] < 1:
+            raise ValueError("an evaluation has an episode")
+        _return(str(evaluation["mean_return"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        hint = "remove it: the run then counts as not evaluated"
+        raise RunError(f"{path}: is damaged: it is not what an evaluation wrote", hint) from error
+    return {key: evaluation[key] for key in _EVALUATION}
 
 
 def read_episodes(path: Path) -> list[tuple[float, int]]:

@@ -74,6 +74,9 @@ KINDS = {
         Kind("vec_wrappers", "stable_baselines3.common.vec_env:VecEnvWrapper", {"venv": "the environments"}),
         Kind("callbacks", "stable_baselines3.common.callbacks:BaseCallback", {}),
         Kind("schedules", None, {}),
+        Kind("launchers", "toolkit.launching:Launcher", {}),
+        Kind("samplers", "optuna.samplers:BaseSampler", {}),
+        Kind("pruners", "optuna.pruners:BasePruner", {}),
     )
 }
 

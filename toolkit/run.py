@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import shutil
@@ -11,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from typing import Any, Self
 from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError
-from toolkit.files import whole_file
+from toolkit.files import locked, whole_file
 from toolkit.records import read_episodes, read_result, text_of
 
 DEFAULT_ROOT = Path("runs")
@@ -91,12 +91,8 @@ class Run:
 
         :raises RunError: if another process does
         """
-        descriptor = os.open(self.directory, os.O_RDONLY)
-        try:
-            _lock(descriptor, self.directory)
+        with locked(self.directory, "trains in it"):
             yield
-        finally:
-            os.close(descriptor)  # which gives the lock back
 
     @property
     def model_path(self) -> Path:
@@ -168,21 +164,6 @@ class Run:
             yield path
 
 
-def _lock(descriptor: int, directory: Path) -> None:
-    """Lock a directory itself, so that there is no file which could be left behind."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a directory cannot be locked
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        hint = "wait until it has ended, or stop it"
-        raise RunError(f"{directory}: another process trains in it", hint) from None
-    except OSError as error:  # a file system without locks
-        logging.getLogger("toolkit").warning("%s: cannot be locked: %s", directory, error.strerror)
-
-
 def _made(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is not a directory", "choose a new directory with --out")
@@ -205,10 +186,9 @@ def _next_free(root: Path, name: str) -> Path:
 
 def _environment() -> dict[str, Any]:
     """Describe what the run was made with: versions, platform, git commit of the working directory, command."""
-    packages = {dist.name: dist.version for dist in distributions()}
     return {
         "versions": _versions(),
-        "packages": dict(sorted(packages.items())),
+        "packages": _packages(),
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
@@ -216,6 +196,12 @@ def _environment() -> dict[str, Any]:
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Return the version of everything installed; a process that trains many runs reads hundreds of files once."""
+    return dict(sorted((dist.name, dist.version) for dist in distributions()))
 
 
 def _versions() -> dict[str, str | None]:

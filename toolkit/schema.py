@@ -22,6 +22,7 @@ from toolkit.typeschema import Schema, schema_of
 
 _Classes = Mapping[str, type[Any]]
 
+_KINDS = ("algorithms", "policies", "wrappers", "vec_wrappers", "callbacks", "schedules")  # that a config names
 _PATH: Schema = {"type": "string", "pattern": ":", "description": "A Python path: module:Class or ./file.py:Class."}
 _DEFAULT_POLICY = AlgorithmConfig.model_fields["policy"].default
 
@@ -31,7 +32,7 @@ def json_schema() -> Schema:
     schema = RunConfig.model_json_schema()
     definitions, properties = schema["$defs"], schema["properties"]
     env = definitions["EnvConfig"]
-    installed = {name: _installed(kind) for name, kind in KINDS.items()}
+    installed = {name: _installed(KINDS[name]) for name in _KINDS}
     whole, part = _Describer(definitions, installed), _Describer(definitions, installed, part=".part")
     for name, holder in (("wrappers", env), ("vec_wrappers", env), ("callbacks", schema)):
         holder["properties"][name]["items"] = {"$ref": f"#/$defs/{name}"}

@@ -35,6 +35,8 @@ def snippet(kind: Kind, name: str, component: type[Any]) -> str:
             return _nested(["algorithm"], [f"policy: {one_line(name)}", *_params("policy_params", kind, component)])
         case "schedules":
             return _nested(["algorithm", "params", _caller_of(component)], lines)
+        case "launchers" | "samplers" | "pruners":
+            return _nested([kind.singular], lines)
     entry = [f"- {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines[1:] else [f"- {one_line(name)}"]
     return _nested(["callbacks"] if kind.name == "callbacks" else ["env", kind.name], entry)
 

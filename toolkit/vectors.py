@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,6 +24,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from toolkit import processes
 from toolkit.errors import FaultyEnvironmentError, ToolkitError, describe
 
 _UNCHANGING = (int, float, str, np.generic, type(None))
@@ -85,15 +86,11 @@ class Subprocesses(SubprocVecEnv):
             raise
 
     def _start(self, index: int, make: Maker, step_timeout: float | None) -> _Remote:
-        context = multiprocessing.get_context(
-            "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        )
-        # what takes seconds to import is imported once, in the process that the others are forked from
-        context.set_forkserver_preload(["__main__", make.__module__])
+        context = processes.context(["__main__", make.__module__])
         here, there = context.Pipe()
         try:
             process = context.Process(target=_work, args=(there, cloudpickle.dumps(make)), daemon=True)  # type: ignore[attr-defined]
-            with _no_interrupt():
+            with processes.blocked("SIGINT"):  # which would print a traceback there
                 process.start()
         except (EOFError, OSError) as error:
             hint = "a script that trains needs `if __name__ == '__main__':` around what it does"
@@ -204,8 +201,7 @@ class _Remote:
         code = self._process.exitcode
         if code is None:
             return FaultyEnvironmentError(f"the process of environment {self._index} no longer answers")
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with status {code}"
-        return FaultyEnvironmentError(f"the process of environment {self._index} {how}")
+        return FaultyEnvironmentError(f"the process of environment {self._index} {processes.ending(code)}")
 
 
 def _doing(told: str, data: Any) -> tuple[str, int]:
@@ -303,22 +299,6 @@ def _leave_signals_to_the_parent() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C from a process that is being started, which would print a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # which would let signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _end_with_the_parent() -> None:
     """End this process some time after its parent, even if the environment hangs."""
     parent = multiprocessing.parent_process()
@@ -326,10 +306,3 @@ def _end_with_the_parent() -> None:
         parent.join()
         time.sleep(_SECONDS_TO_CLOSE)
         signal.raise_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGABRT)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

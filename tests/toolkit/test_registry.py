@@ -82,7 +82,7 @@ def test_a_kind_is_found_by_its_plural_and_by_its_singular(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("wrapers", "did you mean 'wrappers'?"), ("x", "known: algorithms, callbacks, policies")]
+    ("name", "hint"), [("wrapers", "did you mean 'wrappers'?"), ("x", "known: algorithms, callbacks, launchers, ")]
 )
 def test_an_unknown_kind_is_refused_with_a_suggestion(name: str, hint: str) -> None:
     with pytest.raises(ComponentError, match=f"there is no kind '{name}'") as raised:

@@ -1,0 +1,244 @@
+"""Runs on a real Ray cluster of two nodes on this machine, one of which is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support import files_in, toolkit_process
+from trained import config, differences
+
+from toolkit import Job, RunConfig
+from toolkit.errors import ToolkitError
+from toolkit.experiments.running import carry_out
+from toolkit.files import locked
+
+RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
+PATIENCE = 120  # seconds, for processes on a machine that has much else to do
+SEEDS = (1, 2)
+WAITS = """\
+import os
+import time
+from pathlib import Path
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+
+class Waits(BaseCallback):
+    def __init__(self, place: str, seed: int):
+        super().__init__()
+        self.place, self.seed = Path(place), seed
+
+    def _on_training_start(self):
+        threads = f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')}"
+        with (self.place / f"{self.seed}.started").open("a") as file:
+            file.write(f"{self.num_timesteps} {threads}\\n")
+
+    def _on_step(self):
+        if self.num_timesteps == 430 and not (self.place / "go").exists():
+            (self.place / f"{self.seed}.waits").write_text(str(os.getpid()))
+            while not (self.place / "go").exists():
+                time.sleep(0.02)
+        return True
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, kept):
+        pass
+"""
+
+
+def wait_until(happened: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return int(listening.getsockname()[1])
+
+
+class Cluster:
+    """A head and one more node, of a CPU each."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place  # short, as sockets are in it
+        self.port = free_port()
+        self.nodes: list[psutil.Popen] = []
+        self.lost: list[psutil.Process] = []
+
+    def grow(self) -> None:
+        """Have two nodes."""
+        while len(self.nodes) < 2:
+            self.add_node()
+
+    def add_node(self) -> None:
+        """Start the head, or else another node."""
+        head = ["--head", f"--port={self.port}", f"--ray-client-server-port={free_port()}"]
+        head += [f"--temp-dir={self.place}", "--include-dashboard=false"]
+        arguments = [f"--address=127.0.0.1:{self.port}"] if self.nodes else head
+        small = ["--num-cpus=1", "--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"]
+        log = self.place / f"{len(self.nodes)}-{len(self.lost)}.log"
+        with log.open("w") as file:
+            command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments, *small]
+            self.nodes.append(psutil.Popen(command, stdout=file, stderr=file, start_new_session=True))
+        wait_until(lambda: "Ray runtime started" in log.read_text())
+
+    def lose(self, pid: int, all_at_once: bool) -> None:
+        """End the node that a process is of: all of it, or its raylet, which the others follow."""
+        parents = {process.pid for process in psutil.Process(pid).parents()}
+        node = next(node for node in self.nodes[1:] if node.pid in parents)
+        self.nodes.remove(node)
+        processes = [node, *node.children(recursive=True)]
+        self.lost += processes
+        for process in processes if all_at_once else [one for one in processes if one.name() == "raylet"]:
+            end(process)
+
+    def end(self) -> None:
+        """End all its processes."""
+        for process in [
+            *self.lost,
+            *(child for node in self.nodes for child in node.children(recursive=True)),
+            *self.nodes,
+        ]:
+            end(process)
+
+
+def end(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    place = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is left in the user's home
+        started = Cluster(place)
+        try:
+            yield started
+        finally:
+            started.end()
+            shutil.rmtree(place)
+
+
+@pytest.fixture
+def waits(tmp_path: Path) -> Path:
+    """A directory with a callback that waits there until `go` is in it."""
+    place = tmp_path / "waits"
+    place.mkdir()
+    (place / "waits.py").write_text(WAITS)
+    return place
+
+
+def waiting(place: Path, seed: int, **more: Any) -> RunConfig:
+    callback = {"name": f"{place}/waits.py:Waits", "params": {"place": str(place), "seed": seed}}
+    return config(seed=seed, callbacks=[callback], **more)
+
+
+def job_of(directory: Path, config: RunConfig) -> Job:
+    arguments = {"config": config.to_document().data, "evaluation_episodes": 2}
+    return Job(directory.name, directory, carry_out, arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["the directory itself", "storage"])
+def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened(
+    cluster: Cluster, waits: Path, tmp_path: Path, shared: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.grow()
+    storage = tmp_path / "storage"
+    launcher = RayLauncher(f"127.0.0.1:{cluster.port}", storage=None if shared else storage.as_uri())
+
+    def lose_a_node() -> None:
+        try:
+            wait_until(lambda: [*waits.glob("*.waits")])
+            time.sleep(1)
+            busy.close()
+            wait_until(lambda: len([*waits.glob("*.waits")]) == 2 and (shared or len(files_in(storage)) == 2))
+            on_head = {process.pid for process in cluster.nodes[0].children(recursive=True)}
+            (pid,) = {int(path.read_text()) for path in waits.glob("*.waits")} - on_head
+            cluster.lose(pid, all_at_once=not shared)
+            wait_until(lambda: not psutil.pid_exists(pid))
+        finally:
+            (waits / "go").touch()
+
+    runs = {seed: waiting(waits, seed) for seed in SEEDS}
+    jobs = [job_of(tmp_path / "runs" / str(seed), run) for seed, run in runs.items()]
+    failing = job_of(tmp_path / "runs" / "failing", config(env={"id": "NoSuch-v0"}))
+    with ThreadPoolExecutor() as pool, ExitStack() as busy:
+        if shared:  # a lost machine may be at work in it for a while
+            jobs[0].directory.mkdir(parents=True)
+            busy.enter_context(locked(jobs[0].directory, "works in it"))
+        lost = pool.submit(lose_a_node)
+        errors = {ended.job.name: ended.error for ended in launcher.launch([*jobs, failing])}
+        lost.result()
+    assert "NoSuch" in (errors.pop("failing") or "")
+    assert errors == {"1": None, "2": None}
+    assert capfd.readouterr() == ("", "")
+    started = sorted((waits / f"{seed}.started").read_text().splitlines() for seed in SEEDS)
+    assert started == [["0 1 None"], ["0 1 None", "300 1 None"]], "one thread each, and one goes on from a snapshot"
+    assert files_in(storage) == set()
+    for job, run in zip(jobs, runs.values(), strict=True):
+        carry_out(tmp_path / "plain" / job.name, **job_of(tmp_path, run).arguments)
+        assert differences(job.directory, tmp_path / "plain" / job.name) == []
+        assert files_in(job.directory / "snapshots") == files_in(tmp_path / "plain" / job.name / "snapshots")
+        assert (job.directory / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_runs_of_a_ray_of_its_own_where_they_are_saved_and_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(config(timesteps=1_000_000, params={"compile": False}).to_yaml())
+    (tmp_path / "experiment.yaml").write_text("base: base.yaml\nseeds: [3]\nlauncher: ray\n")
+    out = tmp_path / "out"
+    command = ["experiment", tmp_path / "experiment.yaml", "--out", out, "--quiet"]
+    with toolkit_process(command, session=True, RAY_AUTH_MODE="disabled") as process:
+        try:
+            run = wait_until(lambda: [snapshot.parents[1] for snapshot in out.glob("*/*/snapshots/150")])[0]
+            started = {one: one.name() for one in psutil.Process(process.pid).children(recursive=True)}
+            process.send_signal(signal.SIGINT)
+            printed, said = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, printed.strip()) == (130, str(out))
+    assert said.strip() == "warning: stopping where runs can be saved; once more stops them at once"
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert (run / "snapshots" / str(result["timesteps"])).is_dir()
+    assert {"raylet", "gcs_server"} <= {*started.values()}
+    wait_until(lambda: not any(process.is_running() for process in started))
+
+
+def test_an_address_that_nobody_answers_at_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gcs_rpc_server_connect_timeout_s", "py_gcs_connect_timeout_s"):
+        monkeypatch.setenv(f"RAY_{name}", "1")  # rather than 5
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ToolkitError, match=f"there is no Ray cluster at '{address}': .*[Tt]imed out") as raised:
+        RayLauncher(address).prepare()
+    assert len(raised.value.message) < 300
+
+
+def test_runs_that_want_more_than_this_machine_has_are_refused() -> None:
+    with pytest.raises(ToolkitError, match=r"cpus_per_run is 4096, and this machine has \d+$"):
+        RayLauncher(cpus_per_run=4096).prepare()
+    with pytest.raises(ValueError, match="cpus_per_run must be at least 1, not 0"):
+        RayLauncher(cpus_per_run=0)

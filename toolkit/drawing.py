@@ -1,0 +1,76 @@
+"""How the toolkit's pictures look: colours, axes, legends, SVG files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+INK = "#333333"
+GRID = "#e6e6e6"
+_CHARACTERS_PER_INCH = 10  # of a legend
+# text stays text in an SVG, and equal runs give equal files
+_SAVING: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "toolkit"}
+
+
+@contextmanager
+def saving(settings: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Save pictures as the toolkit does; a name in a script that the font lacks is no reason to complain.
+
+    :param settings: Matplotlib's, to draw them with
+    """
+    with matplotlib.rc_context(_SAVING), matplotlib.rc_context(dict(settings)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def distinct_colours(count: int) -> list[Any]:
+    """Return colours that people with weak colour vision can tell apart, as long as there are no more than ten."""
+    if count <= 10:
+        return list(matplotlib.color_sequences["petroff10"])[:count]
+    return list(matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
+
+
+def plain_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """Leave of axes what is needed to read values: thin lines across, numbers with thousands told apart."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#bbbbbb")
+
+
+def add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
+    """Put a legend below the axes, with as many columns as fit, and make the picture higher by its rows."""
+    most = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+    names = [shortened(name, most) for _, name in entries]
+    columns = max(1, min(3, most // max(map(len, names))))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.25 * rows)
+    legend = figure.legend(
+        [shown for shown, _ in entries],
+        [str(number) for number in range(len(names))],  # given here, a name that starts with _ would be left out
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        labelcolor=INK,
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)  # $ stands for itself
+        text.set_text(name)
+
+
+def shortened(text: str, most: int) -> str:
+    """Leave out the beginning of what is too long; the number of a run is at its end."""
+    return text if len(text) <= most else f"…{text[1 - most :]}"

@@ -1,0 +1,176 @@
+"""The experiment file: which runs it stands for; all of it checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from toolkit import documents
+from toolkit.checking import Count, Part, Seed, check, in_order
+from toolkit.components import bound, checked
+from toolkit.config import Component, ComponentConfig, Params
+from toolkit.documents import Document, places_in
+from toolkit.errors import ConfigError, Problem, ToolkitError
+from toolkit.experiments.plans import Findings, PlannedRun, Variant, make_variants, name_problems
+from toolkit.launching import Launcher
+from toolkit.reading import override, read
+from toolkit.registry import KINDS
+
+MOST_RUNS = 1_000  # that are started without a question
+_MOST_SEEDS = 10_000
+_RESERVED = "report"  # where `toolkit report` writes
+
+
+def _seeds(value: Any) -> Any:
+    """Take a number of seeds for as many, from 0."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= _MOST_SEEDS:
+        raise ValueError(f"Input should be 1 to {_MOST_SEEDS:,}, or a list of seeds")
+    return range(value)
+
+
+def _file_or_config(value: Any) -> Any:
+    if not isinstance(value, str | dict) or not value:
+        raise ValueError("Input should be the path of a config, or a config itself")
+    return value
+
+
+class ExperimentConfig(Part):
+    """An experiment, whole."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
+    """Name of its directory; left out, the stem of the file."""
+    base: Annotated[Any, BeforeValidator(_file_or_config)]
+    """The config that all runs share: a file, relative to this one, or the config itself."""
+    variants: Annotated[dict[str, Params], Field(min_length=1)] | None = None
+    """What each variant changes: values by dotted path in the config, by the variant's name."""
+    grid: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Values by dotted path, of which every combination is tried with every variant."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)]
+    """Each variant is trained with each of these; a number means as many, from 0."""
+    evaluation_episodes: Annotated[Count, Field(le=1_000_000)] = 100
+    """Greedy episodes that are played with each trained model."""
+    launcher: Component = ComponentConfig(name="local")
+    """Where the runs are trained: see `toolkit plugins launchers`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment file that has been checked.
+
+    :param launcher: a :class:`toolkit.Launcher` that is ready
+    :param text: the file, resolved and with its base in it: an experiment file that stands for the same runs
+    :param findings: takes what is found wrong with variants later on
+    """
+
+    file: Path
+    name: str
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    evaluation_episodes: int
+    launcher: Launcher
+    text: str
+    findings: Findings
+
+    def runs(self) -> list[PlannedRun]:
+        """Return all runs: every variant with the first seed, then with the second, so that they can be compared."""
+        return [PlannedRun(variant, seed) for seed in self.seeds for variant in self.variants]
+
+
+def load_plan(file: Path, overrides: Sequence[str] | Mapping[str, Any] = (), yes: bool = False) -> Plan:
+    """Read an experiment file and check all of it, each variant's config included; its launcher gets ready meanwhile.
+
+    :param overrides: values to lay over the experiment file, as :func:`toolkit.load_config` takes them
+    :param yes: whether it may stand for more than a thousand runs
+    :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
+    :raises ToolkitError: if it stands for so many runs, or there is nowhere to run them
+    """
+    document = read(file)
+    override(document, overrides)
+
+    def report(found: Sequence[Problem]) -> ConfigError:
+        return ConfigError(in_order(found, document.places), document.places)
+
+    config, problems = check(ExperimentConfig, document, "write at least base and seeds", {"seeds": 1})
+    if config is None:
+        raise report(problems)
+    named = bound(report, KINDS["launchers"], config.launcher, ("launcher",), problems)
+    problems += _own_problems(config)
+    base = _base(config, document, file, problems)
+    if base is None or (problems and _size(config) > MOST_RUNS):
+        raise report(problems)
+    _refuse_so_many(config, file, yes)
+    launcher: Any = None if named is None or problems else named.build()  # None: refused below
+    if launcher is not None:
+        launcher.prepare()
+    given = config.variants or {str(base.data["name"]): {}}
+    variants, findings = make_variants(given, config.grid or {}, document, base, file.resolve().parent)
+    findings.refuse([*problems, *name_problems(variants)])
+    text = documents.dump(config.model_dump(mode="json", exclude_none=True) | {"base": base.data})
+    return Plan(file, config.name, variants, config.seeds, config.evaluation_episodes, launcher, text, findings)
+
+
+def _refuse_so_many(config: ExperimentConfig, file: Path, yes: bool) -> None:
+    if _size(config) > MOST_RUNS and not yes:
+        raise ToolkitError(f"{file}: stands for {_size(config):,} runs", "--yes trains that many")
+
+
+def _size(config: ExperimentConfig) -> int:
+    """Count the runs without making them."""
+    combinations = math.prod(map(len, (config.grid or {}).values()))
+    return len(config.variants or {"": 0}) * combinations * len(config.seeds)
+
+
+def _own_problems(config: ExperimentConfig) -> Iterator[Problem]:
+    """Say what is wrong with a file whose shape is right, before its base is read."""
+    if len({*config.seeds}) < len(config.seeds):
+        again = next(index for index, seed in enumerate(config.seeds) if seed in config.seeds[:index])
+        yield Problem(("seeds", again), f"the seed {config.seeds[again]} is given more than once")
+    grid = config.grid or {}
+    for name, values in (config.variants or {}).items():
+        if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.casefold() == _RESERVED:
+            hint = "use at most 100 letters, digits and _ . + -, a letter, digit or _ first"
+            hint = "that is where `toolkit report` writes" if name.casefold() == _RESERVED else hint
+            yield Problem(("variants", name), "cannot be a variant's directory", hint)
+        for dotted in values:
+            if over := next((one for one in grid if f"{dotted}.".startswith(f"{one}.")), None):
+                yield Problem(
+                    ("variants", name, dotted), f"the grid's {over} is laid over it", "give one or the other"
+                )
+    for path in [("grid", "seed"), *(("variants", name, "seed") for name in config.variants or {})]:
+        if path[-1] in (grid if len(path) == 2 else (config.variants or {})[path[1]]):
+            yield Problem(path, "is given by the experiment's 'seeds'")
+    for dotted, given in grid.items():
+        texts = [json.dumps(value, sort_keys=True) for value in given]
+        if len({*texts}) < len(texts):
+            again = next(index for index, text in enumerate(texts) if text in texts[:index])
+            yield Problem(("grid", dotted, again), f"{texts[again][:100]} is given more than once")
+
+
+def _base(config: ExperimentConfig, document: Document, file: Path, problems: list[Problem]) -> Document | None:
+    """Read the config that all runs share.
+
+    :raises ConfigError: if it cannot be read
+    """
+    if isinstance(config.base, dict):
+        base = Document(deepcopy(config.base), places_in(document, ("base",)))
+        base.data.setdefault("name", config.name)
+        return base
+    path = file.parent / config.base
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+        problems.append(Problem(("base",), f"there is no file {path}"))
+        return None
+    base = read(path)
+    if not isinstance(base.data, dict):
+        checked(base)  # which says what is wrong with it
+    return base

@@ -1,0 +1,165 @@
+"""An experiment file to the directory of its runs, all trained and evaluated; again, to what is left of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolkit.components import components_of
+from toolkit.config import parse
+from toolkit.documents import Document
+from toolkit.errors import ConfigError, RunError
+from toolkit.evaluation import evaluate
+from toolkit.experiments.file import Plan
+from toolkit.experiments.plans import PlannedRun
+from toolkit.experiments.standings import EVALUATION, FILE, has_ended, is_done, refuse_others
+from toolkit.files import locked, whole_file
+from toolkit.interrupts import InterruptedTraining, Interrupts
+from toolkit.launching import Job
+from toolkit.run import Run
+from toolkit.training import rehearse, resume, train
+from toolkit.trust import digest_of, remember
+
+DEFAULT_ROOT = Path("experiments")
+
+
+@dataclass
+class Experiment:
+    """An experiment's directory and what was done in it.
+
+    :ivar failed: why runs have failed, by name
+    :ivar stopped_by: the signal that ended the work early, if one did
+    """
+
+    plan: Plan
+    directory: Path
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped_by: int | None = None
+
+
+class Display(Protocol):
+    """Shows how an experiment goes."""
+
+    def begin(self, experiment: Experiment, left: Sequence[PlannedRun]) -> None:
+        """Say which runs are left."""
+
+    def ended(self, run: PlannedRun, error: str | None) -> None:
+        """Say that one has ended."""
+
+    def close(self) -> None:
+        """End."""
+
+
+def run_experiment(plan: Plan, out: Path | None = None, display: Display | None = None) -> Experiment:
+    """Train and evaluate what is left of an experiment's runs; those that were stopped or have failed go on exactly.
+
+    Everything is built once for each variant before the directory is made, so that bad input leaves nothing behind.
+    Ctrl-C and SIGTERM stop the runs where they can be saved; a second one stops them at once.
+
+    :param out: the experiment's directory; by default ``experiments/<name>``
+    :raises ConfigError: if something in a variant's config cannot be built, or does not fit together
+    :raises RunError: if the directory is of something else, another process works in it, or it cannot be written to
+    :raises ToolkitError: if there is nowhere to run
+    """
+    directory = DEFAULT_ROOT / plan.name if out is None else out
+    runs = plan.runs()
+    refuse_others(directory, {run.name: run for run in runs}, plan.file)
+    left = [run for run in runs if not is_done(directory / run.name, plan.evaluation_episodes)]
+    _rehearse(plan, left)
+    experiment = Experiment(plan, directory)
+    with _made(directory, plan.text):
+        if display:
+            display.begin(experiment, left)
+        try:
+            _launch(experiment, left, display)
+        finally:
+            if display:
+                display.close()
+    return experiment
+
+
+def _launch(experiment: Experiment, left: Sequence[PlannedRun], display: Display | None) -> None:
+    planned = {run.name: run for run in left}
+    jobs = [_job(experiment, run) for run in left]
+    launched: Any = experiment.plan.launcher.launch(jobs)  # a generator, or something else that can be closed
+    try:
+        with Interrupts(put_off=False).heeded(), closing(launched):
+            for ended in launched:
+                if ended.error is not None:
+                    experiment.failed[ended.job.name] = ended.error
+                if display:
+                    display.ended(planned[ended.job.name], ended.error)
+    except (KeyboardInterrupt, InterruptedTraining) as error:
+        experiment.stopped_by = getattr(error, "signal", signal.SIGINT)
+
+
+def _job(experiment: Experiment, run: PlannedRun) -> Job:
+    config = run.config.to_document().data
+    if code := components_of(run.variant.config).code:
+        remember(digest_of(config), code)  # the run may be trained on another machine
+    arguments = {"config": config, "evaluation_episodes": experiment.plan.evaluation_episodes}
+    return Job(run.name, experiment.directory / run.name, carry_out, arguments)
+
+
+def _rehearse(plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """Build what each variant needs once.
+
+    :raises ConfigError: with everything that cannot be built
+    """
+    first = {run.variant.name: run for run in reversed(runs)}
+    for run in reversed(first.values()):
+        try:
+            rehearse(run.config)
+        except ConfigError as error:
+            plan.findings.add(run.variant.name, run.variant.laid, error.problems)
+    plan.findings.refuse()
+
+
+@contextmanager
+def _made(directory: Path, text: str) -> Iterator[None]:
+    """Make an experiment's directory, if it is not there, and keep others out of it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be made: {error.strerror}", "choose another place with --out") from None
+    try:
+        with locked(directory, "trains in it"):
+            _write(directory / FILE, text)
+            yield
+    finally:
+        with suppress(OSError):
+            directory.rmdir()  # if it is empty
+
+
+def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int) -> None:
+    """Train a run to its end and evaluate it, from wherever it stands: the job of one run.
+
+    :param config: the run's, as plain data
+    :raises KeyboardInterrupt: if training was stopped, after it was saved
+    :raises ToolkitError: if it fails
+    """
+    parsed, problems = parse(Document(config))
+    if parsed is None or problems:
+        raise ConfigError(problems)
+    run = Run(directory, parsed)
+    if not (directory / "config.yaml").exists():
+        run = train(parsed, directory)
+    elif not has_ended(directory):
+        resume(run)
+    if run.stopped_by is not None:
+        raise KeyboardInterrupt
+    if not is_done(directory, evaluation_episodes):
+        _write(directory / EVALUATION, json.dumps(asdict(evaluate(run, evaluation_episodes)), indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error

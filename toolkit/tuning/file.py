@@ -1,0 +1,130 @@
+"""The tuning file: which values of a config are searched for, and how; all of it checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from toolkit.callbacks import SuccessCriterion
+from toolkit.checking import Count, Part, Seed, check, in_order
+from toolkit.components import Bound, bound, components_of, load_config
+from toolkit.config import Component, ComponentConfig, RunConfig
+from toolkit.documents import Document
+from toolkit.errors import ConfigError, Problem
+from toolkit.reading import override, read
+from toolkit.registry import KINDS
+from toolkit.tuning.space import Dimension, Searched, make_space, space_problems
+from toolkit.tuning.storages import has_password, quiet
+
+ObjectiveName = Literal["mean_return", "timesteps_to_success"]
+
+
+def _seeds(value: Any) -> Any:
+    """Take a number of seeds for as many, from 0."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= 10_000:
+        raise ValueError("Input should be 1 to 10,000, or a list of seeds")
+    return range(value)
+
+
+class TuningConfig(Part):
+    """A search, whole."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
+    """Name of the study and of its directory; left out, the stem of the file."""
+    base: Annotated[str, Field(min_length=1)]
+    """The config whose values are searched for, relative to this file."""
+    search: Annotated[dict[str, Searched], Field(min_length=1)]
+    """Where each value is searched for, by its dotted path in the config."""
+    trials: Count
+    """How many there are, over all workers and all times that the search is gone on with."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)] = (0,)
+    """Each trial trains with each of these; a number means as many, from 0."""
+    objective: ObjectiveName = "mean_return"
+    """What a trial is judged by (:mod:`toolkit.tuning.objectives`), the mean over its seeds."""
+    sampler: Component = ComponentConfig(name="tpe")
+    """What chooses a trial's values: see `toolkit plugins samplers`."""
+    pruner: Component = ComponentConfig(name="median", params={"n_warmup_steps": 5})
+    """What stops a trial early whose learning curve promises little: see `toolkit plugins pruners`; a step is a
+    twentieth of a training. Left out, the median rule, after a quarter of the first training."""
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    """URL of the database that has the study; left out, SQLite in the study's directory."""
+    workers: Annotated[Count, Field(le=1_000)] = 1
+    """How many trials are run at once."""
+    launcher: Component = ComponentConfig(name="local")
+    """Where the workers run: see `toolkit plugins launchers`."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A tuning file that has been checked, with the components it names."""
+
+    config: TuningConfig
+    base: RunConfig
+    space: tuple[Dimension, ...]
+    sampler: Bound
+    pruner: Bound
+    launcher: Bound
+
+
+def load_tuning(path: Path, overrides: Sequence[str] = ()) -> Tuning:
+    """Read a tuning file and check all of it, its base and the ends of each range and every choice included.
+
+    :param overrides: ``dotted.path=YAML value``, as after ``--set``, over the tuning file
+    :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
+    """
+    _refuse_shown_password(overrides)
+    document = read(path)
+    override(document, overrides)
+    config, problems = check(TuningConfig, document, "write at least base, search and trials")
+    if config is None or "base" not in document.data:
+        raise ConfigError(in_order(problems, document.places), document.places)
+    base_path = path.parent / config.base
+    if not base_path.is_file():
+        problems.append(Problem(("base",), f"there is no file {base_path}"))
+        raise ConfigError(in_order(problems, document.places), document.places)
+    tuning, found = bind_tuning(config, load_config(base_path), document)
+    if tuning is None or problems or found:
+        raise ConfigError(in_order(problems + found, document.places), document.places)
+    return tuning
+
+
+def bind_tuning(config: TuningConfig, base: RunConfig, document: Document) -> tuple[Tuning | None, list[Problem]]:
+    """Find what a tuning file names, and check what its shape does not show.
+
+    :param document: the file, for the places in it
+    :return: ``None`` if a component cannot be found, and every problem
+    """
+    space = make_space(config.search, base)
+    problems = [*space_problems(space, base, document)]
+    if len({*config.seeds}) < len(config.seeds):
+        problems.append(Problem(("seeds",), "a seed is given more than once"))
+    criteria = [one for one in components_of(base).callbacks if issubclass(one.cls, SuccessCriterion)]
+    if config.objective == "timesteps_to_success" and not criteria:
+        problems.append(Problem(("objective",), "the base has no success criterion", "add the callback 'success'"))
+
+    def report(found: Sequence[Problem]) -> ConfigError:
+        return ConfigError(found, document.places)
+
+    named = [
+        bound(report, KINDS[f"{key}s"], getattr(config, key), (key,), problems)
+        for key in ("sampler", "pruner", "launcher")
+    ]
+    components = [one for one in named if one is not None]
+    if len(components) < len(named):
+        return None, problems
+    with quiet():
+        for component in [] if problems else components[:2]:
+            component.build()
+    return Tuning(config, base, space, *components), problems
+
+
+def _refuse_shown_password(overrides: Sequence[str]) -> None:
+    if any(text.startswith("storage=") and has_password(text.removeprefix("storage=")) for text in overrides):
+        message = "others on this machine can read the password in a command line"
+        raise ConfigError([Problem((), message, "write the URL into the file")], {(): "--set storage"})

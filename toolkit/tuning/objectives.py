@@ -1,0 +1,124 @@
+"""What trials are judged by, and by what learning curve they are compared while they train.
+
+Both come out of training itself, for nothing, and out of raw returns, which compare trials whatever reward wrappers
+they search among.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from toolkit.callbacks import SuccessCriterion, TrainingContext
+from toolkit.errors import TuningError
+from toolkit.run import Run
+
+_WINDOW = 100  # episodes, as in Gym's definition of solved
+
+
+class Objective(ABC):
+    """What one training, with one seed, comes to.
+
+    :ivar direction: whether more of it is better
+    :ivar title: what it is, in words
+    """
+
+    direction: Literal["maximize", "minimize"]
+    title: str
+
+    def leaves_out(self, callback: type[BaseCallback]) -> bool:
+        """Say whether trials train without a callback of the config's."""
+        return False
+
+    @abstractmethod
+    def progress(self, context: TrainingContext) -> float | None:
+        """Return where the learning curve stands during training; more is better; ``None`` before any episode."""
+
+    @abstractmethod
+    def end(self, run: Run) -> float:
+        """Return where the learning curve has ended.
+
+        :raises TuningError: if nothing can be said of the run
+        """
+
+    @abstractmethod
+    def score(self, run: Run) -> float:
+        """Return what the run is judged by.
+
+        :raises TuningError: if nothing can be said of the run
+        """
+
+
+class MeanReturn(Objective):
+    """The mean raw return of the last 100 training episodes, when the config's timesteps are used up.
+
+    No success criterion ends a training before: the mean of the last 100 episodes would be the lower the sooner a
+    criterion over fewer was met.
+    """
+
+    direction = "maximize"
+    title = "mean return of the last 100 training episodes"
+
+    def leaves_out(self, callback: type[BaseCallback]) -> bool:
+        """Leave the success criterion out."""
+        return issubclass(callback, SuccessCriterion)
+
+    def progress(self, context: TrainingContext) -> float | None:
+        """Return the mean of the last 100 episodes so far."""
+        return _mean([episode.raw_return for episode in context.episodes[-_WINDOW:]])
+
+    def end(self, run: Run) -> float:
+        """Return the score."""
+        return self.score(run)
+
+    def score(self, run: Run) -> float:
+        """Return the mean of the last 100 episodes, or of as many as there are."""
+        return _finite(_mean([raw_return for raw_return, _ in run.episodes[-_WINDOW:]]), run)
+
+
+class TimestepsToSuccess(Objective):
+    """How many timesteps it takes to meet the config's success criterion.
+
+    A seed that does not meet it counts as having taken all timesteps: the least that it can have taken. The learning
+    curve is the criterion's mean return up to its threshold, so that none that has met it is behind another.
+    """
+
+    direction = "minimize"
+    title = "timesteps to success"
+
+    def progress(self, context: TrainingContext) -> float | None:
+        """Return the criterion's mean return, up to its threshold."""
+        criterion = context.criterion
+        if criterion is None or criterion.mean_return is None:
+            return None
+        return min(criterion.mean_return, criterion.threshold)
+
+    def end(self, run: Run) -> float:
+        """Return the criterion's mean return when training ended, up to its threshold."""
+        success = (run.result or {}).get("success") or {}
+        return min(_finite(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
+
+    def score(self, run: Run) -> float:
+        """Return the timestep of success, or all timesteps."""
+        success = (run.result or {}).get("success") or {}
+        return float(success["timestep"] if success.get("solved") else run.config.timesteps)
+
+
+OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
+
+
+def _mean(returns: Sequence[float]) -> float | None:
+    return fmean(returns) if returns else None
+
+
+def _finite(mean: float | None, run: Run) -> float:
+    if mean is None:
+        raise TuningError(f"no episode was completed in {run.config.timesteps:,} timesteps")
+    if not math.isfinite(mean):
+        raise TuningError(f"the mean return is {mean}")
+    return mean

@@ -1,0 +1,136 @@
+"""What a search leaves behind: its best config and how to confirm it, all trials as a table, pictures of the study."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit import documents
+from toolkit.catalog import TOOLKIT
+from toolkit.drawing import saving
+from toolkit.errors import RunError
+from toolkit.files import whole_file
+from toolkit.pictures import picture_file
+from toolkit.snippets import one_line
+from toolkit.tuning.file import Tuning
+from toolkit.tuning.objectives import OBJECTIVES
+from toolkit.tuning.plots import draw_history, draw_importances, draw_slices
+from toolkit.tuning.space import config_with
+from toolkit.tuning.storages import shown
+from toolkit.tuning.studies import Trial, importances
+
+if TYPE_CHECKING:
+    import optuna
+    from matplotlib.figure import Figure
+
+CONFIRMING_SEEDS = 10
+_FEWEST = 10  # finished trials, for it to be said which values matter
+
+
+def best_of(trials: Sequence[Trial], tuning: Tuning) -> Trial | None:
+    """Return the best trial that trained to its end, the first of equals."""
+    finished = [trial for trial in trials if trial.state == "finished" and trial.value is not None]
+    sign = -1 if OBJECTIVES[tuning.config.objective].direction == "maximize" else 1
+    return min(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)
+
+
+def base_trial(trials: Sequence[Trial], tuning: Tuning) -> Trial | None:
+    """Return the finished trial of the base's own values, if there is one."""
+    own = {dimension.path: dimension.present for dimension in tuning.space}
+    return next((trial for trial in trials if trial.state == "finished" and trial.values == own), None)
+
+
+def judged(trial: Trial, tuning: Tuning) -> str:
+    """Say in words what a finished trial has come to."""
+    seeds = tuning.config.seeds
+    over = f"seed {seeds[0]}" if len(seeds) == 1 else f"the mean over seeds {', '.join(map(str, seeds))}"
+    return f"{OBJECTIVES[tuning.config.objective].title}: {figure(trial.value)}, {over}"
+
+
+def figure(value: float | None) -> str:
+    """Write a value with as many digits as say something."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def write_results(directory: Path, file: Path, tuning: Tuning, trials: Sequence[Trial], study: optuna.Study) -> None:
+    """Write all that can be said of a search, over what was there; without a finished trial, only the table.
+
+    :param file: the tuning file, as the user named it
+    """
+    write_file(directory / "trials.csv", _table(trials, tuning))
+    best = best_of(trials, tuning)
+    if best is None:
+        return
+    config = config_with(tuning.base, best.values)
+    write_file(directory / "best.yaml", _origin(file, tuning, trials, best) + config.to_yaml())
+    write_file(directory / "confirm.yaml", _confirming(tuning, best))
+    _draw(directory / "history.png", draw_history(trials, tuning, best))
+    _draw(directory / "slices.png", draw_slices(trials, tuning, best))
+    enough = sum(trial.state == "finished" for trial in trials) >= _FEWEST
+    if enough and (shares := importances(study)):
+        _draw(directory / "importances.png", draw_importances(shares, tuning))
+
+
+def _origin(file: Path, tuning: Tuning, trials: Sequence[Trial], best: Trial) -> str:
+    """Say where the best config comes from, as comments."""
+    name = f"trial {best.number} of {len(trials)} of the study '{tuning.config.name}'"
+    where = f" in {shown(tuning.config.storage)}" if tuning.config.storage else ""
+    base = base_trial(trials, tuning)
+    lines = [
+        f"Found by `toolkit tune {file}` ({TOOLKIT} {version(TOOLKIT)}): {name}{where}.",
+        f"Its {judged(best, tuning)}" + (f"; the base's: {figure(base.value)}." if base and base != best else "."),
+        f"It is the best of {len(trials)} on the seeds that it was chosen by: expect less of it on others.",
+        "`toolkit experiment confirm.yaml` compares it with the base on fresh seeds.",
+        *(f"  {path}: {one_line(value)}" for path, value in best.values.items()),
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _confirming(tuning: Tuning, best: Trial) -> str:
+    """Write an experiment file that compares the best config with the base, on seeds that nothing was chosen by."""
+    first = max(tuning.config.seeds) + 1
+    experiment: dict[str, Any] = {
+        "name": f"{tuning.config.name}_confirmed"[:100],
+        "base": "base.yaml",
+        "variants": {"base": {}, "best": dict(best.values)},
+        "seeds": [*range(first, first + CONFIRMING_SEEDS)],
+    }
+    return documents.dump(experiment)
+
+
+def _table(trials: Sequence[Trial], tuning: Tuning) -> str:
+    paths = [dimension.path for dimension in tuning.space]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    scores = [f"seed {seed}" for seed in tuning.config.seeds]
+    rows.writerow(["number", "state", tuning.config.objective, *scores, "share", "seconds", *paths, "failure"])
+    for trial in trials:
+        values = [one_line(trial.values[path]) if path in trial.values else "" for path in paths]
+        own = [*trial.scores, *[""] * (len(scores) - len(trial.scores))]
+        value = trial.value if trial.state == "finished" else ""
+        seconds = "" if trial.seconds is None else round(trial.seconds, 1)
+        rows.writerow([trial.number, trial.state, value, *own, round(trial.share, 3), seconds, *values, trial.failure])
+    return text.getvalue()
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file of the search's, whole or not at all.
+
+    :raises RunError: if it cannot be written
+    """
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error
+
+
+def _draw(path: Path, picture: Figure) -> None:
+    with saving(), picture_file(path) as temporary:
+        picture.savefig(temporary, format="png", dpi=150)

@@ -1,0 +1,120 @@
+"""What the command line says of a search: while it goes on, and at its end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from toolkit.presentation import next_commands, program
+from toolkit.snippets import one_line
+from toolkit.tuning.file import Tuning
+from toolkit.tuning.results import base_trial, best_of, figure, judged
+from toolkit.tuning.search import Search
+from toolkit.tuning.space import short_names
+from toolkit.tuning.studies import Trial
+
+_ENDED = ("finished", "pruned", "failed")
+
+
+class SearchDisplay:
+    """A line for each trial that has ended, on stderr; on a terminal, a bar with the best so far below.
+
+    :param quiet: whether to show nothing
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._bar: Progress | None = None
+        self._said: set[int] | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._console.quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=2)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, tuning: Tuning, trials: Sequence[Trial]) -> None:
+        """Show trials as they stand; those that had ended at the first look are only counted."""
+        ended = [trial for trial in trials if trial.state in _ENDED]
+        if self._said is None:
+            self._said = {trial.number for trial in ended}
+        best = best_of(trials, tuning)
+        for trial in ended:
+            if trial.number not in self._said:
+                self._said.add(trial.number)
+                self._console.print(trial_line(trial, best), markup=False, soft_wrap=True)
+        if self._bar is not None:
+            if not self._bar.task_ids:
+                self._bar.add_task("")
+                self._bar.start()
+            standing, total = _standing(tuning, trials), tuning.config.trials
+            self._bar.update(self._bar.task_ids[0], completed=len(ended), total=total, description=standing)
+
+
+def trial_line(trial: Trial, best: Trial | None) -> str:
+    """Say how a trial has ended, in one line."""
+    names = short_names([*trial.values])
+    values = ", ".join(
+        f"{name} {one_line(_rounded(value))}" for name, value in zip(names, trial.values.values(), strict=True)
+    )
+    if trial.state == "failed":
+        how = f"failed: {trial.failure}"
+    elif trial.state == "pruned":
+        how = f"pruned after {trial.share:.0%}"
+    else:
+        how = figure(trial.value) + (", best so far" if best is not None and trial.number == best.number else "")
+    return f"trial {trial.number}: {how}" + (f"  ({values})" if values else "")
+
+
+def outcome(search: Search) -> str:
+    """Say what a search has found, where it is, and what to do next."""
+    tuning, trials, best = search.tuning, search.trials, search.best
+    lines = [("stopped: " if search.stopped_by else "") + _counts(trials, tuning.config.trials)]
+    if best is not None:
+        lines += [f"best: trial {best.number}, {judged(best, tuning)}"]
+        lines += [f"  {path}: {one_line(value)}" for path, value in best.values.items()]
+        lines += _about_the_base(base_trial(trials, tuning), best)
+    lines.append(f"  search  {search.directory}")
+    commands = [shlex.join(sys.argv[1:])] if search.stopped_by else []
+    if best is not None:
+        if best != base_trial(trials, tuning):
+            commands.append(shlex.join(["experiment", str(search.directory / "confirm.yaml")]))
+        commands.append(shlex.join(["train", str(search.directory / "best.yaml")]))
+    commands = [f"{program()} {command}" for command in commands]
+    return "\n".join([*lines, *next_commands(commands)])
+
+
+def _about_the_base(base: Trial | None, best: Trial) -> list[str]:
+    if base == best:
+        return ["which is the base itself"]
+    own = [] if base is None else [f"the base itself, trial {base.number}, came to {figure(base.value)}"]
+    return [*own, "the best was chosen by these seeds, so expect less of it on others: confirm it"]
+
+
+def _standing(tuning: Tuning, trials: Sequence[Trial]) -> str:
+    best = best_of(trials, tuning)
+    said = _counts(trials, tuning.config.trials)
+    return said if best is None else f"{said}; best {figure(best.value)} (trial {best.number})"
+
+
+def _counts(trials: Sequence[Trial], total: int) -> str:
+    states = [trial.state for trial in trials]
+    others = [f"{states.count(state)} {state}" for state in ("pruned", "failed") if state in states]
+    ended = sum(state in _ENDED for state in states)
+    return ", ".join([f"{ended} of {total} trials", *others])
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
