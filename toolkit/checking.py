@@ -15,6 +15,8 @@ from toolkit.errors import KeyPath, Problem, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_MOST_SEEDS = 10_000  # that a number stands for
+
 
 def whole_number(value: Any) -> Any:
     """Refuse what pydantic would make a number of."""
@@ -23,8 +25,18 @@ def whole_number(value: Any) -> Any:
     return value
 
 
+def _counted(value: Any) -> Any:
+    """Take a number of seeds for as many, from 0."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= _MOST_SEEDS:
+        raise ValueError(f"Input should be 1 to {_MOST_SEEDS:,}, or a list of seeds")
+    return range(value)
+
+
 Count = Annotated[int, Field(ge=1, lt=2**63), BeforeValidator(whole_number)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(whole_number)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_counted)]
 
 
 class Part(BaseModel):

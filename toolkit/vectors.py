@@ -296,7 +296,8 @@ def _leave_signals_to_the_parent() -> None:
         if hasattr(signal, name):  # a function: programs that an environment starts do not inherit it
             signal.signal(getattr(signal, name), lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        # the others too: a launcher may have started the process that this one is forked from
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 def _end_with_the_parent() -> None:

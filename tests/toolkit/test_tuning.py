@@ -350,7 +350,7 @@ def test_several_workers_have_as_many_trials_together_as_wanted(toolkit: Toolkit
     changed(launcher="local", workers="3", sampler="{name: random, params: {seed: 0}}", trials="5",
             search="{algorithm.params.gamma: {low: 0.1, high: 0.9}}")  # fmt: skip
     searched(toolkit)
-    assert states() == ["COMPLETE"] * 5
+    assert [row["state"] for row in table()] == ["finished"] * 5
     assert len({row["algorithm.params.gamma"] for row in table()}) == 5, "none draws what another has drawn"
 
 

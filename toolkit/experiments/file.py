@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from toolkit import documents
-from toolkit.checking import Count, Part, Seed, check, in_order
+from toolkit.checking import Count, Part, Seeds, check, in_order
 from toolkit.components import bound, checked
 from toolkit.config import Component, ComponentConfig, Params
 from toolkit.documents import Document, places_in
@@ -26,17 +26,7 @@ from toolkit.reading import override, read
 from toolkit.registry import KINDS
 
 MOST_RUNS = 1_000  # that are started without a question
-_MOST_SEEDS = 10_000
 _RESERVED = "report"  # where `toolkit report` writes
-
-
-def _seeds(value: Any) -> Any:
-    """Take a number of seeds for as many, from 0."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
-    if not 1 <= value <= _MOST_SEEDS:
-        raise ValueError(f"Input should be 1 to {_MOST_SEEDS:,}, or a list of seeds")
-    return range(value)
 
 
 def _file_or_config(value: Any) -> Any:
@@ -56,7 +46,7 @@ class ExperimentConfig(Part):
     """What each variant changes: values by dotted path in the config, by the variant's name."""
     grid: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
     """Values by dotted path, of which every combination is tried with every variant."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)]
+    seeds: Seeds
     """Each variant is trained with each of these; a number means as many, from 0."""
     evaluation_episodes: Annotated[Count, Field(le=1_000_000)] = 100
     """Greedy episodes that are played with each trained model."""

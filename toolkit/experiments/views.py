@@ -249,7 +249,7 @@ def _outcome(experiment: Experiment, variant: str) -> tuple[str, ...]:
     judged = [one for one in successes if one]
     solved = [one for one in judged if one["solved"]]
     timesteps = [one["timestep"] if one["solved"] else math.inf for one in judged]
-    median = statistics.median(timesteps) if judged else math.nan
+    median = statistics.median_low(timesteps) if judged else math.nan
     return (
         variant,
         f"{len(ended)} of {len(directories)}",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from toolkit.callbacks import SuccessCriterion
-from toolkit.checking import Count, Part, Seed, check, in_order
+from toolkit.checking import Count, Part, Seeds, check, in_order
 from toolkit.components import Bound, bound, components_of, load_config
 from toolkit.config import Component, ComponentConfig, RunConfig
 from toolkit.documents import Document
@@ -21,15 +21,6 @@ from toolkit.tuning.space import Dimension, Searched, make_space, space_problems
 from toolkit.tuning.storages import has_password, quiet
 
 ObjectiveName = Literal["mean_return", "timesteps_to_success"]
-
-
-def _seeds(value: Any) -> Any:
-    """Take a number of seeds for as many, from 0."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
-    if not 1 <= value <= 10_000:
-        raise ValueError("Input should be 1 to 10,000, or a list of seeds")
-    return range(value)
 
 
 class TuningConfig(Part):
@@ -43,7 +34,7 @@ class TuningConfig(Part):
     """Where each value is searched for, by its dotted path in the config."""
     trials: Count
     """How many there are, over all workers and all times that the search is gone on with."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_seeds)] = (0,)
+    seeds: Seeds = (0,)
     """Each trial trains with each of these; a number means as many, from 0."""
     objective: ObjectiveName = "mean_return"
     """What a trial is judged by (:mod:`toolkit.tuning.objectives`), the mean over its seeds."""
