@@ -58,6 +58,37 @@ def _lock(descriptor: int, directory: Path, busy: str) -> None:
         logging.getLogger("toolkit").warning("%s: cannot be locked: %s", directory, error.strerror)
 
 
+@contextmanager
+def claimed(directory: Path, busy: str) -> Iterator[None]:
+    """Make a directory, if it is not there, and keep other processes out of it; if it stays empty, it goes again.
+
+    :param busy: what another process does in it
+    :raises RunError: if it cannot be made, or one has it
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be made: {error.strerror}", "choose another place with --out") from None
+    try:
+        with locked(directory, busy):
+            yield
+    finally:
+        with suppress(OSError):
+            directory.rmdir()  # if it is empty
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    :raises RunError: if it cannot be written
+    """
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error
+
+
 class GrowingFile:
     """A file that pieces are written to the end of, each whole or not at all.
 

@@ -12,6 +12,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.records import ENDED
+
 if TYPE_CHECKING:
     from toolkit.evaluation import Evaluation
     from toolkit.networks import Description
@@ -74,7 +76,7 @@ def verdict(run: Run) -> str:
     if result is None:
         return "has not ended"
     took = f"{result['timesteps']:,} timesteps, {result['episodes']:,} episodes, {result['seconds']:.1f} s"
-    early = "" if result["status"] in ("success", "finished") else f"{result['status']}, "
+    early = "" if result["status"] in ENDED else f"{result['status']}, "
     success = result["success"]
     if not success or success["mean_return"] is None:
         return f"{result['status']}: {took}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.errors import RunError
 
+ENDED = ("success", "finished")  # the status of a training that has come to its own end
 _LARGEST_RESULT = 1 << 20  # bytes
 _LARGEST_EVALUATION = 1 << 26  # bytes; a million returns
 _LARGEST_MONITOR = 1 << 28  # bytes; ten million episodes

@@ -27,6 +27,7 @@ from toolkit.errors import Problem, RunError, TrainingError, describe
 from toolkit.interrupts import InterruptedTraining, Interrupts, ignored
 from toolkit.logs import log_interval, run_logger
 from toolkit.models import build_model, save_model, suitable_threads
+from toolkit.records import ENDED
 from toolkit.registry import KINDS, find
 from toolkit.run import Run
 from toolkit.snapshots import Snapshots
@@ -74,7 +75,7 @@ def resume(run: Run, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bo
     """
     with run.locked():
         status = (run.result or {}).get("status")
-        if status in ("success", "finished"):
+        if status in ENDED:
             raise RunError(f"{run.directory}: has ended ({status}): there is nothing to go on with")
         if run.model_path.exists() and not (run.directory / "monitor.csv").exists():
             raise RunError(f"{run.directory}: holds a model that was not trained here: there is nothing to go on with")

@@ -38,7 +38,7 @@ class LocalLauncher(Launcher):
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise ValueError("workers should be at least 1")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = processes.cores()
         self._workers = cores if workers is None else workers
         self._threads = max(1, cores // self._workers)
 

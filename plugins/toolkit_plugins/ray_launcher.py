@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from toolkit import processes
 from toolkit.errors import RunError, ToolkitError, describe
 from toolkit.files import locked
 from toolkit.launching import Ended, Job, Launcher
@@ -112,7 +113,7 @@ class RayLauncher(Launcher):
     def _connect(self) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            cores = processes.cores()
             if self.cpus_per_run > cores:
                 raise ToolkitError(f"cpus_per_run is {self.cpus_per_run}, and this machine has {cores}")
             settings |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECTS}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from toolkit.components import components_of
 from toolkit.config import parse
 from toolkit.documents import Document
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError
 from toolkit.evaluation import evaluate
 from toolkit.experiments.file import Plan
 from toolkit.experiments.plans import PlannedRun
 from toolkit.experiments.standings import EVALUATION, FILE, has_ended, is_done, refuse_others
-from toolkit.files import locked, whole_file
+from toolkit.files import claimed, write_text
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.launching import Job
 from toolkit.run import Run
@@ -72,7 +72,8 @@ def run_experiment(plan: Plan, out: Path | None = None, display: Display | None 
     left = [run for run in runs if not is_done(directory / run.name, plan.evaluation_episodes)]
     _rehearse(plan, left)
     experiment = Experiment(plan, directory)
-    with _made(directory, plan.text):
+    with claimed(directory, "trains in it"):
+        write_text(directory / FILE, plan.text)
         if display:
             display.begin(experiment, left)
         try:
@@ -120,22 +121,6 @@ def _rehearse(plan: Plan, runs: Sequence[PlannedRun]) -> None:
     plan.findings.refuse()
 
 
-@contextmanager
-def _made(directory: Path, text: str) -> Iterator[None]:
-    """Make an experiment's directory, if it is not there, and keep others out of it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be made: {error.strerror}", "choose another place with --out") from None
-    try:
-        with locked(directory, "trains in it"):
-            _write(directory / FILE, text)
-            yield
-    finally:
-        with suppress(OSError):
-            directory.rmdir()  # if it is empty
-
-
 def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int) -> None:
     """Train a run to its end and evaluate it, from wherever it stands: the job of one run.
 
@@ -154,12 +139,4 @@ def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int)
     if run.stopped_by is not None:
         raise KeyboardInterrupt
     if not is_done(directory, evaluation_episodes):
-        _write(directory / EVALUATION, json.dumps(asdict(evaluate(run, evaluation_episodes)), indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error
+        write_text(directory / EVALUATION, json.dumps(asdict(evaluate(run, evaluation_episodes)), indent=2) + "\n")

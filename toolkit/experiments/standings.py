@@ -12,7 +12,7 @@ from toolkit.config import RunConfig
 from toolkit.documents import walk
 from toolkit.errors import KeyPath, RunError
 from toolkit.experiments.plans import PlannedRun
-from toolkit.records import read_evaluation, read_result, text_of
+from toolkit.records import ENDED, read_evaluation, read_result, text_of
 
 FILE = "experiment.yaml"
 EVALUATION = "evaluation.json"
@@ -36,7 +36,7 @@ def has_ended(directory: Path) -> bool:
 
     :raises RunError: if what says so is damaged
     """
-    return (read_result(directory / "result.json") or {}).get("status") in ("success", "finished")
+    return (read_result(directory / "result.json") or {}).get("status") in ENDED
 
 
 def refuse_others(directory: Path, planned: Mapping[str, PlannedRun], file: Path) -> None:

@@ -14,7 +14,7 @@ from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError, readable
 from toolkit.experiments.standings import EVALUATION
-from toolkit.records import read_episodes, read_evaluation, read_result, text_of
+from toolkit.records import ENDED, read_episodes, read_evaluation, read_result, text_of
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 _CURVE_POINTS = 1000  # more than a picture has columns, and little to keep of a thousand runs
@@ -53,7 +53,7 @@ class Outcome:
     @property
     def has_ended(self) -> bool:
         """Whether training came to its own end."""
-        return self.status in ("success", "finished")
+        return self.status in ENDED
 
     @property
     def training_return(self) -> float | None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit import documents
 from toolkit.catalog import TOOLKIT
 from toolkit.drawing import saving
-from toolkit.errors import RunError
-from toolkit.files import whole_file
+from toolkit.files import write_text
 from toolkit.pictures import picture_file
 from toolkit.snippets import one_line
 from toolkit.tuning.file import Tuning
@@ -63,13 +62,13 @@ def write_results(directory: Path, file: Path, tuning: Tuning, trials: Sequence[
 
     :param file: the tuning file, as the user named it
     """
-    write_file(directory / "trials.csv", _table(trials, tuning))
+    write_text(directory / "trials.csv", _table(trials, tuning))
     best = best_of(trials, tuning)
     if best is None:
         return
     config = config_with(tuning.base, best.values)
-    write_file(directory / "best.yaml", _origin(file, tuning, trials, best) + config.to_yaml())
-    write_file(directory / "confirm.yaml", _confirming(tuning, best))
+    write_text(directory / "best.yaml", _origin(file, tuning, trials, best) + config.to_yaml())
+    write_text(directory / "confirm.yaml", _confirming(tuning, best))
     _draw(directory / "history.png", draw_history(trials, tuning, best))
     _draw(directory / "slices.png", draw_slices(trials, tuning, best))
     enough = sum(trial.state == "finished" for trial in trials) >= _FEWEST
@@ -117,18 +116,6 @@ def _table(trials: Sequence[Trial], tuning: Tuning) -> str:
         seconds = "" if trial.seconds is None else round(trial.seconds, 1)
         rows.writerow([trial.number, trial.state, value, *own, round(trial.share, 3), seconds, *values, trial.failure])
     return text.getvalue()
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a file of the search's, whole or not at all.
-
-    :raises RunError: if it cannot be written
-    """
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error
 
 
 def _draw(path: Path, picture: Figure) -> None:

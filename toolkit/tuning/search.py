@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import documents
 from toolkit.errors import RunError, StorageError, TuningError
-from toolkit.files import locked
+from toolkit.files import claimed, write_text
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.launching import Job, Launcher
 from toolkit.records import text_of
 from toolkit.training import rehearse
 from toolkit.tuning.file import Tuning, load_tuning
-from toolkit.tuning.results import best_of, write_file, write_results
+from toolkit.tuning.results import best_of, write_results
 from toolkit.tuning.storages import quiet, reached, shown
 from toolkit.tuning.studies import Trial, is_unfinished, opened_study, trials_of
 from toolkit.tuning.trials import work
@@ -76,7 +76,7 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
         if tuning.config.storage:
             with opened_study(url, tuning, make=True):
                 pass  # before there is a directory
-        with _claimed(directory), opened_study(url, tuning, make=True) as study:
+        with claimed(directory, "searches in it"), opened_study(url, tuning, make=True) as study:
             _write_what_is_searched(directory, tuning)
             errors, stopped_by = _launch(launcher, study, tuning, _jobs(directory, tuning, url), watch)
             _remove_empty(directory / "workers")
@@ -115,20 +115,6 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
             raise RunError(message, "choose another directory with --out")
 
 
-@contextmanager
-def _claimed(directory: Path) -> Iterator[None]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be made: {error.strerror}", "choose another with --out") from None
-    try:
-        with locked(directory, "searches in it"):
-            yield
-    finally:
-        with suppress(OSError):
-            directory.rmdir()  # if it is empty
-
-
 def _resolved(tuning: Tuning) -> dict[str, Any]:
     """Return the tuning file as it is kept in the directory: with its defaults, without a password."""
     data = tuning.config.model_dump(mode="json", exclude={"storage"}) | {"base": "base.yaml"}
@@ -143,7 +129,7 @@ def _resolved(tuning: Tuning) -> dict[str, Any]:
 
 def _write_what_is_searched(directory: Path, tuning: Tuning) -> None:
     for name, text in (("base.yaml", tuning.base.to_yaml()), (_OWN_FILE, documents.dump(_resolved(tuning)))):
-        write_file(directory / name, text)
+        write_text(directory / name, text)
 
 
 def _jobs(directory: Path, tuning: Tuning, url: str) -> list[Job]:

@@ -20,6 +20,7 @@ from toolkit.components import checked, components_of, trust_code
 from toolkit.config import RunConfig
 from toolkit.documents import Document
 from toolkit.errors import ToolkitError, describe
+from toolkit.experiments.standings import has_ended
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.run import Run
 from toolkit.training import resume, train
@@ -41,7 +42,6 @@ from toolkit.tuning.studies import (
 if TYPE_CHECKING:
     import optuna
 
-_ENDED = ("success", "finished")
 _ONLY_SHOWN = ("progress", "record_video")  # callbacks that change nothing about a trial
 
 
@@ -157,7 +157,7 @@ class _Worker:
         if _is_begun(directory, config):
             run = Run.open(directory)
             trust_code(run.config)  # the user's own
-            return run if (run.result or {}).get("status") in _ENDED else resume(run, [reporter])
+            return run if has_ended(directory) else resume(run, [reporter])
         shutil.rmtree(directory, ignore_errors=True)
         return train(config, directory, [reporter])
 
