@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from toolkit.experiments.file import load_plan
 from toolkit.experiments.running import Experiment, run_experiment
 from toolkit.experiments.views import Overview
 from toolkit.files import locked
+
+pytestmark = pytest.mark.xdist_group("experiments")  # what they share is made once
 
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
 
@@ -274,11 +277,35 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(toolkit: Toolkit) ->
     assert result_of(Path("experiments/x/raises/seed-0"))["status"] == "finished"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("leave", "status"), [(0, 2), (40 << 10, 1)])
+def test_a_full_disk_fails_runs_and_harms_none_and_they_are_done_when_there_is_room(
+    leave: int, status: int, finished: Path, disk: Path, toolkit: Toolkit
+) -> None:
+    place = Path(shutil.copytree(finished, disk / "both"))
+    file = written(EXPERIMENT.replace("7]", "7, 9]"))
+    before = {name: content for name, content in contents(place).items() if "/" in name}
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file_:
+        while file_.write(bytes(4096)):
+            pass
+    os.truncate(filler, filler.stat().st_size - leave)
+    full = toolkit("experiment", file, "--out", place)
+    assert full.status == status
+    assert "No space left on device" in full.err
+    assert "Traceback" not in full.err
+    filler.unlink()
+    done = toolkit("experiment", file, "--out", place)
+    assert done.status == 0, done.err
+    assert done.out.startswith("done: 6 of 6 runs trained and evaluated\n")
+    assert {name: content for name, content in contents(place).items() if name in before} == before
+
+
 # --- stopped --------------------------------------------------------------------------------------------------------
 
 LONG = """\
 base: small.yaml
-variants: {a: {timesteps: 1_000_000, snapshots.every_minutes: null}}
+variants: {a: {timesteps: 1_000_000, algorithm.params.compile: false, snapshots.every_minutes: null}}
 seeds: 3
 evaluation_episodes: 1
 launcher: {name: local, params: {workers: 2}}

@@ -353,7 +353,18 @@ def test_processes_started_at_once_get_their_own_directories_and_the_hash_seed_c
 def test_an_interrupted_run_saves_its_model_and_exits_with_130(
     config_file: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    process = toolkit_process(["train", config_file, "--out", "mine", "--set", "timesteps=10_000_000"])
+    process = toolkit_process(
+        [
+            "train",
+            config_file,
+            "--out",
+            "mine",
+            "--set",
+            "timesteps=10_000_000",
+            "--set",
+            "algorithm.params.compile=false",
+        ]
+    )
     processes.append(process)
     wait_for_rows(Path("mine/monitor.csv"), process)
     process.send_signal(signal.SIGINT)

@@ -26,6 +26,7 @@ from toolkit.experiments.running import carry_out
 from toolkit.files import locked
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
+pytestmark = pytest.mark.xdist_group("ray")  # what they share is made once
 PATIENCE = 120  # seconds, for processes on a machine that has much else to do
 SEEDS = (1, 2)
 WAITS = """\
