@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 from support import PROJECT, Toolkit
+
+from toolkit.experiments.file import load_plan
+from toolkit.tuning.file import load_tuning
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 JAPANESE = (PROJECT / "README.ja.md").read_text(encoding="utf-8")
@@ -23,6 +27,24 @@ def test_the_yaml_it_shows_is_the_main_config() -> None:
     shown = re.search(r"configs/cartpole_ddqn\.yaml`\):\n\n```yaml\n(.*?)```", README, re.DOTALL)
     assert shown
     assert yaml.safe_load(shown[1]) == yaml.safe_load((PROJECT / "configs" / "cartpole_ddqn.yaml").read_text())
+
+
+def yaml_shown(key: str) -> Path:
+    """Write the example that has such a key to a file beside a clone's `configs`."""
+    (shown,) = (text for text in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if f"\n{key}:" in text)
+    Path("configs").symlink_to(PROJECT / "configs")
+    Path("shown.yaml").write_text(shown)
+    return Path("shown.yaml")
+
+
+def test_the_experiment_it_shows_is_one() -> None:
+    names = {variant.name for variant in load_plan(yaml_shown("grid")).variants}
+    assert names == {"clip,gamma=0.97", "clip,gamma=0.99", "graded,gamma=0.97", "graded,gamma=0.99"}
+
+
+def test_the_search_it_shows_is_one() -> None:
+    pytest.importorskip("optuna")
+    assert load_tuning(yaml_shown("search")).config.objective == "timesteps_to_success"
 
 
 @BOTH
