@@ -7,7 +7,10 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from toolkit.launching import Job
 
 
 def write(directory: Path, text: str) -> None:
@@ -39,6 +42,12 @@ def fail(directory: Path) -> None:
 
 def leave(directory: Path, status: int) -> None:
     sys.exit(status)
+
+
+def in_a_thread(directory: Path, job: Job) -> None:
+    """Call a job where no signal comes."""
+    with ThreadPoolExecutor() as pool:
+        pool.submit(job.function, directory, **job.arguments).result()
 
 
 def be_killed(directory: Path) -> None:

@@ -36,7 +36,9 @@ def _counted(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1, lt=2**63), BeforeValidator(whole_number)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(whole_number)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_counted)]
+_Listed = Annotated[tuple[Seed, ...], Field(min_length=1)]
+_Number = Annotated[int, Field(ge=1, le=_MOST_SEEDS)]
+Seeds = Annotated[_Listed, BeforeValidator(_counted, json_schema_input_type=_Listed | _Number)]
 
 
 class Part(BaseModel):

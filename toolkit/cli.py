@@ -328,11 +328,24 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a config, for editors."""
-    from toolkit.schema import json_schema
+def schema(
+    file: Annotated[Literal["config", "experiment", "tuning"], typer.Argument(help="What file it is for.")] = "config",
+) -> None:
+    """Print the JSON Schema of a config or another file, for editors."""
+    from toolkit.schema import file_schema, json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    match file:
+        case "config":
+            found = json_schema()
+        case "experiment":
+            from toolkit.experiments.file import ExperimentConfig
+
+            found = file_schema(ExperimentConfig, "sb3-toolkit experiment")
+        case "tuning":
+            from toolkit.tuning.file import TuningConfig
+
+            found = file_schema(TuningConfig, "sb3-toolkit search")
+    typer.echo(json.dumps(found, indent=2))
 
 
 @app.command()

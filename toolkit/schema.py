@@ -1,6 +1,7 @@
-"""The JSON Schema of a config, with the parameters of every component that is installed here, for editors.
+"""The JSON Schema of a config and other files, with the parameters of every installed component, for editors.
 
-It accepts what ``toolkit check`` accepts, and more: it says nothing of what only an import shows, as of paths.
+It accepts what ``toolkit check`` accepts, and more: it says nothing of what only an import shows, as of paths, nor of
+the values that an experiment or a search lays over its base.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import BaseModel
 
 from toolkit.config import AlgorithmConfig, ComponentConfig, RunConfig
 from toolkit.docstrings import documentation, first_line
@@ -25,6 +28,8 @@ _Classes = Mapping[str, type[Any]]
 _KINDS = ("algorithms", "policies", "wrappers", "vec_wrappers", "callbacks", "schedules")  # that a config names
 _PATH: Schema = {"type": "string", "pattern": ":", "description": "A Python path: module:Class or ./file.py:Class."}
 _DEFAULT_POLICY = AlgorithmConfig.model_fields["policy"].default
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_EXTENDS: Schema = {"type": "string", "description": "A file that this one is laid over."}
 
 
 def json_schema() -> Schema:
@@ -38,16 +43,45 @@ def json_schema() -> Schema:
         holder["properties"][name]["items"] = {"$ref": f"#/$defs/{name}"}
         definitions[name] = whole.component(KINDS[name], _PATH)
     properties["algorithm"] = {"description": definitions.pop("AlgorithmConfig")["description"]}
-    properties["extends"] = {"type": "string", "description": "A config file that this one is laid over."}
+    properties["extends"] = _EXTENDS
     # What a file leaves out, the one that it extends may have: mappings merge, lists replace.
     needed = [key for key in schema.pop("required") if key != "name"]  # the file's stem, if left out
     env_needs = {"if": {"type": "object"}, "then": {"required": env.pop("required")}}
     return schema | {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": _DIALECT,
         "title": "sb3-toolkit run config",
         "if": {"required": ["extends"]},
         "else": {"properties": {"algorithm": whole.algorithm(), "env": env_needs}, "required": needed},
         "then": {"properties": {"algorithm": part.algorithm()}},
+    }
+
+
+def file_schema(model: type[BaseModel], title: str) -> Schema:
+    """Return the JSON Schema of a file that is not a config.
+
+    :param model: its shape; a key that takes a component is called as the component's kind, and only ``base`` may take
+        a config
+    """
+    schema = model.model_json_schema()
+    definitions, properties = schema["$defs"], schema["properties"]
+    kinds = {key: KINDS[f"{key}s"] for key in properties if f"{key}s" in KINDS}
+    installed = {kind.name: _installed(kind) for kind in (KINDS["schedules"], *kinds.values())}
+    whole, part = (_Describer(definitions, installed, part=suffix).components(kinds) for suffix in ("", ".part"))
+    for key in kinds:
+        del properties[key]["anyOf"]
+    if RunConfig.__name__ in definitions:
+        config = json_schema()
+        definitions.update(config.pop("$defs"))
+        definitions[RunConfig.__name__] = config
+        whole["base"] = {"anyOf": properties["base"].pop("anyOf")}
+    properties["extends"] = _EXTENDS
+    needed = [key for key in schema.pop("required") if key != "name"]
+    return schema | {
+        "$schema": _DIALECT,
+        "title": title,
+        "if": {"required": ["extends"]},
+        "else": {"properties": whole, "required": needed},
+        "then": {"properties": part},
     }
 
 
@@ -89,14 +123,23 @@ class _Describer:
 
     def algorithm(self) -> Schema:
         """Describe the algorithm with its policy."""
-        self.definitions[f"schedule{self.part}"] = self.component(KINDS["schedules"])
-        self.definitions[f"object{self.part}"] = self._mapping(ComponentConfig.model_json_schema(), None)
+        self._define_parameters()
         found = self.installed["algorithms"]
         rules = {name: self._rule(cls) for name, cls in found.items()}
         complete = {name: cls for name, cls in found.items() if "required" not in rules[name]}
         mapping = self._mapping(AlgorithmConfig.model_json_schema(), found)
         mapping["allOf"] = [_if("name", name, rule) for name, rule in rules.items()]
         return {"anyOf": [*_constants(complete), _PATH, mapping]}
+
+    def components(self, kinds: Mapping[str, Kind]) -> dict[str, Schema]:
+        """Describe a component of each kind, by its key."""
+        self._define_parameters()
+        return {key: self.component(kind, _PATH) for key, kind in kinds.items()}
+
+    def _define_parameters(self) -> None:
+        """Describe the components that parameters may take."""
+        self.definitions[f"schedule{self.part}"] = self.component(KINDS["schedules"])
+        self.definitions[f"object{self.part}"] = self._mapping(ComponentConfig.model_json_schema(), None)
 
     def _mapping(self, schema: Schema, names: _Classes | None) -> Schema:
         if names is not None:

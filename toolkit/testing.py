@@ -20,13 +20,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 
-from toolkit.conformance import callbacks, models, schedules, wrappers
+from toolkit.conformance import callbacks, launchers, models, schedules, wrappers
 from toolkit.conformance.subjects import ConformanceError, Env, named
+from toolkit.launching import Launcher
 
 __all__ = [
     "ConformanceError",
     "check_algorithm",
     "check_callback",
+    "check_launcher",
     "check_policy",
     "check_schedule",
     "check_wrapper",
@@ -124,3 +126,18 @@ def check_schedule(schedule: str | type[Any], *, params: Mapping[str, Any] = _NO
     """
     with named(schedule) as name:
         schedules.check(name, params)
+
+
+def check_launcher(launcher: str | type[Launcher], *, params: Mapping[str, Any] = _NONE) -> None:
+    """Check that a launcher gives every job once, as it ended, and stops those at work where it has to end early.
+
+    It launches a few jobs, four times: ones that write files, raise, and lose their process; none; ones that work
+    until they are stopped, because the iterator is closed, and because a signal raises an exception in it, which is
+    tried in the main thread alone. Their temporary directory has to be at the same path wherever they run.
+
+    :param params: of its constructor; with room for two jobs at once more is seen, and sooner
+    :raises ConformanceError: with the first promise that is not kept, and what to change
+    :raises ToolkitError: if there is no such launcher, it cannot be built, or there is nowhere to run jobs
+    """
+    with named(launcher) as name:
+        launchers.check(name, params)

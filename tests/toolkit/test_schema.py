@@ -20,11 +20,14 @@ from support import PROJECT, SMALL_CONFIG, WRAPPER_MODULE, Install, Toolkit
 from toolkit.components import load_config
 from toolkit.documents import dump, parse, read
 from toolkit.errors import ConfigError
+from toolkit.experiments.file import load_plan
 from toolkit.parameters import bind
 from toolkit.schema import json_schema
+from toolkit.tuning.file import load_tuning
 from toolkit.typeschema import schema_of
 
-CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
+pytestmark = pytest.mark.xdist_group("schema")  # what the tests share is made once
+CONFIGS = sorted([*(PROJECT / "configs").glob("*.yaml"), *(PROJECT / "configs/experiments/base").glob("*.yaml")])
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +297,151 @@ def test_an_editor_learns_the_names_and_what_each_parameter_means(schema: dict[s
         "description": "size of the window, at least 1",
         "default": 100,
     }
+
+
+# --- experiments and searches ---------------------------------------------------------------------------------------
+
+FILES = {
+    "experiment": ("experiments", "base: small.yaml\nseeds: 2\n", load_plan),
+    "tuning": ("tune", "base: small.yaml\ntrials: 2\nsearch: {timesteps: {low: 1, high: 2}}\n", load_tuning),
+}
+PRINTED: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture
+def printed(toolkit: Toolkit) -> Callable[[str], dict[str, Any]]:
+    """What `toolkit schema KIND` prints."""
+
+    def once(kind: str) -> dict[str, Any]:
+        if kind == "tuning":
+            pytest.importorskip("optuna")
+        if kind not in PRINTED:
+            done = toolkit("schema", kind)
+            assert (done.status, done.err) == (0, "")
+            PRINTED[kind] = json.loads(done.out)
+        return PRINTED[kind]
+
+    return once
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_is_printed_for_an_experiment_or_a_search_is_a_json_schema(kind: str, printed: Any) -> None:
+    jsonschema.Draft202012Validator.check_schema(printed(kind))
+
+
+def with_parts(kind: str, text: str) -> Any:
+    """Return a small file of a kind with some of its parts replaced, and a base beside it."""
+    Path("small.yaml").write_text(SMALL_CONFIG)
+    return parse(FILES[kind][1], "small").data | parse(text, "text").data
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (kind, path)
+        for kind, parts in FILES.items()
+        for path in sorted((PROJECT / "configs" / parts[0]).glob("*.yaml"))
+    ],
+    ids=lambda part: getattr(part, "name", part),
+)
+def test_an_experiment_or_search_that_ships_is_accepted(kind: str, path: Path, printed: Any) -> None:
+    assert not problems(read(path).data, printed(kind))
+
+
+ACCEPTED = {
+    "experiment": [
+        "{}",
+        "name: mine",
+        "seeds: [0, 7]",
+        "variants: {a: {}, b: {timesteps: 5, env.wrappers: []}}",
+        "grid: {algorithm.params.gamma: [0.9, 1]}",
+        "variants: null",
+        "launcher: local",
+        "launcher: {name: local, params: {workers: 2}}",
+        "launcher: 'mine:Launcher'",
+        "{extends: other.yaml, launcher: {params: {workers: 2}}}",
+        "{extends: other.yaml, base: {timesteps: 5}}",
+    ],
+    "tuning": [
+        "objective: timesteps_to_success",
+        "{sampler: random, pruner: none, storage: 'sqlite:///here.db'}",
+        "sampler: {name: tpe, params: {seed: 0, gamma: {name: 'mine:Gamma'}}}",
+        "pruner: {name: patient, params: {wrapped_pruner: {name: 'optuna.pruners:MedianPruner'}, patience: 2}}",
+        "pruner: {name: percentile, params: {percentile: 25.0}}",
+        "search: {timesteps: {choices: [1, 2]}, algorithm.params.gamma: {low: 0.9, high: 1, log: true}}",
+        "{extends: other.yaml, sampler: {params: {seed: 0}}}",
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in ACCEPTED.items() for text in texts])
+def test_what_an_experiment_or_a_search_may_say_is_accepted(kind: str, text: str, printed: Any) -> None:
+    assert not problems(with_parts(kind, text), printed(kind))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_that_extends_another_may_leave_the_rest_to_it(kind: str, printed: Any) -> None:
+    assert is_accepted({"extends": "other.yaml"}, printed(kind))
+    assert not is_accepted({}, printed(kind))
+
+
+REFUSED = {
+    "experiment": [
+        "sedes: 2",
+        "seeds: 0",
+        "seeds: []",
+        "seeds: [-1]",
+        "variants: {}",
+        "variants: {a: 3}",
+        "grid: {timesteps: []}",
+        "grid: {timesteps: 5}",
+        "evaluation_episodes: 0",
+        "base: 3",
+        "launcher: loca",
+        "launcher: {params: {workers: 2}}",
+        "launcher: {name: local, parms: {workers: 2}}",
+        "launcher: {name: local, params: {worker: 2}}",
+        "launcher: {name: local, params: {workers: two}}",
+    ],
+    "tuning": [
+        "tirals: 2",
+        "trials: 0",
+        "objective: reward",
+        "search: {}",
+        "search: {timesteps: {lo: 1, high: 2}}",
+        "search: {timesteps: {low: one, high: 2}}",
+        "sampler: tpee",
+        "sampler: {name: tpe, params: {sed: 1}}",
+        "pruner: patient",
+        "pruner: {name: patient, params: {patience: soon}}",
+        "pruner: tpe",
+        "launcher: {name: local, params: {worker: 2}}",
+        "workers: 0",
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in REFUSED.items() for text in texts])
+def test_what_is_refused_of_an_experiment_or_a_search_is_refused_by_its_command(
+    kind: str, text: str, printed: Any
+) -> None:
+    data = with_parts(kind, text)
+    assert not is_accepted(data, printed(kind))
+    Path("file.yaml").write_text(dump(data))
+    with pytest.raises(ConfigError):
+        FILES[kind][2](Path("file.yaml"))
+
+
+def test_a_config_in_an_experiment_is_described_as_in_a_file_of_its_own(printed: Any) -> None:
+    base = config("{}")
+    assert not problems({"base": base, "seeds": 1}, printed("experiment"))
+    for wrong in ("tmesteps: 5", "callbacks: [sucess]", "algorithm: {name: ppo, params: {gama: 1}}"):
+        assert not is_accepted({"base": config(wrong), "seeds": 1}, printed("experiment"))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_an_editor_learns_what_each_key_of_an_experiment_or_a_search_means(kind: str, printed: Any) -> None:
+    assert all("description" in key for key in printed(kind)["properties"].values())
 
 
 # --- plugins of others ----------------------------------------------------------------------------------------------

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
+import jobs
 import numpy as np
 import pytest
 import torch
@@ -25,16 +29,20 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, describe
+from toolkit.interrupts import InterruptedTraining
+from toolkit.launching import Ended, Launcher
 from toolkit.registry import KINDS, entries
 from toolkit.testing import (
     ConformanceError,
     check_algorithm,
     check_callback,
+    check_launcher,
     check_policy,
     check_schedule,
     check_wrapper,
 )
+from toolkit_plugins.local_launcher import LocalLauncher
 
 CHECKS: dict[str, Callable[..., None]] = {
     "wrappers": check_wrapper,
@@ -42,6 +50,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "algorithms": check_algorithm,
     "policies": check_policy,
     "schedules": check_schedule,
+    "launchers": check_launcher,
 }
 OFF_POLICY = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16}
 CONTINUOUS: dict[str, Any] = {"params": {**OFF_POLICY, "train_freq": 8}, "env": "Pendulum-v1"}
@@ -86,14 +95,20 @@ NEEDS: dict[str, dict[str, dict[str, Any]]] = {
         "harmonic": {"params": {"final": 0.1, "scale": 0.5}},
         "linear": {"params": {"start": 1e-3}},
     },
+    "launchers": {"local": {"params": {"workers": 2}}},
 }
 # What is not checked, and why.
-EXEMPT = {("wrappers", "atari"): "skips frames, on purpose; test_extras.py plays a game with it"}
+EXEMPT = {
+    ("wrappers", "atari"): "skips frames, on purpose; test_extras.py plays a game with it",
+    ("launchers", "ray"): "checked on a cluster, in test_ray_launcher.py",
+}
 
 
 def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
     if (kind, name) in EXEMPT:
         return [pytest.mark.skip(reason=EXEMPT[kind, name])]
+    if kind == "launchers":
+        return [pytest.mark.xdist_group("launchers")]
     return [] if kind in ("wrappers", "schedules") else [pytest.mark.slow]
 
 
@@ -679,6 +694,201 @@ def test_a_schedule_that_breaks_a_promise_is_told_which_and_what_to_do(schedule:
         check_schedule(schedule)
 
 
+class ChangesWhatIsGiven(LocalLauncher):
+    """Runs jobs as it should; the others here break one promise each."""
+
+    def __init__(self):
+        super().__init__(2)
+
+    def launch(self, jobs):
+        for ended in super().launch(jobs):
+            yield from self.changed(ended)
+
+    def changed(self, ended):
+        return [ended]
+
+
+class GivesPlainText(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [ended.job.name]
+
+
+class GivesEachTwice(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [ended, ended]
+
+
+class GivesAnotherJob(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [Ended(replace(ended.job, arguments={"more": 1}), ended.error)]
+
+
+class ForgetsWhatFails(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [] if ended.error else [ended]
+
+
+class StopsAtTheFirstError(ChangesWhatIsGiven):
+    def changed(self, ended):
+        if ended.error:
+            raise ValueError(ended.error)
+        return [ended]
+
+
+class SwallowsErrors(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [Ended(ended.job, ended.error if "was killed" in (ended.error or "") else None)]
+
+
+class SwallowsDeaths(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [Ended(ended.job, None if "was killed" in (ended.error or "") else ended.error)]
+
+
+class SaysNoReason(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [Ended(ended.job, ended.error and "exit status 1")]
+
+
+class SaysItInTwoLines(ChangesWhatIsGiven):
+    def changed(self, ended):
+        return [Ended(ended.job, ended.error and f"Traceback:\n{ended.error}")]
+
+
+class LeavesTheFilesElsewhere(ChangesWhatIsGiven):
+    def changed(self, ended):
+        shutil.rmtree(ended.job.directory, ignore_errors=True)
+        return [ended]
+
+
+class EmptiesDirectories(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        for job in jobs:
+            shutil.rmtree(job.directory, ignore_errors=True)
+        return super().launch(jobs)
+
+
+class CallsTwice(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        done = {ended.job.name for ended in super().launch(jobs)}
+        return (ended for ended in super().launch(jobs) if ended.job.name in done)
+
+
+class WantsTheParent(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        for job in jobs:
+            (job.directory.parent / f"{job.directory.name}.lock").touch()
+        return super().launch(jobs)
+
+
+class ReturnsAList(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        return [*super().launch(jobs)]
+
+
+class CallsThemHere(Launcher):
+    def launch(self, jobs):
+        for job in jobs:
+            try:
+                job.function(job.directory, **job.arguments)
+                yield Ended(job, None)
+            except Exception as error:
+                yield Ended(job, describe(error))
+
+
+class CallsThemInThreads(ChangesWhatIsGiven):
+    def launch(self, launched):
+        given = {job.name: job for job in launched}
+        inside = [replace(job, function=jobs.in_a_thread, arguments={"job": job}) for job in launched]
+        for ended in super().launch(inside):
+            yield Ended(given[ended.job.name], ended.error)
+
+
+class CannotGetReady(ChangesWhatIsGiven):
+    def prepare(self):
+        raise KeyError("PATH")
+
+
+class GivesWithoutJobs(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        yield from super().launch(jobs)
+        if not jobs:
+            yield None
+
+
+class LeavesThemRunning(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        self.launched = super().launch(jobs)
+        while ended := next(self.launched, None):
+            yield ended
+
+
+class StopsThemOtherwise(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        for ended in super().launch(jobs):
+            try:
+                yield ended
+            except GeneratorExit:
+                self.stop(multiprocessing.active_children())
+                raise
+
+
+class KillsThem(StopsThemOtherwise):
+    def stop(self, processes):
+        for process in processes:
+            process.kill()
+
+
+class TellsThemTwice(StopsThemOtherwise):
+    def stop(self, processes):
+        for _ in range(2):
+            for process in processes:
+                process.terminate()
+            time.sleep(0.2)
+
+
+class SwallowsInterrupts(ChangesWhatIsGiven):
+    def launch(self, jobs):
+        launched = super().launch(jobs)
+        try:
+            yield from launched
+        except InterruptedTraining:
+            return
+
+
+BROKEN_LAUNCHERS: list[tuple[type[Launcher], str]] = [
+    (CannotGetReady, r"prepare raised KeyError: 'PATH' .*raise toolkit.ToolkitError where"),
+    (ReturnsAList, r"launch returned \[Ended.*; return an iterator with close\(\)"),
+    (GivesPlainText, r"launch gave '.*'; give Ended\(job, error\)"),
+    (GivesEachTwice, r"launch gave .* twice; give every job once"),
+    (GivesAnotherJob, r"launch gave Job\(.*; give the job that was launched"),
+    (ForgetsWhatFails, r"came to its end without fails, dies; give every job once"),
+    (StopsAtTheFirstError, r"launch raised ValueError: .*; give Ended\(job, error\) where a job raises"),
+    (SwallowsErrors, r"gave None as the error of fails, which raised NoLuckError: no luck; give Ended"),
+    (SaysNoReason, r"gave 'exit status 1' as the error of fails, which raised .*text made in its own process"),
+    (SwallowsDeaths, r"gave dies without an error, and its process had died; give Ended"),
+    (SaysItInTwoLines, r"gave 'Traceback:\\n.*' as the error of .*; give None, or one line"),
+    (LeavesTheFilesElsewhere, r"gave (new|again)/seed-0, and the file it wrote is not there; what a job writes"),
+    (EmptiesDirectories, r"left '{.*}' of again/seed-0, not 'written by an earlier call\\n{.*}'; .* goes on"),
+    (CallsTwice, r"left .* of new/seed-0, not '{.*}'; .*is called once"),
+    (WantsTheParent, r"launch raised FileNotFoundError: .*seed-0.lock"),
+    (CallsThemHere, r"with the error 'RuntimeError: was called in the process that launches .*; call function"),
+    (CallsThemInThreads, r"with the error 'RuntimeError: was called outside of the main thread .*; call function"),
+    (GivesWithoutJobs, r"launch\(\[\]\) gave None; where there are no jobs, give nothing"),
+    (LeavesThemRunning, r"was over while a job was at work.*: its iterator was closed; .*send SIGTERM"),
+    (KillsThem, r"had been ended before it could save: its iterator was closed; .*send SIGTERM"),
+    (TellsThemTwice, r"had been ended before it could save: its iterator was closed; .*, once, and wait"),
+    (SwallowsInterrupts, r"gave None where an exception was raised in it by a signal; let it out"),
+]
+
+
+@pytest.mark.xdist_group("launchers")  # the process that others are forked from is started once
+@pytest.mark.parametrize(("launcher", "told"), BROKEN_LAUNCHERS, ids=lambda part: getattr(part, "__name__", ""))
+def test_a_launcher_that_breaks_a_promise_is_told_which_and_what_to_do(launcher: type[Launcher], told: str) -> None:
+    with pytest.raises(ConformanceError, match=f"(?s){launcher.__name__}.*{told}"):
+        check_launcher(launcher)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -695,6 +905,9 @@ def test_a_schedule_that_breaks_a_promise_is_told_which_and_what_to_do(schedule:
         (lambda: check_policy(PPO), r"is not a policy"),
         (lambda: check_schedule("linear"), r"params.start: required parameter is missing"),
         (lambda: check_schedule(Honest), r"is not a schedule"),
+        (lambda: check_launcher("locale"), r"no launcher 'locale'.*did you mean 'local'"),
+        (lambda: check_launcher(Clock), r"is not a launcher"),
+        (lambda: check_launcher("local", params={"workers": 0}), r"cannot be built: ValueError: workers should be"),
     ],
 )
 def test_a_wrong_use_of_a_check_is_bad_input_as_everywhere(wrong: Callable[[], None], told: str) -> None:

@@ -24,8 +24,10 @@ from toolkit import Job, RunConfig
 from toolkit.errors import ToolkitError
 from toolkit.experiments.running import carry_out
 from toolkit.files import locked
+from toolkit.testing import check_launcher
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
+ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")  # what they share is made once
 PATIENCE = 120  # seconds, for processes on a machine that has much else to do
 SEEDS = (1, 2)
@@ -159,6 +161,16 @@ def waiting(place: Path, seed: int, **more: Any) -> RunConfig:
 def job_of(directory: Path, config: RunConfig) -> Job:
     arguments = {"config": config.to_document().data, "evaluation_episodes": 2}
     return Job(directory.name, directory, carry_out, arguments)
+
+
+@pytest.mark.slow
+def test_it_keeps_what_a_launcher_promises(cluster: Cluster) -> None:
+    cluster.grow()
+    RayLauncher(f"127.0.0.1:{cluster.port}").prepare()  # the others stay connected to what this one is
+    try:
+        check_launcher("ray")
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.conformance.subjects import ConformanceError, called
-from toolkit.errors import ConfigError, Problem, describe
-from toolkit.parameters import bind
+from toolkit.conformance.subjects import ConformanceError, build, called
 from toolkit.registry import KINDS, find
 
 _PROGRESS = [(1 - step / 20,) for step in range(21)]
@@ -27,7 +25,7 @@ def check(name: str, params: Mapping[str, Any]) -> None:
     """
     cls = find(KINDS["schedules"], name)
     label = cls.__name__
-    one, other = _build(cls, params), _build(cls, params)
+    one, other = build(cls, params), build(cls, params)
     places = _places(label, one)
     values = [_value(label, one, place) for place in places]
     for schedule, order in ((one, places), (other, places[::-1])):
@@ -37,16 +35,6 @@ def check(name: str, params: Mapping[str, Any]) -> None:
                 seen = f"gave {value!r} and then {again[place]!r} for {_shown(place)}"
                 advice = "what it is given decides alone: keep no count, and draw nothing"
                 raise ConformanceError(f"{label} {seen}; {advice}")
-
-
-def _build(cls: type[Any], params: Mapping[str, Any]) -> Any:
-    arguments, problems = bind(cls, params, ("params",), {})
-    if problems:
-        raise ConfigError(problems)
-    try:
-        return cls(**arguments)
-    except Exception as error:
-        raise ConfigError([Problem(("params",), f"{cls.__name__} cannot be built: {describe(error)}")]) from error
 
 
 def _places(label: str, schedule: Callable[..., Any]) -> list[tuple[Any, ...]]:

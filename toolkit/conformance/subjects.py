@@ -12,6 +12,7 @@ from toolkit.components import resolve
 from toolkit.config import RunConfig, parse
 from toolkit.documents import Document
 from toolkit.errors import ComponentError, ConfigError, Problem, describe
+from toolkit.parameters import bind
 from toolkit.reading import override
 
 _MODULE = "class_under_test"
@@ -29,11 +30,15 @@ class ConformanceError(AssertionError):
 
 
 @contextmanager
-def called(what: str, advice: str) -> Iterator[None]:
-    """Say of an exception out of the component what it was called with, and what to do."""
+def called(what: str, advice: str, *allowed: type[Exception]) -> Iterator[None]:
+    """Say of an exception out of the component what it was called with, and what to do.
+
+    :param allowed: what it may raise
+    """
+    passed_on: tuple[type[Exception], ...] = (ConformanceError, *allowed)
     try:
         yield
-    except ConformanceError:
+    except passed_on:
         raise
     except Exception as error:
         raise ConformanceError(f"{what} raised {describe(error)}; {advice}") from error
@@ -58,6 +63,20 @@ def named(component: str | type[Any]) -> Iterator[str]:
         yield f"{_MODULE}:{component.__name__}"
     finally:
         del sys.modules[_MODULE]
+
+
+def build(cls: type[Any], params: Mapping[str, Any]) -> Any:
+    """Build a component that takes nothing but what a config gives it.
+
+    :raises ConfigError: if it cannot be built
+    """
+    arguments, problems = bind(cls, params, ("params",), {})
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return cls(**arguments)
+    except Exception as error:
+        raise ConfigError([Problem(("params",), f"{cls.__name__} cannot be built: {describe(error)}")]) from error
 
 
 def env_of(env: Env) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from toolkit import documents
 from toolkit.checking import Count, Part, Seeds, check, in_order
 from toolkit.components import bound, checked
-from toolkit.config import Component, ComponentConfig, Params
+from toolkit.config import Component, ComponentConfig, Params, RunConfig
 from toolkit.documents import Document, places_in
 from toolkit.errors import ConfigError, Problem, ToolkitError
 from toolkit.experiments.plans import Findings, PlannedRun, Variant, make_variants, name_problems
@@ -40,7 +40,7 @@ class ExperimentConfig(Part):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
     """Name of its directory; left out, the stem of the file."""
-    base: Annotated[Any, BeforeValidator(_file_or_config)]
+    base: Annotated[Any, BeforeValidator(_file_or_config, json_schema_input_type=str | RunConfig)]
     """The config that all runs share: a file, relative to this one, or the config itself."""
     variants: Annotated[dict[str, Params], Field(min_length=1)] | None = None
     """What each variant changes: values by dotted path in the config, by the variant's name."""
