@@ -32,8 +32,6 @@ PAGES = (
     "snapshot",
     "kill",
     "report_runs",
-    "search",
-    "search_near",
 )
 RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
 _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")
