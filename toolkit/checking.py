@@ -64,7 +64,7 @@ def check(
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        problems = [_problem(model, details, data) for details in error.errors()]
+        problems = [_problem(model, details, data) for details in error.errors() if not _is_miscounted(details)]
     try:
         return model.model_validate({**(fillers or {}), **_remainder(data, problems)}), problems
     except ValidationError:
@@ -78,6 +78,11 @@ def in_order(problems: Sequence[Problem], places: Mapping[KeyPath, str]) -> list
         first.setdefault(problem.path, problem)
     order: dict[KeyPath | None, int] = {path: number for number, path in enumerate(places)}
     return sorted(first.values(), key=lambda problem: order.get(problem.nearest(places), -1))
+
+
+def _is_miscounted(details: Mapping[str, Any]) -> bool:
+    """Say whether a list seems too short because its entries are wrong, which is said of them."""
+    return bool(details["type"] == "too_short" and len(details["input"]) > details["ctx"]["actual_length"])
 
 
 def _problem(model: type[BaseModel], details: Mapping[str, Any], data: Any) -> Problem:

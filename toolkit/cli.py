@@ -116,10 +116,12 @@ def experiment(
 
     plan = load_plan(file, overrides or [], yes)
     from toolkit.experiments.running import run_experiment
-    from toolkit.experiments.views import display, summary  # torch is imported while the launcher gets ready
+    from toolkit.experiments.views import display, failures, summary  # torch is imported while the launcher gets ready
 
     done = run_experiment(plan, out, None if quiet else display())
     _say(f"{done.directory}" if quiet else summary(done, out))
+    if quiet and done.failed:
+        typer.echo("\n".join(failures(done)), err=True)
     if done.stopped_by or done.failed:
         raise typer.Exit(128 + done.stopped_by if done.stopped_by else 1)
 
@@ -407,7 +409,7 @@ def _say(text: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; the entry point."""
+    """Run the command line."""
     import logging
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

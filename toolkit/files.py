@@ -60,11 +60,12 @@ def _lock(descriptor: int, directory: Path, busy: str) -> None:
 
 @contextmanager
 def claimed(directory: Path, busy: str) -> Iterator[None]:
-    """Make a directory, if it is not there, and keep other processes out of it; if it stays empty, it goes again.
+    """Make a directory, if it is not there, and keep other processes out of it; what stays empty of it goes again.
 
     :param busy: what another process does in it
     :raises RunError: if it cannot be made, or one has it
     """
+    made = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +75,8 @@ def claimed(directory: Path, busy: str) -> Iterator[None]:
             yield
     finally:
         with suppress(OSError):
-            directory.rmdir()  # if it is empty
+            for path in made:
+                path.rmdir()  # if it is empty
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+LONGEST_ERROR = 4_000  # characters, of a job
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Launcher(ABC):
         """
 
     @abstractmethod
-    def launch(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+    def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Start jobs in their order, and give each when it has ended; a job that fails stops no other.
 
         Jobs are called with ``SIGTERM`` where they have to stop early, because the iterator is closed or an exception

@@ -85,7 +85,7 @@ def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
             axes.plot(curve.x[curve.solved - 1], curve.mean(curve.solved), color=colour, zorder=4, **_STAR)
     for threshold in _thresholds(curves):
         axes.axhline(threshold, zorder=2, **_DASHES)
-    named = zip(colours, _names(runs), strict=True) if len(runs) > 1 else ()
+    named = zip(colours, distinct_names([run.directory for run in runs]), strict=True) if len(runs) > 1 else ()
     entries = [(Line2D([], [], color=colour, linewidth=2), name) for colour, name in named]
     add_legend(figure, [*entries, *_key(curves, colours[0] if len(runs) == 1 else INK)])
     return figure
@@ -152,13 +152,13 @@ def _decorate(axes: Axes, by: By, title: str) -> None:
 def _title(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         config = runs[0].config
-        return f"{_names(runs)[0]}: {config.algorithm.name} on {config.env.id}"
+        return f"{distinct_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.id}"
     return ", ".join(dict.fromkeys(run.config.env.id for run in runs))
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the runs' directories, with as many of those above as tell equal ones apart."""
-    places = [run.directory.resolve().parts for run in runs]
+def distinct_names(directories: Sequence[Path]) -> list[str]:
+    """Return the names of directories, with as many of those above as tell equal ones apart."""
+    places = [directory.resolve().parts for directory in directories]
 
     def name(parts: tuple[str, ...]) -> str:
         enough = (

@@ -135,7 +135,8 @@ def _make_absolute(data: dict[str, Any], directory: Path) -> None:
 
 def _names_file(place: KeyPath, value: str) -> bool:
     """Say whether text is a component in a file, or a file among the modules to import."""
-    return bool(_FILE_REFERENCE.fullmatch(value)) or (place[0] == "import_modules" and value.endswith(".py"))
+    is_module = any(str(key).partition(".")[0] == "import_modules" for key in place)  # in an experiment file, deeper
+    return bool(_FILE_REFERENCE.fullmatch(value)) or (is_module and value.endswith(".py"))
 
 
 def _merge(base: Document, over: Document) -> Document:

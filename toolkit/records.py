@@ -11,10 +11,10 @@ from typing import Any
 from toolkit.errors import RunError
 
 ENDED = ("success", "finished")  # the status of a training that has come to its own end
+LARGEST_RETURN = 1e150  # its square is still a number
 _LARGEST_RESULT = 1 << 20  # bytes
 _LARGEST_EVALUATION = 1 << 26  # bytes; a million returns
 _LARGEST_MONITOR = 1 << 28  # bytes; ten million episodes
-_LARGEST_RETURN = 1e150  # its square is still a number
 _NUMBER, _COUNT = (int, float), (int,)
 _RESULT: dict[str, tuple[type, ...]] = {
     "status": (str,),
@@ -49,7 +49,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
         _check(success, _SUCCESS)
         if success.get("episodes", 1) < 1 or (success.get("episode") or 1) < 1:
             raise ValueError("a window has an episode, and episodes are counted from 1")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: is damaged: it is not the JSON object that training wrote") from error
@@ -67,7 +67,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         if evaluation["episodes"] < 1:
             raise ValueError("an evaluation has an episode")
         _return(str(evaluation["mean_return"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, RecursionError) as error:
         hint = "remove it: the run then counts as not evaluated"
@@ -130,7 +130,7 @@ def _check(data: Any, expected: dict[str, tuple[type, ...]]) -> None:
 
 def _return(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number) or abs(number) > _LARGEST_RETURN:
+    if not math.isfinite(number) or abs(number) > LARGEST_RETURN:
         raise ValueError
     return number
 

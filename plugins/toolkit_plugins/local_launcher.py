@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -16,14 +16,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from toolkit import processes
-from toolkit.errors import describe
-from toolkit.launching import Ended, Job, Launcher
+from toolkit.errors import ToolkitError, describe
+from toolkit.launching import LONGEST_ERROR, Ended, Job, Launcher
 
 # what takes seconds to import: `torch._dynamo` with the first optimizer, `scipy.stats` with an evaluation
 _PRELOADED = ("toolkit.training", "toolkit.evaluation", "toolkit.algorithms", "torch._dynamo", "scipy.stats")
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
-_LONGEST_ERROR = 4_000  # characters
 _SECONDS_OF_GRACE = 0.5
+_GUARD = "a script that trains needs `if __name__ == '__main__':` around what it does"
 
 
 class LocalLauncher(Launcher):
@@ -43,16 +43,26 @@ class LocalLauncher(Launcher):
         self._threads = max(1, cores // self._workers)
 
     def prepare(self) -> None:
-        """Start the process that the others are forked from, which imports what they need."""
+        """Start the process that the others are forked from, which imports what they need.
+
+        :raises ToolkitError: if this program cannot be imported in other processes
+        """
+        _refuse_unreadable_script()
         context = processes.context(_PRELOADED)
         if context.get_start_method() == "forkserver":
             from multiprocessing import forkserver
 
-            with processes.blocked(*_STOPPING):
-                forkserver.ensure_running()
+            try:
+                with processes.blocked(*_STOPPING):
+                    forkserver.ensure_running()
+            except RuntimeError:  # of multiprocessing, in a job's process, which imports the script
+                sys.exit(_GUARD)
 
-    def launch(self, jobs: Sequence[Job]) -> Iterator[Ended]:
-        """Start jobs in their order, and give each when it has ended."""
+    def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
+        """Start jobs in their order, and give each when it has ended.
+
+        :raises ToolkitError: if this program cannot be imported in other processes
+        """
         self.prepare()
         running: dict[int, _Running] = {}
         try:
@@ -66,6 +76,14 @@ class LocalLauncher(Launcher):
                 yield from _ended(running)
         finally:
             _stop(running)
+
+
+def _refuse_unreadable_script() -> None:
+    """Refuse a script that no file has, as of `python < script.py`: multiprocessing imports it in each process."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if main.__spec__ is None and file is not None and not os.path.exists(file):
+        raise ToolkitError(f"{file}: this script is not in a file, which other processes need", "run it from one")
 
 
 def _ended(running: dict[int, _Running]) -> Iterator[Ended]:
@@ -118,7 +136,10 @@ class _Running:
         return cls(job, process, here, log)
 
     def ending(self) -> Ended:
-        """Say how the job has ended."""
+        """Say how the job has ended.
+
+        :raises ToolkitError: if its process has not come so far as to call it: others would not, either
+        """
         self.process.join()
         has_begun = self.log.exists()
         self.clean_up()
@@ -129,8 +150,8 @@ class _Running:
         error = f"its process {processes.ending(code)}"
         if code == -getattr(signal, "SIGKILL", 0):
             error += ", perhaps for want of memory"
-        elif not has_begun:
-            error += "; a script that trains needs `if __name__ == '__main__':` around what it does"
+        elif code > 0 and not has_begun:
+            raise ToolkitError(f"{self.job.name}: {error} before the job began", _GUARD)
         return Ended(self.job, error)
 
     def clean_up(self) -> None:
@@ -145,20 +166,27 @@ def _work(job: Job, log: Path, talk: Connection, threads: int) -> None:
     _leave_the_terminal()
     if hasattr(os, "setpgid"):  # on Windows Ctrl-C reaches all processes, and no other signal can be handled
         threading.Thread(target=_heed, args=(talk, _Signals()), daemon=True).start()
-    error: str | None
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         _write_to(log)
+    except OSError as error:
+        talk.send(describe(error)[:LONGEST_ERROR])
+    else:
+        talk.send(_failure_of(job, threads))
+
+
+def _failure_of(job: Job, threads: int) -> str | None:
+    """Call a job; return why it failed."""
+    try:
         _use_threads(threads)
         job.function(job.directory, **job.arguments)
-        error = None
     except KeyboardInterrupt:
-        error = "was stopped"
-    except (Exception, SystemExit) as raised:
-        error = describe(raised)[:_LONGEST_ERROR]
+        return "was stopped"
+    except (Exception, SystemExit) as error:
         with suppress(OSError):  # the disk is full, perhaps
             traceback.print_exc()
-    talk.send(error)
+        return describe(error)[:LONGEST_ERROR]
+    return None
 
 
 def _leave_the_terminal() -> None:

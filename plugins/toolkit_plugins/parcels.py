@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 import secrets
 import tarfile
 import tempfile
@@ -11,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from fsspec.core import url_to_fs
 
@@ -44,7 +45,9 @@ class Parcel:
     def __init__(self, storage: str, home: Path) -> None:
         self.home = home.absolute()
         self._files, root = url_to_fs(storage)
-        self._path = f"{root.rstrip('/')}/{quote(self.home.as_posix().lstrip('/'))}.tar"  # no * or [ in it
+        readable = re.sub(r"[^\w.-]+", "-", "/".join(self.home.parts[-2:]), flags=re.ASCII)[:100]
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:32]
+        self._path = f"{root.rstrip('/')}/{readable}-{digest}.tar"
 
     def is_there(self) -> bool:
         """Say whether it is in the storage."""
@@ -116,7 +119,7 @@ class Parcel:
                 self.send(own)
                 sent = there
             except Exception as error:  # it is tried again, and training goes on
-                _log.warning("%s: a snapshot could not be sent: %s", self._path, describe(error))
+                _log.warning("%s: a snapshot could not be sent: %s", self.home, describe(error))
 
 
 def _paths(directory: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from toolkit import processes
 from toolkit.errors import RunError, ToolkitError, describe
 from toolkit.files import locked
-from toolkit.launching import Ended, Job, Launcher
+from toolkit.launching import LONGEST_ERROR, Ended, Job, Launcher
 from toolkit_plugins.parcels import Parcel, make_storage
 
 # Ray reports how it is used to its makers, and prints what its machines say, unless it is told before its import
@@ -43,7 +43,6 @@ except Exception as error:
     sys.exit(text.splitlines()[-1] if "Traceback" in text else " ".join(text.split()))
 """
 _OBJECTS = 100 << 20  # bytes for what tasks return, which is hardly anything
-_LONGEST_ERROR = 4_000  # characters
 
 
 class RayLauncher(Launcher):
@@ -83,7 +82,7 @@ class RayLauncher(Launcher):
             self._connected = True
         self._warn_of_too_few_cpus()
 
-    def launch(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+    def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Start jobs in their order, and give each when it has ended.
 
         :raises ToolkitError: if no cluster answers, or the storage cannot be used
@@ -95,7 +94,9 @@ class RayLauncher(Launcher):
         at_work: dict[Future[str | None], tuple[Any, Job]] = {}
         try:
             for job in jobs:
-                self._send(job)
+                if unsent := self._send(job):
+                    yield Ended(job, unsent[:LONGEST_ERROR])
+                    continue
                 directory = job.directory.absolute()
                 ref = task.remote(job.function, directory, dict(job.arguments), self.storage, self.cpus_per_run)
                 at_work[ref.future()] = ref, job
@@ -140,11 +141,15 @@ class RayLauncher(Launcher):
     def _parcel(self, job: Job) -> Parcel | None:
         return None if self.storage is None else Parcel(self.storage, job.directory)
 
-    def _send(self, job: Job) -> None:
-        """Let nodes have what there is of a job, unless they have more."""
-        parcel = self._parcel(job)
-        if parcel and job.directory.exists() and not parcel.is_there():
-            parcel.send(job.directory)
+    def _send(self, job: Job) -> str | None:
+        """Let nodes have what there is of a job, unless they have more; return why that failed."""
+        try:
+            parcel = self._parcel(job)
+            if parcel and job.directory.exists() and not parcel.is_there():
+                parcel.send(job.directory)
+        except Exception as error:  # of any storage
+            return f"is not sent to {self.storage}: {describe(error)}"
+        return None
 
     def _ended(self, job: Job, future: Future[str | None]) -> Ended:
         try:
@@ -154,7 +159,7 @@ class RayLauncher(Launcher):
         except RayError as raised:
             error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         lost = self._bring_home(job)
-        return Ended(job, (error or lost or "")[:_LONGEST_ERROR] or None)
+        return Ended(job, (error or lost or "")[:LONGEST_ERROR] or None)
 
     def _bring_home(self, job: Job) -> str | None:
         """Copy a job's directory back; return why that failed."""

@@ -21,9 +21,10 @@ from support import PROJECT, SMALL_CONFIG, Toolkit, can_run, files_in, toolkit_p
 from trained import differences
 
 from toolkit import experiment
+from toolkit.errors import RunError
 from toolkit.experiments.file import load_plan
-from toolkit.experiments.running import Experiment, run_experiment
-from toolkit.experiments.views import Overview
+from toolkit.experiments.running import Experiment, carry_out, run_experiment
+from toolkit.experiments.views import Overview, display
 from toolkit.files import locked
 
 pytestmark = pytest.mark.xdist_group("experiments")  # what they share is made once
@@ -54,6 +55,35 @@ class Dies(gymnasium.Wrapper):
     def step(self, action):
         os.kill(os.getpid(), signal.SIGKILL)
 """
+OTHER = """\
+from pathlib import Path
+import gymnasium
+from toolkit.files import locked
+
+
+class Other(gymnasium.Wrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        with locked(Path("experiments/both"), "trains in it"):
+            raise ValueError("nobody does")
+"""
+POLES = """\
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Endless(CartPoleEnv):
+    def step(self, action):
+        observation, _, *ends = super().step(action)
+        return observation, -float("inf"), *ends
+
+
+gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=20)
+"""
+ENDLESS = (
+    "import_modules: [./poles.py], env.id: Endless-v0, timesteps: 8, "
+    "env.wrappers: [{name: clip_reward, params: {min_reward: -1, max_reward: 1}}]"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +158,13 @@ def test_quiet_prints_the_directory_alone(finished: Path, toolkit: Toolkit) -> N
     assert (done.status, done.out, done.err) == (0, "all\n", "")
 
 
+def test_quiet_still_says_which_runs_failed_and_why(finished: Path, toolkit: Toolkit) -> None:
+    (finished / "clip/seed-0/result.json").write_text("{")
+    done = toolkit("experiment", "both.yaml", "--quiet", "--out", "all")
+    assert (done.status, done.out) == (1, "all\n")
+    assert done.err.startswith("failed: clip/seed-0: all/clip/seed-0/result.json: is damaged")
+
+
 def test_from_python_it_is_the_same() -> None:
     done = experiment(written(), "here", seeds=[7], variants={"clip": {"timesteps": 200}})
     assert (done.directory, done.failed, done.stopped_by) == (Path("here"), {}, None)
@@ -157,6 +194,15 @@ def test_a_live_table_fits_its_terminal_and_leaves_no_run_out(finished: Path, wi
     rows = [re.findall(r"\d+", line.partition("  ")[2].partition("%")[0])[:4] for line in lines[1:-1]]
     assert [sum(int(row[state]) for row in rows) for state in range(4)] == [1, 1, 1, 237]
     assert ("80%" in shown.get() and "15.0" in shown.get()) == (width > 80)
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = []
+    for term in ("xterm", "dumb"):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as if stderr were a terminal
+        kinds.append(type(display()))
+    assert kinds[0] is not kinds[1]
 
 
 def test_a_run_is_what_train_makes_of_its_config(finished: Path, toolkit: Toolkit) -> None:
@@ -196,6 +242,22 @@ def test_paths_are_relative_to_the_experiment_file() -> None:
         written("base: ../small.yaml\nvariants: {a: {env.wrappers: [../own.py:Dies]}}\nseeds: 1\n", "in/x.yaml")
     )
     assert plan.variants[0].config.env.wrappers[0].name == f"{Path.cwd()}/in/../own.py:Dies"
+
+
+def test_modules_to_import_are_relative_to_the_experiment_file_wherever_it_names_them() -> None:
+    written("", "in/own.py")
+    base = yaml.safe_dump({**yaml.safe_load(SMALL_CONFIG), "import_modules": ["./own.py"]}, default_flow_style=True)
+    text = f"base: {base}variants: {{a: {{import_modules: [./own.py]}}, b: {{}}}}\nseeds: 1\n"
+    text += "grid: {import_modules.0: [./own.py]}\n"
+    plan = load_plan(written(text, "in/x.yaml"))
+    again = load_plan(written(plan.text, "elsewhere/resolved.yaml"))
+    for variant in (*plan.variants, *again.variants):
+        assert variant.config.import_modules == (f"{Path.cwd()}/in/own.py",)
+
+
+def test_mappings_in_a_grid_are_named_without_dashes_around() -> None:
+    plan = load_plan(written("base: small.yaml\nseeds: 1\ngrid: {env: [{id: CartPole-v1}], env.params: [{}]}\n"))
+    assert [variant.name for variant in plan.variants] == ["small,env=id-CartPole-v1,params=none"]
 
 
 def test_the_resolved_file_stands_for_the_same_runs(toolkit: Toolkit) -> None:
@@ -275,6 +337,57 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(toolkit: Toolkit) ->
     again = toolkit("experiment", file)
     assert {line.partition(": ")[0] for line in again.err.splitlines()[1:]} == {"raises/seed-0", "dies/seed-0"}
     assert result_of(Path("experiments/x/raises/seed-0"))["status"] == "finished"
+
+
+DAMAGE: dict[str, dict[str, str | None]] = {
+    "result.json: is damaged": {"result.json": "{}{"},
+    "config.yaml:1: is not valid YAML": {"config.yaml": "{"},
+    "has no config.yaml": {"config.yaml": None},
+    "has no model.zip": {"model.zip": None, "evaluation.json": None},
+    "is not a run directory": {".": "a file"},
+    "File exists": {"..": "a file"},
+}
+
+
+def damage(run: Path, files: dict[str, str | None]) -> None:
+    for path in (Path(os.path.normpath(run / name)) for name in files):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if text := files.get(os.path.relpath(path, run)):
+            path.write_text(text)
+
+
+def test_a_damaged_run_fails_alone_and_says_what_to_do_about_it(finished: Path, toolkit: Toolkit) -> None:
+    variants = {f"v{number}": files for number, files in enumerate(DAMAGE.values())}
+    text = "base: small.yaml\nvariants:\n" + "".join(f"  {name}: {{timesteps: 8}}\n" for name in variants)
+    file = written(f"{text}  whole: {{timesteps: 8}}\nseeds: 1\nevaluation_episodes: 3\n", "many.yaml")
+    for name in (*variants, "whole"):
+        run = Path(shutil.copytree(finished / "clip/seed-0", f"many/{name}/seed-0"))
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("timesteps: 200", "timesteps: 8"))
+    shutil.copy(finished / "experiment.yaml", "many")
+    Path("many/whole/seed-0/evaluation.json").write_text("{")
+    for name, files in variants.items():
+        damage(Path(f"many/{name}/seed-0"), files)
+    done = toolkit("experiment", file, "--out", "many")
+    assert (done.status, "Traceback" in done.err) == (1, False)
+    assert done.out.startswith("failed: 1 of 7 runs trained and evaluated\n")
+    lines = {line.partition("/")[0]: line for line in done.err.splitlines()[1:]}
+    for name, told in zip(variants, DAMAGE, strict=True):
+        assert told in lines[name]
+        assert told == "File exists" or f"remove many/{name}/seed-0: it is then trained anew" in lines[name]
+    assert lines["whole"].startswith("whole/seed-0: finished at 200 timesteps, greedy ")
+    shutil.rmtree("many/v2/seed-0")
+    again = toolkit("experiment", file, "--out", "many")
+    assert "v2/seed-0: finished at 8 timesteps" in again.err
+
+
+def test_a_run_whose_return_is_infinite_fails_alone(toolkit: Toolkit) -> None:
+    Path("poles.py").write_text(POLES)
+    file = written(f"base: small.yaml\nvariants: {{infinite: {{{ENDLESS}}}, good: {{}}}}\nseeds: 1\n", "x.yaml")
+    for _ in range(2):
+        done = toolkit("experiment", file, "--set", "evaluation_episodes=2")
+        assert (done.status, "Traceback" in done.err) == (1, False)
+        assert "infinite/seed-0: failed: experiments/x/infinite/seed-0: its mean greedy return is -inf" in done.err
+        assert done.out.startswith("failed: 1 of 2 runs trained and evaluated\n")
 
 
 @pytest.mark.slow
@@ -365,6 +478,7 @@ BAD = {
     "base: 3\nseeds: 1\n": "bad.yaml:1: base: should be the path of a config, or a config itself, not 3",
     "base: small.yaml\nseeds: 0\n": "bad.yaml:2: seeds: should be 1 to 10,000, or a list of seeds, not 0",
     "base: small.yaml\nseeds: []\n": "bad.yaml:2: seeds: is empty",
+    "base: small.yaml\nseeds: [99999999999999999999]\n": "bad.yaml:2: seeds.0: should be less than 4294967296",
     "base: small.yaml\nseeds: [3, -1]\n": "bad.yaml:2: seeds.1: should be greater than or equal to 0, not -1",
     "base: small.yaml\nseeds: [3, 3]\n": "bad.yaml:2: seeds.1: the seed 3 is given more than once",
     "base: small.yaml\nseeds: 1\ngrids: {}\n": "bad.yaml:3: grids: unknown key; did you mean 'grid'?",
@@ -374,10 +488,14 @@ BAD = {
     "base: small.yaml\nseeds: 1\ngrid: {timesteps: 5}\n": "bad.yaml:3: grid.timesteps: should be a list, not 5",
     "base: small.yaml\nseeds: 1\ngrid: {timesteps: [5, 5]}\n": "grid.timesteps.1: 5 is given more than once",
     "base: small.yaml\nseeds: 1\ngrid: {seed: [5]}\n": "grid.seed: is given by the experiment's 'seeds'",
+    "base: small.yaml\nseeds: 1\ngrid: {seed.x: [5]}\n": "grid.seed.x: is given by the experiment's 'seeds'",
     "base: small.yaml\nseeds: 1\nvariants: {a: {seed: 1}}\n": "variants.a.seed: is given by the experiment's 'seeds'",
     "base: small.yaml\nseeds: 1\nvariants: {a/b: {}}\n": "variants.a/b: cannot be a variant's directory; use at most",
     "base: small.yaml\nseeds: 1\nvariants: {..: {}}\n": "variants...: cannot be a variant's directory",
-    "base: small.yaml\nseeds: 1\nvariants: {report: {}}\n": "variants.report: cannot be a variant's directory; th",
+    "base: small.yaml\nseeds: 1\nvariants: {report: {}}\n": "variants.report: 'report' cannot be a variant's",
+    "base: small.yaml\nseeds: 1\nvariants: {Experiment.yaml: {}}\n": "Experiment.yaml: 'Experiment.yaml' cannot be a",
+    "base: report.yaml\nseeds: 1\n": "bad.yaml:1: base: 'report' cannot be a variant's directory; that is where",
+    "base: {extends: small.yaml}\nseeds: 1\n": "bad.yaml:1: base.extends: can only be given in a file",
     "base: small.yaml\nseeds: 1\nvariants: {a: {}, A: {}}\n": "variants.A: differs from 'a' in capitals alone",
     "base: small.yaml\nseeds: 1\nvariants: {a: 3}\n": "variants.a: should be a mapping, not 3",
     "base: small.yaml\nseeds: 1\nvariants:\n  a: {}\n  b: {env.wrapers: []}\n": (
@@ -393,6 +511,12 @@ BAD = {
     "base: small.yaml\nseeds: 1\nvariants: {a: {env.n_envs: 1}}\ngrid: {env: [{id: CartPole-v1}]}\n": (
         "bad.yaml:3: variants.a.env.n_envs: the grid's env is laid over it; give one or the other"
     ),
+    "base: small.yaml\nseeds: 1\nvariants: {a: {env.n_envs: 1, env: {id: CartPole-v1}}}\n": (
+        "bad.yaml:3: variants.a.env.n_envs: the variant's env is laid over it; give one or the other"
+    ),
+    "base: small.yaml\nseeds: 1\ngrid:\n  env.n_envs: [1, 2]\n  env: [{id: CartPole-v1}]\n": (
+        "bad.yaml:4: grid.env.n_envs: the grid's env is laid over it; give one or the other"
+    ),
     "base: small.yaml\nseeds: 1\nlauncher: loca\n": "bad.yaml:3: launcher.name: there is no launcher 'loca'; did you",
     "base: small.yaml\nseeds: 1\nlauncher: {name: local, params: {workers: 0}}\n": (
         "bad.yaml:3: launcher.params.workers: 'local' cannot be built: ValueError: workers should be at least 1"
@@ -401,6 +525,10 @@ BAD = {
     "base: small.yaml\nseeds: 1\nvariants: {a: {}, b: {env.n_envs: 3, algorithm.params.train_freq: [1, episode]}}\n": (
         "bad.yaml:3: variants.b.algorithm.params.train_freq: is counted in episodes"
     ),
+    # of a whole that the experiment file gives a part of
+    "base: small.yaml\nseeds: 1\nvariants:\n  a: {}\n  b: {algorithm.policy_params.net_arch: [-1]}\n": (
+        "bad.yaml:5: variants.b.algorithm.policy_params.net_arch: 'double_dqn' cannot be built: "
+    ),
     "base: base.yaml\nseeds: 1\nvariants: {a: {timesteps: 5}, b: {timesteps: 6}}\n": "base.yaml:2: tmesteps: unknown",
 }
 
@@ -408,10 +536,12 @@ BAD = {
 @pytest.mark.parametrize(("text", "told"), BAD.items(), ids=[*map(str, range(len(BAD)))])
 def test_bad_input_is_reported_and_leaves_nothing(text: str, told: str, toolkit: Toolkit) -> None:
     written(SMALL_CONFIG.replace("timesteps: 300", "timesteps: 300\ntmesteps: 300"), "base.yaml")
+    written(SMALL_CONFIG, "report.yaml")
     before = files_in(Path())
     done = toolkit("experiment", written(text, "bad.yaml"))
     assert (done.status, done.out) == (2, "")
     assert told in done.err
+    assert ("is empty" in done.err) == ("is empty" in told)
     assert "Traceback" not in done.err
     assert files_in(Path()) == before | {"bad.yaml"}
     assert not Path("experiments").exists()
@@ -456,6 +586,50 @@ def test_the_directory_of_another_file_is_refused_and_left_alone(
     assert "all: is the directory of another experiment than both.yaml" in done.err
     assert told in done.err
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "out"),
+    [("experiments/a/experiment.yaml", "experiments/a"), ("experiment.yaml", "."), ("a.yaml", "experiments/a")],
+)
+def test_an_experiment_file_that_somebody_wrote_is_not_overwritten(file: str, out: str, toolkit: Toolkit) -> None:
+    written(f"# mine\n{EXPERIMENT}".replace("small.yaml", f"{Path.cwd()}/small.yaml"), f"{out}/experiment.yaml")
+    if file == "a.yaml":
+        written(name=file)
+    before = contents(Path(out))
+    done = toolkit("experiment", file, "--out", out)
+    assert (done.status, done.out) == (2, "")
+    assert "experiment.yaml: would be overwritten, and `toolkit experiment` has not written it" in done.err
+    assert contents(Path(out)) == before
+
+
+def test_the_file_in_an_experiments_directory_goes_on_with_it(finished: Path, toolkit: Toolkit) -> None:
+    before = (finished / "experiment.yaml").read_text()
+    done = toolkit("experiment", finished / "experiment.yaml", "--out", "all")
+    assert (done.status, done.err) == (0, "all: 4 runs, 4 of them done\n")
+    assert (finished / "experiment.yaml").read_text() == before
+
+
+def test_an_experiment_that_has_no_run_yet_may_change(toolkit: Toolkit) -> None:
+    written(load_plan(written()).text, "all/experiment.yaml")
+    done = toolkit("experiment", written("base: small.yaml\nseeds: [3]\nevaluation_episodes: 1\n"), "--out", "all")
+    assert done.status == 0, done.err
+
+
+def test_no_other_process_can_train_in_the_directory_once_it_was_looked_at(toolkit: Toolkit) -> None:
+    Path("own.py").write_text(OTHER)  # another, while the variants are tried
+    done = toolkit(
+        "experiment", written("base: small.yaml\nseeds: 1\nvariants: {a: {env.wrappers: [./own.py:Other]}}\n")
+    )
+    assert done.status == 2
+    assert "experiments/both: another process trains in it" in done.err
+    assert not Path("experiments").exists()
+
+
+def test_a_job_refuses_a_directory_with_a_run_of_another_config(finished: Path) -> None:
+    config = load_plan(written(EXPERIMENT.replace("200", "201"))).runs()[1].config.to_document().data
+    with pytest.raises(RunError, match=r"holds a run of another config: .*timesteps is 200 and would be 201\n"):
+        carry_out(finished / "clip/seed-0", config, 3)
 
 
 def test_a_directory_with_something_else_in_it_is_refused(toolkit: Toolkit) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
@@ -17,8 +18,12 @@ from support import SMALL_CONFIG, Toolkit, files_in
 
 import toolkit as package
 from toolkit.components import load_config
+from toolkit.experiments.file import load_plan
 from toolkit.reports.comparison import compare
+from toolkit.reports.figures import figures
 from toolkit.reports.gathering import gather
+from toolkit.reports.tables import runs_table, summary_table
+from toolkit.reports.words import notices
 from toolkit.statistics import interquartile_mean
 
 HEAD = '#{"t_start": 1.0, "env_id": "CartPole-v1"}\nr,l,t\n'
@@ -161,11 +166,27 @@ def test_curves_go_on_with_the_last_value_of_runs_that_ended_early(make_run: Mak
     assert curve.band.value[-1] == (55 + 100) / 2
 
 
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "pole.py", line 1, in step
+    return self.rod[0]
+KeyError: 0
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "cart.py", line 2, in step
+    raise RuntimeError(
+RuntimeError: the pole broke
+mend it, or its wrappers
+"""
+
+
 def test_runs_that_have_not_ended_are_named_and_in_no_average(
     experiment: Path, make_run: MakeRun, toolkit: Toolkit
 ) -> None:
     failed = make_run("rewards/clip/seed-4", [1, 1], status="failed", greedy=1.0)
-    (failed / "traceback.txt").write_text("Traceback:\n  ...\nRuntimeError: the pole broke\n")
+    (failed / "traceback.txt").write_text(TRACEBACK)
     make_run("rewards/clip/seed-5", [1, 1], status="interrupted")
     make_run("rewards/none/seed-4", [1, 1], status=None)
     file = {"base": {}, "variants": {"none": {}, "clip": {}}, "grid": {"a.b": [1]}, "seeds": [*range(10)]}
@@ -181,6 +202,7 @@ def test_runs_that_have_not_ended_are_named_and_in_no_average(
     ):
         assert said in done.out
         assert said in Page(experiment / "report" / "report.html").text
+    assert done.out.index("These are in no average") < done.out.index("Not begun")  # of which there is nothing to say
     assert re.search(r"clip +4 of 6 +75 % .*191\.5 ", done.out)
     assert [line["variant"] for line in lines(experiment / "report")] == ["none"] * 5 + ["clip"] * 6  # as in the file
     assert [line["status"] for line in lines(experiment / "report")][-2:] == ["failed", "interrupted"]
@@ -269,6 +291,79 @@ def test_variants_of_one_name_are_told_apart_by_their_experiments(make_run: Make
     assert [one.name for one in gather([Path("first"), Path("second")]).variants] == ["first/a", "second/a", "b"]
 
 
+def test_experiments_of_one_name_are_told_apart_by_where_they_are(make_run: MakeRun) -> None:
+    for place in ("first/same/a/seed-0", "second/same/a/seed-0"):
+        make_run(place)
+    gathered = gather([Path("first/same"), Path("second/same")])
+    assert gathered.title == "first/same, second/same"
+    assert [one.name for one in gathered.variants] == ["first/same/a", "second/same/a"]
+
+
+def test_a_run_counts_once_however_often_it_is_named(experiment: Path) -> None:
+    Path("again").symlink_to(experiment)
+    (experiment / "clip" / "seed-9").symlink_to("seed-0")
+    gathered = gather([experiment / "clip" / "seed-0", experiment, Path("again"), experiment / "none"])
+    assert gathered.title == "rewards"
+    assert [(one.name, len(one.runs)) for one in gathered.variants] == [("clip", 4), ("none", 4)]
+
+
+def test_runs_of_one_seed_are_not_passed_over(make_run: MakeRun) -> None:
+    runs = [make_run(f"runs/small-{number}", greedy=9.36) for number in range(3)]
+    assert notices(gather(runs)) == [
+        "Seed 0 is there 3 times in small: these runs are not independent, and intervals are too narrow."
+    ]
+
+
+def test_a_variant_of_an_experiment_can_be_reported_alone(experiment: Path) -> None:
+    (variant,) = gather([experiment / "clip"]).variants
+    assert [run.seed for run in variant.runs] == [0, 1, 2, 3]
+
+
+def test_runs_on_different_environments_are_not_of_one_variant(make_run: MakeRun) -> None:
+    make_run("mixed/a/seed-0", greedy=200.0)
+    make_run("mixed/a/seed-1", greedy=-500.0, env__id="Acrobot-v1")
+    make_run("mixed/a/seed-2", greedy=100.0, env__max_episode_steps=100)
+    scores = {one.task: one.summaries[0].scores.tolist() for one in compare(gather([Path("mixed")]).variants)}
+    assert scores == {"CartPole-v1 (200 steps)": [200], "Acrobot-v1": [-500], "CartPole-v1 (100 steps)": [100]}
+
+
+def test_a_grid_over_environments_gives_each_variant_on_all_of_them(make_run: MakeRun, config_file: Path) -> None:
+    ids = ["CartPole-v1", "gymnasium.envs.classic_control:CartPole-v1"]
+    grid = {"env.id": ids, "algorithm.params.gamma": [0.9, 0.99]}
+    file = {"base": config_file.name, "variants": {"a": {}, "b": {}}, "grid": grid, "seeds": 1}
+    Path("e.yaml").write_text(json.dumps(file))
+    plan = load_plan(Path("e.yaml"))
+    for run in plan.runs():
+        make_run(f"e/{run.name}", env__id=run.config.env.id)
+    Path("e/experiment.yaml").write_text(plan.text)
+    variants = gather([Path("e")]).variants
+    names = ["a,gamma=0.9", "a,gamma=0.99", "b,gamma=0.9", "b,gamma=0.99"]
+    for task in ids:
+        assert [one.name for one in variants if one.task == task] == names
+
+
+def test_a_variant_that_is_called_by_its_environment_alone_has_a_name(make_run: MakeRun) -> None:
+    make_run("e/id=CartPole-v1/seed-0")
+    make_run("e/id=Acrobot-v1/seed-0", env__id="Acrobot-v1")
+    assert [one.name for one in gather([Path("e")]).variants] == ["small", "small"]
+
+
+def test_a_single_run_of_the_first_variant_hides_no_figure(make_run: MakeRun) -> None:
+    for place in ("e/a/seed-0", "e/b/seed-0", "e/b/seed-1"):
+        make_run(place)
+    (comparison,) = compare(gather([Path("e")]).variants)
+    assert "success" in [figure.kind for figure in figures(comparison)]
+
+
+def test_huge_returns_are_written_in_few_characters(make_run: MakeRun) -> None:
+    for seed in range(2):
+        make_run(f"e/a/seed-{seed}", greedy=1e149 + seed * 1e148)
+    gathered = gather([Path("e")])
+    (comparison,) = compare(gathered.variants)
+    assert summary_table(comparison).rows[0][-1] == "1.05e+149 (1e+149 to 1.1e+149)"
+    assert runs_table(gathered).rows[1][-2] == "1.1e+149"
+
+
 def test_environments_are_compared_each_by_itself(make_run: MakeRun, toolkit: Toolkit) -> None:
     environments = {"cart": "CartPole-v1", "acro": "Acrobot-v1"}
     for place, env_id in environments.items():
@@ -311,6 +406,8 @@ HOSTILE = [
     '"><img src=x onerror=alert(1)>',
     "\x1b[31mred\n",
     "&amp;",
+    '=1+1 www.x.example id="k" href="#z" url(#q)',
+    os.fsdecode(b"\xff"),
 ]
 
 
@@ -328,12 +425,18 @@ def test_names_show_as_they_are_and_do_nothing(make_run: MakeRun, toolkit: Toolk
     page = Page(Path("e/report/report.html"))
     assert not page.all("script")
     assert not page.all("img")
-    for name in (*HOSTILE[:5], HOSTILE[6], "\\x1b[31mred\\n"):
+    for name in (*HOSTILE[:5], *HOSTILE[6:8], "\\x1b[31mred\\n", "\\udcff"):
         assert name in page.text
+    assert "svg-k" not in page.text  # only what is an id is made one of its own
     text = Path("e/report/report.md").read_text()
     assert "<script" not in text
     assert "a\\|b\\`\\*\\_" in text
-    assert lines(Path("e/report"))[-1]["variant"] in {*HOSTILE, "\\x1b[31mred\\n"}
+    assert "www.x" not in text  # of which GitHub would make a link
+    assert "http://" not in text
+    read = lines(Path("e/report"))
+    names = {"'" + name if name.startswith("=") else name for name in HOSTILE}  # no formulas
+    assert {line["variant"] for line in read} == names - {HOSTILE[5], HOSTILE[8]} | {"\\x1b[31mred\\n", "\\udcff"}
+    assert {"\\udcff" in line["directory"] for line in read} == {True, False}
 
 
 def test_a_report_is_replaced_and_nothing_else_is_touched(experiment: Path, toolkit: Toolkit) -> None:
@@ -401,7 +504,12 @@ def test_all_damaged_files_are_named_at_once(experiment: Path, toolkit: Toolkit)
         (["rewards", "--out", "small.yaml"], "small.yaml: cannot be written: small.yaml is not a directory"),
         (["rewards", "--out", "small.yaml/report"], "small.yaml/report: cannot be written"),
         (["rewards", "--out", "spoilt"], "spoilt/figures: cannot be written"),
-        (["going"], "going: no run has ended: Not ended, at work or killed: going/a/seed-0."),
+        (["going"], "going: no run has ended: Not ended, at work or killed: going/a/seed-0.\nwait for one"),
+        (
+            ["broken"],
+            "broken: no run has ended: broken/a/seed-0 failed at timestep 50: traceback.txt does not say why.",
+        ),
+        (["broken"], "`toolkit resume RUN` goes on with one"),
         ([], "Missing argument 'DIR"),
     ],
 )
@@ -412,6 +520,7 @@ def test_what_is_no_report_is_bad_input(
     Path("spoilt").mkdir()
     Path("spoilt/figures").write_text("a file")
     make_run("going/a/seed-0", status=None)
+    make_run("broken/a/seed-0", status="failed")
     before = files_in(Path())
     done = toolkit("report", *arguments)
     assert (done.status, done.out) == (2, "")
@@ -434,6 +543,18 @@ def test_runs_are_evaluated_and_filmed(working_directory: Path, toolkit: Toolkit
     assert base64.b64decode(str(video["src"]).partition(",")[2])[4:8] == b"ftyp"
     assert "of 2 runs the median (the upper of two) by final greedy return: " in page.text
     assert not files_in(Path("runs/small-1/videos"))
+
+
+def test_a_run_that_cannot_be_evaluated_is_named_and_no_reason_to_say_nothing(
+    make_run: MakeRun, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_run("e/a/seed-0", greedy=5.0)
+    make_run("e/a/seed-1")
+    done = toolkit("report", "e", "--evaluate")
+    assert done.status == 0
+    assert "e/a/seed-1 is not evaluated: e/a/seed-1: has no model.zip" in caplog.text
+    assert "1 run without evaluation.json" in done.out
+    assert "5.000 of 1 run" in done.out
 
 
 def test_a_run_of_somebody_elses_code_runs_none_of_it(make_run: MakeRun, toolkit: Toolkit) -> None:

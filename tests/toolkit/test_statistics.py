@@ -138,7 +138,7 @@ def test_times_are_those_of_a_textbook() -> None:
         ([1, 0, 0, 0], Estimate(np.inf, 10, np.inf)),
     ],
 )
-def test_where_half_have_not_got_there_no_time_is_given(happened: list[int], median: Estimate) -> None:
+def test_a_median_is_infinite_until_half_have_got_there(happened: list[int], median: Estimate) -> None:
     found = time_to_event(np.array([10.0, 20, 30, 40]), np.array(happened, dtype=bool))
     assert found.median == median
     assert_ordered(found.share)

@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from support import PROJECT, Finished, Install, Toolkit, files_in, toolkit_process
 
 from toolkit import load_config
 from toolkit.experiments.file import load_plan
+from toolkit.run import Run
 from toolkit.tuning.file import load_tuning
 from toolkit.tuning.search import tune
 
@@ -139,11 +141,24 @@ def test_the_best_config_is_one_that_trains_and_says_where_it_comes_from(toolkit
     assert [*plan.seeds] == [*range(7, 17)], "which nothing was chosen by"
     assert {one.name: one.config.env.params["slope"] for one in plan.variants} == {"base": 1.0, "best": 2.0}
     assert toolkit("check", found).status == 0
-    assert toolkit("train", found, "--out", "run", "--quiet").status == 0
     for said in ("3 of 3 trials", "env.params.slope: 2.0", "the base itself, trial 0, came to 10.5", "train tunings/"):
         assert said in done.out
     assert len([line for line in done.err.splitlines() if line.startswith("trial ")]) == 3
     assert "trial 0: 10.5, best so far  (slope 1.0)" in done.err
+
+
+def test_what_comes_out_trains_as_its_trials_did(toolkit: Toolkit) -> None:
+    Path("base.yaml").write_text(BASE + "  - {name: progress}\n")
+    searched(toolkit, "--set", "seeds=[4294967295]", "--set", "trials=2")
+    score = max((row["seed 4294967295"] for row in table()), key=float)
+    found = Path("tunings/search/best.yaml")
+    assert toolkit("train", found, "--seed", "4294967295", "--out", "run", "--quiet").status == 0
+    returns = [raw_return for raw_return, _ in Run.open(Path("run")).episodes]
+    assert (len(returns), str(fmean(returns))) == (20, score), "though its base would stop with the fourth episode"
+    assert "# The base's success criterion is left out" in found.read_text()
+    plan = load_plan(Path("tunings/search/confirm.yaml"))
+    assert [*plan.seeds] == [*range(10)], "as there are none above"
+    assert [[one.name for one in variant.config.callbacks] for variant in plan.variants] == [["progress"]] * 2
 
 
 def test_all_trials_are_in_a_table_and_in_pictures(toolkit: Toolkit) -> None:
@@ -171,10 +186,18 @@ def test_quiet_prints_the_directory_alone(toolkit: Toolkit) -> None:
     assert load_tuning(Path("here/tuning.yaml")).config.trials == 1
 
 
-def test_whole_numbers_stay_whole_and_fractions_fractions() -> None:
-    changed(search=f"{{algorithm.params.buffer_size: {{low: 10, high: 99, log: true}}, {GAMMA}: {{low: 0, high: 1}}}}")
-    changed_space = {one.path: one.is_whole for one in load_tuning(Path("search.yaml")).space}
-    assert changed_space == {"algorithm.params.buffer_size": True, GAMMA: False}, "the base's gamma is a fraction"
+def test_whole_numbers_stay_whole_and_fractions_fractions(toolkit: Toolkit) -> None:
+    Path("base.yaml").write_text(BASE.replace(", gamma: 0.5", ""))
+    ranges = f"algorithm.params.buffer_size: {{low: 1e2, high: 1e4, log: true}}, {GAMMA}: {{low: 0, high: 1}}"
+    unsaid = "env.params.slope: {low: 0, high: 2}, env.params.slow: {low: 0, high: 2}"  # the base has 1.0, and nothing
+    changed(search=f"{{{ranges}, {unsaid}}}")
+    assert [one.is_whole for one in load_tuning(Path("search.yaml")).space] == [True, False, False, True]
+    changed(search=f"{{{ranges}}}", sampler="random", trials="2", seeds="1")
+    searched(toolkit)
+    for row in table():
+        assert row["state"] == "finished"
+        assert 0 < float(row[GAMMA]) < 1
+        assert 100 <= int(row["algorithm.params.buffer_size"]) <= 10_000
 
 
 def test_the_search_that_ships_is_one_that_its_config_can_come_out_of() -> None:
@@ -264,6 +287,7 @@ def test_again_it_goes_on_with_the_same_study(toolkit: Toolkit) -> None:
     assert len(table()) == 3
     assert "trial 0" not in done.err, "it was said before"
     assert searched(toolkit).err == "", "nothing is left to do"
+    assert "3 trials, 1 wanted" in searched(toolkit, "--set", "trials=1").out
     assert states() == ["COMPLETE"] * 3
 
 
@@ -286,6 +310,30 @@ def test_another_search_in_the_same_study_is_refused(toolkit: Toolkit) -> None:
         assert done.status == 2
         assert said in done.err
         assert Path("tunings/search/trials.csv").read_bytes() == before
+
+
+def test_what_was_found_outlives_its_database(toolkit: Toolkit) -> None:
+    def contents() -> dict[str, bytes]:
+        return {name: Path("tunings", name).read_bytes() for name in files_in(Path("tunings"))}
+
+    searched(toolkit, "--set", "trials=1")
+    database = Path("tunings/search/study.db")
+    whole, before = database.read_bytes(), contents()
+    with closing(sqlite3.connect(database)) as connected, connected:
+        connected.execute("drop table trial_params")
+    done = toolkit("tune", "search.yaml")
+    assert done.status == 2
+    assert "the study 'search' in sqlite:///" in done.err
+    assert "study.db is damaged: trial 0 lacks values" in done.err
+    for content in (b"", None):
+        database.write_bytes(content) if content is not None else database.unlink()
+        done = toolkit("tune", "search.yaml")
+        assert done.status == 2
+        assert "there is no study 'search' in" in done.err
+        assert "tunings/search/trials.csv has its trials: bring the database back" in done.err
+    database.write_bytes(whole)
+    assert contents() == before
+    assert states() == ["COMPLETE"]
 
 
 def test_a_directory_of_something_else_is_left_alone(toolkit: Toolkit) -> None:
@@ -314,6 +362,8 @@ def test_after_ctrl_c_the_trial_that_ran_is_run_again(toolkit: Toolkit) -> None:
     changed(base="slow.yaml", trials="1", seeds="1")
     process = toolkit_process(["tune", "search.yaml"])
     try:
+        until(Path("tunings/search/study.db").exists)
+        assert Path("tunings/search/tuning.yaml").exists(), "or one that is stopped here would not be known again"
         until(lambda: any(Path("tunings/search/workers/0").glob("trial-0/seed-0/monitor.csv")))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
@@ -479,10 +529,14 @@ GAMMA = "algorithm.params.gamma"
         (GAMMA, "{choices: []}", ".choices: is empty"),
         (GAMMA, "{choices: [0.1], low: 0}", ": has choices, and low besides; give one or the other"),
         (GAMMA, "{choices: [0.1, 0.1]}", ".choices: has a value more than once"),
+        (GAMMA, "{choices: [0.1, .nan]}", ".choices.1: cannot be searched for: nan is not equal to itself"),
+        (GAMMA, "{low: 0, high: .inf}", ".high: should be a number, not inf"),
         (GAMMA, "{choices: [0.1, much]}", ".choices.1: should be float, not 'much'"),
         (GAMMA, "{low: a, high: 1}", ".low: should be a number, not 'a'"),
         (GAMMA, "{low: 0.1, high: 0.9, log: true, step: 0.1}", ".step: does not go with log"),
         (GAMMA, "{low: 0.1, high: 0.9, step: 2}", ".step: should be above 0 and at most high - low, not 2"),
+        (GAMMA, "{low: 0.1, high: 0.9, step: 0.3}", ".high: should be a whole number of steps above low, 0.7 or 1"),
+        ("algorithm.params.buffer_size", "{low: 100, high: 200, step: 0.5}", ".step: should be int, not 100.5"),
         (GAMMA, "{lo: 0.1, high: 0.9}", ".lo: unknown key; did you mean 'low'?"),
         ("env.n_envs", "{low: 0, high: 4}", ".low: should be greater than or equal to 1, not 0"),
         ("timesteps", "{low: 10, high: 20}", ": cannot be searched for: trials are compared at equal timesteps"),
@@ -493,7 +547,15 @@ def test_a_space_that_cannot_be_searched_is_refused(path: str, entry: str, said:
     done = toolkit("tune", "search.yaml")
     assert (done.status, done.out) == (2, "")
     assert f"search.yaml:3: search.{path}{said}" in done.err
+    assert len(done.err.splitlines()) == 1
     assert not Path("tunings").exists()
+
+
+def test_a_value_is_searched_for_once(toolkit: Toolkit) -> None:
+    changed(search=f"{{{GAMMA}: {{low: 0.1, high: 0.2}}, algorithm.params: {{choices: [{{gamma: 0.3}}]}}}}")
+    done = toolkit("tune", "search.yaml")
+    assert (done.status, done.out) == (2, "")
+    assert f"search.{GAMMA}: lies within algorithm.params, which is searched for as well" in done.err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,9 +68,10 @@ def test_what_a_job_prints_is_kept_beside_its_directory_and_not_on_the_screen(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_job_whose_log_cannot_be_written_fails(working_directory: Path) -> None:
+def test_a_job_whose_log_cannot_be_written_fails(working_directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (working_directory / "all").write_text("a file")
     assert "File exists" in (errors([job(jobs.write, text="")])["job"] or "")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_threads_of_torch_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +89,7 @@ def test_a_signal_of_the_terminal_does_not_reach_a_job() -> None:
 
 
 def test_jobs_are_stopped_and_waited_for_when_the_iterator_is_closed() -> None:
-    launched: Any = LocalLauncher(3).launch(
+    launched = LocalLauncher(3).launch(
         [job(jobs.wait_for_the_end, "a"), job(jobs.wait_for_the_end, "b"), job(jobs.write, "c", text="")]
     )
     assert next(launched).job.name == "c"
@@ -97,7 +99,7 @@ def test_jobs_are_stopped_and_waited_for_when_the_iterator_is_closed() -> None:
 
 
 def test_a_signal_to_all_processes_and_being_stopped_because_of_it_are_one() -> None:
-    launched: Any = LocalLauncher(2).launch([job(jobs.wait_for_the_end, "a"), job(jobs.write_process, "b")])
+    launched = LocalLauncher(2).launch([job(jobs.wait_for_the_end, "a"), job(jobs.write_process, "b")])
     assert next(launched).job.name == "b"
     wait_until(Path("all/a/process").exists)
     os.kill(int(Path("all/a/process").read_text()), signal.SIGTERM)
@@ -117,10 +119,33 @@ if __name__ == "__main__":
 """
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_a_script_without_a_guard_is_told_so_once() -> None:
+    Path("script.py").write_text(ORPHANS.replace('if __name__ == "__main__"', "if 1"))
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert re.search(
+        r"ToolkitError: [ab]: its process ended with status 1 before the job began\n"
+        "a script that trains needs `if __name__ == '__main__':` around what it does\n$",
+        done.stderr,
+    )
+    assert done.stderr.count("Traceback") == 1
+    assert not Path("all").exists()
+
+
+def test_a_script_that_is_not_in_a_file_is_refused() -> None:
+    command = [sys.executable, "-"]
+    done = subprocess.run(command, env=environment(), input=ORPHANS, capture_output=True, text=True, check=False)
+    assert "<stdin>: this script is not in a file, which other processes need\nrun it from one" in done.stderr
+    assert not Path("all").exists()
+
+
 def test_jobs_whose_parent_is_killed_are_stopped() -> None:
     Path("script.py").write_text(ORPHANS)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "script.py"], env=environment) as parent:
+    with subprocess.Popen([sys.executable, "script.py"], env=environment()) as parent:
         wait_until(lambda: len([*Path("all").glob("*/process")]) == 2)
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: len([*Path("all").glob("*/signals")]) == 2)

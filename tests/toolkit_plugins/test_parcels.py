@@ -68,6 +68,17 @@ def test_a_directory_comes_home_in_the_place_of_what_was_there_and_leaves_the_st
     assert files_in(tmp_path) == {"home/new"}
 
 
+def test_a_long_name_in_any_script_goes_through_storage_and_no_two_directories_are_one(tmp_path: Path) -> None:
+    homes = [tmp_path / one / ("長" * 80) / "seed-0" for one in ("a", "b")]
+    for home in homes:
+        home.mkdir(parents=True)
+        (home / home.parts[-3]).touch()
+        Parcel((tmp_path / "storage").as_uri(), home).send(home)
+    for home in homes:
+        Parcel((tmp_path / "storage").as_uri(), home).bring_home()
+        assert files_in(home) == {home.parts[-3]}
+
+
 def test_what_is_being_written_is_not_sent(tmp_path: Path) -> None:
     for name in (".tmp-300/state.json", ".model.zip.1f.tmp", ".recording-1/frame", "monitor.csv"):
         (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)

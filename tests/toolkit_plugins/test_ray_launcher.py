@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -216,6 +217,17 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
         assert differences(job.directory, tmp_path / "plain" / job.name) == []
         assert files_in(job.directory / "snapshots") == files_in(tmp_path / "plain" / job.name / "snapshots")
         assert (job.directory / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_be_sent_to_the_storage_fails(cluster: Cluster, disk: Path, tmp_path: Path) -> None:
+    cluster.grow()
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "file").write_bytes(bytes(8 << 20))  # more than the disk has room for
+    launcher = RayLauncher(f"127.0.0.1:{cluster.port}", storage=disk.as_uri())
+    (ended,) = launcher.launch([job_of(tmp_path / "job", config())])
+    assert re.match(rf"is not sent to {disk.as_uri()}: OSError: .*No space left on device", ended.error or "")
+    assert files_in(disk) == set()
 
 
 @pytest.mark.slow

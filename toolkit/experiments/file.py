@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -19,14 +20,13 @@ from toolkit.checking import Count, Part, Seeds, check, in_order
 from toolkit.components import bound, checked
 from toolkit.config import Component, ComponentConfig, Params, RunConfig
 from toolkit.documents import Document, places_in
-from toolkit.errors import ConfigError, Problem, ToolkitError
+from toolkit.errors import ConfigError, KeyPath, Problem, ToolkitError
 from toolkit.experiments.plans import Findings, PlannedRun, Variant, make_variants, name_problems
 from toolkit.launching import Launcher
 from toolkit.reading import override, read
 from toolkit.registry import KINDS
 
 MOST_RUNS = 1_000  # that are started without a question
-_RESERVED = "report"  # where `toolkit report` writes
 
 
 def _file_or_config(value: Any) -> Any:
@@ -105,7 +105,7 @@ def load_plan(file: Path, overrides: Sequence[str] | Mapping[str, Any] = (), yes
         launcher.prepare()
     given = config.variants or {str(base.data["name"]): {}}
     variants, findings = make_variants(given, config.grid or {}, document, base, file.resolve().parent)
-    findings.refuse([*problems, *name_problems(variants)])
+    findings.refuse([*problems, *name_problems(variants, ("variants",) if config.variants else ("base",))])
     text = documents.dump(config.model_dump(mode="json", exclude_none=True) | {"base": base.data})
     return Plan(file, config.name, variants, config.seeds, config.evaluation_episodes, launcher, text, findings)
 
@@ -123,28 +123,40 @@ def _size(config: ExperimentConfig) -> int:
 
 def _own_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """Say what is wrong with a file whose shape is right, before its base is read."""
-    if len({*config.seeds}) < len(config.seeds):
-        again = next(index for index, seed in enumerate(config.seeds) if seed in config.seeds[:index])
-        yield Problem(("seeds", again), f"the seed {config.seeds[again]} is given more than once")
-    grid = config.grid or {}
-    for name, values in (config.variants or {}).items():
-        if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.casefold() == _RESERVED:
+    for name in config.variants or {}:
+        if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
             hint = "use at most 100 letters, digits and _ . + -, a letter, digit or _ first"
-            hint = "that is where `toolkit report` writes" if name.casefold() == _RESERVED else hint
             yield Problem(("variants", name), "cannot be a variant's directory", hint)
-        for dotted in values:
-            if over := next((one for one in grid if f"{dotted}.".startswith(f"{one}.")), None):
-                yield Problem(
-                    ("variants", name, dotted), f"the grid's {over} is laid over it", "give one or the other"
-                )
-    for path in [("grid", "seed"), *(("variants", name, "seed") for name in config.variants or {})]:
-        if path[-1] in (grid if len(path) == 2 else (config.variants or {})[path[1]]):
+    own = [[("variants", name, dotted) for dotted in values] for name, values in (config.variants or {}).items()]
+    grid = [("grid", dotted) for dotted in config.grid or {}]
+    yield from _repeated(("seeds",), [f"the seed {seed}" for seed in config.seeds])
+    for dotted, values in (config.grid or {}).items():
+        yield from _repeated(("grid", dotted), [json.dumps(value, sort_keys=True) for value in values])
+    for path in [*itertools.chain(*own), *grid]:
+        if path[-1].partition(".")[0] == "seed":
             yield Problem(path, "is given by the experiment's 'seeds'")
-    for dotted, given in grid.items():
-        texts = [json.dumps(value, sort_keys=True) for value in given]
-        if len({*texts}) < len(texts):
-            again = next(index for index, text in enumerate(texts) if text in texts[:index])
-            yield Problem(("grid", dotted, again), f"{texts[again][:100]} is given more than once")
+    for laid in own or [[]]:
+        yield from _covered([*laid, *grid])
+
+
+def _repeated(path: KeyPath, texts: Sequence[str]) -> Iterator[Problem]:
+    """Refuse what is in a list twice."""
+    first: dict[str, int] = {}
+    for index, text in enumerate(texts):
+        if first.setdefault(text, index) != index:
+            yield Problem((*path, index), f"{text[:100]} is given more than once")
+
+
+def _covered(laid: Sequence[KeyPath]) -> Iterator[Problem]:
+    """Refuse values that others are laid over, as a whole `env` over `env.n_envs`.
+
+    :param laid: their paths in the experiment file, in the order in which they are laid over a config
+    """
+    for index, path in enumerate(laid):
+        for later in laid[index + 1 :]:
+            if f"{path[-1]}.".startswith(f"{later[-1]}."):
+                what = "the grid's" if later[0] == "grid" else "the variant's"
+                yield Problem(path, f"{what} {later[-1]} is laid over it", "give one or the other")
 
 
 def _base(config: ExperimentConfig, document: Document, file: Path, problems: list[Problem]) -> Document | None:
@@ -152,6 +164,9 @@ def _base(config: ExperimentConfig, document: Document, file: Path, problems: li
 
     :raises ConfigError: if it cannot be read
     """
+    if isinstance(config.base, dict) and "extends" in config.base:
+        problems.append(Problem(("base", "extends"), "can only be given in a file", "give that file as the base"))
+        return None
     if isinstance(config.base, dict):
         base = Document(deepcopy(config.base), places_in(document, ("base",)))
         base.data.setdefault("name", config.name)

@@ -24,6 +24,10 @@ from toolkit.reading import lay_over
 Grid = Mapping[str, Sequence[Any]]
 _MOST_BYTES = 255  # of a directory's name
 _LONGEST_VALUE = 40  # characters of a value in a directory's name
+_RESERVED = {  # what else is in an experiment's directory
+    "experiment.yaml": "the experiment file is called so there",
+    "report": "that is where `toolkit report` writes",
+}
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,7 @@ class Findings:
     def add(self, variant: str, laid: Sequence[tuple[KeyPath, KeyPath]], problems: Sequence[Problem]) -> None:
         """Note what is wrong with a variant."""
         for problem in problems:
-            paths = (
-                origin + problem.path[len(path) :]
-                for path, origin in reversed(laid)
-                if problem.path[: len(path)] == path
-            )
-            here = Problem(next(paths, problem.path), problem.message, problem.hint)
+            here = Problem(_origin(laid, problem.path), problem.message, problem.hint)
             self._found.setdefault(here, []).append(variant)
 
     def refuse(self, others: Sequence[Problem] = ()) -> None:
@@ -103,6 +102,13 @@ class Findings:
 _OWN: tuple[KeyPath, ...] = (("variants",), ("grid",))
 
 
+def _origin(laid: Sequence[tuple[KeyPath, KeyPath]], path: KeyPath) -> KeyPath:
+    """Return where the experiment file has what is at a path of a config, or something in there; or else the path."""
+    around = (origin + path[len(place) :] for place, origin in reversed(laid) if path[: len(place)] == place)
+    within = (origin for place, origin in reversed(laid) if path and place[: len(path)] == path)
+    return next(itertools.chain(around, within), path)
+
+
 def make_variants(
     given: Mapping[str, Params], grid: Grid, document: Document, base: Document, directory: Path
 ) -> tuple[list[Variant], Findings]:
@@ -113,7 +119,7 @@ def make_variants(
     :param directory: the one that it is in
     :return: the variants that are right, and what is wrong with the others
     """
-    labels = _labels(grid)
+    labels = grid_labels(grid)
     combinations = [*itertools.product(*(range(len(values)) for values in grid.values()))]
     findings = Findings(document, base, len(given) * len(combinations))
     made = []
@@ -144,11 +150,16 @@ def _lay_over(own: Document, document: Document, origin: KeyPath, directory: Pat
         raise ConfigError([Problem(origin, one.message, one.hint) for one in error.problems]) from None
 
 
-def name_problems(variants: Sequence[Variant]) -> Iterator[Problem]:
-    """Say which variants' directories cannot be made side by side."""
+def name_problems(variants: Sequence[Variant], named: KeyPath) -> Iterator[Problem]:
+    """Say which variants' directories cannot be made side by side.
+
+    :param named: where the experiment file names them
+    """
     first: dict[str, str] = {}
     for name in (variant.name for variant in variants):
-        path: KeyPath = ("variants", name.partition(",")[0])
+        path = (*named, name.partition(",")[0]) if named == ("variants",) else named
+        if name.casefold() in _RESERVED:
+            yield Problem(path, f"'{name}' cannot be a variant's directory", _RESERVED[name.casefold()])
         if len(os.fsencode(name)) > _MOST_BYTES:
             message = f"makes a directory's name of more than {_MOST_BYTES} bytes: {name}"
             yield Problem(path, message, "use a shorter name, or fewer values in the grid")
@@ -156,7 +167,7 @@ def name_problems(variants: Sequence[Variant]) -> Iterator[Problem]:
             yield Problem(path, f"differs from '{other}' in capitals alone, which some file systems do not tell apart")
 
 
-def _labels(grid: Grid) -> dict[str, list[str]]:
+def grid_labels(grid: Grid) -> dict[str, list[str]]:
     """Return what each value of the grid is called in a directory's name, as ``gamma=0.95``."""
     last = Counter(dotted.rpartition(".")[2] for dotted in grid)
     labels = {}
@@ -174,6 +185,8 @@ def _text(value: Any) -> str:
     """Return a value as a part of a directory's name."""
     if isinstance(value, dict) and "name" in value:
         return _text(value["name"])  # a component
+    if isinstance(value, dict):
+        return _plain(json.dumps(value)).strip("-") or "none"
     if isinstance(value, list):
         return "-".join(map(_text, value))[:_LONGEST_VALUE] or "none"
     text = value.rpartition(":")[2] if isinstance(value, str) else json.dumps(value)

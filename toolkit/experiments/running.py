@@ -13,14 +13,15 @@ from typing import Any, Protocol
 from toolkit.components import components_of
 from toolkit.config import parse
 from toolkit.documents import Document
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, RunError
 from toolkit.evaluation import evaluate
 from toolkit.experiments.file import Plan
 from toolkit.experiments.plans import PlannedRun
-from toolkit.experiments.standings import EVALUATION, FILE, has_ended, is_done, refuse_others
+from toolkit.experiments.standings import EVALUATION, FILE, Standing, has_begun, has_ended, runs_in
 from toolkit.files import claimed, write_text
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.launching import Job
+from toolkit.records import LARGEST_RETURN
 from toolkit.run import Run
 from toolkit.training import rehearse, resume, train
 from toolkit.trust import digest_of, remember
@@ -58,7 +59,7 @@ class Display(Protocol):
 def run_experiment(plan: Plan, out: Path | None = None, display: Display | None = None) -> Experiment:
     """Train and evaluate what is left of an experiment's runs; those that were stopped or have failed go on exactly.
 
-    Everything is built once for each variant before the directory is made, so that bad input leaves nothing behind.
+    Everything is built once for each variant before anything is written, so that bad input leaves nothing behind.
     Ctrl-C and SIGTERM stop the runs where they can be saved; a second one stops them at once.
 
     :param out: the experiment's directory; by default ``experiments/<name>``
@@ -67,12 +68,10 @@ def run_experiment(plan: Plan, out: Path | None = None, display: Display | None 
     :raises ToolkitError: if there is nowhere to run
     """
     directory = DEFAULT_ROOT / plan.name if out is None else out
-    runs = plan.runs()
-    refuse_others(directory, {run.name: run for run in runs}, plan.file)
-    left = [run for run in runs if not is_done(directory / run.name, plan.evaluation_episodes)]
-    _rehearse(plan, left)
     experiment = Experiment(plan, directory)
     with claimed(directory, "trains in it"):
+        left = _left(plan, directory)
+        _rehearse(plan, left)
         write_text(directory / FILE, plan.text)
         if display:
             display.begin(experiment, left)
@@ -84,10 +83,21 @@ def run_experiment(plan: Plan, out: Path | None = None, display: Display | None 
     return experiment
 
 
+def _left(plan: Plan, directory: Path) -> list[PlannedRun]:
+    """Return the runs that are not done.
+
+    :raises RunError: if the directory is of something else
+    """
+    runs = plan.runs()
+    begun = runs_in(directory, {run.name: run for run in runs}, plan.file, plan.text)
+    episodes = plan.evaluation_episodes
+    return [run for run in runs if run.name not in begun or not Standing.of(directory / run.name).is_done(episodes)]
+
+
 def _launch(experiment: Experiment, left: Sequence[PlannedRun], display: Display | None) -> None:
     planned = {run.name: run for run in left}
     jobs = [_job(experiment, run) for run in left]
-    launched: Any = experiment.plan.launcher.launch(jobs)  # a generator, or something else that can be closed
+    launched = experiment.plan.launcher.launch(jobs)
     try:
         with Interrupts(put_off=False).heeded(), closing(launched):
             for ended in launched:
@@ -132,11 +142,15 @@ def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int)
     if parsed is None or problems:
         raise ConfigError(problems)
     run = Run(directory, parsed)
-    if not (directory / "config.yaml").exists():
+    if not has_begun(directory, parsed):
         run = train(parsed, directory)
     elif not has_ended(directory):
         resume(run)
     if run.stopped_by is not None:
         raise KeyboardInterrupt
-    if not is_done(directory, evaluation_episodes):
-        write_text(directory / EVALUATION, json.dumps(asdict(evaluate(run, evaluation_episodes)), indent=2) + "\n")
+    if Standing.of(directory).is_done(evaluation_episodes):
+        return
+    evaluation = evaluate(run, evaluation_episodes)
+    if not abs(evaluation.mean_return) <= LARGEST_RETURN:  # nor if it is not a number
+        raise RunError(f"{directory}: its mean greedy return is {evaluation.mean_return}, which nothing can compare")
+    write_text(directory / EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
+from toolkit import documents
 from toolkit.components import read_config
 from toolkit.config import RunConfig
-from toolkit.documents import walk
-from toolkit.errors import KeyPath, RunError
+from toolkit.errors import ConfigError, KeyPath, RunError, ToolkitError
 from toolkit.experiments.plans import PlannedRun
 from toolkit.records import ENDED, read_evaluation, read_result, text_of
 
@@ -20,15 +23,37 @@ _MOST_SHOWN = 10  # differences
 _WINDOW = 100  # episodes, as in Gym's definition of solved
 
 
-def is_done(directory: Path, evaluation_episodes: int) -> bool:
-    """Say whether a run has come to its own end and has been evaluated with so many episodes.
+@dataclass(frozen=True)
+class Standing:
+    """How far a run has come; what is damaged counts as not there.
 
-    :raises RunError: if what says so is damaged
+    :param result: what ``result.json`` says
+    :param evaluation: what ``evaluation.json`` says
     """
-    if not directory.is_dir() or not has_ended(directory):
-        return False
-    evaluation = read_evaluation(directory / EVALUATION)
-    return evaluation is not None and evaluation["episodes"] == evaluation_episodes
+
+    result: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, directory: Path) -> Self:
+        """Read how far the run in a directory has come."""
+        return cls(_whole(read_result, directory / "result.json"), _whole(read_evaluation, directory / EVALUATION))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether training has come to its own end."""
+        return self.result.get("status") in ENDED
+
+    def is_done(self, evaluation_episodes: int) -> bool:
+        """Say whether it has, and the run has been evaluated with so many episodes."""
+        return self.has_ended and self.evaluation.get("episodes") == evaluation_episodes
+
+
+def _whole(read: Callable[[Path], dict[str, Any] | None], path: Path) -> dict[str, Any]:
+    try:
+        return read(path) or {}
+    except RunError:
+        return {}
 
 
 def has_ended(directory: Path) -> bool:
@@ -39,33 +64,91 @@ def has_ended(directory: Path) -> bool:
     return (read_result(directory / "result.json") or {}).get("status") in ENDED
 
 
-def refuse_others(directory: Path, planned: Mapping[str, PlannedRun], file: Path) -> None:
-    """Refuse a directory that holds something else than runs that a file stands for.
+def has_begun(directory: Path, config: RunConfig) -> bool:
+    """Say whether a run with a config has begun in a directory, which may be absent.
+
+    :raises RunError: if there is something that it cannot go on from
+    """
+    path = directory / "config.yaml"
+    try:
+        if not path.exists():
+            if directory.exists() and not (directory.is_dir() and _is_new(directory)):
+                raise RunError(f"{directory}: is not a run directory: it has no config.yaml")
+            return False
+        if difference := next(_differences(path, config), None):
+            raise RunError(f"{directory}: holds a run of another config: {difference}")
+        if has_ended(directory) and not (directory / "model.zip").is_file():
+            raise RunError(f"{directory}: has no model.zip")
+    except ToolkitError as error:
+        raise RunError(error.message, f"remove {directory}: it is then trained anew") from error
+    return True
+
+
+def runs_in(directory: Path, planned: Mapping[str, PlannedRun], file: Path, text: str) -> set[str]:
+    """Return which of a file's runs have begun in a directory; where the config is damaged, none has.
 
     :param planned: the file's runs, by their directories in the experiment's
-    :raises RunError: then, with what differs
-    :raises ConfigError: if a run's config is none
+    :param text: what is to be written there as ``experiment.yaml``
+    :raises RunError: if there is something else than the file stands for, with what differs
     """
     try:
-        if not directory.exists() or all(path.name.endswith(".tmp") for path in directory.iterdir()):
-            return
+        if not directory.exists() or _is_new(directory):
+            return set()
     except OSError as error:
         raise RunError(f"{directory}: cannot be read: {error.strerror}", "choose another place with --out") from None
     if not (directory / FILE).is_file():
         raise RunError(f"{directory}: is not empty, and no experiment", "choose a new directory with --out")
+    paths = {path.parent.relative_to(directory).as_posix(): path for path in directory.glob("*/seed-*/config.yaml")}
+    if _is_somebodys(directory / FILE, file, text, bool(paths)):
+        message = f"{directory / FILE}: would be overwritten, and `toolkit experiment` has not written it"
+        raise RunError(message, "choose another directory with --out, or rename it")
+    begun: set[str] = set()
     differences: list[str] = []
-    for path in sorted(directory.glob("*/seed-*/config.yaml")):
-        run = planned.get(path.parent.relative_to(directory).as_posix())
-        differences += [f"has {path.parent}, which {file} does not"] if run is None else _differences(path, run)
+    for name in sorted(paths):
+        if name not in planned:
+            differences.append(f"has {paths[name].parent}, which {file} does not")
+            continue
+        with suppress(ConfigError):  # its job says so
+            differences += _differences(paths[name], planned[name].config)
+            begun.add(name)
     if differences:
         lines = [f"{directory}: is the directory of another experiment than {file}", *differences[:_MOST_SHOWN]]
         lines += [f"and {len(differences) - _MOST_SHOWN} more"] if len(differences) > _MOST_SHOWN else []
         raise RunError("\n  ".join(lines), "choose another directory with --out")
+    return begun
 
 
-def _differences(path: Path, run: PlannedRun) -> Iterator[str]:
-    """Say what a run's config says otherwise than the file would have it."""
-    planned = run.config
+def _is_new(directory: Path) -> bool:
+    """Say whether nothing is in a directory but what was being written when a process was killed."""
+    return all(path.name.endswith(".tmp") for path in directory.iterdir())
+
+
+def _is_somebodys(own: Path, file: Path, text: str, has_runs: bool) -> bool:
+    """Say whether an experiment's own file is one that a user has written, as far as that can be told.
+
+    :param file: the one that the runs come from
+    :param text: what is to be written
+    """
+    try:
+        there = text_of(own)
+        return there != text and (own.samefile(file) or not (has_runs or _is_resolved(there)))
+    except (OSError, ValueError):
+        return not has_runs
+
+
+def _is_resolved(text: str) -> bool:
+    try:
+        data = documents.parse(text, FILE).data
+    except ConfigError:
+        return False
+    return isinstance(data, dict) and isinstance(data.get("base"), dict) and documents.dump(data) == text
+
+
+def _differences(path: Path, planned: RunConfig) -> Iterator[str]:
+    """Say what a run's config says otherwise than one that is planned.
+
+    :raises ConfigError: if it is none
+    """
     try:
         if text_of(path) == planned.to_yaml():  # which takes less time than reading it
             return
@@ -81,7 +164,9 @@ def _differences(path: Path, run: PlannedRun) -> Iterator[str]:
 def _values(config: RunConfig) -> dict[KeyPath, str]:
     """Return what a config says, without what only holds something else, as text: NaN is not equal to itself."""
     data = config.to_document().data
-    return {place: repr(value) for place, value in walk(data) if not value or not isinstance(value, dict | list)}
+    return {
+        place: repr(value) for place, value in documents.walk(data) if not value or not isinstance(value, dict | list)
+    }
 
 
 class Progress:

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,8 @@ from rich.text import Text
 from toolkit.errors import readable
 from toolkit.experiments.plans import PlannedRun
 from toolkit.experiments.running import Display, Experiment
-from toolkit.experiments.standings import EVALUATION, Progress, has_ended, is_done
+from toolkit.experiments.standings import FILE, Progress, Standing
 from toolkit.presentation import next_commands, program
-from toolkit.records import read_evaluation, read_result
 
 _NARROW = 80  # columns of a terminal, below which a table has the counts alone
 _LINES_BESIDE = 5  # of a terminal: the table's head, the line below it, a prompt, an echoed ^C
@@ -35,7 +34,7 @@ _MOST_FAILED = 20
 def display() -> Display:
     """Return what shows an experiment on stderr: a table on a terminal, lines elsewhere."""
     console = Console(stderr=True)
-    return _LiveTable(console) if console.is_terminal else _Lines()
+    return _LiveTable(console) if console.is_terminal and not console.is_dumb_terminal else _Lines()
 
 
 class _Lines:
@@ -64,10 +63,10 @@ def how_it_ended(experiment: Path, run: PlannedRun, error: str | None) -> str:
     """
     if error is not None:
         return f"{run.name}: failed: {readable(error)}"
-    result = read_result(experiment / run.name / "result.json") or {}
-    evaluation = read_evaluation(experiment / run.name / EVALUATION) or {}
-    status, timesteps = result.get("status"), result.get("timesteps", 0)
-    return f"{run.name}: {status} at {timesteps:,} timesteps, greedy {evaluation.get('mean_return', math.nan):.1f}"
+    standing = Standing.of(experiment / run.name)
+    status, timesteps = standing.result.get("status"), standing.result.get("timesteps", 0)
+    greedy = standing.evaluation.get("mean_return", math.nan)
+    return f"{run.name}: {status} at {timesteps:,} timesteps, greedy {greedy:.1f}"
 
 
 class _LiveTable:
@@ -115,7 +114,7 @@ class _Row:
         cells = [self.name, *(f"{self.counts[state]:,}" for state in ("done", "running", "failed", "waiting"))]
         progress = " ".join(f"{share:.0%}" for share in sorted(self.shares, reverse=True)[:4])
         more = " ..." if len(self.shares) > 4 else ""
-        mean = f"{statistics.fmean(self.means):.1f}" if self.means else ""
+        mean = f"{sum(self.means) / len(self.means):.1f}" if self.means else ""
         return [*cells, progress + more, mean] if wide else cells
 
 
@@ -129,7 +128,7 @@ class Overview:
         self._errors: dict[str, str | None] = {}
         self._progress = {run.name: Progress(experiment.directory / run.name) for run in left}
         self._started = time.monotonic()
-        self._since = (experiment.directory / "experiment.yaml").stat().st_mtime  # by the disk's own clock
+        self._since = (experiment.directory / FILE).stat().st_mtime  # by the disk's own clock
 
     def ended(self, run: PlannedRun, error: str | None) -> None:
         """Note that a run has ended, and why it failed, if it did."""
@@ -210,12 +209,11 @@ def summary(experiment: Experiment, out: Path | None) -> str:
     :param out: the directory that was asked for, if one was
     """
     plan, directory = experiment.plan, experiment.directory
+    standings = {run.name: Standing.of(directory / run.name) for run in plan.runs()}
     head = ("variant", "runs", "solved", "median timesteps to success", "mean greedy return")
-    lines = [_verdict(experiment), *_aligned(head, [_outcome(experiment, variant.name) for variant in plan.variants])]
-    lines += [f"failed: {name}: {readable(error)}" for name, error in [*experiment.failed.items()][:_MOST_FAILED]]
-    if (more := len(experiment.failed) - _MOST_FAILED) > 0:
-        lines.append(f"and {more:,} more failed")
-    lines.append(f"  experiment  {directory}")
+    rows = [_outcome(one.name, [standings[f"{one.name}/seed-{seed}"] for seed in plan.seeds]) for one in plan.variants]
+    lines = [_verdict(experiment, standings), *_aligned(head, rows)]
+    lines += [*failures(experiment), f"  experiment  {directory}"]
     if logs := sorted(directory.glob("*/log-*.txt")):
         lines.append(f"  printed     {logs[0]}" + (f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""))
     again = f"{program()} experiment {shlex.quote(str(plan.file))}" + (
@@ -225,12 +223,18 @@ def summary(experiment: Experiment, out: Path | None) -> str:
     return "\n".join([*lines, *next_commands([*commands, f"{program()} report {shlex.quote(str(directory))}"])])
 
 
-def _verdict(experiment: Experiment) -> str:
-    plan = experiment.plan
-    runs = plan.runs()
-    done = sum(is_done(experiment.directory / run.name, plan.evaluation_episodes) for run in runs)
+def failures(experiment: Experiment) -> list[str]:
+    """Say which runs have failed, and why: the first twenty."""
+    lines = [f"failed: {name}: {readable(error)}" for name, error in [*experiment.failed.items()][:_MOST_FAILED]]
+    more = len(experiment.failed) - _MOST_FAILED
+    return [*lines, f"and {more:,} more failed"] if more > 0 else lines
+
+
+def _verdict(experiment: Experiment, standings: Mapping[str, Standing]) -> str:
+    episodes = experiment.plan.evaluation_episodes
+    done = sum(standing.is_done(episodes) for name, standing in standings.items() if name not in experiment.failed)
     word = "interrupted" if experiment.stopped_by else "failed" if experiment.failed else "done"
-    return f"{word}: {done:,} of {len(runs):,} runs trained and evaluated"
+    return f"{word}: {done:,} of {len(standings):,} runs trained and evaluated"
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -239,20 +243,17 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in [head, *rows]]
 
 
-def _outcome(experiment: Experiment, variant: str) -> tuple[str, ...]:
+def _outcome(variant: str, standings: Sequence[Standing]) -> tuple[str, ...]:
     """Say how a variant went; a run that was not solved takes longer than any other."""
-    directories = [experiment.directory / variant / f"seed-{seed}" for seed in experiment.plan.seeds]
-    ended = [one for one in directories if has_ended(one)]
-    successes = [(read_result(one / "result.json") or {}).get("success") for one in ended]
-    evaluations = [read_evaluation(one / EVALUATION) for one in ended]
-    returns = [one["mean_return"] for one in evaluations if one]
-    judged = [one for one in successes if one]
-    solved = [one for one in judged if one["solved"]]
-    timesteps = [one["timestep"] if one["solved"] else math.inf for one in judged]
+    ended = [one for one in standings if one.has_ended]
+    returns = [one.evaluation["mean_return"] for one in ended if one.evaluation]
+    judged = [success for one in ended if (success := one.result.get("success"))]
+    solved = [success["timestep"] for success in judged if success.get("solved") and success.get("timestep")]
+    timesteps = [*solved, *[math.inf] * (len(judged) - len(solved))]
     median = statistics.median_low(timesteps) if judged else math.nan
     return (
         variant,
-        f"{len(ended)} of {len(directories)}",
+        f"{len(ended)} of {len(standings)}",
         f"{len(solved)}" if judged else "-",
         f"{median:,.0f}" if median < math.inf else "not reached" if judged else "-",
         f"{statistics.fmean(returns):.1f}" if returns else "-",

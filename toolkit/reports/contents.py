@@ -62,7 +62,9 @@ def read_report(directories: Sequence[Path]) -> Report:
     gathered = gather(directories)
     if not any(run.has_ended for run in gathered.runs):
         told = "; ".join(words.notices(gathered)[:1])
-        raise RunError(f"{directories[0]}: no run has ended{f': {told}' if told else ''}", "wait for one")
+        going = any(run.status == "unfinished" for run in gathered.runs)
+        hint = "wait for one" if going else "`toolkit resume RUN` goes on with one, `toolkit experiment FILE` with all"
+        raise RunError(f"{directories[0]}: no run has ended{f': {told}' if told else ''}", hint)
     comparisons = compare(gathered.variants)
     overall = over_tasks(comparisons)
     names = [*dict.fromkeys(name for name, _ in overall)]

@@ -53,7 +53,7 @@ def figures(comparison: Comparison) -> list[ReportFigure]:
             made.append(("scores", score, _scores(comparison, styles, score)))
         if comparison.curves:
             made.append(("learning", "Learning curves", _learning(comparison, styles)))
-        if any(one.times for one in comparison.drawn) and len(comparison.drawn[0].variant.runs) > 1:
+        if any(one.times and len(one.variant.runs) > 1 for one in comparison.drawn):
             made.append(("success", "Runs that have succeeded", _success(comparison, styles)))
         if any(len(one.scores) > 1 for one in comparison.compared):
             made.append(("profile", "Performance profile", _profile(comparison, styles, score)))

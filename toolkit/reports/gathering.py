@@ -13,11 +13,15 @@ from typing import Any
 from toolkit import documents
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, RunError, ToolkitError, readable
+from toolkit.experiments.plans import grid_labels
 from toolkit.experiments.standings import FILE
+from toolkit.plotting import distinct_names
 from toolkit.reports.outcomes import Outcome, OutcomeReader
 
 _MOST_REPORTED = 20
 _LONGEST_DETAILS = 80  # characters
+
+_Environment = tuple[str, int | None, str]  # its id, time limit and parameters
 
 
 @dataclass(frozen=True)
@@ -77,43 +81,57 @@ def is_experiment(directory: Path) -> bool:
 
 
 def gather(directories: Sequence[Path]) -> Gathered:
-    """Read runs and experiments.
+    """Read runs and experiments, each run once however often it is named.
 
     Runs of an experiment are variants by their directories, other runs by their configs: equal but for the seed.
+    Runs on different environments are never of one variant.
 
     :raises RunError: if a directory is neither, or files in them are damaged: all that are
     :raises ConfigError: if a run's config is none
     """
     places = [*{directory.resolve(): directory for directory in directories}.values()]
     experiments = [place for place in places if is_experiment(place)]
-    alone = [place for place in places if place not in experiments]
+    alone = [run for place in places if place not in experiments for run in _runs_in(place)]
     for place in alone:
         _check_run(place)
     plans = {place: _plan(place) for place in experiments}
-    outcomes = _read([run for plan in plans.values() for run in plan.begun] + alone)
-    groups: dict[tuple[Path | None, str], _Group] = {}
-    for experiment, plan in plans.items():
-        for run in plan.begun:
-            outcome, directory = outcomes[run], readable(run.parent.name)
-            # a grid over environments gives each variant once for each
-            name = ",".join(part for part in directory.split(",") if part != f"id={outcome.config.env.id}")
-            group = groups.setdefault((experiment, directory), _Group(name, experiment.resolve().name, []))
-            group.runs.append(outcome)
-    for run in alone:
+    named = [(plan, run) for plan in plans.values() for run in plan.begun] + [(None, run) for run in alone]
+    distinct: dict[Path, tuple[_Plan | None, Path]] = {}
+    for plan, run in named:
+        distinct.setdefault(run.resolve(), (plan, run))
+    runs = [*distinct.values()]
+    outcomes = _read([run for _, run in runs])
+    titles = dict(zip(experiments, map(readable, distinct_names(experiments)), strict=True))
+    groups: dict[tuple[str, _Environment], _Group] = {}
+    for plan, run in runs:
         config = outcomes[run].config
-        groups.setdefault((None, _recipe(config)), _Group(config.name, None, [])).runs.append(outcomes[run])
-    variants = _variants([*groups.values()])
-    titles = [readable(experiment.resolve().name) for experiment in experiments]
-    titles += [] if not alone else [outcomes[alone[0]].config.name] if len(alone) == 1 else [f"{len(alone):,} runs"]
-    return Gathered(", ".join(titles), variants, sum(plan.absent for plan in plans.values()))
+        key, name, experiment = _recipe(config), config.name, None
+        if plan:
+            key, name, experiment = str(run.parent), plan.name_of(run.parent.name, config), titles[plan.directory]
+        group = groups.setdefault((key, _environment(config)), _Group(name, experiment, []))
+        group.runs.append(outcomes[run])
+    alone = [run for plan, run in runs if plan is None]
+    several = [outcomes[alone[0]].config.name] if len(alone) == 1 else [f"{len(alone):,} runs"]
+    title = ", ".join([*titles.values(), *(several if alone else [])])
+    return Gathered(title, _variants([*groups.values()]), sum(plan.absent for plan in plans.values()))
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which runs of an experiment have begun, variant by variant in the order of its file, and how many have not."""
+    """Which runs of an experiment have begun, variant by variant in the order of its file, and how many have not.
 
+    :param environments: what a grid over environments calls them in the names of directories
+    """
+
+    directory: Path
     begun: list[Path]
     absent: int
+    environments: list[str]
+
+    def name_of(self, directory: str, config: RunConfig) -> str:
+        """Name a variant by its directory, but for the environment, as a grid gives it once for each of them."""
+        labels = self.environments or grid_labels({"env.id": [config.env.id]})["env.id"]
+        return readable(",".join(part for part in directory.split(",") if part not in labels)) or config.name
 
 
 def _plan(experiment: Path) -> _Plan:
@@ -121,17 +139,26 @@ def _plan(experiment: Path) -> _Plan:
     begun = [run for run in runs if (run / "config.yaml").exists()]
     try:
         file = documents.read(experiment / FILE).data
-        variants = [*(file.get("variants") or [""])]
-        planned = len(variants) * math.prod(map(len, (file.get("grid") or {}).values())) * len(file["seeds"])
+        variants, grid = [*(file.get("variants") or [""])], file.get("grid") or {}
+        planned = len(variants) * math.prod(map(len, grid.values())) * len(file["seeds"])
+        environments = grid_labels(grid).get("env.id", [])
     except (ConfigError, AttributeError, KeyError, TypeError):  # made by hand: what is there is what there is
-        variants, planned = [], len(runs)
+        variants, planned, environments = [], len(runs), []
 
     def order(run: Path) -> tuple[int, str, int]:
         variant, seed = run.parent.name.partition(",")[0], run.name.removeprefix("seed-")
         place = variants.index(variant) if variant in variants else len(variants)
         return place, run.parent.name, int(seed) if seed.isdecimal() and len(seed) < 20 else -1
 
-    return _Plan(sorted(begun, key=order), max(0, planned - len(begun)))
+    return _Plan(experiment, sorted(begun, key=order), max(0, planned - len(begun)), environments)
+
+
+def _runs_in(directory: Path) -> list[Path]:
+    """Return the runs of the variant that a directory is, or else itself."""
+    runs = [path.parent for path in directory.glob("seed-*/config.yaml")]
+    if not runs or (directory / "config.yaml").exists():
+        return [directory]
+    return sorted(runs, key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
 
 
 def _check_run(directory: Path) -> None:
@@ -176,9 +203,13 @@ def _variants(groups: Sequence[_Group]) -> tuple[Variant, ...]:
     return tuple(variants[place] for place in range(len(groups)))
 
 
+def _environment(config: RunConfig) -> _Environment:
+    return config.env.id, config.env.max_episode_steps, _shown(config.env.params)
+
+
 def _tasks(configs: Sequence[RunConfig]) -> list[str]:
     """Name environments by their ids, and by their time limits and parameters where one id has several."""
-    kinds = [(config.env.id, config.env.max_episode_steps, _shown(config.env.params)) for config in configs]
+    kinds = [_environment(config) for config in configs]
     several = Counter(name for name, *_ in set(kinds))
     names = []
     for name, limit, params in kinds:

@@ -18,6 +18,7 @@ from toolkit.records import ENDED, read_episodes, read_evaluation, read_result, 
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 _CURVE_POINTS = 1000  # more than a picture has columns, and little to keep of a thousand runs
+_TRACEBACK = re.compile(r"^Traceback\b.*\n", re.MULTILINE)
 _SEED = re.compile(r"^seed: (\d{1,10})\n", re.MULTILINE)
 
 
@@ -129,9 +130,11 @@ def _curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float
 
 
 def _reason(path: Path) -> str:
-    """Return the last line of a traceback; a link could bring any file of this user into a report."""
+    """Return the first line of a traceback's exception; a link could bring any file of this user into a report."""
     try:
-        lines = [] if path.is_symlink() else text_of(path).strip().splitlines()
+        text = "" if path.is_symlink() else text_of(path)
     except (OSError, ValueError):
-        lines = []
-    return readable(lines[-1][:300]) if lines else "traceback.txt does not say why"
+        text = ""
+    lines = _TRACEBACK.split(text)[-1].splitlines()
+    own = next((line for line in lines if line[:1].strip()), "")  # those of the code that raised it are indented
+    return readable(own[:300]) or "traceback.txt does not say why"

@@ -15,6 +15,7 @@ from toolkit.reports.contents import Figure, Report
 _TEMPLATE = Path(__file__).with_name("report.html")
 _SVG_START = re.compile(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>")
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
 _IDS = re.compile(r'( id="|url\(#|href="#)')
 
 
@@ -43,7 +44,7 @@ def _inline(figure: Figure, task: str) -> Markup:
     """Put an SVG document into a page: as wide as there is room, described, with ids that no other figure has."""
     body = _METADATA.sub("", figure.svg[figure.svg.index("<svg ") :])
     name = re.sub(r"\W", "-", figure.file)
-    body = _IDS.sub(rf"\1{name}-", body)
+    body = _TAG.sub(lambda tag: _IDS.sub(rf"\1{name}-", tag[0]), body)
     label = escape(f"{figure.title} on {task}. {figure.caption}")
     return Markup(_SVG_START.sub(rf'<svg \1 role="img" aria-label="{_literal(label)}">', body, count=1))  # noqa: S704
 

@@ -12,6 +12,7 @@ from toolkit.reports.gathering import Gathered, Variant
 from toolkit.statistics import Estimate
 
 _NOTHING = "-"
+_LARGEST_IN_FULL = 1e12
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ def plural(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def number(one: float, places: int) -> str:
+    """Write a number with as many decimal places, or a very large one with its power of ten."""
+    return f"{one:,.{places}f}" if abs(one) < _LARGEST_IN_FULL else f"{one:.6g}"
+
+
 def estimate(one: Estimate | None, digits: int | None = None, percent: bool = False) -> str:
     """Write an estimate with its interval; of several digits as many as matter, or as many as are said."""
     if one is None:
@@ -40,7 +46,7 @@ def estimate(one: Estimate | None, digits: int | None = None, percent: bool = Fa
         value, *interval = (f"{100 * end:.0f}" for end in ends)
         return f"{value} %" + (f" ({' to '.join(interval)})" if interval else "")
     places = _places(ends) if digits is None else digits
-    value, *interval = ("not reached" if math.isinf(end) else f"{end:,.{places}f}" for end in ends)
+    value, *interval = ("not reached" if math.isinf(end) else number(end, places) for end in ends)
     if math.isinf(one.high):
         return value if math.isinf(one.low) else f"{value} ({interval[0]} or more)"
     return value + (f" ({' to '.join(interval)})" if interval else "")
@@ -109,8 +115,8 @@ def runs_table(gathered: Gathered) -> Table:
             f"{run.timesteps:,}",
             f"{run.episodes:,}",
             _NOTHING if run.solved_at is None else f"{run.solved_at:,}",
-            _NOTHING if run.training_return is None else f"{run.training_return:,.1f}",
-            _NOTHING if run.greedy_return is None else f"{run.greedy_return:,.1f}",
+            _NOTHING if run.training_return is None else number(run.training_return, 1),
+            _NOTHING if run.greedy_return is None else number(run.greedy_return, 1),
             readable(str(run.directory)),
         )
         for variant in gathered.variants

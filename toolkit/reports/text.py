@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import re
 from io import StringIO
+from typing import Any
 
+from toolkit.errors import readable
 from toolkit.reports.contents import Report
 from toolkit.reports.tables import Table
 
 _ABOUT = ("variant", "environment", "seed", "status", "reason", "timesteps", "episodes", "seconds")
 _JUDGED = ("success_timestep", "final_greedy_return", "greedy_episodes", "training_return", "directory")
-_MARKDOWN = re.compile(r"([\\`*_\[\]|~$#])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$#]|:(?=//)|(?<=www)\.)")  # the last two: GitHub makes links of addresses
+_LONGEST_PATH = 4096  # characters
 
 
 def csv_of(report: Report) -> str:
@@ -23,8 +26,14 @@ def csv_of(report: Report) -> str:
         for run in variant.runs:
             went = (run.status, run.reason, run.timesteps, run.episodes, run.seconds)
             judged = (run.solved_at, run.greedy_return, run.greedy_episodes or None, run.training_return)
-            writer.writerow([variant.name, variant.task, run.seed, *went, *judged, run.directory])
+            directory = readable(str(run.directory), _LONGEST_PATH)
+            writer.writerow(map(_cell, [variant.name, variant.task, run.seed, *went, *judged, directory]))
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Write text so that a spreadsheet takes it for no formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def markdown(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -50,15 +51,29 @@ def notices(gathered: Gathered) -> list[str]:
     said += _named("Interrupted, can be resumed", [run.directory for run in runs if run.status == "interrupted"])
     said += _named("Not ended, at work or killed", [run.directory for run in runs if run.status == "unfinished"])
     said += _named("Of an unknown status", [run.directory for run in runs if run.status not in _KNOWN])
-    if gathered.absent:
-        said.append(f"Not begun: {plural(gathered.absent, 'run')}.")
     if said:
         said.append("These are in no average and no success rate. In times to success they count until they stopped.")
+    if gathered.absent:
+        said.append(f"Not begun: {plural(gathered.absent, 'run')}.")
+    said += _repeated(gathered)
     missing = sum(run.has_ended and run.greedy_return is None for run in runs)
     if missing:
         what = f"{plural(missing, 'run')} without evaluation.json, and so without a final greedy return"
-        said.append(f"{what}: `toolkit report ... --evaluate` plays it.")
+        said.append(f"{what}: `toolkit report ... --evaluate` plays it if there is a model.zip.")
     return said
+
+
+def _repeated(gathered: Gathered) -> list[str]:
+    """Say which seeds a variant has more than once."""
+    said = [
+        f"Seed {seed} is there {count:,} times in {variant.name}: these runs are not independent, and "
+        "intervals are too narrow."
+        for variant in gathered.variants
+        for seed, count in Counter(run.seed for run in variant.runs).items()
+        if count > 1
+    ]
+    more = [f"{len(said) - _MOST_NAMED:,} more seeds are there more than once."] if len(said) > _MOST_NAMED else []
+    return said[:_MOST_NAMED] + more
 
 
 def _named(what: str, directories: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from toolkit.components import trust_code
-from toolkit.errors import RunError, ToolkitError
+from toolkit.errors import RunError, ToolkitError, describe, readable
 from toolkit.experiments.standings import EVALUATION
 from toolkit.files import whole_file
 from toolkit.media import newest_video, video_element
@@ -21,6 +21,7 @@ from toolkit.reports.contents import Report, read_report
 from toolkit.reports.gathering import gather, is_experiment
 from toolkit.reports.outcomes import Outcome
 from toolkit.reports.page import Clip, page
+from toolkit.reports.tables import number
 from toolkit.reports.text import csv_of, markdown
 from toolkit.run import Run
 
@@ -81,15 +82,21 @@ def report_directory(directories: Sequence[Path], out: str | Path | None) -> Pat
 def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
     """Play 100 greedy episodes of each run that has ended and has no ``evaluation.json``, and write it.
 
-    :raises RunError: if one has no model that can be loaded, or cannot be written to
+    Of a run that cannot be played a warning says why.
+
+    :raises RunError: if one cannot be written to
     """
     from toolkit.evaluation import evaluate
 
     missing = [run for run in gather(directories).runs if run.has_ended and run.greedy_return is None]
-    for number, outcome in enumerate(missing, start=1):
-        _log.info("%d of %d: %s plays %d greedy episodes", number, len(missing), outcome.directory, _EPISODES)
-        run = _opened(outcome, trust)
-        evaluation = evaluate(run, _EPISODES)
+    for place, outcome in enumerate(missing, start=1):
+        _log.info("%d of %d: %s plays %d greedy episodes", place, len(missing), outcome.directory, _EPISODES)
+        try:
+            run = _opened(outcome, trust)
+            evaluation = evaluate(run, _EPISODES)
+        except ToolkitError as error:
+            _log.warning("%s is not evaluated: %s", readable(str(outcome.directory)), describe(error))
+            continue
         with _writing(run.directory):
             run.write(EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
 
@@ -145,7 +152,7 @@ def _which(run: Outcome, summary: Summary, greedy: bool) -> str:
         return f"seed {run.seed}"
     kind = "final greedy return" if greedy else "return at the end of training"
     median = "median" if len(summary.scores) % 2 else "median (the upper of two)"
-    return f"seed {run.seed}, of {len(summary.scores)} runs the {median} by {kind}: {score:,.1f}"
+    return f"seed {run.seed}, of {len(summary.scores)} runs the {median} by {kind}: {number(score, 1)}"
 
 
 def _video(outcome: Outcome, trust: bool) -> tuple[str, str]:

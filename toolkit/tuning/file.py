@@ -80,8 +80,10 @@ def load_tuning(path: Path, overrides: Sequence[str] = ()) -> Tuning:
         problems.append(Problem(("base",), f"there is no file {base_path}"))
         raise ConfigError(in_order(problems, document.places), document.places)
     tuning, found = bind_tuning(config, load_config(base_path), document)
-    if tuning is None or problems or found:
-        raise ConfigError(in_order(problems + found, document.places), document.places)
+    spoilt = {problem.path[:end] for problem in problems for end in range(len(problem.path))}
+    problems += [problem for problem in found if problem.path not in spoilt]  # what was cut out may be missing there
+    if tuning is None or problems:
+        raise ConfigError(in_order(problems, document.places), document.places)
     return tuning
 
 

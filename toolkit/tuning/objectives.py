@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Literal
 
-from stable_baselines3.common.callbacks import BaseCallback
-
 from toolkit.callbacks import SuccessCriterion, TrainingContext
+from toolkit.components import Bound, components_of
+from toolkit.config import RunConfig
 from toolkit.errors import TuningError
 from toolkit.run import Run
 
@@ -31,9 +31,9 @@ class Objective(ABC):
     direction: Literal["maximize", "minimize"]
     title: str
 
-    def leaves_out(self, callback: type[BaseCallback]) -> bool:
-        """Say whether trials train without a callback of the config's."""
-        return False
+    def trained(self, config: RunConfig) -> RunConfig:
+        """Return what trials train of a config: the whole of it."""
+        return config
 
     @abstractmethod
     def progress(self, context: TrainingContext) -> float | None:
@@ -64,9 +64,9 @@ class MeanReturn(Objective):
     direction = "maximize"
     title = "mean return of the last 100 training episodes"
 
-    def leaves_out(self, callback: type[BaseCallback]) -> bool:
+    def trained(self, config: RunConfig) -> RunConfig:
         """Leave the success criterion out."""
-        return issubclass(callback, SuccessCriterion)
+        return without(config, lambda callback: issubclass(callback.cls, SuccessCriterion))
 
     def progress(self, context: TrainingContext) -> float | None:
         """Return the mean of the last 100 episodes so far."""
@@ -110,6 +110,12 @@ class TimestepsToSuccess(Objective):
 
 
 OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
+
+
+def without(config: RunConfig, unwanted: Callable[[Bound], bool]) -> RunConfig:
+    """Return a config without some of its callbacks."""
+    kept = [callback for callback in components_of(config).callbacks if not unwanted(callback)]
+    return config.model_copy(update={"callbacks": tuple(config.callbacks[int(one.path[-1])] for one in kept)})
 
 
 def _mean(returns: Sequence[float]) -> float | None:

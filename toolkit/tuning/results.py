@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     import optuna
     from matplotlib.figure import Figure
 
+TABLE = "trials.csv"
 CONFIRMING_SEEDS = 10
+_SEEDS = 2**32  # there are
 _FEWEST = 10  # finished trials, for it to be said which values matter
 
 
@@ -62,11 +65,11 @@ def write_results(directory: Path, file: Path, tuning: Tuning, trials: Sequence[
 
     :param file: the tuning file, as the user named it
     """
-    write_text(directory / "trials.csv", _table(trials, tuning))
+    write_text(directory / TABLE, _table(trials, tuning))
     best = best_of(trials, tuning)
     if best is None:
         return
-    config = config_with(tuning.base, best.values)
+    config = OBJECTIVES[tuning.config.objective].trained(config_with(tuning.base, best.values))
     write_text(directory / "best.yaml", _origin(file, tuning, trials, best) + config.to_yaml())
     write_text(directory / "confirm.yaml", _confirming(tuning, best))
     _draw(directory / "history.png", draw_history(trials, tuning, best))
@@ -86,6 +89,7 @@ def _origin(file: Path, tuning: Tuning, trials: Sequence[Trial], best: Trial) ->
         f"Its {judged(best, tuning)}" + (f"; the base's: {figure(base.value)}." if base and base != best else "."),
         f"It is the best of {len(trials)} on the seeds that it was chosen by: expect less of it on others.",
         "`toolkit experiment confirm.yaml` compares it with the base on fresh seeds.",
+        *_left_out(tuning),
         *(f"  {path}: {one_line(value)}" for path, value in best.values.items()),
     ]
     return "".join(f"# {line}\n" for line in lines)
@@ -93,14 +97,32 @@ def _origin(file: Path, tuning: Tuning, trials: Sequence[Trial], best: Trial) ->
 
 def _confirming(tuning: Tuning, best: Trial) -> str:
     """Write an experiment file that compares the best config with the base, on seeds that nothing was chosen by."""
-    first = max(tuning.config.seeds) + 1
+    chosen_by, after = {*tuning.config.seeds}, max(tuning.config.seeds) + 1
+    fresh = (seed for seed in chain(range(after, _SEEDS), range(_SEEDS)) if seed not in chosen_by)
     experiment: dict[str, Any] = {
         "name": f"{tuning.config.name}_confirmed"[:100],
         "base": "base.yaml",
-        "variants": {"base": {}, "best": dict(best.values)},
-        "seeds": [*range(first, first + CONFIRMING_SEEDS)],
+        "variants": {"base": _changes({}, tuning), "best": _changes(best.values, tuning)},
+        "seeds": [*islice(fresh, CONFIRMING_SEEDS)],
     }
-    return documents.dump(experiment)
+    return "".join(f"# {line}\n" for line in _left_out(tuning)) + documents.dump(experiment)
+
+
+def _changes(values: Mapping[str, Any], tuning: Tuning) -> dict[str, Any]:
+    """Return what makes the config that trials of these values trained out of the base."""
+    whole = config_with(tuning.base, values)
+    trained = OBJECTIVES[tuning.config.objective].trained(whole)
+    if trained == whole:
+        return dict(values)
+    others = {path: value for path, value in values.items() if path.partition(".")[0] != "callbacks"}
+    return others | {"callbacks": trained.to_document().data["callbacks"]}
+
+
+def _left_out(tuning: Tuning) -> list[str]:
+    """Say what of the base trials trained without."""
+    if OBJECTIVES[tuning.config.objective].trained(tuning.base) == tuning.base:
+        return []
+    return ["The base's success criterion is left out, as it was in all trials: it would end a training early."]
 
 
 def _table(trials: Sequence[Trial], tuning: Tuning) -> str:

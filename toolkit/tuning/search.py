@@ -18,7 +18,7 @@ from toolkit.launching import Job, Launcher
 from toolkit.records import text_of
 from toolkit.training import rehearse
 from toolkit.tuning.file import Tuning, load_tuning
-from toolkit.tuning.results import best_of, write_results
+from toolkit.tuning.results import TABLE, best_of, write_results
 from toolkit.tuning.storages import quiet, reached, shown
 from toolkit.tuning.studies import Trial, is_unfinished, opened_study, trials_of
 from toolkit.tuning.trials import work
@@ -69,20 +69,24 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
     directory = out or DEFAULT_ROOT / tuning.config.name
     url = tuning.config.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
     _refuse_another(directory, tuning)
+    lost = _what_is_lost(directory)
     launcher: Launcher = tuning.launcher.build()
     rehearse(tuning.base)
     launcher.prepare()
     with quiet():
         if tuning.config.storage:
-            with opened_study(url, tuning, make=True):
+            with opened_study(url, tuning, lost):
                 pass  # before there is a directory
-        with claimed(directory, "searches in it"), opened_study(url, tuning, make=True) as study:
-            _write_what_is_searched(directory, tuning)
-            errors, stopped_by = _launch(launcher, study, tuning, _jobs(directory, tuning, url), watch)
-            _remove_empty(directory / "workers")
-            trials = trials_of(study, tuning)
-            write_results(directory, file, tuning, trials, study)
-            unfinished = is_unfinished(study, tuning)
+        with claimed(directory, "searches in it"):
+            if not (directory / _OWN_FILE).exists():
+                _write_what_is_searched(directory, tuning)  # first: a database alone would be taken for anybody's
+            with opened_study(url, tuning, lost) as study:
+                _write_what_is_searched(directory, tuning)
+                errors, stopped_by = _launch(launcher, study, tuning, _jobs(directory, tuning, url), watch)
+                _remove_empty(directory / "workers")
+                trials = trials_of(study, tuning)
+                write_results(directory, file, tuning, trials, study)
+                unfinished = is_unfinished(study, tuning)
     best = best_of(trials, tuning)
     if errors and unfinished and not stopped_by:
         raise TuningError(f"workers failed: {'; '.join(errors)}", f"`toolkit tune {file}` goes on where they stopped")
@@ -115,6 +119,14 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
             raise RunError(message, "choose another directory with --out")
 
 
+def _what_is_lost(directory: Path) -> str | None:
+    """Say what to do if there is no study, though the directory has trials of one."""
+    table = directory / TABLE
+    if not table.is_file() or len(table.read_bytes().splitlines()) < 2:
+        return None
+    return f"{table} has its trials: bring the database back, or choose another directory with --out"
+
+
 def _resolved(tuning: Tuning) -> dict[str, Any]:
     """Return the tuning file as it is kept in the directory: with its defaults, without a password."""
     data = tuning.config.model_dump(mode="json", exclude={"storage"}) | {"base": "base.yaml"}
@@ -128,7 +140,7 @@ def _resolved(tuning: Tuning) -> dict[str, Any]:
 
 
 def _write_what_is_searched(directory: Path, tuning: Tuning) -> None:
-    for name, text in (("base.yaml", tuning.base.to_yaml()), (_OWN_FILE, documents.dump(_resolved(tuning)))):
+    for name, text in ((_OWN_FILE, documents.dump(_resolved(tuning))), ("base.yaml", tuning.base.to_yaml())):
         write_text(directory / name, text)
 
 
@@ -151,9 +163,12 @@ def _launch(
     errors: list[str] = []
     if not is_unfinished(study, tuning):
         return errors, None
-    launched: Any = launcher.launch(jobs)  # a generator, or something else that can be closed
     try:
-        with Interrupts(put_off=False).heeded(), _watched(study, tuning, watch), closing(launched):
+        with (
+            Interrupts(put_off=False).heeded(),
+            _watched(study, tuning, watch),
+            closing(launcher.launch(jobs)) as launched,
+        ):
             errors += [f"{ended.job.name}: {ended.error}" for ended in launched if ended.error]
     except (KeyboardInterrupt, InterruptedTraining) as error:
         return errors, getattr(error, "signal", signal.SIGINT)

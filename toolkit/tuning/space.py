@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ from pydantic import BeforeValidator
 from toolkit.checking import Part
 from toolkit.components import checked
 from toolkit.config import RunConfig
-from toolkit.documents import Document, places_in
+from toolkit.documents import Document, places_in, walk
 from toolkit.errors import ConfigError, KeyPath, Problem
 from toolkit.reading import lay_over
 from toolkit.snippets import one_line
@@ -28,7 +30,7 @@ _NOT_SEARCHED = {
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool | str) or (isinstance(value, float) and not math.isfinite(value)):
+    if isinstance(value, bool | str) or (isinstance(value, int | float) and not abs(value) <= sys.float_info.max):
         raise ValueError("Input should be a number")
     return value
 
@@ -46,7 +48,7 @@ class Searched(Part):
     log: bool = False
     """Whether every order of magnitude is as likely as any other."""
     step: Number | None = None
-    """The distance between neighbouring values, counted from `low`."""
+    """The distance between neighbouring values, of which `low` and `high` are two."""
     choices: tuple[Any, ...] | None = None
     """The values there are; lists and components too."""
 
@@ -57,17 +59,13 @@ class Dimension:
 
     :param path: its dotted path in the config
     :param present: the value in the base; ``None`` if there is none
+    :param is_whole: whether it is searched for among whole numbers alone
     """
 
     path: str
     searched: Searched
     present: Any
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is searched for among whole numbers: both bounds are, and the base's value is no fraction."""
-        numbers = (self.searched.low, self.searched.high, self.searched.step or 1)
-        return all(isinstance(one, int) for one in numbers) and not isinstance(self.present, float)
+    is_whole: bool
 
     @property
     def labels(self) -> list[Any]:
@@ -90,7 +88,11 @@ class Dimension:
 def make_space(search: Mapping[str, Searched], base: RunConfig) -> tuple[Dimension, ...]:
     """Return what is searched for, with the values that the base has there."""
     data = base.to_document().data
-    return tuple(Dimension(path, one, _present(data, path)) for path, one in search.items())
+    presents = {path: _present(data, path) for path in search}
+    return tuple(
+        Dimension(path, one, presents[path], _is_whole(one, path, presents[path], base))
+        for path, one in search.items()
+    )
 
 
 def space_problems(space: Sequence[Dimension], base: RunConfig, document: Document) -> Iterator[Problem]:
@@ -99,7 +101,7 @@ def space_problems(space: Sequence[Dimension], base: RunConfig, document: Docume
     :param document: the file, which has the space under ``search``
     """
     for dimension in space:
-        own = list(_own_problems(dimension))
+        own = [*_own_problems(dimension), *_overlaps(dimension, space)]
         yield from own or _unfit_values(dimension, base, document)
 
 
@@ -129,6 +131,27 @@ def _present(data: Any, dotted: str) -> Any:
     return data
 
 
+def _is_whole(one: Searched, dotted: str, present: Any, base: RunConfig) -> bool:
+    """Say whether a range is of whole numbers: by what the config takes there or, if it takes anything, as written."""
+    numbers = [number for number in (one.low, one.high, one.step) if number is not None]
+    if one.low is None or any(number % 1 for number in numbers):
+        return False
+
+    def fits(value: Any) -> bool:
+        return not _problems_with(dotted, value, base, {(): dotted})
+
+    if not fits(one.low + 0.5):
+        return True
+    return fits("") and all(isinstance(number, int) for number in numbers) and not isinstance(present, float)
+
+
+def _overlaps(dimension: Dimension, space: Sequence[Dimension]) -> Iterator[Problem]:
+    for other in space:
+        if dimension.path.startswith(f"{other.path}."):
+            message = f"lies within {other.path}, which is searched for as well"
+            yield Problem(("search", dimension.path), message, "search for one of them")
+
+
 def _own_problems(dimension: Dimension) -> Iterator[Problem]:
     """Say what is wrong with a range or choices as such."""
     one, path = dimension.searched, ("search", dimension.path)
@@ -141,6 +164,8 @@ def _own_problems(dimension: Dimension) -> Iterator[Problem]:
             yield Problem((*path, "choices"), "is empty")
         elif any(label in dimension.labels[:index] for index, label in enumerate(dimension.labels)):
             yield Problem((*path, "choices"), "has a value more than once")
+        elif nan := [place for place, value in walk([*one.choices]) if isinstance(value, float) and math.isnan(value)]:
+            yield Problem((*path, "choices", *nan[0]), "cannot be searched for: nan is not equal to itself")
     else:
         yield from _range_problems(one, path)
 
@@ -154,15 +179,22 @@ def _range_problems(one: Searched, path: KeyPath) -> Iterator[Problem]:
         yield Problem((*path, "low"), f"should be above 0 on a logarithmic scale, not {one.low!r}")
     elif one.log and one.step is not None:
         yield Problem((*path, "step"), "does not go with log")
-    elif one.step is not None and not 0 < one.step <= one.high - one.low:
-        yield Problem((*path, "step"), f"should be above 0 and at most high - low, not {one.step!r}")
+    elif one.step is not None:
+        low, high, step = (Fraction(str(number)) for number in (one.low, one.high, one.step))
+        if not 0 < step <= high - low:
+            yield Problem((*path, "step"), f"should be above 0 and at most high - low, not {one.step!r}")
+        elif rest := (high - low) % step:
+            ends = " or ".join(f"{float(end):.15g}" for end in (high - rest, high - rest + step))
+            yield Problem((*path, "high"), f"should be a whole number of steps above low, {ends}, not {one.high!r}")
 
 
 def _unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> list[Problem]:
-    """Try the ends of a range or every choice in the config; what is wrong with all of them is said once."""
+    """Try a range's ends and first step, or every choice; what is wrong with all of them is said once."""
     one, path = dimension.searched, ("search", dimension.path)
     tried: dict[KeyPath, Any] = {("choices", index): value for index, value in enumerate(one.choices or ())}
     tried = tried or {("low",): one.low, ("high",): one.high}
+    if one.step is not None:
+        tried["step",] = (one.low or 0) + one.step
     found: dict[tuple[str, str], list[KeyPath]] = {}
     for key, value in tried.items():
         for problem in _problems_with(dimension.path, value, base, places_in(document, (*path, *key))):

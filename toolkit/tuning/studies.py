@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -56,21 +57,21 @@ class Trial:
 
 
 @contextmanager
-def opened_study(url: str, tuning: Tuning, *, make: bool = False) -> Iterator[optuna.Study]:
-    """Open the study of a search; what goes wrong with the database meanwhile is said.
+def opened_study(url: str, tuning: Tuning, lost: str | None = None) -> Iterator[optuna.Study]:
+    """Open the study of a search, or make it; what goes wrong with the database meanwhile is said.
 
-    :param make: whether to make it if there is none; it then begins with the base's own values, where they are among
-        those searched
-    :raises StorageError: if the database cannot be used, has none, or another search by that name
+    One that is made begins with the base's own values, where they are among those searched.
+
+    :param lost: what to do if there is none, where there has to be one
+    :raises StorageError: if the database cannot be used, has none, a damaged one, or another search by that name
     """
     import optuna
 
     name = tuning.config.name
     with opened_storage(url) as storage:
         if name not in optuna.get_all_study_names(storage):
-            if not make:
-                hint = "each worker has to reach the same database: give 'storage' the URL of a server's"
-                raise StorageError(f"there is no study '{name}' in {shown(url)}", hint)
+            if lost is not None:
+                raise StorageError(f"there is no study '{name}' in {shown(url)}", lost)
             _make(storage, tuning)
         study = optuna.load_study(study_name=name, storage=storage)
         if differences := _differences(study.user_attrs.get(_SEARCH, {}), _searched(tuning)):
@@ -79,6 +80,10 @@ def opened_study(url: str, tuning: Tuning, *, make: bool = False) -> Iterator[op
             message = f"the study '{name}' in {shown(url)} is of another search: {told}"
             hint = "give the search another name, or go on with the file as it was"
             raise StorageError(message + (f"; and {left} more" if left > 0 else ""), hint)
+        for trial in trials_of(study, tuning):
+            if trial.state == "finished" and len(trial.values) < len(tuning.space):
+                message = f"the study '{name}' in {shown(url)} is damaged: trial {trial.number} lacks values"
+                raise StorageError(message, "bring back a copy of the database, or give the search another name")
         yield study
 
 
@@ -231,4 +236,8 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _leaves(data: Mapping[str, Any]) -> dict[str, Any]:
     found = {".".join(map(str, path)): value for path, value in walk(dict(data))}
-    return {path: value for path, value in found.items() if not isinstance(value, dict | list) and value is not None}
+    return {
+        path: "nan" if isinstance(value, float) and math.isnan(value) else value  # which does not equal itself
+        for path, value in found.items()
+        if not isinstance(value, dict | list) and value is not None
+    }

@@ -113,7 +113,8 @@ def _counts(trials: Sequence[Trial], total: int) -> str:
     states = [trial.state for trial in trials]
     others = [f"{states.count(state)} {state}" for state in ("pruned", "failed") if state in states]
     ended = sum(state in _ENDED for state in states)
-    return ", ".join([f"{ended} of {total} trials", *others])
+    counted = f"{ended} of {total} trials" if ended <= total else f"{ended} trials, {total} wanted"
+    return ", ".join([counted, *others])
 
 
 def _rounded(value: object) -> object:

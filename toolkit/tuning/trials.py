@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from toolkit.callbacks import RunCallback
-from toolkit.components import checked, components_of, trust_code
+from toolkit.components import checked, trust_code
 from toolkit.config import RunConfig
 from toolkit.documents import Document
 from toolkit.errors import ToolkitError, describe
@@ -25,7 +25,7 @@ from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.run import Run
 from toolkit.training import resume, train
 from toolkit.tuning.file import Tuning, TuningConfig, bind_tuning
-from toolkit.tuning.objectives import OBJECTIVES, Objective
+from toolkit.tuning.objectives import OBJECTIVES, Objective, without
 from toolkit.tuning.space import config_with
 from toolkit.tuning.storages import quiet
 from toolkit.tuning.studies import (
@@ -42,6 +42,7 @@ from toolkit.tuning.studies import (
 if TYPE_CHECKING:
     import optuna
 
+_REACHED = "each worker has to reach the same database: give 'storage' the URL of a server's"
 _ONLY_SHOWN = ("progress", "record_video")  # callbacks that change nothing about a trial
 
 
@@ -68,7 +69,7 @@ def work(directory: Path, *, tuning: dict[str, Any], base: dict[str, Any], stora
     if bound is None or problems:
         raise ToolkitError("; ".join(problem.text({}) for problem in problems), "it was right where it was checked")
     interrupts = Interrupts(put_off=True)
-    with quiet(), interrupts.heeded(), opened_study(storage, bound) as study:
+    with quiet(), interrupts.heeded(), opened_study(storage, bound, _REACHED) as study:
         study.sampler, study.pruner = bound.sampler.build(), bound.pruner.build()
         if worker or any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
             study.sampler.reseed_rng()  # or it would draw what another worker has drawn, or itself before
@@ -149,11 +150,8 @@ class _Worker:
 
     def _trained(self, values: dict[str, Any], directory: Path, reporter: _Reporter) -> Run:
         """Train in a directory, or go on with what is there."""
-        config = config_with(self._tuning.base, values)
-        bound = components_of(config).callbacks
-        kept = [one for one in bound if one.name not in _ONLY_SHOWN and not self._objective.leaves_out(one.cls)]
-        callbacks = tuple(config.callbacks[int(one.path[-1])] for one in kept)
-        config = config.model_copy(update={"callbacks": callbacks})
+        config = self._objective.trained(config_with(self._tuning.base, values))
+        config = without(config, lambda callback: callback.name in _ONLY_SHOWN)
         if _is_begun(directory, config):
             run = Run.open(directory)
             trust_code(run.config)  # the user's own
