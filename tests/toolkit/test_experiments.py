@@ -385,7 +385,7 @@ def test_a_run_whose_return_is_infinite_fails_alone(toolkit: Toolkit) -> None:
     file = written(f"base: small.yaml\nvariants: {{infinite: {{{ENDLESS}}}, good: {{}}}}\nseeds: 1\n", "x.yaml")
     for _ in range(2):
         done = toolkit("experiment", file, "--set", "evaluation_episodes=2")
-        assert (done.status, "Traceback" in done.err) == (1, False)
+        assert (done.status, "Traceback" in done.err) == (1, False), done.err
         assert "infinite/seed-0: failed: experiments/x/infinite/seed-0: its mean greedy return is -inf" in done.err
         assert done.out.startswith("failed: 1 of 2 runs trained and evaluated\n")
 
