@@ -72,16 +72,16 @@ import gymnasium
 from gymnasium.envs.classic_control import CartPoleEnv
 
 
-class Endless(CartPoleEnv):
+class Bottomless(CartPoleEnv):
     def step(self, action):
         observation, _, *ends = super().step(action)
         return observation, -float("inf"), *ends
 
 
-gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=20)
+gymnasium.register("Bottomless-v0", entry_point=Bottomless, max_episode_steps=20)
 """
 ENDLESS = (
-    "import_modules: [./poles.py], env.id: Endless-v0, timesteps: 8, "
+    "import_modules: [./poles.py], env.id: Bottomless-v0, timesteps: 8, "
     "env.wrappers: [{name: clip_reward, params: {min_reward: -1, max_reward: 1}}]"
 )
 
