@@ -27,8 +27,6 @@ from toolkit.experiments.running import Experiment, carry_out, run_experiment
 from toolkit.experiments.views import Overview, display
 from toolkit.files import locked
 
-pytestmark = pytest.mark.xdist_group("experiments")  # what they share is made once
-
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
 
 EXPERIMENT = """\
@@ -380,7 +378,8 @@ def test_a_damaged_run_fails_alone_and_says_what_to_do_about_it(finished: Path, 
     assert "v2/seed-0: finished at 8 timesteps" in again.err
 
 
-def test_a_run_whose_return_is_infinite_fails_alone(toolkit: Toolkit) -> None:
+@pytest.mark.filterwarnings("ignore:.*The reward is an inf value", "ignore:invalid value:RuntimeWarning")
+def test_a_run_whose_return_is_infinite_fails_alone(toolkit: Toolkit, caplog: pytest.LogCaptureFixture) -> None:
     Path("poles.py").write_text(POLES)
     file = written(f"base: small.yaml\nvariants: {{infinite: {{{ENDLESS}}}, good: {{}}}}\nseeds: 1\n", "x.yaml")
     for _ in range(2):
@@ -388,6 +387,9 @@ def test_a_run_whose_return_is_infinite_fails_alone(toolkit: Toolkit) -> None:
         assert (done.status, "Traceback" in done.err) == (1, False), done.err
         assert "infinite/seed-0: failed: experiments/x/infinite/seed-0: its mean greedy return is -inf" in done.err
         assert done.out.startswith("failed: 1 of 2 runs trained and evaluated\n")
+    reported = toolkit("report", "experiments/x", "--evaluate")
+    assert reported.status == 0
+    assert "infinite/seed-0 is not evaluated: experiments/x/infinite/seed-0: its mean greedy return is" in caplog.text
 
 
 @pytest.mark.slow

@@ -26,7 +26,6 @@ from toolkit.schema import json_schema
 from toolkit.tuning.file import load_tuning
 from toolkit.typeschema import schema_of
 
-pytestmark = pytest.mark.xdist_group("schema")  # what the tests share is made once
 CONFIGS = sorted([*(PROJECT / "configs").glob("*.yaml"), *(PROJECT / "configs/experiments/base").glob("*.yaml")])
 
 

@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from statistics import fmean
 
+import here
 import pytest
 from support import PROJECT, Finished, Install, Toolkit, files_in, toolkit_process
 
@@ -58,19 +59,6 @@ class Growing(gymnasium.Env):
 if "Growing-v0" not in gymnasium.registry:  # by another test's copy
     gymnasium.register("Growing-v0", Growing)
 """
-LAUNCHER = """\
-from toolkit import Ended, Launcher
-from toolkit.errors import describe
-
-class Here(Launcher):
-    def launch(self, jobs):  # in this process
-        for job in jobs:
-            try:
-                job.function(job.directory, **job.arguments)
-                yield Ended(job, None)
-            except Exception as error:
-                yield Ended(job, describe(error))
-"""
 BASE = """\
 timesteps: 200
 import_modules: [./envs.py]
@@ -93,7 +81,8 @@ launcher: ./launcher.py:Here
 
 @pytest.fixture(autouse=True)
 def files(working_directory: Path) -> None:
-    for name, text in {"envs.py": ENVS, "launcher.py": LAUNCHER, "base.yaml": BASE, "search.yaml": SEARCH}.items():
+    launcher = Path(here.__file__).read_text()
+    for name, text in {"envs.py": ENVS, "launcher.py": launcher, "base.yaml": BASE, "search.yaml": SEARCH}.items():
         Path(name).write_text(text)
 
 

@@ -29,7 +29,6 @@ from toolkit.testing import check_launcher
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")  # what they share is made once
 PATIENCE = 120  # seconds, for processes on a machine that has much else to do
 SEEDS = (1, 2)
 WAITS = """\

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.components import components_of
 from toolkit.config import parse
 from toolkit.documents import Document
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError
 from toolkit.evaluation import evaluate
 from toolkit.experiments.file import Plan
 from toolkit.experiments.plans import PlannedRun
-from toolkit.experiments.standings import EVALUATION, FILE, Standing, has_begun, has_ended, runs_in
+from toolkit.experiments.standings import EVALUATION, FILE, Standing, evaluation_text, has_begun, has_ended, runs_in
 from toolkit.files import claimed, write_text
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.launching import Job
-from toolkit.records import LARGEST_RETURN
 from toolkit.run import Run
 from toolkit.training import rehearse, resume, train
 from toolkit.trust import digest_of, remember
@@ -150,7 +148,4 @@ def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int)
         raise KeyboardInterrupt
     if Standing.of(directory).is_done(evaluation_episodes):
         return
-    evaluation = evaluate(run, evaluation_episodes)
-    if not abs(evaluation.mean_return) <= LARGEST_RETURN:  # nor if it is not a number
-        raise RunError(f"{directory}: its mean greedy return is {evaluation.mean_return}, which nothing can compare")
-    write_text(directory / EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
+    write_text(directory / EVALUATION, evaluation_text(directory, evaluate(run, evaluation_episodes)))

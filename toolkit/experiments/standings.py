@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from toolkit import documents
 from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, KeyPath, RunError, ToolkitError
 from toolkit.experiments.plans import PlannedRun
-from toolkit.records import ENDED, read_evaluation, read_result, text_of
+from toolkit.records import ENDED, LARGEST_RETURN, read_evaluation, read_result, text_of
+
+if TYPE_CHECKING:
+    from toolkit.evaluation import Evaluation
 
 FILE = "experiment.yaml"
 EVALUATION = "evaluation.json"
@@ -54,6 +58,16 @@ def _whole(read: Callable[[Path], dict[str, Any] | None], path: Path) -> dict[st
         return read(path) or {}
     except RunError:
         return {}
+
+
+def evaluation_text(directory: Path, evaluation: Evaluation) -> str:
+    """Return what goes into ``evaluation.json`` of a run.
+
+    :raises RunError: if it could not be read again
+    """
+    if not abs(evaluation.mean_return) <= LARGEST_RETURN:  # nor if it is not a number
+        raise RunError(f"{directory}: its mean greedy return is {evaluation.mean_return}, which nothing can compare")
+    return json.dumps(asdict(evaluation), indent=2) + "\n"
 
 
 def has_ended(directory: Path) -> bool:

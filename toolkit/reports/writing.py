@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from toolkit.components import trust_code
 from toolkit.errors import RunError, ToolkitError, describe, readable
-from toolkit.experiments.standings import EVALUATION
+from toolkit.experiments.standings import EVALUATION, evaluation_text
 from toolkit.files import whole_file
 from toolkit.media import newest_video, video_element
 from toolkit.reports.comparison import Comparison, Summary, median_run, score_of
@@ -93,12 +91,12 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
         _log.info("%d of %d: %s plays %d greedy episodes", place, len(missing), outcome.directory, _EPISODES)
         try:
             run = _opened(outcome, trust)
-            evaluation = evaluate(run, _EPISODES)
+            text = evaluation_text(run.directory, evaluate(run, _EPISODES))
         except ToolkitError as error:
             _log.warning("%s is not evaluated: %s", readable(str(outcome.directory)), describe(error))
             continue
         with _writing(run.directory):
-            run.write(EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
+            run.write(EVALUATION, text)
 
 
 def write_report(contents: Report, directory: Path, trust: bool = False) -> Path:

@@ -1,0 +1,19 @@
+"""A launcher that calls functions in the process it is in, which no launcher should."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from toolkit import Ended, Launcher
+from toolkit.errors import describe
+from toolkit.launching import Job
+
+
+class Here(Launcher):
+    def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
+        for job in jobs:
+            try:
+                job.function(job.directory, **job.arguments)
+                yield Ended(job, None)
+            except Exception as error:
+                yield Ended(job, describe(error))
