@@ -140,8 +140,8 @@ def _of_success(comparison: Comparison) -> Iterator[str]:
     runs = [run for one in comparison.drawn for run in one.variant.runs]
     criteria = sorted({run.criterion for run in runs if run.criterion})
     wanted = " or ".join(f"{threshold:,g} over {window:,} episodes" for threshold, window in criteria)
-    yield f"Share of runs whose mean training return had reached {wanted} by then (Kaplan and Meier), with the 95 %"
-    yield "interval at each timestep by itself."
+    yield f"Share of runs that had succeeded by then (Kaplan and Meier): a mean training return of {wanted},"
+    yield "confirmed where the config asks for that. The band is the 95 % interval at each timestep by itself."
     if len(criteria) > 1:
         yield "The criteria differ: what they count as success does not compare."
     stopped = [(one.name, sum(run.solved_at is None for run in one.variant.runs)) for one in comparison.drawn]
