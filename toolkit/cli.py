@@ -119,7 +119,7 @@ def experiment(
     from toolkit.experiments.views import display, failures, summary  # torch is imported while the launcher gets ready
 
     done = run_experiment(plan, out, None if quiet else display())
-    _say(f"{done.directory}" if quiet else summary(done, out))
+    _say(f"{done.directory}" if quiet else summary(done))
     if quiet and done.failed:
         typer.echo("\n".join(failures(done)), err=True)
     if done.stopped_by or done.failed:
@@ -313,7 +313,7 @@ def tune(
 
     with SearchDisplay(quiet) as display:
         found = search(file, overrides or [], out, display.show)
-    typer.echo(found.directory if quiet else outcome(found))
+    _say(f"{found.directory}" if quiet else outcome(found))
     if found.stopped_by:
         raise typer.Exit(128 + found.stopped_by)
 

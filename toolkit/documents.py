@@ -182,6 +182,14 @@ def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from walk(value, (*path, key))
 
 
+def leaves(data: Any) -> dict[KeyPath, str]:
+    """Return what plain data says, by path, without what only holds something else.
+
+    :return: each value as text, since NaN is not equal to itself, and 1 is equal to true
+    """
+    return {path: repr(value) for path, value in walk(data) if not value or not isinstance(value, dict | list)}
+
+
 def is_text(text: str) -> bool:
     """Say whether text can be written in UTF-8."""
     return not _HALF_A_PAIR.search(text)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from toolkit import processes
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
@@ -27,6 +28,7 @@ class Interrupts:
     """What signals have come, while :meth:`heeded` is entered.
 
     :param put_off: whether the first one waits for :meth:`raise_pending`; a second never does
+    :ivar pending: the first that has come
     """
 
     def __init__(self, put_off: bool) -> None:
@@ -35,16 +37,38 @@ class Interrupts:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Take the signals that end a process; outside of the main thread, which alone gets them, do nothing."""
-        heeded = [number for number in _signals() if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
-        with _handled(heeded, self._came):
+        """Take the signals that end a process; outside of the main thread, which alone gets them, do nothing.
+
+        Whoever took them before knows afterwards what has come.
+        """
+        try:
+            with processes.handled(_signals(), self._came):
+                yield
+        finally:
+            self._pass_on()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Let no further signal keep the end of a run from being written down."""
+        with processes.handled(_signals(), self._note):
             yield
 
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.pending is None:
+            self.pending = number
+
     def _came(self, number: int, frame: FrameType | None) -> None:
-        if self.pending is not None or not self._put_off:
+        can_wait = self._put_off and self.pending is None
+        self._note(number, frame)
+        if not can_wait:
             raise InterruptedTraining(number)
-        self.pending = number
         logging.getLogger("toolkit").warning("stopping where training can be saved; once more stops it at once")
+
+    def _pass_on(self) -> None:
+        if self.pending is not None:
+            before = getattr(signal.getsignal(self.pending), "__self__", None)
+            if isinstance(before, Interrupts):
+                before._note(self.pending, None)
 
     def raise_pending(self) -> None:
         """Stop if a signal has come.
@@ -55,26 +79,6 @@ class Interrupts:
             raise InterruptedTraining(self.pending)
 
 
-@contextmanager
-def ignored() -> Iterator[None]:
-    """Let no further signal keep the end of a run from being written down."""
-    with _handled(_signals(), signal.SIG_IGN):
-        yield
-
-
 def _signals() -> list[int]:
-    return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-
-
-@contextmanager
-def _handled(numbers: list[int], handler: signal._HANDLER) -> Iterator[None]:
-    """Handle signals so; outside of the main thread they are nobody's business."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+    numbers: list[int] = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it

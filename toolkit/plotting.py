@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from toolkit.drawing import INK, add_legend, distinct_colours, plain_axes, saving, shortened
 from toolkit.errors import RunError
 from toolkit.pictures import picture_file, picture_format
+from toolkit.records import DEFAULT_WINDOW
 from toolkit.run import Run
 
 By = Literal["timestep", "episode"]
 
-_DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 _CURVE_POINTS = 2000  # more than the picture has columns
 _SHARP_DOTS = 2000  # more of them make an SVG huge unless they are pixels in it
 _TITLE_WIDTH = 75  # characters that fit the width of the picture
@@ -51,11 +51,27 @@ class _Curve:
         """Return the mean of the window that ends with an episode, counted from 1, or of as many as there are."""
         return float(np.mean(self.returns[max(0, episode - self.window) : episode]))
 
-    def average(self) -> tuple[NDArray[np.int64], list[float]]:
+    def average(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return points of the moving average, as x and y, no more than can be told apart."""
-        count = len(self.returns)
-        ends = np.unique(np.linspace(1, count, min(count, _CURVE_POINTS)).round().astype(int))
-        return self.x[ends - 1], [self.mean(int(end)) for end in ends]
+        ends, averages = moving_average(self.returns, self.window, _CURVE_POINTS)
+        return self.x[ends - 1], averages
+
+
+def moving_average(
+    returns: NDArray[np.float64], window: int, most: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return points of a learning curve, spread evenly from the first episode to the last.
+
+    :param returns: of each episode, of shape (episodes,)
+    :param window: over how many episodes the average goes, or over as many as there are by then
+    :param most: how many points there are, if there are as many episodes
+    :return: episodes, counted from 1, and the average then, each of shape (points,)
+    """
+    last = np.unique(np.linspace(1, len(returns), min(len(returns), most)).round().astype(int))
+    first = np.maximum(0, last - window)
+    # each window summed by itself: what one huge return takes from a running sum is missing ever after
+    sums = np.add.reduceat(np.append(returns, 0.0), np.column_stack([first, last]).ravel())[::2]
+    return last, sums / (last - first)
 
 
 def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
@@ -118,7 +134,7 @@ def _curve(run: Run, by: By) -> _Curve:
     return _Curve(
         x=np.cumsum(lengths) if by == "timestep" else np.arange(1, len(episodes) + 1),
         returns=np.array(returns),
-        window=success.get("episodes", _DEFAULT_WINDOW),
+        window=success.get("episodes", DEFAULT_WINDOW),
         threshold=success.get("threshold"),
         solved=solved if solved and solved <= len(episodes) else None,
         solved_at=success.get("timestep"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing.context import BaseContext
 
 
@@ -30,18 +31,46 @@ def context(preload: Sequence[str]) -> BaseContext:
 
 @contextmanager
 def blocked(*names: str) -> Iterator[None]:
-    """Put signals off; processes that are started meanwhile do so too, until they change it."""
+    """Put signals off, whichever thread gets them; processes that are started meanwhile do so until they change it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # which would let signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {getattr(signal, name) for name in names})
+    numbers = {getattr(signal, name) for name in names}
+    with _handled_later(numbers):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handled_later(numbers: Iterable[int]) -> Iterator[None]:
+    """Call handlers afterwards: the mask is this thread's, and Python calls them here if another gets the signal."""
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    came: list[int] = []
     try:
-        yield
+        with handled(handlers, lambda number, _: came.append(number)):
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in came:
+            handlers[number](number, None)
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: signal._HANDLER) -> Iterator[None]:
+    """Handle signals so; outside of the main thread they are nobody's business."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with ExitStack() as before:  # which puts back every handler even if one of them raises meanwhile
+        for number in numbers:
+            before.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, handler)
+        yield
 
 
 def ending(code: int) -> str:

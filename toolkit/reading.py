@@ -173,6 +173,20 @@ def lay_over(document: Document, dotted: str, value: Any, places: Mapping[KeyPat
     return path
 
 
+def drops(later: str, earlier: str) -> bool:
+    """Say whether a value leaves nothing of another that was laid over a config before it.
+
+    A whole, as ``env``, leaves nothing of its parts; the name of a component in a list nothing of the parameters that
+    were given to the one that stood there.
+
+    :param later: its dotted path
+    :param earlier: the other's
+    """
+    holder, _, key = later.rpartition(".")
+    is_listed_component = key == "name" and holder.rpartition(".")[2].isdecimal()
+    return f"{earlier}.".startswith((f"{later}.", *([f"{holder}.params."] if is_listed_component else [])))
+
+
 def _put(document: Document, dotted: str, value: Any, label: str, directory: Path) -> KeyPath:
     if dotted == "extends":
         raise ConfigError([Problem(("extends",), "can only be given in a file")], {(): label})

@@ -31,7 +31,7 @@ class Run:
     :param directory: where the run's files are
     :param config: the resolved config, as in ``config.yaml``
 
-    ``stopped_by`` is the signal that ended its training in this process, if one did.
+    ``stopped_by`` is the signal that told its training in this process to stop, if one did, be it in its last moment.
     """
 
     def __init__(self, directory: Path, config: RunConfig) -> None:

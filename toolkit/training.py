@@ -24,7 +24,7 @@ from toolkit.components import components_of, remember_code
 from toolkit.config import RunConfig
 from toolkit.environments import EpisodeRecorder, derived_seed, make_vec_env
 from toolkit.errors import Problem, RunError, TrainingError, describe
-from toolkit.interrupts import InterruptedTraining, Interrupts, ignored
+from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.logs import log_interval, run_logger
 from toolkit.models import build_model, save_model, suitable_threads
 from toolkit.records import ENDED
@@ -180,6 +180,7 @@ def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, An
     """Train, from a snapshot if there is one, and write down how it went."""
     status = "finished"
     failure: BaseException | None = None
+    stopped_by: int | None = None
     interrupts = Interrupts(put_off=snapshot.can_resume(session.model))
     with interrupts.heeded():
         try:
@@ -188,13 +189,14 @@ def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, An
             )
             _train_model(session, run, boundary)
         except (KeyboardInterrupt, InterruptedTraining) as error:
-            status, run.stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
+            status, stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
         except (Exception, SystemExit) as error:
             status, failure = "failed", error
         if status == "finished" and session.criterion and session.criterion.success:
             status = "success"
-        with ignored():
+        with interrupts.noted():
             failure = _write_end(session, run, status, failure)
+    run.stopped_by = interrupts.pending if stopped_by is None else stopped_by
     if failure:
         message = f"training failed at timestep {session.model.num_timesteps}: {describe(failure)}"
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure

@@ -17,6 +17,7 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from toolkit.errors import ToolkitError, describe
+from toolkit.experiments.standings import Progress, Standing
 
 _log = logging.getLogger("toolkit")
 _LOOKS_EVERY = 1.0  # seconds
@@ -54,6 +55,15 @@ class Parcel:
         self._files.invalidate_cache()
         return bool(self._files.exists(self._path))
 
+    def is_behind(self) -> bool:
+        """Say whether the directory at home has come further, as somebody has trained there since it was sent.
+
+        :raises FileNotFoundError: if it is not in the storage
+        """
+        with tempfile.TemporaryDirectory(prefix="toolkit-") as place:
+            self.fetch(Path(place), snapshots=False)
+            return _how_far(Path(place)) < _how_far(self.home)
+
     def send(self, directory: Path) -> None:
         """Put the files of a directory there, in the place of those from before; training may be at work in it.
 
@@ -74,10 +84,11 @@ class Parcel:
                 self._files.rm_file(part)
             raise
 
-    def fetch(self, directory: Path) -> None:
-        """Put its files into an empty directory."""
+    def fetch(self, directory: Path, snapshots: bool = True) -> None:
+        """Put its files into an empty directory, with snapshots or without."""
         with self._files.open(self._path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            tar.extractall(directory, filter="data")
+            members = (one for one in tar if snapshots or "snapshots" not in Path(one.name).parts)
+            tar.extractall(directory, members, filter="data")
 
     def bring_home(self) -> None:
         """Put it in the place of the directory at home, and take it out of the storage."""
@@ -120,6 +131,13 @@ class Parcel:
                 sent = there
             except Exception as error:  # it is tried again, and training goes on
                 _log.warning("%s: a snapshot could not be sent: %s", self.home, describe(error))
+
+
+def _how_far(directory: Path) -> tuple[int, bool, bool]:
+    """Say how far the run in a directory is, by what is in its files: clocks of machines differ."""
+    progress, standing = Progress(directory), Standing.of(directory)
+    progress.follow(since=0)
+    return progress.timesteps, standing.has_ended, bool(standing.evaluation)
 
 
 def _paths(directory: Path) -> Iterator[Path]:

@@ -68,19 +68,20 @@ class RayLauncher(Launcher):
         self.address = address
         self.cpus_per_run = cpus_per_run
         self.storage = storage
-        self._connected = False
 
     def prepare(self) -> None:
-        """Connect to Ray.
+        """Try what jobs need; connect to nothing, as what comes next may refuse to launch any.
 
         :raises ToolkitError: if no cluster answers, or the storage cannot be used
         """
         if self.storage is not None:
             make_storage(self.storage)
-        if not ray.is_initialized():
-            self._connect()
-            self._connected = True
-        self._warn_of_too_few_cpus()
+        if ray.is_initialized():
+            return
+        if self.address is not None:
+            _refuse_silence(self.address)
+        elif self.cpus_per_run > processes.cores():
+            raise ToolkitError(f"cpus_per_run is {self.cpus_per_run}, and this machine has {processes.cores()}")
 
     def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Start jobs in their order, and give each when it has ended.
@@ -88,49 +89,30 @@ class RayLauncher(Launcher):
         :raises ToolkitError: if no cluster answers, or the storage cannot be used
         """
         self.prepare()
+        at_work: dict[Future[str | None], tuple[Any, Job]] = {}
+        with _connected(self.address):
+            self._warn_of_too_few_cpus()
+            try:
+                yield from self._run(jobs, at_work)
+            finally:
+                self._stop(at_work)
+
+    def _run(self, jobs: Sequence[Job], at_work: dict[Future[str | None], tuple[Any, Job]]) -> Iterator[Ended]:
         task = ray.remote(_call).options(
             num_cpus=self.cpus_per_run, max_retries=_RETRIES, retry_exceptions=[_StoppedError]
         )
-        at_work: dict[Future[str | None], tuple[Any, Job]] = {}
-        try:
-            for job in jobs:
-                if unsent := self._send(job):
-                    yield Ended(job, unsent[:LONGEST_ERROR])
-                    continue
-                directory = job.directory.absolute()
-                ref = task.remote(job.function, directory, dict(job.arguments), self.storage, self.cpus_per_run)
-                at_work[ref.future()] = ref, job
-            while at_work:
-                done, _ = wait(at_work, return_when=FIRST_COMPLETED)  # `ray.wait` lets KeyboardInterrupt alone through
-                for future in done:
-                    _, job = at_work.pop(future)
-                    yield self._ended(job, future)
-        finally:
-            try:
-                self._stop(at_work)
-            finally:
-                self._disconnect()
-
-    def _connect(self) -> None:
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self.address is None:
-            cores = processes.cores()
-            if self.cpus_per_run > cores:
-                raise ToolkitError(f"cpus_per_run is {self.cpus_per_run}, and this machine has {cores}")
-            settings |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECTS}
-        else:
-            _refuse_silence(self.address)
-        try:
-            with _own_sigterm():
-                ray.init(self.address or "local", **settings)
-        except Exception as error:  # there are many
-            raise ToolkitError(f"Ray does not start: {describe(error)}") from error
-
-    def _disconnect(self) -> None:
-        """End what this launcher has begun."""
-        if self._connected:
-            self._connected = False
-            ray.shutdown()
+        for job in jobs:
+            if unsent := self._send(job):
+                yield Ended(job, unsent[:LONGEST_ERROR])
+                continue
+            directory = job.directory.absolute()
+            ref = task.remote(job.function, directory, dict(job.arguments), self.storage, self.cpus_per_run)
+            at_work[ref.future()] = ref, job
+        while at_work:
+            done, _ = wait(at_work, return_when=FIRST_COMPLETED)  # `ray.wait` lets KeyboardInterrupt alone through
+            for future in done:
+                _, job = at_work.pop(future)
+                yield self._ended(job, future)
 
     def _warn_of_too_few_cpus(self) -> None:
         most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -142,10 +124,10 @@ class RayLauncher(Launcher):
         return None if self.storage is None else Parcel(self.storage, job.directory)
 
     def _send(self, job: Job) -> str | None:
-        """Let nodes have what there is of a job, unless they have more; return why that failed."""
+        """Let nodes have what there is of a job, unless they have as much; return why that failed."""
         try:
             parcel = self._parcel(job)
-            if parcel and job.directory.exists() and not parcel.is_there():
+            if parcel and job.directory.exists() and (not parcel.is_there() or parcel.is_behind()):
                 parcel.send(job.directory)
         except Exception as error:  # of any storage
             return f"is not sent to {self.storage}: {describe(error)}"
@@ -246,6 +228,33 @@ def _refuse_silence(address: str) -> None:
         reason = f"nothing answers within {_PATIENCE} seconds"
     hint = "`ray start --head` starts a cluster and says its address; `ray status --address` tells whether it answers"
     raise ToolkitError(f"there is no Ray cluster at '{address}': {reason}", hint)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connect to Ray, and end that afterwards, unless this process is connected already.
+
+    :raises ToolkitError: if Ray does not start
+    """
+    if ray.is_initialized():
+        yield
+        return
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        settings |= {"num_cpus": processes.cores(), "include_dashboard": False, "object_store_memory": _OBJECTS}
+    try:
+        _connect(address or "local", settings)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str, settings: dict[str, Any]) -> None:
+    try:
+        with _own_sigterm():
+            ray.init(address, **settings)
+    except Exception as error:  # there are many
+        raise ToolkitError(f"Ray does not start: {describe(error)}") from error
 
 
 @contextmanager

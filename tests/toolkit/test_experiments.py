@@ -322,17 +322,17 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(toolkit: Toolkit) ->
     Path("own.py").write_text(OWN)
     wrappers = {"raises": "[./own.py:Raises]", "dies": "[./own.py:Dies]", "works": "[]"}
     variants = "".join(f"  {name}: {{env.wrappers: {given}}}\n" for name, given in wrappers.items())
-    file = written(f"base: small.yaml\nvariants:\n{variants}seeds: 1\nevaluation_episodes: 1\n", "x.yaml")
-    done = toolkit("experiment", file)
+    file = written(f"base: small.yaml\nvariants:\n{variants}seeds: 2\nevaluation_episodes: 1\n", "x.yaml")
+    done = toolkit("experiment", file, "--set", "seeds=1")
     assert done.status == 1
     for told in (done.err, done.out):
         assert re.search(r"raises/seed-0: .*training failed at timestep 0: RuntimeError: no more .*own.py", told)
         assert re.search(r"dies/seed-0: .*its process was killed by SIGKILL", told)
     assert done.out.startswith("failed: 1 of 3 runs trained and evaluated\n")
-    assert "toolkit experiment x.yaml\n" in done.out
+    assert "toolkit experiment x.yaml --set seeds=1\n" in done.out
     assert "no more" in Path("experiments/x/raises/log-seed-0.txt").read_text()
     Path("own.py").write_text(OWN.replace('raise RuntimeError("no more")', "return super().step(action)"))
-    again = toolkit("experiment", file)
+    again = toolkit("experiment", file, "--set", "seeds=1")
     assert {line.partition(": ")[0] for line in again.err.splitlines()[1:]} == {"raises/seed-0", "dies/seed-0"}
     assert result_of(Path("experiments/x/raises/seed-0"))["status"] == "finished"
 
@@ -518,6 +518,12 @@ BAD = {
     ),
     "base: small.yaml\nseeds: 1\ngrid:\n  env.n_envs: [1, 2]\n  env: [{id: CartPole-v1}]\n": (
         "bad.yaml:4: grid.env.n_envs: the grid's env is laid over it; give one or the other"
+    ),
+    # another name drops the parameters of what stood in the list
+    "base: small.yaml\nseeds: 1\nvariants: {a: {env.wrappers.0.params.success_steps: 1}}\n"
+    "grid: {env.wrappers.0.name: [terminal_reward_clip]}\n": (
+        "bad.yaml:3: variants.a.env.wrappers.0.params.success_steps: the grid's env.wrappers.0.name is laid over it; "
+        "lay the name first, or both as one value"
     ),
     "base: small.yaml\nseeds: 1\nlauncher: loca\n": "bad.yaml:3: launcher.name: there is no launcher 'loca'; did you",
     "base: small.yaml\nseeds: 1\nlauncher: {name: local, params: {workers: 0}}\n": (

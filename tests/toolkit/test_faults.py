@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Toolkit, default_signals, files_in, toolkit_process
+from support import PROJECT, Toolkit, default_signals, files_in, toolkit_process
 from trained import differences
 
 from toolkit import Run, archives, load_config, train, vectors
+from toolkit.experiments.running import carry_out
 
 FAULTY = """\
 import ctypes
@@ -371,10 +372,13 @@ def test_an_environment_that_does_not_close_costs_a_warning(
 
 CALLBACKS = """\
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+
+from toolkit_plugins.success import MeanReturnSuccess
 
 
 class Raises(BaseCallback):
@@ -406,6 +410,27 @@ class Raises(BaseCallback):
 
     def _on_training_end(self):
         self.reached("_on_training_end", 60)
+
+
+class ToldTooLate(MeanReturnSuccess):
+    '''Gets a signal in the last step, or while the result is written.'''
+
+    def __init__(self, where):
+        super().__init__(threshold=1e9)
+        self.where = where
+
+    def reached(self, where):
+        if where == self.where:
+            signal.raise_signal(signal.SIGTERM)
+
+    def _on_step(self):
+        if self.num_timesteps == 300:
+            self.reached("the last step")
+        return super()._on_step()
+
+    def report(self):
+        self.reached("the end")
+        return super().report()
 
 
 class Logs(BaseCallback):
@@ -721,6 +746,57 @@ def test_a_signal_to_all_processes_of_a_terminal_saves_the_run_which_goes_on_as_
     slow(is_slow=False)
     assert toolkit("resume", "run", "--quiet").status == 0
     assert differences(undisturbed, Path("run")) == []
+
+
+SEARCH = f"""\
+base: late.yaml
+search: {{algorithm.params.gamma: {{choices: [0.5, 0.9]}}}}
+trials: 2
+seeds: [1, 2]
+sampler: brute_force
+pruner: none
+objective: timesteps_to_success
+launcher: {PROJECT}/tests/here.py:Here
+"""
+
+
+def too_late(where: str) -> str:
+    return f"callbacks=[{{name: './own.py:ToldTooLate', params: {{where: {where}}}}}]"
+
+
+TOO_LATE = pytest.mark.parametrize("where", ["the last step", "the end"])
+
+
+@pytest.mark.usefixtures("callbacks")
+@TOO_LATE
+def test_a_signal_that_comes_too_late_to_stop_training_is_in_the_exit_status(where: str, toolkit: Toolkit) -> None:
+    done = toolkit("train", "faulty.yaml", "--set", too_late(where), "--out", "run", "--quiet")
+    assert (done.status, result_of("run")["status"]) == (143, "finished")
+
+
+@pytest.mark.usefixtures("callbacks")
+@TOO_LATE
+def test_a_signal_that_comes_too_late_to_stop_training_stops_the_evaluation(where: str) -> None:
+    config = load_config("faulty.yaml", [too_late(where)]).to_document().data
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(Path("run"), config, 2)
+    assert result_of("run")["status"] == "finished"
+    assert not Path("run/evaluation.json").exists()
+    carry_out(Path("run"), config, 2)
+    assert Path("run/evaluation.json").exists()
+
+
+@pytest.mark.usefixtures("callbacks")
+@TOO_LATE
+def test_a_signal_that_comes_too_late_to_stop_training_stops_the_search(where: str, toolkit: Toolkit) -> None:
+    pytest.importorskip("optuna")
+    Path("late.yaml").write_text(load_config("faulty.yaml", [too_late(where)]).to_yaml())
+    Path("search.yaml").write_text(SEARCH)
+    done = toolkit("tune", "search.yaml")
+    assert (done.status, "stopped: 0 of 2 trials" in done.out) == (130, True)
+    assert [path.name for path in Path("tunings/search/workers/0/trial-0").glob("seed-*")] == ["seed-1"]
+    done = toolkit("tune", "search.yaml")
+    assert (done.status, "stopped: 1 of 2 trials" in done.out) == (130, True)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from toolkit.reports.comparison import compare
 from toolkit.reports.figures import figures
 from toolkit.reports.gathering import gather
 from toolkit.reports.tables import runs_table, summary_table
-from toolkit.reports.words import notices
+from toolkit.reports.words import findings, notices
 from toolkit.statistics import interquartile_mean
 
 HEAD = '#{"t_start": 1.0, "env_id": "CartPole-v1"}\nr,l,t\n'
@@ -255,6 +255,36 @@ def test_a_single_run_is_no_reason_for_intervals(make_run: MakeRun, toolkit: Too
     assert "Probability" not in page.text.partition("Methods")[0]
 
 
+def test_a_variant_without_a_score_is_no_single_run(make_run: MakeRun) -> None:
+    for seed in range(3):
+        make_run(f"e/a/seed-{seed}", greedy=5.0 + seed)
+        make_run(f"e/b/seed-{seed}", status="failed")
+    (comparison,) = compare(gather([Path("e")]).variants)
+    assert findings(comparison) == ["Fewer than two variants have a score: nothing can be said of which is better."]
+
+
+def test_one_huge_return_takes_nothing_from_the_averages_after_it(make_run: MakeRun) -> None:
+    run = make_run("runs/huge")
+    (run / "monitor.csv").write_text(f"{HEAD}-1e20,1,0.5\n" + "200.0,1,1.5\n" * 300)
+    (outcome,) = gather([run]).runs
+    assert outcome.training_return == 200
+    assert outcome.averages[[8, 9, 10]].tolist() == [-1e20 / 9, -1e20 / 10, 200]  # of ten episodes
+
+
+def test_variants_of_a_grid_are_in_the_order_of_its_values(make_run: MakeRun, config_file: Path) -> None:
+    grid = {"algorithm.params.batch_size": [32, 64, 128], "algorithm.params.gamma": [0.99, 0.9]}
+    file = {"base": config_file.name, "variants": {"b": {}, "a": {}}, "grid": grid, "seeds": 1}
+    Path("e.yaml").write_text(json.dumps(file))
+    plan = load_plan(Path("e.yaml"))
+    for run in plan.runs():
+        make_run(f"e/{run.name}")
+    make_run("e/b,by=hand/seed-0")
+    Path("e/experiment.yaml").write_text(plan.text)
+    names = [variant.name for variant in plan.variants]
+    assert names[:3] == ["b,batch_size=32,gamma=0.99", "b,batch_size=32,gamma=0.9", "b,batch_size=64,gamma=0.99"]
+    assert [variant.name for variant in gather([Path("e")]).variants] == [*names[:6], "b,by=hand", *names[6:]]
+
+
 def test_two_single_runs_allow_no_conclusion(make_run: MakeRun) -> None:
     page = Page(package.report([make_run(f"runs/{gamma}", algorithm__params__gamma=gamma) for gamma in (0.9, 0.99)]))
     assert "With a single run of a variant nothing can be said" in page.text
@@ -464,6 +494,7 @@ def test_runs_that_share_all_but_the_seed_are_read_as_they_are(make_run: MakeRun
     ]
 
 
+LONG = "x" * 300
 DAMAGE = {
     "config.yaml": ("timesteps: many\n", "config.yaml"),
     "result.json": ("{", "result.json: is damaged"),
@@ -498,6 +529,10 @@ def test_all_damaged_files_are_named_at_once(experiment: Path, toolkit: Toolkit)
     ("arguments", "message"),
     [
         (["absent"], "absent: there is no such directory"),
+        (["loop"], "loop: there is no such directory"),
+        ([LONG], f"{LONG}/config.yaml: cannot be read: File name too long"),
+        (["rewards", LONG], f"{LONG}/config.yaml: cannot be read: File name too long"),
+        (["rewards", "--out", LONG], f"{LONG}: cannot be written: File name too long"),
         (["empty"], "empty: is neither a run, with a config.yaml, nor an experiment"),
         (["small.yaml"], "small.yaml: is neither a run"),
         (["rewards", "empty"], "empty: is neither a run"),
@@ -517,6 +552,7 @@ def test_what_is_no_report_is_bad_input(
     experiment: Path, make_run: MakeRun, toolkit: Toolkit, arguments: list[str], message: str
 ) -> None:
     Path("empty").mkdir()
+    Path("loop").symlink_to("loop")
     Path("spoilt").mkdir()
     Path("spoilt/figures").write_text("a file")
     make_run("going/a/seed-0", status=None)
@@ -555,6 +591,31 @@ def test_a_run_that_cannot_be_evaluated_is_named_and_no_reason_to_say_nothing(
     assert "e/a/seed-1 is not evaluated: e/a/seed-1: has no model.zip" in caplog.text
     assert "1 run without evaluation.json" in done.out
     assert "5.000 of 1 run" in done.out
+
+
+BREAKS = """\
+import pathlib
+import gymnasium
+
+
+class Breaks(gymnasium.Wrapper):
+    def close(self):
+        super().close()
+        if pathlib.Path("broken").exists():
+            raise RuntimeError("it does not close")
+"""
+
+
+def test_an_environment_that_raises_is_no_reason_to_say_nothing(
+    config_file: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("breaks.py").write_text(BREAKS)
+    run = package.train(config_file, timesteps=8, env__wrappers=["./breaks.py:Breaks"]).directory
+    Path("broken").touch()
+    done = toolkit("report", run, "--evaluate")
+    assert done.status == 0, done.err
+    assert f"{run} is not evaluated: RuntimeError: it does not close (" in caplog.text
+    assert "No video of seed 0: RuntimeError: it does not close (" in Page(Path("report/report.html")).text
 
 
 def test_a_run_of_somebody_elses_code_runs_none_of_it(make_run: MakeRun, toolkit: Toolkit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pty
 import pwd
 import shutil
 import signal
@@ -20,13 +21,16 @@ from statistics import fmean
 
 import here
 import pytest
-from support import PROJECT, Finished, Install, Toolkit, files_in, toolkit_process
+from support import PROJECT, Finished, Install, Toolkit, default_signals, files_in, toolkit_process
 
 from toolkit import load_config
 from toolkit.experiments.file import load_plan
+from toolkit.files import locked
 from toolkit.run import Run
 from toolkit.tuning.file import load_tuning
 from toolkit.tuning.search import tune
+from toolkit.tuning.storages import quiet
+from toolkit.tuning.studies import give_back, opened_study, wait_for_work
 
 pytest.importorskip("optuna")
 
@@ -165,6 +169,12 @@ def test_all_trials_are_in_a_table_and_in_pictures(toolkit: Toolkit) -> None:
         assert Path("tunings/search", name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_in_a_picture_is_no_mathematics(toolkit: Toolkit) -> None:
+    changed(search="{env.params.fails: {choices: [false, '$\\frac$']}}", trials="2", seeds="1")
+    searched(toolkit)
+    assert Path("tunings/search/slices.png").exists()
+
+
 def test_quiet_prints_the_directory_alone(toolkit: Toolkit) -> None:
     done = toolkit("tune", "search.yaml", "--out", "here", "--set", "trials=1", "--quiet")
     assert (done.status, done.out, done.err) == (0, "here\n", "")
@@ -187,6 +197,13 @@ def test_whole_numbers_stay_whole_and_fractions_fractions(toolkit: Toolkit) -> N
         assert row["state"] == "finished"
         assert 0 < float(row[GAMMA]) < 1
         assert 100 <= int(row["algorithm.params.buffer_size"]) <= 10_000
+
+
+def test_what_the_base_does_not_have_is_not_null(toolkit: Toolkit) -> None:
+    for base, is_there in ((BASE, False), (BASE.replace("slope: 1.0", "slope: 1.0, slow: null"), True)):
+        Path("base.yaml").write_text(base)
+        (dimension,) = load_tuning(changed(search="{env.params.slow: {choices: [null, 0.0]}}")).space
+        assert dimension.holds(dimension.present) == is_there
 
 
 def test_the_search_that_ships_is_one_that_its_config_can_come_out_of() -> None:
@@ -285,14 +302,17 @@ def test_every_combination_once_is_enough(toolkit: Toolkit) -> None:
 
 
 def test_another_search_in_the_same_study_is_refused(toolkit: Toolkit) -> None:
+    Path("bare.yaml").write_text(f"name: base\n{BASE}")
+    Path("base.yaml").write_text(BASE.replace("algorithm: {", "algorithm: {policy_params: {net_arch: []}, "))
     searched(toolkit, "--set", "trials=1")
     before = Path("tunings/search/trials.csv").read_bytes()
     Path("other.yaml").write_text("extends: base.yaml\nname: base\ntimesteps: 100\n")
     for key, value, said in (
         ("seeds", "3", "seeds.0 was 5 and is 0"),
         ("objective", "timesteps_to_success", "objective was 'mean_return' and is 'timesteps_to_success'"),
-        ("search", "{env.params.slope: {choices: [1.0]}}", "slope.choices.1 was 2.0 and is 'not there'"),
+        ("search", "{env.params.slope: {choices: [1.0]}}", "slope.choices.1 was 2.0 and is not there"),
         ("base", "other.yaml", "base.timesteps was 200 and is 100"),
+        ("base", "bare.yaml", "base.algorithm.policy_params.net_arch was [] and is not there"),
     ):
         changed(**{key: value})
         done = toolkit("tune", "search.yaml")
@@ -329,6 +349,7 @@ def test_a_directory_of_something_else_is_left_alone(toolkit: Toolkit) -> None:
     done = toolkit("tune", "search.yaml", "--out", ".")
     assert (done.status, done.out) == (2, "")
     assert ".: is not empty, and has no tuning.yaml" in done.err
+    assert f"{'o' * 300}: cannot be read: " in toolkit("tune", "search.yaml", "--out", "o" * 300).err
     searched(toolkit, "--out", "here", "--set", "trials=1")
     done = toolkit("tune", "search.yaml", "--out", "here", "--set", "name=other")
     assert done.status == 2
@@ -362,9 +383,11 @@ def test_after_ctrl_c_the_trial_that_ran_is_run_again(toolkit: Toolkit) -> None:
     assert "stopped: 0 of 1 trials" in out
     assert "tune search.yaml" in out.partition("next   ")[2]
     assert [(row["state"], row["env.params.slope"]) for row in table()] == [("waiting", "1.0")]
+    Path("tunings/search/workers/0").rename("tunings/search/workers/1")  # as if another worker had begun it
     searched(toolkit)
     assert states() == ["FAIL", "COMPLETE"]
     assert [(row["state"], row["env.params.slope"]) for row in table()] == [("finished", "1.0")]
+    assert not Path("tunings/search/workers").exists()
 
 
 @pytest.mark.slow
@@ -382,6 +405,71 @@ def test_a_trial_whose_process_was_killed_is_run_again(toolkit: Toolkit) -> None
     assert states() == ["FAIL", "COMPLETE"]
     assert [row["mean_return"] for row in table()] == ["10.5"]
     assert not Path("tunings/search/workers").exists()
+
+
+def test_a_trial_that_another_worker_has_begun_is_gone_on_with_unless_it_still_runs(toolkit: Toolkit) -> None:
+    searched(toolkit, "--set", "trials=1")
+    waiting, running = (Path("tunings/search/workers/7", trial) for trial in ("trial-1", "trial-2"))
+    for directory in (waiting, running):
+        (directory / "seed-5").mkdir(parents=True)
+    with locked(running, "is at work in it"):
+        searched(toolkit)
+    assert (waiting.exists(), running.exists()) == (False, True)
+
+
+def test_a_trial_fails_whose_process_dies_each_time_and_not_for_being_stopped() -> None:
+    def begin() -> int:
+        with pytest.warns(UserWarning, match="Heartbeat"):
+            return study.ask().number
+
+    def waits() -> bool:
+        return wait_for_work(study, total=1, check=lambda: None)
+
+    def dies() -> None:
+        begin()
+        with closing(sqlite3.connect("study.db")) as database, database:
+            latest = "select max(trial_id), '2000-01-01 00:00:00' from trials where state = 'RUNNING'"
+            database.execute(f"insert into trial_heartbeats (trial_id, heartbeat) {latest}")
+
+    with quiet(), opened_study("sqlite:///study.db", load_tuning(changed(trials="1"))) as study:
+        for _ in range(3):
+            give_back(study, begin())
+        for _ in range(3):
+            dies()
+            assert waits()
+        give_back(study, begin())
+        assert waits()
+        dies()
+        assert not waits()
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_stops_a_search_where_it_can_go_on(toolkit: Toolkit) -> None:
+    Path("slow.yaml").write_text("extends: base.yaml\nenv: {params: {slow: 0.01}}\n")
+    changed(base="slow.yaml", trials="1", seeds="1", launcher="local")
+    terminal, inside = pty.openpty()
+    command = [Path(sys.executable).parent / "toolkit", "tune", "search.yaml"]
+    streams = {"stdin": inside, "stdout": inside, "stderr": inside}
+    process = subprocess.Popen(["setsid", "-c", *command], **streams, preexec_fn=default_signals)  # noqa: PLW1509
+    os.close(inside)
+    try:
+        until(lambda: any(Path("tunings/search/workers/0").glob("trial-0/seed-0/monitor.csv")))
+        os.close(terminal)
+        assert process.wait(60) == 129
+    finally:
+        process.kill()
+    assert [row["state"] for row in table()] == ["waiting"]
+
+
+@pytest.mark.slow
+def test_what_nobody_reads_keeps_nothing_from_others() -> None:
+    process = toolkit_process(["tune", "search.yaml", "--set", "trials=1"])
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.close()
+    with process.stdout:
+        assert process.stdout.read().startswith("1 of 1 trials")
+    assert process.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -547,6 +635,14 @@ def test_a_value_is_searched_for_once(toolkit: Toolkit) -> None:
     assert f"search.{GAMMA}: lies within algorithm.params, which is searched for as well" in done.err
 
 
+def test_parameters_are_searched_for_after_the_name_of_what_has_them(toolkit: Toolkit) -> None:
+    name, threshold = "callbacks.0.name: {choices: [success]}", "callbacks.0.params.threshold: {low: 1, high: 2}"
+    assert load_tuning(changed(search=f"{{{name}, {threshold}}}"))
+    done = toolkit("tune", changed(search=f"{{{threshold}, {name}}}"))
+    assert (done.status, done.out) == (2, "")
+    assert "search.callbacks.0.params.threshold: is dropped by callbacks.0.name, which is laid over it" in done.err
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
@@ -559,6 +655,7 @@ def test_a_value_is_searched_for_once(toolkit: Toolkit) -> None:
         ("pruner", "{name: hyperband, params: {reduction_factor: many}}", "should be int, not 'many'"),
         ("objective", "speed", "objective: should be 'mean_return' or 'timesteps_to_success'"),
         ("base", "nowhere.yaml", "base: there is no file nowhere.yaml"),
+        ("base", "b" * 300, "base: there is no file bbb"),
         ("trails", "3", "trails: unknown key; did you mean 'trials'?"),
     ],
 )

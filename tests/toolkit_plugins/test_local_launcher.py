@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import jobs
 import pytest
 
-from toolkit import Job
+from toolkit import Job, processes
 from toolkit_plugins.local_launcher import LocalLauncher
 
 
@@ -156,6 +157,24 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_signal_that_another_thread_gets_does_not_come_between_the_start_of_a_job_and_knowing_it() -> None:
+    came: list[int] = []
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait)
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        other.start()
+        with processes.blocked("SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)  # the other thread gets it, as this one does not let it through
+            time.sleep(0.1)
+            assert came == []
+        assert came == [signal.SIGTERM]
+    finally:
+        ended.set()
+        other.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("workers", [0, -1])

@@ -54,6 +54,26 @@ def test_a_run_goes_on_elsewhere_from_what_was_sent_while_it_trained(
     assert files_in(run.directory / "snapshots") == files_in(plain.directory / "snapshots")
 
 
+def test_a_parcel_is_behind_as_soon_as_a_run_has_gone_on_at_home(tmp_path: Path) -> None:
+    parcel = Parcel("memory://" + uuid4().hex, tmp_path)
+    (tmp_path / "snapshots" / "20").mkdir(parents=True)
+    (tmp_path / "snapshots" / "20" / "state.json").touch()
+    monitor = "#{}\nr,l,t\n1.0,20,0.5\n"
+    for name, text in {
+        "monitor.csv": monitor,
+        "result.json": '{"status": "finished"}',
+        "evaluation.json": '{"episodes": 2, "mean_return": 1.0}',
+    }.items():
+        parcel.send(tmp_path)
+        assert not parcel.is_behind()
+        (tmp_path / name).write_text(text)
+        assert parcel.is_behind(), name
+    (tmp_path / "monitor.csv").write_text(monitor + "1.0,30,0.8\n")
+    parcel.send(tmp_path)
+    (tmp_path / "monitor.csv").write_text(monitor)
+    assert not parcel.is_behind(), "it has come further there"
+
+
 def test_a_directory_comes_home_in_the_place_of_what_was_there_and_leaves_the_storage(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "deep").mkdir(parents=True)

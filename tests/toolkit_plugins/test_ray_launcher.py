@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import signal
@@ -19,15 +20,17 @@ from typing import Any
 import psutil
 import pytest
 from support import files_in, toolkit_process
-from trained import config, differences
+from trained import StopAt, config, differences
 
-from toolkit import Job, RunConfig
-from toolkit.errors import ToolkitError
+from toolkit import Job, Run, RunConfig, train
+from toolkit.errors import ToolkitError, TrainingError
 from toolkit.experiments.running import carry_out
 from toolkit.files import locked
 from toolkit.testing import check_launcher
+from toolkit.training import resume
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
+Parcel = pytest.importorskip("toolkit_plugins.parcels").Parcel
 ray = pytest.importorskip("ray")
 PATIENCE = 120  # seconds, for processes on a machine that has much else to do
 SEEDS = (1, 2)
@@ -166,11 +169,8 @@ def job_of(directory: Path, config: RunConfig) -> Job:
 @pytest.mark.slow
 def test_it_keeps_what_a_launcher_promises(cluster: Cluster) -> None:
     cluster.grow()
-    RayLauncher(f"127.0.0.1:{cluster.port}").prepare()  # the others stay connected to what this one is
-    try:
-        check_launcher("ray")
-    finally:
-        ray.shutdown()
+    with ray.init(f"127.0.0.1:{cluster.port}", log_to_driver=False, logging_level=logging.ERROR):
+        check_launcher("ray")  # on the cluster that this process is connected to
 
 
 @pytest.mark.slow
@@ -230,6 +230,22 @@ def test_a_job_that_cannot_be_sent_to_the_storage_fails(cluster: Cluster, disk: 
 
 
 @pytest.mark.slow
+def test_a_run_that_was_ended_at_home_is_not_taken_back_by_an_old_parcel(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.grow()
+    storage, job = (tmp_path / "storage").as_uri(), job_of(tmp_path / "job", config())
+    with pytest.raises(TrainingError):
+        train(config(), job.directory, [StopAt(430)])
+    Parcel(storage, job.directory).send(job.directory)
+    resume(Run.open(job.directory), [StopAt()])
+    carry_out(job.directory, **job.arguments)
+    monitor = (job.directory / "monitor.csv").read_bytes()
+    (ended,) = RayLauncher(f"127.0.0.1:{cluster.port}", storage=storage).launch([job])
+    assert ended.error is None
+    assert (job.directory / "monitor.csv").read_bytes() == monitor, "times too: nothing was trained again"
+    assert files_in(tmp_path / "storage") == set()
+
+
+@pytest.mark.slow
 def test_ctrl_c_stops_the_runs_of_a_ray_of_its_own_where_they_are_saved_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(config(timesteps=1_000_000, params={"compile": False}).to_yaml())
     (tmp_path / "experiment.yaml").write_text("base: base.yaml\nseeds: [3]\nlauncher: ray\n")
@@ -259,6 +275,11 @@ def test_an_address_that_nobody_answers_at_is_refused_soon(monkeypatch: pytest.M
     with pytest.raises(ToolkitError, match=f"there is no Ray cluster at '{address}': .*[Tt]imed out") as raised:
         RayLauncher(address).prepare()
     assert len(raised.value.message) < 300
+
+
+def test_a_launcher_that_is_ready_is_not_connected_yet_as_what_it_is_for_may_be_refused() -> None:
+    RayLauncher().prepare()
+    assert not ray.is_initialized()
 
 
 def test_runs_that_want_more_than_this_machine_has_are_refused() -> None:

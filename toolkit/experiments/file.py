@@ -23,7 +23,7 @@ from toolkit.documents import Document, places_in
 from toolkit.errors import ConfigError, KeyPath, Problem, ToolkitError
 from toolkit.experiments.plans import Findings, PlannedRun, Variant, make_variants, name_problems
 from toolkit.launching import Launcher
-from toolkit.reading import override, read
+from toolkit.reading import drops, override, read
 from toolkit.registry import KINDS
 
 MOST_RUNS = 1_000  # that are started without a question
@@ -148,15 +148,17 @@ def _repeated(path: KeyPath, texts: Sequence[str]) -> Iterator[Problem]:
 
 
 def _covered(laid: Sequence[KeyPath]) -> Iterator[Problem]:
-    """Refuse values that others are laid over, as a whole `env` over `env.n_envs`.
+    """Refuse values that others leave nothing of, as a whole `env` of `env.n_envs`, and a name of what has params.
 
     :param laid: their paths in the experiment file, in the order in which they are laid over a config
     """
     for index, path in enumerate(laid):
         for later in laid[index + 1 :]:
-            if f"{path[-1]}.".startswith(f"{later[-1]}."):
+            if drops(str(later[-1]), str(path[-1])):
                 what = "the grid's" if later[0] == "grid" else "the variant's"
-                yield Problem(path, f"{what} {later[-1]} is laid over it", "give one or the other")
+                is_whole = f"{path[-1]}.".startswith(f"{later[-1]}.")
+                hint = "give one or the other" if is_whole else "lay the name first, or both as one value"
+                yield Problem(path, f"{what} {later[-1]} is laid over it", hint)
 
 
 def _base(config: ExperimentConfig, document: Document, file: Path, problems: list[Problem]) -> Document | None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from toolkit import documents
 from toolkit.components import read_config
 from toolkit.config import RunConfig
-from toolkit.errors import ConfigError, KeyPath, RunError, ToolkitError
+from toolkit.errors import ConfigError, RunError, ToolkitError
 from toolkit.experiments.plans import PlannedRun
-from toolkit.records import ENDED, LARGEST_RETURN, read_evaluation, read_result, text_of
+from toolkit.records import DEFAULT_WINDOW, ENDED, LARGEST_RETURN, read_evaluation, read_result, text_of
 
 if TYPE_CHECKING:
     from toolkit.evaluation import Evaluation
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 FILE = "experiment.yaml"
 EVALUATION = "evaluation.json"
 _MOST_SHOWN = 10  # differences
-_WINDOW = 100  # episodes, as in Gym's definition of solved
 
 
 @dataclass(frozen=True)
@@ -168,19 +167,11 @@ def _differences(path: Path, planned: RunConfig) -> Iterator[str]:
             return
     except (OSError, ValueError):
         pass  # why it cannot be read is said below
-    there, here = _values(read_config(path)), _values(planned)
+    there, here = (documents.leaves(config.to_document().data) for config in (read_config(path), planned))
     for place in dict.fromkeys([*there, *here]):
         before, now = there.get(place, "not given"), here.get(place, "not given")
         if before != now:
             yield f"{path}: {'.'.join(map(str, place))} is {before} and would be {now}"
-
-
-def _values(config: RunConfig) -> dict[KeyPath, str]:
-    """Return what a config says, without what only holds something else, as text: NaN is not equal to itself."""
-    data = config.to_document().data
-    return {
-        place: repr(value) for place, value in documents.walk(data) if not value or not isinstance(value, dict | list)
-    }
 
 
 class Progress:
@@ -197,7 +188,7 @@ class Progress:
 
     def _start(self) -> None:
         self._read, self.timesteps = 0, 0
-        self._returns: deque[float] = deque(maxlen=_WINDOW)
+        self._returns: deque[float] = deque(maxlen=DEFAULT_WINDOW)
 
     @property
     def mean_return(self) -> float | None:

@@ -203,11 +203,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
-def summary(experiment: Experiment, out: Path | None) -> str:
-    """Say how an experiment went, a line for each variant, where it is, and what to do next.
-
-    :param out: the directory that was asked for, if one was
-    """
+def summary(experiment: Experiment) -> str:
+    """Say how an experiment went, a line for each variant, where it is, and what to do next."""
     plan, directory = experiment.plan, experiment.directory
     standings = {run.name: Standing.of(directory / run.name) for run in plan.runs()}
     head = ("variant", "runs", "solved", "median timesteps to success", "mean greedy return")
@@ -216,11 +213,9 @@ def summary(experiment: Experiment, out: Path | None) -> str:
     lines += [*failures(experiment), f"  experiment  {directory}"]
     if logs := sorted(directory.glob("*/log-*.txt")):
         lines.append(f"  printed     {logs[0]}" + (f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""))
-    again = f"{program()} experiment {shlex.quote(str(plan.file))}" + (
-        f" --out {shlex.quote(str(out))}" if out else ""
-    )
-    commands = [again] if experiment.stopped_by or experiment.failed else []
-    return "\n".join([*lines, *next_commands([*commands, f"{program()} report {shlex.quote(str(directory))}"])])
+    commands = [shlex.join(sys.argv[1:])] if experiment.stopped_by or experiment.failed else []
+    commands = [f"{program()} {command}" for command in [*commands, shlex.join(["report", str(directory)])]]
+    return "\n".join([*lines, *next_commands(commands)])
 
 
 def failures(experiment: Experiment) -> list[str]:

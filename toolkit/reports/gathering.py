@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,23 @@ class _Group:
 
 
 def is_experiment(directory: Path) -> bool:
-    """Say whether a directory is that of an experiment, or has runs in it as ``<variant>/seed-<n>``."""
-    if (directory / "config.yaml").exists():
-        return False
-    return (directory / FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
+    """Say whether a directory is that of an experiment, or has runs in it as ``<variant>/seed-<n>``.
+
+    :raises RunError: if it cannot be looked at
+    """
+    with _looking_at(directory):
+        if (directory / "config.yaml").exists():
+            return False
+        return (directory / FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
+
+
+@contextmanager
+def _looking_at(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"{error.filename or directory}: cannot be read: {error.strerror}"
+        raise RunError(message, "name a run's directory, or an experiment's, that you may read") from None
 
 
 def gather(directories: Sequence[Path]) -> Gathered:
@@ -86,10 +101,10 @@ def gather(directories: Sequence[Path]) -> Gathered:
     Runs of an experiment are variants by their directories, other runs by their configs: equal but for the seed.
     Runs on different environments are never of one variant.
 
-    :raises RunError: if a directory is neither, or files in them are damaged: all that are
+    :raises RunError: if a directory is neither, or cannot be looked at, or files in them are damaged: all that are
     :raises ConfigError: if a run's config is none
     """
-    places = [*{directory.resolve(): directory for directory in directories}.values()]
+    places = [*{os.path.realpath(directory): directory for directory in directories}.values()]
     experiments = [place for place in places if is_experiment(place)]
     alone = [run for place in places if place not in experiments for run in _runs_in(place)]
     for place in alone:
@@ -135,22 +150,25 @@ class _Plan:
 
 
 def _plan(experiment: Path) -> _Plan:
-    runs = [*experiment.glob("*/seed-*/")]
-    begun = [run for run in runs if (run / "config.yaml").exists()]
+    with _looking_at(experiment):
+        runs = [*experiment.glob("*/seed-*/")]
+        begun = [run for run in runs if (run / "config.yaml").exists()]
     try:
         file = documents.read(experiment / FILE).data
         variants, grid = [*(file.get("variants") or [""])], file.get("grid") or {}
         planned = len(variants) * math.prod(map(len, grid.values())) * len(file["seeds"])
-        environments = grid_labels(grid).get("env.id", [])
+        labels = grid_labels(grid)
+        orders = [{part: place for place, part in enumerate(parts)} for parts in (variants, *labels.values())]
     except (ConfigError, AttributeError, KeyError, TypeError):  # made by hand: what is there is what there is
-        variants, planned, environments = [], len(runs), []
+        planned, labels, orders = len(runs), {}, []
 
-    def order(run: Path) -> tuple[int, str, int]:
-        variant, seed = run.parent.name.partition(",")[0], run.name.removeprefix("seed-")
-        place = variants.index(variant) if variant in variants else len(variants)
-        return place, run.parent.name, int(seed) if seed.isdecimal() and len(seed) < 20 else -1
+    def order(run: Path) -> tuple[list[int], str, int]:
+        parts, seed = run.parent.name.split(","), run.name.removeprefix("seed-")
+        places = [places.get(part, len(places)) for part, places in zip(parts, orders, strict=False)]
+        return places, run.parent.name, int(seed) if seed.isdecimal() and len(seed) < 20 else -1
 
-    return _Plan(experiment, sorted(begun, key=order), max(0, planned - len(begun)), environments)
+    absent = max(0, planned - len(begun))
+    return _Plan(experiment, sorted(begun, key=order), absent, labels.get("env.id", []))
 
 
 def _runs_in(directory: Path) -> list[Path]:

@@ -14,9 +14,9 @@ from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import RunError, readable
 from toolkit.experiments.standings import EVALUATION
-from toolkit.records import ENDED, read_episodes, read_evaluation, read_result, text_of
+from toolkit.plotting import moving_average
+from toolkit.records import DEFAULT_WINDOW, ENDED, read_episodes, read_evaluation, read_result, text_of
 
-DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 _CURVE_POINTS = 1000  # more than a picture has columns, and little to keep of a thousand runs
 _TRACEBACK = re.compile(r"^Traceback\b.*\n", re.MULTILINE)
 _SEED = re.compile(r"^seed: (\d{1,10})\n", re.MULTILINE)
@@ -122,10 +122,7 @@ def _curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float
     except FileNotFoundError:
         episodes = []
     table = np.array(episodes, dtype=np.float64).reshape(-1, 2)
-    sums = np.concatenate([[0.0], np.cumsum(table[:, 0])])
-    last = np.unique(np.linspace(1, len(table), min(len(table), _CURVE_POINTS)).round().astype(int))
-    first = np.maximum(0, last - window)
-    averages = (sums[last] - sums[first]) / np.maximum(1, last - first)
+    last, averages = moving_average(table[:, 0], window, _CURVE_POINTS)
     return np.cumsum(table[:, 1]).astype(np.int64)[last - 1], averages, len(table)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from toolkit.errors import readable
+from toolkit.records import DEFAULT_WINDOW
 from toolkit.reports.comparison import Comparison
 from toolkit.reports.gathering import Gathered
-from toolkit.reports.outcomes import DEFAULT_WINDOW
 from toolkit.reports.tables import estimate, plural
 from toolkit.statistics import BAND_RESAMPLES, RESAMPLES
 
@@ -85,6 +85,8 @@ def _named(what: str, directories: Sequence[Path]) -> list[str]:
 
 def findings(comparison: Comparison) -> list[str]:
     """Say what the pairs allow to say, and what not."""
+    if not comparison.pairs:
+        return ["Fewer than two variants have a score: nothing can be said of which is better."]
     pairs = {names: pair for names, pair in comparison.pairs.items() if pair.has_interval}
     if not pairs:
         return ["With a single run of a variant nothing can be said of how its runs differ, nor which is better."]

@@ -70,7 +70,8 @@ def report_directory(directories: Sequence[Path], out: str | Path | None) -> Pat
         directory = directories[0] / "report"
     else:
         directory = Path("report")
-    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    with _writing(directory):
+        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is not a directory" if not there.is_dir() else "must not be written to"
         raise RunError(f"{directory}: cannot be written: {there} {why}", "choose another place with --out")
@@ -92,7 +93,7 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
         try:
             run = _opened(outcome, trust)
             text = evaluation_text(run.directory, evaluate(run, _EPISODES))
-        except ToolkitError as error:
+        except Exception as error:  # out of its environment as well
             _log.warning("%s is not evaluated: %s", readable(str(outcome.directory)), describe(error))
             continue
         with _writing(run.directory):
@@ -138,8 +139,9 @@ def _clips(comparison: Comparison, of_several: bool, trust: bool) -> Iterator[Cl
         which = _which(run, summary, comparison.greedy)
         try:
             element, made = _video(run, trust)
-        except ToolkitError as error:
-            yield Clip(title, "", f"No video of {which}: {error.message.splitlines()[0]}.")
+        except Exception as error:  # out of its environment as well
+            why = error.message.splitlines()[0] if isinstance(error, ToolkitError) else describe(error)
+            yield Clip(title, "", f"No video of {which}: {why}.")
             continue
         yield Clip(title, element, f"{which[:1].upper()}{which[1:]}; {made}.")
 

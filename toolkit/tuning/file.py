@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,10 @@ def load_tuning(path: Path, overrides: Sequence[str] = ()) -> Tuning:
     document = read(path)
     override(document, overrides)
     config, problems = check(TuningConfig, document, "write at least base, search and trials")
-    if config is None or "base" not in document.data:
+    if config is None:
         raise ConfigError(in_order(problems, document.places), document.places)
     base_path = path.parent / config.base
-    if not base_path.is_file():
+    if not os.path.isfile(base_path):  # Path.is_file raises for a name that is too long
         problems.append(Problem(("base",), f"there is no file {base_path}"))
         raise ConfigError(in_order(problems, document.places), document.places)
     tuning, found = bind_tuning(config, load_config(base_path), document)

@@ -16,9 +16,8 @@ from toolkit.callbacks import SuccessCriterion, TrainingContext
 from toolkit.components import Bound, components_of
 from toolkit.config import RunConfig
 from toolkit.errors import TuningError
+from toolkit.records import DEFAULT_WINDOW
 from toolkit.run import Run
-
-_WINDOW = 100  # episodes, as in Gym's definition of solved
 
 
 class Objective(ABC):
@@ -70,7 +69,7 @@ class MeanReturn(Objective):
 
     def progress(self, context: TrainingContext) -> float | None:
         """Return the mean of the last 100 episodes so far."""
-        return _mean([episode.raw_return for episode in context.episodes[-_WINDOW:]])
+        return _mean([episode.raw_return for episode in context.episodes[-DEFAULT_WINDOW:]])
 
     def end(self, run: Run) -> float:
         """Return the score."""
@@ -78,7 +77,7 @@ class MeanReturn(Objective):
 
     def score(self, run: Run) -> float:
         """Return the mean of the last 100 episodes, or of as many as there are."""
-        return _finite(_mean([raw_return for raw_return, _ in run.episodes[-_WINDOW:]]), run)
+        return _finite(_mean([raw_return for raw_return, _ in run.episodes[-DEFAULT_WINDOW:]]), run)
 
 
 class TimestepsToSuccess(Objective):

@@ -102,7 +102,8 @@ def _scale(axes: Axes, dimension: Dimension) -> None:
     if choices is not None:
         names = [one_line(choice) for choice in choices]
         long = sum(map(len, names)) > 30
-        axes.set_xticks(range(len(choices)), names, rotation=30 if long else 0, ha="right" if long else "center")
+        rotation, alignment = (30, "right") if long else (0, "center")
+        axes.set_xticks(range(len(choices)), names, parse_math=False, rotation=rotation, ha=alignment)
         axes.set_xlim(-0.5, len(choices) - 0.5)
         return
     low, high = float(searched.low or 0), float(searched.high or 0)

@@ -37,13 +37,11 @@ Watcher = Callable[[Tuning, Sequence[Trial]], None]
 class Search:
     """A search that has ended, or was stopped.
 
-    :param file: the tuning file
     :param trials: by number
     :param best: the best that trained to its end; ``None`` if none has
     :param stopped_by: the signal that ended the search early, if one did
     """
 
-    file: Path
     directory: Path
     tuning: Tuning
     trials: Sequence[Trial]
@@ -93,20 +91,23 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
     if best is None and not stopped_by:
         failures = [trial.failure for trial in trials if trial.failure]
         raise TuningError(f"{directory}: no trial trained to its end" + (f": {failures[-1]}" if failures else ""))
-    return Search(file, directory, tuning, trials, best, stopped_by)
+    return Search(directory, tuning, trials, best, stopped_by)
 
 
 def _refuse_another(directory: Path, tuning: Tuning) -> None:
     """Refuse a directory that is not of this study, or nothing of the kind."""
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise RunError(f"{directory}: is not a directory", "choose another with --out")
     own = directory / _OWN_FILE
-    if not own.is_file():
-        if any(directory.iterdir()):
-            raise RunError(f"{directory}: is not empty, and has no {_OWN_FILE}", "choose another with --out")
-        return
+    try:
+        if not directory.exists():
+            return
+        if not directory.is_dir():
+            raise RunError(f"{directory}: is not a directory", "choose another with --out")
+        if not own.is_file():
+            if any(directory.iterdir()):
+                raise RunError(f"{directory}: is not empty, and has no {_OWN_FILE}", "choose another with --out")
+            return
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be read: {error.strerror}", "choose another with --out") from None
     try:
         then: Any = documents.parse(text_of(own), str(own)).data or {}
         kept = {key: then.get(key) for key in ("name", "storage")}
@@ -122,8 +123,13 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
 def _what_is_lost(directory: Path) -> str | None:
     """Say what to do if there is no study, though the directory has trials of one."""
     table = directory / TABLE
-    if not table.is_file() or len(table.read_bytes().splitlines()) < 2:
+    try:
+        if len(table.read_bytes().splitlines()) < 2:
+            return None
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise RunError(f"{table}: cannot be read: {error.strerror}", "choose another directory with --out") from None
     return f"{table} has its trials: bring the database back, or choose another directory with --out"
 
 

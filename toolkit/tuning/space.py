@@ -18,9 +18,11 @@ from toolkit.components import checked
 from toolkit.config import RunConfig
 from toolkit.documents import Document, places_in, walk
 from toolkit.errors import ConfigError, KeyPath, Problem
-from toolkit.reading import lay_over
+from toolkit.reading import drops, lay_over
 from toolkit.snippets import one_line
 
+ABSENT = object()
+"""In the place of a value that a base does not have; null is one that it has."""
 _LEADING = re.compile(r"^(algorithm|env)\.((policy_)?params\.)?")
 _NOT_SEARCHED = {
     "timesteps": "trials are compared at equal timesteps",
@@ -58,7 +60,7 @@ class Dimension:
     """A value that is searched for.
 
     :param path: its dotted path in the config
-    :param present: the value in the base; ``None`` if there is none
+    :param present: the value in the base; :data:`ABSENT` if there is none
     :param is_whole: whether it is searched for among whole numbers alone
     """
 
@@ -127,7 +129,7 @@ def _present(data: Any, dotted: str) -> Any:
         try:
             data = data[int(key) if isinstance(data, list) else key]
         except (LookupError, TypeError, ValueError):
-            return None
+            return ABSENT
     return data
 
 
@@ -146,10 +148,15 @@ def _is_whole(one: Searched, dotted: str, present: Any, base: RunConfig) -> bool
 
 
 def _overlaps(dimension: Dimension, space: Sequence[Dimension]) -> Iterator[Problem]:
-    for other in space:
-        if dimension.path.startswith(f"{other.path}."):
-            message = f"lies within {other.path}, which is searched for as well"
+    paths = [one.path for one in space]
+    place = paths.index(dimension.path)
+    for index, other in enumerate(paths):
+        if dimension.path.startswith(f"{other}."):
+            message = f"lies within {other}, which is searched for as well"
             yield Problem(("search", dimension.path), message, "search for one of them")
+        elif index > place and drops(other, dimension.path):
+            message = f"is dropped by {other}, which is laid over it"
+            yield Problem(("search", dimension.path), message, "write the name before its params")
 
 
 def _own_problems(dimension: Dimension) -> Iterator[Problem]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from toolkit.errors import StorageError
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages import RDBStorage
 
 _HEARTBEAT = 15  # seconds between two signs of life of a trial that runs
 _GRACE = 60  # seconds without one, after which its process is taken for dead
 _MOST_RETRIES = 3  # of a trial whose process dies each time: it may be what kills it
+_DEATHS = "deaths"
 _WAIT = 10  # seconds for a connection
 _CONNECTING: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": 60},  # for its lock, which workers take turns with
@@ -74,7 +76,7 @@ def opened_storage(url: str) -> Iterator[RDBStorage]:
 
 def _connected(url: str) -> RDBStorage:
     from optuna.exceptions import ExperimentalWarning
-    from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+    from optuna.storages import RDBStorage
     from sqlalchemy.exc import ArgumentError
 
     place = shown(url)
@@ -90,7 +92,7 @@ def _connected(url: str) -> RDBStorage:
                 engine_kwargs={"connect_args": connecting, "pool_pre_ping": True},
                 heartbeat_interval=_HEARTBEAT,
                 grace_period=_GRACE,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(_MOST_RETRIES, True),
+                heartbeat_stale_trial_callback=_run_again,
             )
     except ArgumentError as error:
         hint = "write it as in postgresql://user@host/database"
@@ -100,6 +102,18 @@ def _connected(url: str) -> RDBStorage:
     except RuntimeError as error:
         hint = "name another database, or bring this one up to date with `optuna storage upgrade`"
         raise StorageError(f"storage: {place} is of another version of Optuna", hint) from error
+
+
+def _run_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Have a trial run again whose process has died, unless that happens each time.
+
+    Optuna's own count would be one of stops as well, which come from the user.
+    """
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
+
+    trial.user_attrs[_DEATHS] = trial.user_attrs.get(_DEATHS, 0) + 1
+    if trial.user_attrs[_DEATHS] <= _MOST_RETRIES:
+        RetryHeartbeatStaleTrialCallback(None, inherit_intermediate_values=True)(study, trial)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.documents import walk
+from toolkit.documents import leaves
 from toolkit.errors import StorageError
 from toolkit.tuning.file import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
@@ -226,18 +225,9 @@ def _searched(tuning: Tuning) -> dict[str, Any]:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = _leaves(then), _leaves(now)
+    old, new = leaves(then), leaves(now)
     return [
-        f"{path} was {old.get(path, 'not there')!r} and is {new.get(path, 'not there')!r}"
+        f"{'.'.join(map(str, path))} was {old.get(path, 'not there')} and is {new.get(path, 'not there')}"
         for path in dict.fromkeys([*new, *old])
         if old.get(path) != new.get(path)
     ]
-
-
-def _leaves(data: Mapping[str, Any]) -> dict[str, Any]:
-    found = {".".join(map(str, path)): value for path, value in walk(dict(data))}
-    return {
-        path: "nan" if isinstance(value, float) and math.isnan(value) else value  # which does not equal itself
-        for path, value in found.items()
-        if not isinstance(value, dict | list) and value is not None
-    }

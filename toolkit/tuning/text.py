@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -43,7 +44,8 @@ class SearchDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal was closed
+                self._bar.stop()
 
     def show(self, tuning: Tuning, trials: Sequence[Trial]) -> None:
         """Show trials as they stand; those that had ended at the first look are only counted."""
@@ -54,13 +56,25 @@ class SearchDisplay:
         for trial in ended:
             if trial.number not in self._said:
                 self._said.add(trial.number)
-                self._console.print(trial_line(trial, best), markup=False, soft_wrap=True)
+                self._say(trial_line(trial, best))
         if self._bar is not None:
-            if not self._bar.task_ids:
-                self._bar.add_task("")
-                self._bar.start()
-            standing, total = _standing(tuning, trials), tuning.config.trials
-            self._bar.update(self._bar.task_ids[0], completed=len(ended), total=total, description=standing)
+            with suppress(OSError):
+                self._show_standing(self._bar, tuning, trials)
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):  # nobody reads it any more: the search goes on unseen
+            if self._bar is not None:
+                self._console.print(line, markup=False, soft_wrap=True)
+            elif not self._console.quiet:
+                print(line, file=sys.stderr, flush=True)  # Rich, where a pipe is closed, would close stdout as well
+
+    def _show_standing(self, bar: Progress, tuning: Tuning, trials: Sequence[Trial]) -> None:
+        if not bar.task_ids:
+            bar.add_task("")
+            bar.start()
+        ended = sum(trial.state in _ENDED for trial in trials)
+        standing, total = _standing(tuning, trials), tuning.config.trials
+        bar.update(bar.task_ids[0], completed=ended, total=total, description=standing)
 
 
 def trial_line(trial: Trial, best: Trial | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,9 @@ from toolkit.callbacks import RunCallback
 from toolkit.components import checked, trust_code
 from toolkit.config import RunConfig
 from toolkit.documents import Document
-from toolkit.errors import ToolkitError, describe
+from toolkit.errors import RunError, ToolkitError, describe
 from toolkit.experiments.standings import has_ended
+from toolkit.files import claimed, locked
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.run import Run
 from toolkit.training import resume, train
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     import optuna
 
 _REACHED = "each worker has to reach the same database: give 'storage' the URL of a server's"
+_AT_WORK = "runs a trial in it"
 _ONLY_SHOWN = ("progress", "record_video")  # callbacks that change nothing about a trial
 
 
@@ -115,9 +118,15 @@ class _Worker:
         place = trial.user_attrs.get("place", trial.number)  # where it was run before, if it is run again
         trial.set_user_attr("place", place)
         directory = self._directory / f"trial-{place}"
+        _take_over(directory)
         curve = _Curve(trial, self._objective, len(self._tuning.config.seeds))
-        scores = self._scores(trial, directory, curve)
-        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            with claimed(directory, _AT_WORK):
+                scores = self._scores(trial, directory, curve)
+                shutil.rmtree(directory, ignore_errors=True)
+        except RunError as error:
+            note_failure(trial, describe(error))
+            raise _TrialError from error
         if curve.is_pruned:
             raise optuna.TrialPruned
         return fmean(scores)
@@ -131,13 +140,14 @@ class _Worker:
             reporter = _Reporter(curve, self._interrupts)
             try:
                 run = self._trained(values | {"seed": seed}, directory / f"seed-{seed}", reporter)
-                if run.stopped_by is None and reporter.failure is None and not curve.is_pruned:
+                ended = has_ended(run.directory)
+                if ended and reporter.failure is None and not curve.is_pruned:
                     scores.append(self._objective.score(run))
                     end = self._objective.end(run)
             except Exception as error:
                 note_failure(trial, describe(error))
                 raise _TrialError from error
-            if run.stopped_by is not None:
+            if run.stopped_by is not None and not ended:
                 raise InterruptedTraining(run.stopped_by)
             if reporter.failure is not None:
                 raise reporter.failure
@@ -158,6 +168,14 @@ class _Worker:
             return run if has_ended(directory) else resume(run, [reporter])
         shutil.rmtree(directory, ignore_errors=True)
         return train(config, directory, [reporter])
+
+
+def _take_over(directory: Path) -> None:
+    """Move a trial here that another worker has begun; not from one that was taken for dead, and is at work in it."""
+    for other in directory.parent.parent.glob(f"*/{directory.name}"):
+        with suppress(OSError, RunError), locked(other, _AT_WORK):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            other.rename(directory)  # which fails if there is one here
 
 
 def _is_begun(directory: Path, config: RunConfig) -> bool:
