@@ -31,6 +31,8 @@ PAGES = (
     "process",
     "snapshot",
     "kill",
+    "experiment",
+    "launchers",
     "report_runs",
 )
 RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
