@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -84,6 +85,20 @@ def toolkit_process(
         start_new_session=session,
         preexec_fn=default_signals,  # noqa: PLW1509 - it sets signals and no more
     )
+
+
+def terminal_process(*arguments: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the installed command on a terminal of its own; return the descriptor that closes that, too."""
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "-c", Path(sys.executable).parent / "toolkit", *arguments],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        preexec_fn=default_signals,  # noqa: PLW1509 - as above
+    )
+    os.close(inside)
+    return process, terminal
 
 
 def default_signals() -> None:

@@ -79,6 +79,19 @@ def claimed(directory: Path, busy: str) -> Iterator[None]:
                 path.rmdir()  # if it is empty
 
 
+@contextmanager
+def looking_at(directory: Path, hint: str) -> Iterator[None]:
+    """Say what cannot be read of a directory, as a name that is too long.
+
+    :param hint: what to do then
+    :raises RunError: then
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename or directory}: cannot be read: {error.strerror}", hint) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 

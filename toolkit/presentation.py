@@ -42,12 +42,12 @@ def imported(run: Run, file: Path) -> str:
 def _places_and_commands(run: Run) -> list[str]:
     lines = [f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
-    called, directory = program(), shlex.quote(str(run.directory))
+    directory = str(run.directory)
     interrupted = (run.result or {}).get("status") == "interrupted"
     if interrupted and not any((run.directory / "snapshots").glob("[0-9]*")):
         lines.append("  note   there is no snapshot: resume starts from the beginning")
-    commands = [f"{called} resume {directory}"] if interrupted else []
-    commands += [f"{called} evaluate {directory}", f"{called} record {directory} --format gif"]
+    commands = [called("resume", directory)] if interrupted else []
+    commands += [called("evaluate", directory), called("record", directory, "--format", "gif")]
     return lines + next_commands(commands)
 
 
@@ -59,7 +59,7 @@ def begun(plugin: Plugin, folder: Path) -> str:
     commands = [
         f"{install} -e {shlex.quote(f'./{folder}[test]')}",
         f"{python} -m pytest {shlex.quote(str(folder))}",
-        f"{program()} train {shlex.quote(str(folder / 'config.yaml'))}",
+        called("train", str(folder / "config.yaml")),
     ]
     told = f"written: a package with the {plugin.kind.singular} '{plugin.package}', in {folder}/"
     return "\n".join([told, *(f"  {name}" for name in files), *next_commands(commands)])
@@ -197,13 +197,18 @@ def _has_pip() -> bool:
     return PathFinder.find_spec("pip") is not None
 
 
-def program() -> str:
-    """Return how the user can call this program again: by its path, where its name will not do."""
-    called = Path(sys.argv[0])
+def called(*arguments: str) -> str:
+    """Return how the user can call this program again, with other arguments or the same."""
+    return f"{_program()} {shlex.join(arguments)}"
+
+
+def _program() -> str:
+    """Return its name, or its path, where the name will not do."""
+    program = Path(sys.argv[0])
     found = shutil.which("toolkit")
-    if called.name != "toolkit" or (found and Path(found).resolve() == called.resolve()):
+    if program.name != "toolkit" or (found and Path(found).resolve() == program.resolve()):
         return "toolkit"
-    return _path(called)
+    return _path(program)
 
 
 def _python() -> str:

@@ -68,6 +68,7 @@ class RayLauncher(Launcher):
         self.address = address
         self.cpus_per_run = cpus_per_run
         self.storage = storage
+        self._is_ready = False
 
     def prepare(self) -> None:
         """Try what jobs need; connect to nothing, as what comes next may refuse to launch any.
@@ -77,18 +78,21 @@ class RayLauncher(Launcher):
         if self.storage is not None:
             make_storage(self.storage)
         if ray.is_initialized():
-            return
-        if self.address is not None:
+            pass
+        elif self.address is not None:
             _refuse_silence(self.address)
         elif self.cpus_per_run > processes.cores():
             raise ToolkitError(f"cpus_per_run is {self.cpus_per_run}, and this machine has {processes.cores()}")
+        self._is_ready = True
 
     def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Start jobs in their order, and give each when it has ended.
 
         :raises ToolkitError: if no cluster answers, or the storage cannot be used
         """
-        self.prepare()
+        if not self._is_ready:  # to try an address takes seconds
+            self.prepare()
+        self._is_ready = False
         at_work: dict[Future[str | None], tuple[Any, Job]] = {}
         with _connected(self.address):
             self._warn_of_too_few_cpus()

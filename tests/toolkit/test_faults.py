@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PROJECT, Toolkit, default_signals, files_in, toolkit_process
+from support import PROJECT, Toolkit, files_in, terminal_process, toolkit_process
 from trained import differences
 
 from toolkit import Run, archives, load_config, train, vectors
@@ -832,11 +831,7 @@ def test_ctrl_c_before_training_begins_leaves_nothing(
 @pytest.mark.slow
 def test_a_closed_terminal_stops_training_where_it_can_be_saved(toolkit: Toolkit) -> None:
     slow()
-    terminal, inside = pty.openpty()
-    command = [Path(sys.executable).parent / "toolkit", "train", "faulty.yaml", "--out", "run"]
-    streams = {"stdin": inside, "stdout": inside, "stderr": inside}
-    process = subprocess.Popen(["setsid", "-c", *command], **streams, preexec_fn=default_signals)  # noqa: PLW1509
-    os.close(inside)
+    process, terminal = terminal_process("train", "faulty.yaml", "--out", "run")
     under_way(process)
     os.close(terminal)
     assert process.wait(60) == 129

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import pty
 import pwd
 import shutil
 import signal
@@ -21,7 +20,7 @@ from statistics import fmean
 
 import here
 import pytest
-from support import PROJECT, Finished, Install, Toolkit, default_signals, files_in, toolkit_process
+from support import PROJECT, Finished, Install, Toolkit, files_in, terminal_process, toolkit_process
 
 from toolkit import load_config
 from toolkit.experiments.file import load_plan
@@ -447,11 +446,7 @@ def test_a_trial_fails_whose_process_dies_each_time_and_not_for_being_stopped() 
 def test_a_closed_terminal_stops_a_search_where_it_can_go_on(toolkit: Toolkit) -> None:
     Path("slow.yaml").write_text("extends: base.yaml\nenv: {params: {slow: 0.01}}\n")
     changed(base="slow.yaml", trials="1", seeds="1", launcher="local")
-    terminal, inside = pty.openpty()
-    command = [Path(sys.executable).parent / "toolkit", "tune", "search.yaml"]
-    streams = {"stdin": inside, "stdout": inside, "stderr": inside}
-    process = subprocess.Popen(["setsid", "-c", *command], **streams, preexec_fn=default_signals)  # noqa: PLW1509
-    os.close(inside)
+    process, terminal = terminal_process("tune", "search.yaml")
     try:
         until(lambda: any(Path("tunings/search/workers/0").glob("trial-0/seed-0/monitor.csv")))
         os.close(terminal)

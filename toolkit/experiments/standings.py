@@ -16,6 +16,7 @@ from toolkit.components import read_config
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, RunError, ToolkitError
 from toolkit.experiments.plans import PlannedRun
+from toolkit.files import looking_at
 from toolkit.records import DEFAULT_WINDOW, ENDED, LARGEST_RETURN, read_evaluation, read_result, text_of
 
 if TYPE_CHECKING:
@@ -104,11 +105,9 @@ def runs_in(directory: Path, planned: Mapping[str, PlannedRun], file: Path, text
     :param text: what is to be written there as ``experiment.yaml``
     :raises RunError: if there is something else than the file stands for, with what differs
     """
-    try:
+    with looking_at(directory, "choose another place with --out"):
         if not directory.exists() or _is_new(directory):
             return set()
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be read: {error.strerror}", "choose another place with --out") from None
     if not (directory / FILE).is_file():
         raise RunError(f"{directory}: is not empty, and no experiment", "choose a new directory with --out")
     paths = {path.parent.relative_to(directory).as_posix(): path for path in directory.glob("*/seed-*/config.yaml")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from toolkit.errors import readable
 from toolkit.experiments.plans import PlannedRun
 from toolkit.experiments.running import Display, Experiment
 from toolkit.experiments.standings import FILE, Progress, Standing
-from toolkit.presentation import next_commands, program
+from toolkit.presentation import called, next_commands
 
 _NARROW = 80  # columns of a terminal, below which a table has the counts alone
 _LINES_BESIDE = 5  # of a terminal: the table's head, the line below it, a prompt, an echoed ^C
@@ -213,9 +212,8 @@ def summary(experiment: Experiment) -> str:
     lines += [*failures(experiment), f"  experiment  {directory}"]
     if logs := sorted(directory.glob("*/log-*.txt")):
         lines.append(f"  printed     {logs[0]}" + (f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""))
-    commands = [shlex.join(sys.argv[1:])] if experiment.stopped_by or experiment.failed else []
-    commands = [f"{program()} {command}" for command in [*commands, shlex.join(["report", str(directory)])]]
-    return "\n".join([*lines, *next_commands(commands)])
+    commands = [called(*sys.argv[1:])] if experiment.stopped_by or experiment.failed else []
+    return "\n".join([*lines, *next_commands([*commands, called("report", str(directory))])])
 
 
 def failures(experiment: Experiment) -> list[str]:

@@ -6,8 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, RunError, ToolkitError, readable
 from toolkit.experiments.plans import grid_labels
 from toolkit.experiments.standings import FILE
+from toolkit.files import looking_at
 from toolkit.plotting import distinct_names
 from toolkit.reports.outcomes import Outcome, OutcomeReader
 
 _MOST_REPORTED = 20
 _LONGEST_DETAILS = 80  # characters
+_UNREADABLE = "name a run's directory, or an experiment's, that you may read"
 
 _Environment = tuple[str, int | None, str]  # its id, time limit and parameters
 
@@ -80,19 +81,10 @@ def is_experiment(directory: Path) -> bool:
 
     :raises RunError: if it cannot be looked at
     """
-    with _looking_at(directory):
+    with looking_at(directory, _UNREADABLE):
         if (directory / "config.yaml").exists():
             return False
         return (directory / FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
-
-
-@contextmanager
-def _looking_at(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        message = f"{error.filename or directory}: cannot be read: {error.strerror}"
-        raise RunError(message, "name a run's directory, or an experiment's, that you may read") from None
 
 
 def gather(directories: Sequence[Path]) -> Gathered:
@@ -150,7 +142,7 @@ class _Plan:
 
 
 def _plan(experiment: Path) -> _Plan:
-    with _looking_at(experiment):
+    with looking_at(experiment, _UNREADABLE):
         runs = [*experiment.glob("*/seed-*/")]
         begun = [run for run in runs if (run / "config.yaml").exists()]
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import documents
 from toolkit.errors import RunError, StorageError, TuningError
-from toolkit.files import claimed, write_text
+from toolkit.files import claimed, looking_at, write_text
 from toolkit.interrupts import InterruptedTraining, Interrupts
 from toolkit.launching import Job, Launcher
 from toolkit.records import text_of
@@ -97,7 +97,7 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
 def _refuse_another(directory: Path, tuning: Tuning) -> None:
     """Refuse a directory that is not of this study, or nothing of the kind."""
     own = directory / _OWN_FILE
-    try:
+    with looking_at(directory, "choose another with --out"):
         if not directory.exists():
             return
         if not directory.is_dir():
@@ -106,8 +106,6 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
             if any(directory.iterdir()):
                 raise RunError(f"{directory}: is not empty, and has no {_OWN_FILE}", "choose another with --out")
             return
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be read: {error.strerror}", "choose another with --out") from None
     try:
         then: Any = documents.parse(text_of(own), str(own)).data or {}
         kept = {key: then.get(key) for key in ("name", "storage")}
@@ -123,13 +121,9 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
 def _what_is_lost(directory: Path) -> str | None:
     """Say what to do if there is no study, though the directory has trials of one."""
     table = directory / TABLE
-    try:
-        if len(table.read_bytes().splitlines()) < 2:
+    with looking_at(table, "choose another directory with --out"):
+        if not table.exists() or len(table.read_bytes().splitlines()) < 2:
             return None
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RunError(f"{table}: cannot be read: {error.strerror}", "choose another directory with --out") from None
     return f"{table} has its trials: bring the database back, or choose another directory with --out"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from toolkit.presentation import next_commands, program
+from toolkit.presentation import called, next_commands
 from toolkit.snippets import one_line
 from toolkit.tuning.file import Tuning
 from toolkit.tuning.results import base_trial, best_of, figure, judged
@@ -52,11 +51,10 @@ class SearchDisplay:
         ended = [trial for trial in trials if trial.state in _ENDED]
         if self._said is None:
             self._said = {trial.number for trial in ended}
-        best = best_of(trials, tuning)
         for trial in ended:
             if trial.number not in self._said:
                 self._said.add(trial.number)
-                self._say(trial_line(trial, best))
+                self._say(trial_line(trial, best_of([one for one in ended if one.number in self._said], tuning)))
         if self._bar is not None:
             with suppress(OSError):
                 self._show_standing(self._bar, tuning, trials)
@@ -101,12 +99,11 @@ def outcome(search: Search) -> str:
         lines += [f"  {path}: {one_line(value)}" for path, value in best.values.items()]
         lines += _about_the_base(base_trial(trials, tuning), best)
     lines.append(f"  search  {search.directory}")
-    commands = [shlex.join(sys.argv[1:])] if search.stopped_by else []
+    commands = [called(*sys.argv[1:])] if search.stopped_by else []
     if best is not None:
         if best != base_trial(trials, tuning):
-            commands.append(shlex.join(["experiment", str(search.directory / "confirm.yaml")]))
-        commands.append(shlex.join(["train", str(search.directory / "best.yaml")]))
-    commands = [f"{program()} {command}" for command in commands]
+            commands.append(called("experiment", str(search.directory / "confirm.yaml")))
+        commands.append(called("train", str(search.directory / "best.yaml")))
     return "\n".join([*lines, *next_commands(commands)])
 
 
