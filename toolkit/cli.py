@@ -71,11 +71,13 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run directory alone.")] = False,
 ) -> None:
     """Train an agent into a new run directory."""
-    from toolkit.callbacks import SuccessCriterion
     from toolkit.components import components_of, load_config
-    from toolkit.training import train as train_run
 
     loaded = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    _preload()
+    from toolkit.callbacks import SuccessCriterion
+    from toolkit.training import train as train_run
+
     if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in components_of(loaded).callbacks):
         raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
 
@@ -94,6 +96,7 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped or killed, exactly where its newest snapshot stands."""
     opened = _open(run, trust)
+    _preload()
     from toolkit.training import resume as resume_run
 
     _show_notes(quiet)
@@ -115,6 +118,7 @@ def experiment(
     from toolkit.experiments.file import load_plan
 
     plan = load_plan(file, overrides or [], yes)
+    _preload()
     from toolkit.experiments.running import run_experiment
     from toolkit.experiments.views import display, failures, summary  # torch is imported while the launcher gets ready
 
@@ -138,6 +142,7 @@ def evaluate(
     from dataclasses import asdict
 
     opened = _open(run, trust)
+    _preload()
     from toolkit.evaluation import evaluate as evaluate_run
 
     evaluation = evaluate_run(opened, episodes, seed)
@@ -162,6 +167,7 @@ def record(
 ) -> None:
     """Record videos of the trained agent."""
     opened = _open(run, trust)
+    _preload()
     from toolkit.recording import record as record_run
 
     for path in record_run(opened, episodes, [video_format], out, tail=tail):
@@ -180,6 +186,7 @@ def watch(
     from itertools import count
 
     opened = _open(run, trust)
+    _preload()
     from toolkit.watching import watch as watch_run
 
     numbers = count(1)
@@ -253,6 +260,7 @@ def describe(
     if picture:
         picture_format(picture)  # before a model is built for nothing
     opened = _open(run, trust)
+    _preload()
     from toolkit.models import untrained_model
     from toolkit.networks import describe as describe_model
     from toolkit.presentation import networks
@@ -277,10 +285,13 @@ def import_sb3(
 ) -> None:
     """Make a run directory of an SB3 model.zip, of which the tensors alone are read."""
     from toolkit.components import load_config
+
+    loaded = load_config(config)
+    _preload()
     from toolkit.importing import import_sb3 as import_model
     from toolkit.presentation import imported
 
-    run = import_model(file, load_config(config), out)
+    run = import_model(file, loaded, out)
     typer.echo(imported(run, file))
 
 
@@ -308,6 +319,7 @@ def tune(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the directory alone.")] = False,
 ) -> None:
     """Search a config's values for the best; again, go on with the search."""
+    _preload()
     from toolkit.tuning.search import tune as search
     from toolkit.tuning.text import SearchDisplay, outcome
 
@@ -322,9 +334,11 @@ def tune(
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Check a config whole, and print it resolved."""
     from toolkit.components import load_config
-    from toolkit.training import rehearse
 
     loaded = load_config(config, overrides or [])
+    _preload()
+    from toolkit.training import rehearse
+
     rehearse(loaded)
     typer.echo(loaded.to_yaml(), nl=False)
 
@@ -382,6 +396,10 @@ def new_plugin(
 
     plugin = Plugin(name, next(one for one in KINDS.values() if one.singular == kind))
     typer.echo(begun(plugin, write_plugin(plugin)))
+
+
+def _preload() -> None:
+    import toolkit.preloaded  # noqa: F401
 
 
 def _show_notes(quiet: bool) -> None:

@@ -19,8 +19,7 @@ from toolkit import processes
 from toolkit.errors import ToolkitError, describe
 from toolkit.launching import LONGEST_ERROR, Ended, Job, Launcher
 
-# what takes seconds to import: `torch._dynamo` with the first optimizer, `scipy.stats` with an evaluation
-_PRELOADED = ("toolkit.training", "toolkit.evaluation", "toolkit.algorithms", "torch._dynamo", "scipy.stats")
+_PRELOADED = ("toolkit.preloaded", "scipy.stats")  # the latter for evaluations
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 _SECONDS_OF_GRACE = 0.5
 _GUARD = "a script that trains needs `if __name__ == '__main__':` around what it does"

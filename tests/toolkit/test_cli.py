@@ -69,6 +69,21 @@ def test_importing_the_light_modules_imports_neither_torch_nor_sb3(module: str) 
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("command", ["train", "check", "experiment"])
+def test_a_file_that_is_not_there_is_said_before_torch_is_imported(command: str) -> None:
+    code = f"import sys; sys.argv[1:] = [{command!r}, 'nowhere.yaml']\nfrom toolkit.cli import main\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr.startswith("nowhere.yaml: ")
+
+
+def test_what_training_imports_is_left_out_of_garbage_collection_which_goes_on() -> None:
+    code = "import gc, toolkit.preloaded; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
+
+
 def test_every_public_name_of_the_package_can_be_imported() -> None:
     import toolkit as package
 

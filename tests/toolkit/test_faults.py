@@ -183,8 +183,17 @@ def result_of(run: str | Path) -> dict[str, Any]:
 
 
 def processes() -> list[int]:
-    """Return the processes that environments have run in and that are still there."""
-    return [pid for pid in map(int, Path("pids").read_text().split()) if Path(f"/proc/{pid}").exists()]
+    """Return the processes that environments have run in and that still run."""
+    return [pid for pid in map(int, Path("pids").read_text().split()) if runs(pid)]
+
+
+def runs(pid: int) -> bool:
+    """Say whether a process runs; of one that has ended nobody may have asked yet how."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
