@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
+from types import ModuleType
 
 from toolkit.errors import RunError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows, where a directory cannot be locked
+    fcntl = None
 
 
 @contextmanager
@@ -42,13 +49,12 @@ def locked(directory: Path, busy: str) -> Iterator[None]:
         _lock(descriptor, directory, busy)
         yield
     finally:
-        os.close(descriptor)  # which gives the lock back
+        _unlock(descriptor)
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, directory: Path, busy: str) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a directory cannot be locked
+    if fcntl is None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,6 +62,13 @@ def _lock(descriptor: int, directory: Path, busy: str) -> None:
         raise RunError(f"{directory}: another process {busy}", "wait until it has ended, or stop it") from None
     except OSError as error:  # a file system without locks
         logging.getLogger("toolkit").warning("%s: cannot be locked: %s", directory, error.strerror)
+
+
+def _unlock(descriptor: int) -> None:
+    """Give a lock back at once: closing alone leaves it to a process that another thread has just forked."""
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextmanager

@@ -129,7 +129,8 @@ def _one_after_the_other(uri: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)  # which gives the lock back
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone leaves it to a process that was forked meanwhile
+        os.close(descriptor)
 
 
 def _allowed(name: str) -> str:

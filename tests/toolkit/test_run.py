@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,6 +78,19 @@ def test_a_run_in_the_place_of_a_file_is_refused(config: RunConfig, out: str) ->
     with pytest.raises(RunError, match=r"another place|new directory"):
         Run.create(config, Path(out))
     assert Path("file").read_text() == "keep me"
+
+
+def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile(config: RunConfig) -> None:
+    run = Run.create(config)
+    with run.locked():
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forked.start()
+    try:
+        with run.locked():
+            assert forked.is_alive()
+    finally:
+        forked.kill()
+        forked.join()
 
 
 def test_a_directory_that_does_not_exist_is_no_run() -> None:
