@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,25 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
 
     :param overrides: ``dotted.path=YAML``, as after ``--set``; or Python values by dotted path, in which ``__`` may
         stand for the dot and a class stands for its path
-    :raises ConfigError: if one does not fit
+    :raises ConfigError: if one does not fit, or leaves nothing of one before it
     """
+    before: list[str] = []
+    for dotted, value, label in _parsed(overrides):
+        for earlier in before:
+            if earlier != dotted and drops(dotted, earlier):
+                raise ConfigError(
+                    [Problem((), f"leaves nothing of the {earlier} before it", "give it first")], {(): label}
+                )
+        _put(document, dotted, value, label, Path.cwd())
+        before.append(dotted)
+
+
+def _parsed(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Yield the dotted path of each value, the value, and what the user wrote."""
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             label = f"{key}={_shown(value)}"
-            _put(document, key.replace("__", "."), plain(value, label), label, Path.cwd())
+            yield key.replace("__", "."), plain(value, label), label
         return
     for text in overrides:
         label = f"--set {text}"
@@ -54,7 +67,7 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
             parsed = documents.parse(value, label).data
         except ConfigError as error:
             raise ConfigError(error.problems, {(): label}) from None
-        _put(document, dotted, parsed, label, Path.cwd())
+        yield dotted, parsed, label
 
 
 def _shown(value: Any) -> str:

@@ -390,6 +390,19 @@ def test_a_set_that_does_not_fit_is_reported_as_that_set(override: str, message:
     assert message in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("env.wrappers.0.params.midpoint=49", "env.wrappers.0.name=graded_terminal_reward"),
+        ("env.n_envs=2", "env={id: CartPole-v1}"),
+    ],
+)
+def test_a_set_that_leaves_nothing_of_one_before_it_is_refused(earlier: str, later: str) -> None:
+    (line,) = problems_of(written(SMALL_CONFIG), [earlier, later])
+    assert line == f"--set {later}: leaves nothing of the {earlier.partition('=')[0]} before it; give it first"
+    load(SMALL_CONFIG, later, earlier)
+
+
 def test_a_file_named_in_set_is_looked_for_in_the_working_directory(tmp_path: Path) -> None:
     written("import gymnasium\nclass Mine(gymnasium.Wrapper):\n    pass\n", "mine.py")
     path = written(SMALL_CONFIG, str(tmp_path / "elsewhere" / "run.yaml"))

@@ -541,6 +541,39 @@ def test_workers_share_a_study_in_postgresql_and_its_password_is_kept(
         assert "s3cret" not in text
 
 
+BREAKING = f"""{ENVS}
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+class Breaking(Growing):
+    def reset(self, seed=None, options=None):
+        if self.episode == 8 and not Path("broken").exists():
+            Path("broken").touch()
+            with closing(sqlite3.connect("tunings/search/study.db")) as database, database:
+                database.execute("alter table trial_intermediate_values rename to hidden")
+        return super().reset(seed, options)
+
+if "Breaking-v0" not in gymnasium.registry:
+    gymnasium.register("Breaking-v0", Breaking)
+"""
+
+
+def test_a_training_in_which_the_database_fails_is_trained_whole_when_the_search_goes_on(toolkit: Toolkit) -> None:
+    Path("breaking.py").write_text(BREAKING)
+    Path("breaking.yaml").write_text(BASE.replace("envs.py", "breaking.py").replace("Growing", "Breaking"))
+    changed(base="breaking.yaml")
+    done = toolkit("tune", "search.yaml")
+    assert done.status == 2
+    assert "no such table: trial_intermediate_values" in done.err
+    with closing(sqlite3.connect("tunings/search/study.db")) as database, database:
+        database.execute("alter table hidden rename to trial_intermediate_values")
+        database.execute("update trial_heartbeats set heartbeat = '2000-01-01 00:00:00'")  # as if a minute had passed
+    searched(toolkit)
+    scores = {row["env.params.slope"]: row["mean_return"] for row in table()}
+    assert scores == {"1.0": "10.5", "2.0": "21.0", "0.5": "5.25"}, "the mean of 20 episodes each"
+
+
 def test_a_database_that_does_not_answer_is_waited_for_so_long(toolkit: Toolkit) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -141,19 +142,19 @@ class _Worker:
             try:
                 run = self._trained(values | {"seed": seed}, directory / f"seed-{seed}", reporter)
                 ended = has_ended(run.directory)
-                if ended and reporter.failure is None and not curve.is_pruned:
+                if ended:
                     scores.append(self._objective.score(run))
                     end = self._objective.end(run)
             except Exception as error:
                 note_failure(trial, describe(error))
                 raise _TrialError from error
-            if run.stopped_by is not None and not ended:
-                raise InterruptedTraining(run.stopped_by)
             if reporter.failure is not None:
                 raise reporter.failure
-            if not curve.is_pruned:
+            if ended:
                 note_scores(trial, scores)
                 curve.close(end)
+            elif run.stopped_by is not None and not curve.is_pruned:
+                raise InterruptedTraining(run.stopped_by)
             if curve.is_pruned:
                 break
         return scores
@@ -217,7 +218,10 @@ class _Curve:
 
 
 class _Reporter(RunCallback):
-    """Reports how training goes, and stops it when the trial is pruned, or cannot be reported."""
+    """Reports how training goes, and stops it when the trial is pruned, or cannot be reported.
+
+    A run stopped so is an interrupted one, which nobody takes for a whole one when the trial is run again.
+    """
 
     def __init__(self, curve: _Curve, interrupts: Interrupts) -> None:
         super().__init__()
@@ -232,7 +236,9 @@ class _Reporter(RunCallback):
             self._curve.reach(share, lambda: self._curve.objective.progress(self.context))
         except Exception as error:  # of the database; no fault of the training
             self.failure = error
-        return self.failure is None and not self._curve.is_pruned
+        if self.failure is not None or self._curve.is_pruned:
+            raise InterruptedTraining(signal.SIGTERM)
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the study has what was reported."""
