@@ -25,6 +25,10 @@ def write_threads(directory: Path) -> None:
     write(directory, str(torch.get_num_threads()))
 
 
+def write_imported(directory: Path, names: list[str]) -> None:
+    write(directory, " ".join(str(name in sys.modules) for name in names))
+
+
 def write_process(directory: Path) -> None:
     """Say which process this is, and which others it shares a terminal's signals with."""
     write(directory, f"{os.getpid()} {os.getpgid(0)}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -73,8 +76,8 @@ def train(
     """Train an agent into a new run directory."""
     from toolkit.components import components_of, load_config
 
-    loaded = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
-    _preload()
+    with _preloading():
+        loaded = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     from toolkit.callbacks import SuccessCriterion
     from toolkit.training import train as train_run
 
@@ -95,8 +98,8 @@ def resume(
     trust: Trust = False,
 ) -> None:
     """Go on with a run that was stopped or killed, exactly where its newest snapshot stands."""
-    opened = _open(run, trust)
-    _preload()
+    with _preloading():
+        opened = _open(run, trust)
     from toolkit.training import resume as resume_run
 
     _show_notes(quiet)
@@ -117,8 +120,8 @@ def experiment(
     """Train and evaluate every variant with every seed, or what is left of them."""
     from toolkit.experiments.file import load_plan
 
-    plan = load_plan(file, overrides or [], yes)
-    _preload()
+    with _preloading():
+        plan = load_plan(file, overrides or [], yes)
     from toolkit.experiments.running import run_experiment
     from toolkit.experiments.views import display, failures, summary  # torch is imported while the launcher gets ready
 
@@ -141,8 +144,8 @@ def evaluate(
     """Play greedy episodes on fresh seeds and report their raw returns."""
     from dataclasses import asdict
 
-    opened = _open(run, trust)
-    _preload()
+    with _preloading():
+        opened = _open(run, trust)
     from toolkit.evaluation import evaluate as evaluate_run
 
     evaluation = evaluate_run(opened, episodes, seed)
@@ -166,8 +169,8 @@ def record(
     trust: Trust = False,
 ) -> None:
     """Record videos of the trained agent."""
-    opened = _open(run, trust)
-    _preload()
+    with _preloading():
+        opened = _open(run, trust)
     from toolkit.recording import record as record_run
 
     for path in record_run(opened, episodes, [video_format], out, tail=tail):
@@ -185,8 +188,8 @@ def watch(
     """Show the trained agent at play in a window, until it is closed or Ctrl-C."""
     from itertools import count
 
-    opened = _open(run, trust)
-    _preload()
+    with _preloading():
+        opened = _open(run, trust)
     from toolkit.watching import watch as watch_run
 
     numbers = count(1)
@@ -259,8 +262,8 @@ def describe(
 
     if picture:
         picture_format(picture)  # before a model is built for nothing
-    opened = _open(run, trust)
-    _preload()
+    with _preloading():
+        opened = _open(run, trust)
     from toolkit.models import untrained_model
     from toolkit.networks import describe as describe_model
     from toolkit.presentation import networks
@@ -286,8 +289,8 @@ def import_sb3(
     """Make a run directory of an SB3 model.zip, of which the tensors alone are read."""
     from toolkit.components import load_config
 
-    loaded = load_config(config)
-    _preload()
+    with _preloading():
+        loaded = load_config(config)
     from toolkit.importing import import_sb3 as import_model
     from toolkit.presentation import imported
 
@@ -319,7 +322,10 @@ def tune(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the directory alone.")] = False,
 ) -> None:
     """Search a config's values for the best; again, go on with the search."""
-    _preload()
+    from toolkit import documents
+
+    with _preloading():
+        documents.read(file)  # what is wrong with it is said before the seconds that the rest takes to import
     from toolkit.tuning.search import tune as search
     from toolkit.tuning.text import SearchDisplay, outcome
 
@@ -335,8 +341,8 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Check a config whole, and print it resolved."""
     from toolkit.components import load_config
 
-    loaded = load_config(config, overrides or [])
-    _preload()
+    with _preloading():
+        loaded = load_config(config, overrides or [])
     from toolkit.training import rehearse
 
     rehearse(loaded)
@@ -398,8 +404,16 @@ def new_plugin(
     typer.echo(begun(plugin, write_plugin(plugin)))
 
 
-def _preload() -> None:
-    import toolkit.preloaded  # noqa: F401
+@contextmanager
+def _preloading() -> Iterator[None]:
+    """Import what training takes seconds to import, once what is in the block has gone well."""
+    gc.disable()  # the block imports the half of it
+    try:
+        yield
+        with suppress(ImportError):  # which the command's own imports meet where it can be said whose it is
+            import toolkit.preloaded  # noqa: F401
+    finally:
+        gc.enable()
 
 
 def _show_notes(quiet: bool) -> None:

@@ -38,26 +38,27 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(directory: Path, busy: str) -> Iterator[None]:
+def locked(directory: Path, busy: str | None = None) -> Iterator[None]:
     """Keep other processes out of a directory; the lock goes when this process does, and leaves no file behind.
 
-    :param busy: what another process does in it
+    :param busy: what another process does in it; by default one that has it is waited for
     :raises RunError: if one has it
     """
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor, owner = os.open(directory, os.O_RDONLY), os.getpid()
     try:
         _lock(descriptor, directory, busy)
         yield
     finally:
-        _unlock(descriptor)
+        if os.getpid() == owner:  # not a copy of it that the caller has forked
+            _unlock(descriptor)
         os.close(descriptor)
 
 
-def _lock(descriptor: int, directory: Path, busy: str) -> None:
+def _lock(descriptor: int, directory: Path, busy: str | None) -> None:
     if fcntl is None:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
     except BlockingIOError:
         raise RunError(f"{directory}: another process {busy}", "wait until it has ended, or stop it") from None
     except OSError as error:  # a file system without locks

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from toolkit.files import locked
 from toolkit_plugins.tracking import TrackingCallback, flat
 
 # MLflow reports how it is used to its makers, and refuses stores of plain files, unless it is told before its import
@@ -23,12 +23,6 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows, where no directory can be locked
-    fcntl = None
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "interrupted": "KILLED"}
 _BATCH = 100  # MLflow takes no more parameters at once
@@ -119,18 +113,13 @@ class MLflowCallback(TrackingCallback):
 @contextmanager
 def _one_after_the_other(uri: str) -> Iterator[None]:
     """Let runs that start at once take turns in a store of files, where MLflow itself lets them collide."""
-    if not is_local_uri(uri) or fcntl is None:
+    if not is_local_uri(uri):
         yield
         return
     store = Path(local_file_uri_to_path(uri))
     store.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(store, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(store):
         yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone leaves it to a process that was forked meanwhile
-        os.close(descriptor)
 
 
 def _allowed(name: str) -> str:

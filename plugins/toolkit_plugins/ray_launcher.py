@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from ray.exceptions import RayError, RayTaskError
 
 _log = logging.getLogger("toolkit")
 _PATIENCE = 20  # seconds for a cluster to answer
+_FRESH = 60  # seconds that what was tried is taken to be as it was; trying takes seconds
 _LOCKED_AFTER_DEATH = 120  # seconds; an NFS server keeps a dead machine's locks for 90
 _RETRIES = 20  # of one job
 _TRY = f"""
@@ -68,7 +70,7 @@ class RayLauncher(Launcher):
         self.address = address
         self.cpus_per_run = cpus_per_run
         self.storage = storage
-        self._is_ready = False
+        self._tried = -math.inf
 
     def prepare(self) -> None:
         """Try what jobs need; connect to nothing, as what comes next may refuse to launch any.
@@ -83,16 +85,15 @@ class RayLauncher(Launcher):
             _refuse_silence(self.address)
         elif self.cpus_per_run > processes.cores():
             raise ToolkitError(f"cpus_per_run is {self.cpus_per_run}, and this machine has {processes.cores()}")
-        self._is_ready = True
+        self._tried = time.monotonic()
 
     def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Start jobs in their order, and give each when it has ended.
 
         :raises ToolkitError: if no cluster answers, or the storage cannot be used
         """
-        if not self._is_ready:  # to try an address takes seconds
+        if time.monotonic() - self._tried > _FRESH:
             self.prepare()
-        self._is_ready = False
         at_work: dict[Future[str | None], tuple[Any, Job]] = {}
         with _connected(self.address):
             self._warn_of_too_few_cpus()

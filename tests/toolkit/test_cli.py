@@ -69,7 +69,7 @@ def test_importing_the_light_modules_imports_neither_torch_nor_sb3(module: str) 
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["train", "check", "experiment"])
+@pytest.mark.parametrize("command", ["train", "check", "experiment", "tune"])
 def test_a_file_that_is_not_there_is_said_before_torch_is_imported(command: str) -> None:
     code = f"import sys; sys.argv[1:] = [{command!r}, 'nowhere.yaml']\nfrom toolkit.cli import main\n"
     code += "try: main()\nfinally: print('torch' in sys.modules)"
@@ -82,6 +82,36 @@ def test_what_training_imports_is_left_out_of_garbage_collection_which_goes_on()
     code = "import gc, toolkit.preloaded; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True True\n"
+
+
+def test_commands_that_train_or_play_import_it_so(
+    toolkit: Toolkit, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in [
+        ["train", config_file, "--out", "run"],
+        ["check", config_file],
+        ["import-sb3", "run/model.zip", "--config", config_file, "--out", "imported"],
+        *(["resume", "run"], ["evaluate", "run"], ["record", "run"], ["describe", "run"]),
+    ]:
+        monkeypatch.delitem(sys.modules, "toolkit.preloaded", raising=False)
+        toolkit(*command)
+        assert "toolkit.preloaded" in sys.modules, command
+
+
+@pytest.mark.parametrize("command", ["plot", "plugins", "schema"])
+def test_other_commands_do_not(command: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "toolkit.preloaded", raising=False)
+    toolkit(command)
+    assert "toolkit.preloaded" not in sys.modules
+
+
+def test_what_cannot_be_imported_is_said_where_it_is_needed(config_file: Path) -> None:
+    Path("sympy.py").write_text("raise ImportError('sympy is broken')")
+    broken = toolkit_process(["check", config_file], PYTHONPATH=str(Path.cwd()))
+    _, err = broken.communicate()
+    assert broken.returncode == 2
+    assert err.startswith(f"{config_file}:9: algorithm: 'double_dqn' cannot be built: ")
+    assert "Traceback" not in err
 
 
 def test_every_public_name_of_the_package_can_be_imported() -> None:

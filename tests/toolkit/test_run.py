@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,10 @@ def test_a_run_in_the_place_of_a_file_is_refused(config: RunConfig, out: str) ->
     assert Path("file").read_text() == "keep me"
 
 
+FORKS = pytest.mark.filterwarnings("ignore:This process .*fork:DeprecationWarning")  # of Python 3.12
+
+
+@FORKS
 def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile(config: RunConfig) -> None:
     run = Run.create(config)
     with run.locked():
@@ -91,6 +96,19 @@ def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile
     finally:
         forked.kill()
         forked.join()
+
+
+@FORKS
+def test_a_copy_of_a_process_does_not_give_its_lock_back(config: RunConfig) -> None:
+    run = Run.create(config)
+    lock = run.locked()
+    with lock:
+        if (copy := os.fork()) == 0:
+            lock.__exit__(None, None, None)
+            os._exit(0)
+        os.waitpid(copy, 0)
+        with pytest.raises(RunError, match="another process trains in it"), run.locked():
+            pass
 
 
 def test_a_directory_that_does_not_exist_is_no_run() -> None:

@@ -75,6 +75,11 @@ def test_a_job_whose_log_cannot_be_written_fails(working_directory: Path, capfd:
     assert capfd.readouterr() == ("", "")
 
 
+def test_jobs_start_with_what_training_needs_imported() -> None:
+    errors([job(jobs.write_imported, names=["toolkit.preloaded", "scipy.stats"])])
+    assert Path("all/job/said").read_text() == "True True"
+
+
 def test_threads_of_torch_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
     errors([job(jobs.write_threads, "two")], workers=2)

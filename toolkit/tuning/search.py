@@ -87,7 +87,7 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
                 unfinished = is_unfinished(study, tuning)
     best = best_of(trials, tuning)
     if errors and unfinished and not stopped_by:
-        raise TuningError(f"workers failed: {'; '.join(errors)}", f"`toolkit tune {file}` goes on where they stopped")
+        raise TuningError(f"workers failed: {'; '.join(errors)}", "the same command again goes on where they stopped")
     if best is None and not stopped_by:
         failures = [trial.failure for trial in trials if trial.failure]
         raise TuningError(f"{directory}: no trial trained to its end" + (f": {failures[-1]}" if failures else ""))
