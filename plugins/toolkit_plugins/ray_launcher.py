@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # every line
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.experimental import internal_kv
 
 _log = logging.getLogger("toolkit")
 _PATIENCE = 20  # seconds for a cluster to answer
@@ -95,14 +97,17 @@ class RayLauncher(Launcher):
         if time.monotonic() - self._tried > _FRESH:
             self.prepare()
         at_work: dict[Future[str | None], tuple[Any, Job]] = {}
+        stop = f"sb3-toolkit-stop-{secrets.token_hex(8)}"
         with _connected(self.address):
             self._warn_of_too_few_cpus()
             try:
-                yield from self._run(jobs, at_work)
+                yield from self._run(jobs, at_work, stop)
             finally:
-                self._stop(at_work)
+                self._stop(at_work, stop)
 
-    def _run(self, jobs: Sequence[Job], at_work: dict[Future[str | None], tuple[Any, Job]]) -> Iterator[Ended]:
+    def _run(
+        self, jobs: Sequence[Job], at_work: dict[Future[str | None], tuple[Any, Job]], stop: str
+    ) -> Iterator[Ended]:
         task = ray.remote(_call).options(
             num_cpus=self.cpus_per_run, max_retries=_RETRIES, retry_exceptions=[_StoppedError]
         )
@@ -111,7 +116,7 @@ class RayLauncher(Launcher):
                 yield Ended(job, unsent[:LONGEST_ERROR])
                 continue
             directory = job.directory.absolute()
-            ref = task.remote(job.function, directory, dict(job.arguments), self.storage, self.cpus_per_run)
+            ref = task.remote(job.function, directory, dict(job.arguments), self.storage, self.cpus_per_run, stop)
             at_work[ref.future()] = ref, job
         while at_work:
             done, _ = wait(at_work, return_when=FIRST_COMPLETED)  # `ray.wait` lets KeyboardInterrupt alone through
@@ -158,13 +163,20 @@ class RayLauncher(Launcher):
             return f"stays in {self.storage}, and is not copied back: {describe(error)}"
         return None
 
-    def _stop(self, at_work: Mapping[Future[str | None], tuple[Any, Job]]) -> None:
-        """Have jobs stop where they can be saved, and wait for that."""
-        if at_work:
-            _log.warning("stopping where runs can be saved; once more stops them at once")
+    def _stop(self, at_work: Mapping[Future[str | None], tuple[Any, Job]], stop: str) -> None:
+        """Have jobs stop where they can be saved, and wait for that.
+
+        :param stop: key in Ray's store for jobs that are just being started: Ray loses what cancels those (its issue
+            24359), and to cancel twice would stop others before they are saved
+        """
+        if not at_work:
+            return
+        _log.warning("stopping where runs can be saved; once more stops them at once")
+        internal_kv._internal_kv_put(stop, "")
         for ref, _ in at_work.values():
             ray.cancel(ref)
         wait(at_work)
+        internal_kv._internal_kv_del(stop)
         for _, job in at_work.values():
             if failed := self._bring_home(job):
                 _log.warning("%s: %s", job.name, failed)
@@ -175,11 +187,18 @@ class _StoppedError(Exception):
 
 
 def _call(
-    function: Callable[..., None], directory: Path, arguments: dict[str, Any], storage: str | None, cpus: int
+    function: Callable[..., None],
+    directory: Path,
+    arguments: dict[str, Any],
+    storage: str | None,
+    cpus: int,
+    stop: str,
 ) -> str | None:
     """Call a job, in a process of Ray's; return why it failed."""
     _use_threads(cpus)
     try:
+        if internal_kv._internal_kv_exists(stop):
+            return "was stopped before it began"
         if storage is None:
             _wait_for_the_dead(directory)
             function(directory, **arguments)

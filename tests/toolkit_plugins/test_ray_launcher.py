@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import jobs
 import psutil
 import pytest
 from support import files_in, toolkit_process
@@ -26,6 +27,7 @@ from toolkit import Job, Run, RunConfig, train
 from toolkit.errors import ToolkitError, TrainingError
 from toolkit.experiments.running import carry_out
 from toolkit.files import locked
+from toolkit.launching import Ended
 from toolkit.testing import check_launcher
 from toolkit.training import resume
 
@@ -266,6 +268,28 @@ def test_ctrl_c_stops_the_runs_of_a_ray_of_its_own_where_they_are_saved_and_leav
     assert (run / "snapshots" / str(result["timesteps"])).is_dir()
     assert {"raylet", "gcs_server"} <= {*started.values()}
     wait_until(lambda: not any(process.is_running() for process in started))
+
+
+@pytest.fixture
+def slow_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray whose processes take each task a second late, and what cancels it at once."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    late = "CoreWorkerService.grpc_server.PushTask.HandleRequestImpl=1000000:1000000"
+    monkeypatch.setenv("RAY_testing_asio_delay_us", late)
+    ray.cloudpickle.register_pickle_by_value(jobs)  # which Ray's processes cannot import
+    with ray.init("local", num_cpus=1, log_to_driver=False, logging_level=logging.ERROR):
+        yield
+    ray.cloudpickle.unregister_pickle_by_value(jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slow_ray")
+def test_a_job_that_is_just_being_started_when_all_are_stopped_does_not_begin(tmp_path: Path) -> None:
+    first, second = (Job(name, tmp_path / name, jobs.write, {"text": name}) for name in ("first", "second"))
+    launched = RayLauncher().launch([first, second])
+    assert next(launched) == Ended(first, None)
+    launched.close()
+    assert files_in(tmp_path) == {"first/said"}
 
 
 def test_an_address_that_nobody_answers_at_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
