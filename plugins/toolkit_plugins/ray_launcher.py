@@ -172,11 +172,13 @@ class RayLauncher(Launcher):
         if not at_work:
             return
         _log.warning("stopping where runs can be saved; once more stops them at once")
-        internal_kv._internal_kv_put(stop, "")
+        with suppress(RayError):  # of a head that is lost
+            internal_kv._internal_kv_put(stop, "")
         for ref, _ in at_work.values():
             ray.cancel(ref)
         wait(at_work)
-        internal_kv._internal_kv_del(stop)
+        with suppress(RayError):
+            internal_kv._internal_kv_del(stop)
         for _, job in at_work.values():
             if failed := self._bring_home(job):
                 _log.warning("%s: %s", job.name, failed)
