@@ -344,6 +344,18 @@ def test_what_was_found_outlives_its_database(toolkit: Toolkit) -> None:
     assert states() == ["COMPLETE"]
 
 
+def test_a_table_that_cannot_be_read_is_not_taken_for_none(toolkit: Toolkit) -> None:
+    searched(toolkit, "--set", "trials=1")
+    Path("tunings/search/study.db").unlink()
+    table = Path("tunings/search/trials.csv")
+    table.unlink()
+    table.symlink_to(table.name)  # round in a circle
+    done = toolkit("tune", "search.yaml")
+    assert done.status == 2
+    assert "tunings/search/trials.csv: cannot be read" in done.err
+    assert not Path("tunings/search/study.db").exists()
+
+
 def test_a_directory_of_something_else_is_left_alone(toolkit: Toolkit) -> None:
     done = toolkit("tune", "search.yaml", "--out", ".")
     assert (done.status, done.out) == (2, "")

@@ -121,10 +121,10 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
 def _what_is_lost(directory: Path) -> str | None:
     """Say what to do if there is no study, though the directory has trials of one."""
     table = directory / TABLE
-    with looking_at(table, "choose another directory with --out"):
-        if not table.exists() or len(table.read_bytes().splitlines()) < 2:
-            return None
-    return f"{table} has its trials: bring the database back, or choose another directory with --out"
+    with looking_at(table, "choose another directory with --out"), suppress(FileNotFoundError):
+        if len(table.read_bytes().splitlines()) >= 2:
+            return f"{table} has its trials: bring the database back, or choose another directory with --out"
+    return None
 
 
 def _resolved(tuning: Tuning) -> dict[str, Any]:
