@@ -34,10 +34,10 @@ from report import PROJECT, compiled, options, progress, spread, table, write
 from stable_baselines3.common.callbacks import BaseCallback
 
 import toolkit
-import toolkit.environments
-from toolkit.logs import run_logger
-from toolkit.models import build_model
-from toolkit.run import Run
+import toolkit.envs.factory
+from toolkit.training.logger import run_logger
+from toolkit.training.model import build_model
+from toolkit.training.run_directory import Run
 
 WHOLE, BARE, TRAIN = "learn()", "learn(), few updates", "toolkit.train, no callbacks"
 EPISODE = 100  # steps
@@ -195,7 +195,7 @@ def trainings(whole: toolkit.RunConfig) -> dict[str, Callable[[Path, Turn], Any]
 
 def learn(config: toolkit.RunConfig, logged: bool, directory: Path, turn: Turn) -> None:
     """Train with nothing of the toolkit but environments, and its logger if wanted."""
-    env = toolkit.environments.make_vec_env(config, seed=0)
+    env = toolkit.envs.factory.make_vec_env(config, seed=0)
     model = build_model(config, env, seed=0)
     if logged:
         model.set_logger(run_logger(Run.create(config, directory)))

@@ -19,8 +19,8 @@ import numpy as np
 from process import run
 from report import PROJECT, options, progress, spread, table, write
 
-from toolkit.components import load_config
-from toolkit.config import RunConfig
+from toolkit.config.components import load_config
+from toolkit.config.schema import RunConfig
 
 LIMIT = 200.0  # the highest return
 THRESHOLD, WINDOW = 195.0, 100

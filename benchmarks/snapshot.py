@@ -19,11 +19,11 @@ import numpy as np
 from report import options, progress, spread, table, write
 from stable_baselines3.common.logger import Logger
 
-from toolkit import archives, snapshot
 from toolkit.algorithms import DoubleDQN
-from toolkit.environments import EpisodeRecorder
-from toolkit.episodes import RawMonitor, ReplayableEpisodes
-from toolkit.vectors import InProcess
+from toolkit.envs.factory import EpisodeRecorder
+from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes
+from toolkit.envs.vec_env import InProcess
+from toolkit.snapshots import archive, training_state
 
 
 class Numbers(gym.Env[Any, Any]):
@@ -76,17 +76,17 @@ def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
     for memory in (buffer.observations, buffer.next_observations, buffer.rewards):
         memory[:] = rng.random(memory.shape, dtype=np.float32)
     buffer.full = True
-    taker = snapshot.Taker(model, [])
+    taker = training_state.Taker(model, [])
     times: dict[str, Any] = {"writing": [], "reading": []}
     for repeat in range(repeats):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             directory = Path(folder) / f"{repeat}"
             start = time.perf_counter()
-            archives.write(directory, taker.take())
+            archive.write(directory, taker.take())
             times["writing"].append(time.perf_counter() - start)
             times["megabytes"] = sum(path.stat().st_size for path in directory.iterdir()) / 1e6
             start = time.perf_counter()
-            archives.read(directory)
+            archive.read(directory)
             times["reading"].append(time.perf_counter() - start)
     return times
 

@@ -43,7 +43,7 @@ def config_file(working_directory: Path) -> Path:
 @pytest.fixture
 def toolkit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Toolkit:
     """Run the command line in this process."""
-    from toolkit.cli import main
+    from toolkit.cli.app import main
 
     def run(*arguments: str | Path) -> Finished:
         monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
@@ -74,7 +74,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install a distribution with one module and one component, as pip would leave it in site-packages."""
-    from toolkit.registry import entries
+    from toolkit.config.registry import entries
 
     def run(
         distribution: str,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from toolkit import Ended, Launcher
-from toolkit.errors import describe
-from toolkit.launching import Job
+from toolkit.experiments.launcher import Job
+from toolkit.utils.errors import describe
 
 
 class Here(Launcher):

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from toolkit.launching import Job
+from toolkit.experiments.launcher import Job
 
 
 def write(directory: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What rliable says of some scores, for the tests of `toolkit.statistics`.
+"""What rliable says of some scores, for the tests of `toolkit.reports.statistics`.
 
     python3 -m venv rliable && rliable/bin/pip install rliable==1.2.0 "statsmodels<0.15" "pandas<3"
     rliable/bin/python tests/rliable_reference.py > tests/rliable_reference.json

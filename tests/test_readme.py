@@ -10,8 +10,8 @@ import pytest
 import yaml
 from support import PROJECT, Toolkit
 
-from toolkit.experiments.file import load_plan
-from toolkit.tuning.file import load_tuning
+from toolkit.experiments.config import load_plan
+from toolkit.tuning.config import load_tuning
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 JAPANESE = (PROJECT / "README.ja.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from support import PROJECT
 
 from toolkit import Run, RunConfig
-from toolkit.errors import TrainingError
-from toolkit.training import resume, train
+from toolkit.training.trainer import resume, train
+from toolkit.utils.errors import TrainingError
 
 # names what differs between two run directories, as for the script that kills training
 differences = runpy.run_path(str(PROJECT / "benchmarks" / "comparison.py"))["differences"]

@@ -9,37 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.api import Run, experiment, load, train
-    from toolkit.callbacks import RunCallback, SuccessCriterion
-    from toolkit.components import load_config
-    from toolkit.config import RunConfig
-    from toolkit.errors import ToolkitError
-    from toolkit.evaluation import Evaluation, evaluate
-    from toolkit.launching import Ended, Job, Launcher
-    from toolkit.plotting import plot
-    from toolkit.recording import record
-    from toolkit.reports.writing import report
-    from toolkit.watching import watch
+    from toolkit.config.components import load_config
+    from toolkit.config.schema import RunConfig
+    from toolkit.evaluation.evaluate import Evaluation, evaluate
+    from toolkit.evaluation.learning_curves import plot
+    from toolkit.evaluation.run import Run, load, train
+    from toolkit.evaluation.video import record
+    from toolkit.evaluation.viewer import watch
+    from toolkit.experiments.api import experiment
+    from toolkit.experiments.launcher import Ended, Job, Launcher
+    from toolkit.reports.write import report
+    from toolkit.training.callbacks import RunCallback, SuccessCriterion
+    from toolkit.utils.errors import ToolkitError
 
 _HOMES = {
-    "Ended": "toolkit.launching",
-    "Evaluation": "toolkit.evaluation",
-    "Job": "toolkit.launching",
-    "Launcher": "toolkit.launching",
-    "Run": "toolkit.api",
-    "RunCallback": "toolkit.callbacks",
-    "RunConfig": "toolkit.config",
-    "SuccessCriterion": "toolkit.callbacks",
-    "ToolkitError": "toolkit.errors",
-    "evaluate": "toolkit.evaluation",
-    "experiment": "toolkit.api",
-    "load": "toolkit.api",
-    "load_config": "toolkit.components",
-    "plot": "toolkit.plotting",
-    "record": "toolkit.recording",
-    "report": "toolkit.reports.writing",
-    "train": "toolkit.api",
-    "watch": "toolkit.watching",
+    "Ended": "toolkit.experiments.launcher",
+    "Evaluation": "toolkit.evaluation.evaluate",
+    "Job": "toolkit.experiments.launcher",
+    "Launcher": "toolkit.experiments.launcher",
+    "Run": "toolkit.evaluation.run",
+    "RunCallback": "toolkit.training.callbacks",
+    "RunConfig": "toolkit.config.schema",
+    "SuccessCriterion": "toolkit.training.callbacks",
+    "ToolkitError": "toolkit.utils.errors",
+    "evaluate": "toolkit.evaluation.evaluate",
+    "experiment": "toolkit.experiments.api",
+    "load": "toolkit.evaluation.run",
+    "load_config": "toolkit.config.components",
+    "plot": "toolkit.evaluation.learning_curves",
+    "record": "toolkit.evaluation.video",
+    "report": "toolkit.reports.write",
+    "train": "toolkit.evaluation.run",
+    "watch": "toolkit.evaluation.viewer",
 }
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line; the entry point, also of ``python -m toolkit``."""
     try:
-        from toolkit.cli import main as run
+        from toolkit.cli.app import main as run
 
         run()
     except KeyboardInterrupt:

@@ -15,11 +15,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from toolkit import processes
-from toolkit.errors import ToolkitError, describe
-from toolkit.launching import LONGEST_ERROR, Ended, Job, Launcher
+from toolkit.experiments.launcher import LONGEST_ERROR, Ended, Job, Launcher
+from toolkit.utils import processes
+from toolkit.utils.errors import ToolkitError, describe
 
-_PRELOADED = ("toolkit.preloaded", "scipy.stats")  # the latter for evaluations
+_PRELOADED = ("toolkit.evaluation.preload", "scipy.stats")  # the latter for evaluations
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 _SECONDS_OF_GRACE = 0.5
 _GUARD = "a script that trains needs `if __name__ == '__main__':` around what it does"

@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from toolkit.files import locked
+from toolkit.utils.files import locked
 from toolkit_plugins.tracking import TrackingCallback, flat
 
 # MLflow reports how it is used to its makers, and refuses stores of plain files, unless it is told before its import

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from toolkit.errors import ToolkitError, describe
-from toolkit.experiments.standings import Progress, Standing
+from toolkit.experiments.status import Progress, Standing
+from toolkit.utils.errors import ToolkitError, describe
 
 _log = logging.getLogger("toolkit")
 _LOOKS_EVERY = 1.0  # seconds
@@ -67,7 +67,7 @@ class Parcel:
     def send(self, directory: Path) -> None:
         """Put the files of a directory there, in the place of those from before; training may be at work in it.
 
-        A snapshot in it then has all beside it that :func:`toolkit.training.resume` needs.
+        A snapshot in it then has all beside it that :func:`toolkit.training.trainer.resume` needs.
         """
         part = f"{self._path}.{secrets.token_hex(8)}"
         self._files.makedirs(part.rpartition("/")[0], exist_ok=True)

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from toolkit.callbacks import RunCallback
-from toolkit.display import in_notebook
+from toolkit.training.callbacks import RunCallback
+from toolkit.utils.display import in_notebook
 
 
 class ProgressCallback(RunCallback):

@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from toolkit import processes
-from toolkit.errors import RunError, ToolkitError, describe
-from toolkit.files import locked
-from toolkit.launching import LONGEST_ERROR, Ended, Job, Launcher
+from toolkit.experiments.launcher import LONGEST_ERROR, Ended, Job, Launcher
+from toolkit.utils import processes
+from toolkit.utils.errors import RunError, ToolkitError, describe
+from toolkit.utils.files import locked
 from toolkit_plugins.parcels import Parcel, make_storage
 
 # Ray reports how it is used to its makers, and prints what its machines say, unless it is told before its import

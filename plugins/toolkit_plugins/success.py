@@ -6,9 +6,9 @@ from collections import deque
 
 import numpy as np
 
-from toolkit.callbacks import Success, SuccessCriterion
-from toolkit.environments import derived_seed, make_vec_env
-from toolkit.rollouts import bounded, play_greedily
+from toolkit.envs.factory import derived_seed, make_vec_env
+from toolkit.evaluation.rollout import bounded, play_greedily
+from toolkit.training.callbacks import Success, SuccessCriterion
 
 
 class MeanReturnSuccess(SuccessCriterion):

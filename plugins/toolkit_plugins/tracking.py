@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-from toolkit.callbacks import RunCallback
-from toolkit.errors import describe
-from toolkit.records import text_of
+from toolkit.training.callbacks import RunCallback
+from toolkit.utils.errors import describe
+from toolkit.utils.files import read_text
 
 
 class TrackingCallback(RunCallback):
@@ -59,7 +59,7 @@ class TrackingCallback(RunCallback):
         run = self.context.run
         id_file = run.directory / f"{self.SERVICE}_run_id.txt"
         with self._reported():
-            known = text_of(id_file).strip() if id_file.exists() else None
+            known = read_text(id_file).strip() if id_file.exists() else None
             run.write(id_file.name, f"{self._open(known)}\n")
             self._opened = True
             self.logger.output_formats.append(_Output(self))

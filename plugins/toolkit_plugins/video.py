@@ -6,10 +6,10 @@ import logging
 import re
 from typing import Any
 
-from toolkit.callbacks import RunCallback
-from toolkit.errors import ToolkitError
-from toolkit.recording import DEFAULT_MAX_STEPS, VideoFormat, record_episodes
-from toolkit.tails import checked_tail
+from toolkit.evaluation.tail import checked_tail
+from toolkit.evaluation.video import DEFAULT_MAX_STEPS, VideoFormat, record_episodes
+from toolkit.training.callbacks import RunCallback
+from toolkit.utils.errors import ToolkitError
 
 _NAME = re.compile(r"(timesteps|episodes|success|end)-step-(?P<step>\d+)-episode-\d+(-\d+)?\.(mp4|gif)", re.ASCII)
 

@@ -16,7 +16,8 @@ from typing import Any
 import jobs
 import pytest
 
-from toolkit import Job, processes
+from toolkit import Job
+from toolkit.utils import processes
 from toolkit_plugins.local_launcher import LocalLauncher
 
 
@@ -76,7 +77,7 @@ def test_a_job_whose_log_cannot_be_written_fails(working_directory: Path, capfd:
 
 
 def test_jobs_start_with_what_training_needs_imported() -> None:
-    errors([job(jobs.write_imported, names=["toolkit.preloaded", "scipy.stats"])])
+    errors([job(jobs.write_imported, names=["toolkit.evaluation.preload", "scipy.stats"])])
     assert Path("all/job/said").read_text() == "True True"
 
 

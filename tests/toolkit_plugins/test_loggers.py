@@ -20,8 +20,8 @@ from trained import StopAt
 from wandb.proto.wandb_internal_pb2 import Record
 
 from toolkit import Run, RunConfig, train
-from toolkit.errors import TrainingError
-from toolkit.training import resume
+from toolkit.training.trainer import resume
+from toolkit.utils.errors import TrainingError
 from toolkit_plugins.mlflow_logger import MlflowClient  # told to open stores of files
 
 CLOCK = {"time/fps", "time/time_elapsed"}

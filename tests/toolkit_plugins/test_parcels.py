@@ -15,8 +15,8 @@ from support import files_in
 from trained import StopAt, config, differences
 
 from toolkit import Run, train
-from toolkit.errors import ToolkitError
-from toolkit.training import resume
+from toolkit.training.trainer import resume
+from toolkit.utils.errors import ToolkitError
 from toolkit_plugins import parcels
 from toolkit_plugins.parcels import Parcel, make_storage
 

@@ -24,12 +24,12 @@ from support import files_in, toolkit_process
 from trained import StopAt, config, differences
 
 from toolkit import Job, Run, RunConfig, train
-from toolkit.errors import ToolkitError, TrainingError
-from toolkit.experiments.running import carry_out
-from toolkit.files import locked
-from toolkit.launching import Ended
+from toolkit.experiments.launcher import Ended
+from toolkit.experiments.runner import carry_out
 from toolkit.testing import check_launcher
-from toolkit.training import resume
+from toolkit.training.trainer import resume
+from toolkit.utils.errors import ToolkitError, TrainingError
+from toolkit.utils.files import locked
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
 Parcel = pytest.importorskip("toolkit_plugins.parcels").Parcel

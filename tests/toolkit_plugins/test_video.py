@@ -12,7 +12,7 @@ from PIL import Image
 from support import SMALL_CONFIG, Toolkit, files_in, toolkit_process
 
 from toolkit import Run, load_config, train
-from toolkit.errors import ConfigError
+from toolkit.utils.errors import ConfigError
 from toolkit_plugins.video import RecordVideoCallback
 
 SUCCESS = "{name: success, params: {threshold: %s, episodes: 3}}"

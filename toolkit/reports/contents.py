@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.errors import RunError
-from toolkit.reports import words
-from toolkit.reports.comparison import Comparison, compare, over_tasks
+from toolkit.reports import captions
+from toolkit.reports.collect import Gathered, gather
+from toolkit.reports.compare import Comparison, compare, over_tasks
 from toolkit.reports.figures import figures
-from toolkit.reports.gathering import Gathered, gather
 from toolkit.reports.tables import Table, improvement_table, pairs_table, runs_table, summary_table
+from toolkit.utils.errors import RunError
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its words.
+    """A figure with its captions.
 
     :param file: where its SVG is, relative to the report
     """
@@ -61,7 +61,7 @@ def read_report(directories: Sequence[Path]) -> Report:
     """
     gathered = gather(directories)
     if not any(run.has_ended for run in gathered.runs):
-        told = "; ".join(words.notices(gathered)[:1])
+        told = "; ".join(captions.notices(gathered)[:1])
         going = any(run.status == "unfinished" for run in gathered.runs)
         hint = "wait for one" if going else "`toolkit resume RUN` goes on with one, `toolkit experiment FILE` with all"
         raise RunError(f"{directories[0]}: no run has ended{f': {told}' if told else ''}", hint)
@@ -70,28 +70,28 @@ def read_report(directories: Sequence[Path]) -> Report:
     names = [*dict.fromkeys(name for name, _ in overall)]
     return Report(
         gathered=gathered,
-        headline=words.headline(gathered),
-        notices=tuple(words.notices(gathered)),
+        headline=captions.headline(gathered),
+        notices=tuple(captions.notices(gathered)),
         sections=tuple(_section(one, number) for number, one in enumerate(comparisons, start=1)),
         overall=improvement_table(names, overall) if overall else None,
-        overall_caption=words.overall_caption(len(comparisons)),
+        overall_caption=captions.overall_caption(len(comparisons)),
         runs=runs_table(gathered),
-        methods=words.METHODS,
+        methods=captions.METHODS,
     )
 
 
 def _section(comparison: Comparison, number: int) -> Section:
     suffix = f"-{number}" if number > 1 else ""
     drawn = tuple(
-        Figure(one.title, words.caption(comparison, one.kind), one.svg, f"figures/{one.kind}{suffix}.svg")
+        Figure(one.title, captions.caption(comparison, one.kind), one.svg, f"figures/{one.kind}{suffix}.svg")
         for one in figures(comparison)
     )
     several = len(comparison.summaries) > 1
     return Section(
         comparison=comparison,
         table=summary_table(comparison),
-        findings=tuple(words.findings(comparison)) if several else (),
+        findings=tuple(captions.findings(comparison)) if several else (),
         figures=drawn,
         pairs=pairs_table(comparison) if comparison.pairs else None,
-        pairs_caption=words.pairs_caption(comparison),
+        pairs_caption=captions.pairs_caption(comparison),
     )

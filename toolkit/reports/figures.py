@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from toolkit.drawing import GRID, INK, add_legend, distinct_colours, plain_axes, saving, shortened
-from toolkit.reports.comparison import Comparison, Summary
-from toolkit.statistics import Array, Band
+from toolkit.reports.compare import Comparison, Summary
+from toolkit.reports.statistics import Array, Band
+from toolkit.utils.figures import GRID, INK, add_legend, distinct_colours, plain_axes, saving, shortened
 
 _WIDTH, _HEIGHT = 5.2, 3.1  # inches: text of ten points can still be read where a telephone shows it
 _GREY = "#8a8a8a"

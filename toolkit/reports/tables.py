@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from toolkit.errors import readable
-from toolkit.reports.comparison import Comparison, Summary
-from toolkit.reports.gathering import Gathered, Variant
-from toolkit.statistics import Estimate
+from toolkit.reports.collect import Gathered, Variant
+from toolkit.reports.compare import Comparison, Summary
+from toolkit.reports.statistics import Estimate
+from toolkit.utils.errors import readable
 
 _NOTHING = "-"
 _LARGEST_IN_FULL = 1e12

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Literal
 
-from toolkit.callbacks import SuccessCriterion, TrainingContext
-from toolkit.components import Bound, components_of
-from toolkit.config import RunConfig
-from toolkit.errors import TuningError
-from toolkit.records import DEFAULT_WINDOW
-from toolkit.run import Run
+from toolkit.config.components import Bound, components_of
+from toolkit.config.schema import RunConfig
+from toolkit.training.callbacks import SuccessCriterion, TrainingContext
+from toolkit.training.results import DEFAULT_WINDOW
+from toolkit.training.run_directory import Run
+from toolkit.utils.errors import TuningError
 
 
 class Objective(ABC):

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from toolkit.drawing import INK, distinct_colours, plain_axes
-from toolkit.snippets import one_line
-from toolkit.tuning.file import Tuning
+from toolkit.config.snippets import one_line
+from toolkit.tuning.config import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
-from toolkit.tuning.space import Dimension, short_names
-from toolkit.tuning.studies import Trial
+from toolkit.tuning.search_space import Dimension, short_names
+from toolkit.tuning.study import Trial
+from toolkit.utils.figures import INK, distinct_colours, plain_axes
 
 _BLUE, _ORANGE = distinct_colours(2)
 _GREY = "#94a4a2"

@@ -10,18 +10,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit import documents
-from toolkit.catalog import TOOLKIT
-from toolkit.drawing import saving
-from toolkit.files import write_text
-from toolkit.pictures import picture_file
-from toolkit.snippets import one_line
-from toolkit.tuning.file import Tuning
+from toolkit.config import yaml_document
+from toolkit.config.catalog import TOOLKIT
+from toolkit.config.snippets import one_line
+from toolkit.tuning.config import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.plots import draw_history, draw_importances, draw_slices
-from toolkit.tuning.space import config_with
-from toolkit.tuning.storages import shown
-from toolkit.tuning.studies import Trial, importances
+from toolkit.tuning.search_space import config_with
+from toolkit.tuning.storage import shown
+from toolkit.tuning.study import Trial, importances
+from toolkit.utils.figures import saving
+from toolkit.utils.files import write_text
+from toolkit.utils.pictures import picture_file
 
 if TYPE_CHECKING:
     import optuna
@@ -105,7 +105,7 @@ def _confirming(tuning: Tuning, best: Trial) -> str:
         "variants": {"base": _changes({}, tuning), "best": _changes(best.values, tuning)},
         "seeds": [*islice(fresh, CONFIRMING_SEEDS)],
     }
-    return "".join(f"# {line}\n" for line in _left_out(tuning)) + documents.dump(experiment)
+    return "".join(f"# {line}\n" for line in _left_out(tuning)) + yaml_document.dump(experiment)
 
 
 def _changes(values: Mapping[str, Any], tuning: Tuning) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""Environments that come with an extra: Atari games with lives, Box2D, MuJoCo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import PROJECT, Toolkit, can_run
+from trained import StopAt, differences, stop_and_go_on
+
+from toolkit import RunConfig, evaluate, load_config, record, train
+from toolkit.envs.factory import make_vec_env
+from toolkit.evaluation import rollout
+
+CONFIGS = PROJECT / "configs"
+ATARI = pytest.mark.skipif(not can_run(CONFIGS / "pong_ppo.yaml"), reason="needs the extra atari")
+GAME: dict[str, Any] = {
+    "name": "game",
+    "seed": 1,
+    "timesteps": 360,
+    "import_modules": ["ale_py"],
+    "env": {
+        "id": "BreakoutNoFrameskip-v4",
+        "n_envs": 2,
+        "wrappers": [{"name": "atari", "params": {"screen_size": 36}}],
+        "vec_wrappers": [{"name": "vec_frame_stack", "params": {"n_stack": 4}}],
+    },
+    "algorithm": {
+        "name": "double_dqn",
+        "policy": "CnnPolicy",
+        "params": {"buffer_size": 200, "learning_starts": 100, "train_freq": 16, "batch_size": 4},
+        "policy_params": {"features_extractor_kwargs": {"features_dim": 16}},
+    },
+    "snapshots": {"every_timesteps": 60},
+}
+
+
+@ATARI
+def test_a_game_with_lives_goes_on_as_if_it_had_never_been_stopped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    game = RunConfig.model_validate(GAME)
+    whole = train(game, tmp_path / "whole", [StopAt()])
+    assert whole.result is not None
+    assert whole.result["episodes"] >= 1
+    stop_and_go_on(game, tmp_path / "broken", (100, 330))
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+    assert caplog.messages == []
+
+
+@ATARI
+def test_a_return_is_that_of_a_whole_game_and_a_step_one_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_vec_env(RunConfig.model_validate(GAME), seed=0, n_envs=1)
+    try:
+        env.reset()
+        ends, lives, reward = 0, set(), 0.0
+        while not env.episodes:
+            _, rewards, dones, (info,) = env.step(np.array([ends % 4]))
+            ends, reward = ends + int(dones[0]), reward + float(rewards[0])
+            lives.add(info["lives"])
+    finally:
+        env.close()
+    assert (ends, lives) == (5, {5, 4, 3, 2, 1, 0})
+    assert env.episodes[0].shaped_return == reward
+    assert env.episodes[0].raw_return >= reward, "the wrapper clips rewards"
+    assert env.episodes[0].length > 400, "frames of the game"
+
+
+@ATARI
+def test_a_long_game_is_not_taken_for_an_endless_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(RunConfig.model_validate(GAME | {"timesteps": 4}))
+    monkeypatch.setattr(rollout, "EPISODE_LIMIT", 400)  # of the agent's steps
+    assert evaluate(run, 1).episodes == 1
+
+
+def test_the_extra_that_is_missing_is_named_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, toolkit: Toolkit
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "toolkit_plugins.atari", raising=False)
+    Path("game.yaml").write_text("timesteps: 8\nenv: {id: CartPole-v1, wrappers: [atari]}\nalgorithm: ppo\n")
+    done = toolkit("train", "game.yaml")
+    assert done.status == 2
+    assert "game.yaml:2: env.wrappers.0" in done.err
+    assert 'pip install "sb3-toolkit[atari]"' in done.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("config", ["pong_ppo", "lunarlander_ddqn", "inverted_pendulum_ppo"])
+def test_a_video_shows_the_environment(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = CONFIGS / f"{config}.yaml"
+    if not can_run(path):
+        pytest.skip(f"{config} needs an extra")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    few = {"timesteps": 8, "env.n_envs": 1, "callbacks": []}
+    params = {"n_steps": 8, "batch_size": 8} if config.endswith("ppo") else {}
+    run = train(load_config(path, few | {f"algorithm.params.{key}": value for key, value in params.items()}))
+    (video,) = record(run, formats=["gif"], max_steps=3)
+    with Image.open(video) as gif:
+        frame = np.asarray(gif.convert("RGB"))
+    assert min(frame.shape[:2]) >= 160
+    assert len(np.unique(frame.reshape(-1, 3), axis=0)) >= 4
+    assert "MUJOCO_GL" not in os.environ

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from toolkit.config.components import load_config
+from toolkit.config.schema import RunConfig
+from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.utils.errors import ConfigError
+
+SEED = 5
+CARTPOLE = "{id: CartPole-v1, n_envs: %d, wrappers: [%s]}"
+CLIP = "{name: clip_reward, params: {min_reward: -1, max_reward: 1}}"
+TIME_LIMIT = '{name: "gymnasium.wrappers:TimeLimit", params: {max_episode_steps: %d}}'
+
+LIVES = """\
+import gymnasium as gym
+
+
+class LifeEnds(gym.Wrapper):
+    '''Says every third step that the episode is over, and goes on at reset, as SB3's EpisodicLifeEnv does.'''
+
+    over = True
+
+    def reset(self, **kwargs):
+        if self.over:
+            self.steps = 0
+            return self.env.reset(**kwargs)
+        observation, *_, info = self.step(0)
+        return observation, info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.over = terminated or truncated
+        self.steps += 1
+        return observation, reward, terminated or self.steps % 3 == 0, truncated, info
+"""
+
+OWN_RESET_INFO = """\
+import gymnasium as gym
+
+
+class OwnResetInfo(gym.Wrapper):
+    '''Says nothing at reset, as SB3's FireResetEnv does.'''
+
+    def reset(self, **kwargs):
+        observation, _ = self.env.reset(**kwargs)
+        return observation, {}
+"""
+
+
+def config_of(env: str) -> RunConfig:
+    path = Path("config.yaml")
+    path.write_text(f"timesteps: 100\nenv: {env}\nalgorithm: ppo\n")
+    return load_config(path)
+
+
+def vec_env(env: str, **arguments: Any) -> EpisodeRecorder:
+    return make_vec_env(config_of(env), seed=SEED, **arguments)
+
+
+def play(env: EpisodeRecorder, steps: int, action: Any = 0) -> list[dict[str, Any]]:
+    """Take one action `steps` times in every environment and return `info["episode"]` of each end, in order."""
+    env.reset()
+    ends = []
+    for _ in range(steps):
+        _, _, dones, infos = env.step(np.array([action] * env.num_envs))
+        ends += [infos[index]["episode"] for index in np.flatnonzero(dones)]
+    return ends
+
+
+# Episodes.
+
+
+def test_an_episode_has_its_raw_return_its_shaped_return_and_its_length() -> None:
+    env = vec_env("{id: CartPole-v1, wrappers: [{name: terminal_reward_clip, params: {success_steps: 195}}]}")
+    play(env, 100)
+    assert len(env.episodes) >= 8
+    for episode in env.episodes:
+        assert episode.raw_return == episode.length
+        assert 8 <= episode.length <= 12
+        assert episode.shaped_return == -1
+
+
+def test_the_shaped_return_is_the_sum_of_the_rewards_that_the_algorithm_sees() -> None:
+    env = vec_env(CARTPOLE % (2, f"angle_penalty, {CLIP}"))
+    env.reset()
+    sums, shaped = np.zeros(2), []
+    for _ in range(60):
+        _, rewards, dones, _ = env.step(np.zeros(2, int))
+        sums += rewards
+        shaped += sums[dones].tolist()
+        sums[dones] = 0
+    assert len(shaped) > 4
+    assert [episode.shaped_return for episode in env.episodes] == pytest.approx(shaped)
+    assert all(episode.shaped_return < episode.raw_return for episode in env.episodes)
+
+
+def test_episodes_that_end_together_are_in_the_order_of_their_environments() -> None:
+    env = vec_env(f"{{id: Pendulum-v1, max_episode_steps: 7, n_envs: 3, wrappers: [{CLIP}]}}")
+    ends = play(env, 14, [1.0])
+
+    def raw_returns(index: int) -> list[float]:
+        plain, returns = gym.make("Pendulum-v1"), []
+        second = np.random.SeedSequence(SEED + index, spawn_key=(1,)).generate_state(1)[0]
+        for seed in (SEED + index, int(second)):
+            plain.reset(seed=seed)
+            returns.append(sum(float(plain.step([1.0])[1]) for _ in range(7)))
+        return returns
+
+    first, second = zip(*(raw_returns(index) for index in range(3)), strict=True)
+    assert len({*first, *second}) == 6
+    assert [episode.raw_return for episode in env.episodes] == pytest.approx([*first, *second], abs=1e-4)
+    assert [end["r"] for end in ends] == [episode.raw_return for episode in env.episodes]
+
+
+def test_episodes_are_in_the_order_of_their_completion() -> None:
+    env = vec_env(CARTPOLE % (3, ""))
+    env.reset()
+    expected = []
+    for _ in range(50):
+        infos = env.step(np.zeros(3, int))[3]
+        expected += [(info["episode"]["r"], info["episode"]["l"]) for info in infos if "episode" in info]
+    assert [(episode.raw_return, episode.length) for episode in env.episodes] == expected
+    seconds = [episode.seconds for episode in env.episodes]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] <= seconds[-1] <= env.seconds
+
+
+def test_a_reset_drops_the_episodes_that_are_running() -> None:
+    env = vec_env(f"{{id: CartPole-v1, n_envs: 2, max_episode_steps: 6, wrappers: [{CLIP}]}}")
+    play(env, 4)
+    assert env.episodes == []
+    play(env, 6)
+    assert [episode[:3] for episode in env.episodes] == [(6, 6, 6)] * 2
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_an_episode_that_a_wrapper_cuts_short_counts_with_its_raw_return(n_envs: int) -> None:
+    env = vec_env(CARTPOLE % (n_envs, f"{{name: graded_terminal_reward, params: {{midpoint: 0}}}}, {TIME_LIMIT % 5}"))
+    ends = play(env, 10)
+    assert [(end["r"], end["l"]) for end in ends] == [(5, 5)] * 2 * n_envs
+    assert [(episode.raw_return, episode.length) for episode in env.episodes] == [(5, 5)] * 2 * n_envs
+
+
+def test_episodes_that_end_by_themselves_and_cut_ones_all_count_once() -> None:
+    env = vec_env(CARTPOLE % (2, TIME_LIMIT % 9))  # a pole that is pushed one way falls after 8 to 10 steps
+    ends = play(env, 200)
+    lengths = [episode.length for episode in env.episodes]
+    assert {8, 9} == set(lengths)
+    assert [end["l"] for end in ends] == lengths
+    assert 400 - 2 * 9 < sum(lengths) <= 400
+
+
+def test_a_cut_episode_counts_whatever_a_wrapper_says_at_reset(working_directory: Path) -> None:
+    (working_directory / "own.py").write_text(OWN_RESET_INFO)
+    env = vec_env(CARTPOLE % (2, f'"./own.py:OwnResetInfo", {TIME_LIMIT % 5}'))
+    env.reset()
+    for _ in range(10):
+        env.step(np.zeros(2, int))
+    assert [episode[:3] for episode in env.episodes] == [(5, 5, 5)] * 4
+
+
+def test_a_lost_life_is_no_episode(working_directory: Path) -> None:
+    (working_directory / "lives.py").write_text(LIVES)
+    env = vec_env('{id: CartPole-v1, max_episode_steps: 8, wrappers: ["./lives.py:LifeEnds"]}')
+    env.reset()
+    dones, ends = [], []
+    for _ in range(18):
+        _, _, done, infos = env.step(np.zeros(1, int))
+        dones.append(bool(done[0]))
+        ends.append("episode" in infos[0])
+    # Steps 4 and 7 of each 8-step game are taken by the reset after a lost life.
+    assert dones == [False, False, True, False, True, True] * 3
+    assert ends == [False, False, False, False, False, True] * 3
+    assert [episode[:3] for episode in env.episodes] == [(8, 6, 8)] * 3
+
+
+# Seeds.
+
+
+def test_derived_seeds_never_change() -> None:
+    streams = ("training", "evaluation", "video", "confirmation")
+    assert [derived_seed(0, stream) for stream in streams] == [3757552657, 673228719, 3241444873, 3685993406]
+
+
+def test_derived_seeds_differ_between_streams_and_between_seeds() -> None:
+    streams = ("training", "evaluation", "video", "confirmation")
+    seeds = [derived_seed(seed, stream) for seed in [*range(100), 2**32 - 1] for stream in streams]
+    assert len(set(seeds)) == len(seeds) == 404
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_an_unknown_stream_has_no_seed() -> None:
+    with pytest.raises(ValueError, match="not in tuple"):
+        derived_seed(0, "training ")
+
+
+def test_environment_i_starts_with_the_seed_plus_i() -> None:
+    observations = vec_env(CARTPOLE % (3, "terminal_reward_clip")).reset()
+    expected = [gym.make("CartPole-v1").reset(seed=SEED + index)[0] for index in range(3)]
+    np.testing.assert_array_equal(observations, expected)
+
+
+# What the config says.
+
+
+def test_the_config_says_how_many_environments_unless_the_caller_does() -> None:
+    assert vec_env(CARTPOLE % (2, "")).num_envs == 2
+    assert vec_env(CARTPOLE % (2, ""), n_envs=5).num_envs == 5
+
+
+@pytest.mark.parametrize(("limit", "length"), [("", 200), (", max_episode_steps: 12", 12)])
+def test_max_episode_steps_is_the_configs_or_the_environments_own(limit: str, length: int) -> None:
+    env = vec_env(f"{{id: Pendulum-v1{limit}}}")
+    play(env, 200, [0.0])
+    assert {episode.length for episode in env.episodes} == {length}
+
+
+def test_the_end_by_the_time_limit_is_seen_by_reward_wrappers_as_truncation() -> None:
+    env = vec_env("{id: CartPole-v1, max_episode_steps: 5, wrappers: [{name: graded_terminal_reward}]}")
+    env.reset()
+    for _ in range(5):
+        _, rewards, dones, infos = env.step(np.zeros(1, int))
+    assert dones.all()
+    assert infos[0]["TimeLimit.truncated"]
+    assert rewards[0] == pytest.approx(-0.95)
+
+
+def test_params_reach_gymnasium_make() -> None:
+    env = vec_env("{id: Pendulum-v1, params: {g: 2.5}, n_envs: 2}")
+    assert [one.unwrapped.g for one in env.venv.envs] == [2.5, 2.5]
+
+
+def test_wrappers_stand_innermost_first_outside_monitor_and_what_the_caller_puts_around_comes_last() -> None:
+    env = vec_env(CARTPOLE % (1, f"angle_penalty, {CLIP}"), wrap=gym.wrappers.Autoreset)
+    names, one = [], env.venv.envs[0]
+    while isinstance(one, gym.Wrapper):
+        names.append(type(one).__name__)
+        one = one.env
+    assert [
+        name for name in names if name in ("Autoreset", "ClipReward", "AnglePenalty", "RawMonitor", "TimeLimit")
+    ] == [*("Autoreset", "ClipReward", "AnglePenalty", "RawMonitor", "TimeLimit")]
+
+
+def test_the_render_mode_is_the_callers() -> None:
+    assert vec_env(CARTPOLE % (1, "")).render_mode is None
+    env = vec_env(CARTPOLE % (1, "angle_penalty"), render_mode="rgb_array")
+    env.reset()
+    assert env.render().shape == (400, 600, 3)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("env", "path", "message"),
+    [
+        ("{id: Taxi-v4, wrappers: [angle_penalty]}", "env.wrappers.0", "'angle_penalty' cannot be built: ValueError"),
+        (
+            CARTPOLE % (2, "angle_penalty, {name: angle_penalty, params: {index: 4}}"),
+            "env.wrappers.1.params.index",
+            "have no number of index 4",
+        ),
+        ("{id: FrozenLake-v1, params: {map_name: 9x9}}", "env", "'FrozenLake-v1' cannot be built: KeyError"),
+    ],
+    ids=["wrapper", "second_wrapper", "environment"],
+)
+def test_what_cannot_be_built_is_said_with_its_place_in_the_file(env: str, path: str, message: str) -> None:
+    config = config_of(env)
+    with pytest.raises(ConfigError) as error:
+        make_vec_env(config, seed=SEED)
+    (problem,) = error.value.problems
+    assert ".".join(map(str, problem.path)) == path
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"config.yaml:2: {path}: ")
+
+
+MAZES = """\
+import gymnasium as gym
+
+
+class Grid(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, size, render_mode=None):
+        self.size = size
+
+
+class Maze(Grid):
+    def __init__(self, level, **others):
+        super().__init__(size=3 * level, **others)
+
+
+gym.register("Maze-v0", Maze)
+"""
+
+
+def test_a_parameter_that_an_environment_gives_its_parent_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mazes.py").write_text(MAZES)
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert make_vec_env(config_of('{id: "mazes:Maze-v0", params: {level: 2}}'), seed=SEED).get_attr("size") == [6]
+    with pytest.raises(ConfigError, match=r"env\.params\.level: required parameter is missing$"):
+        config_of('{id: "mazes:Maze-v0"}')

@@ -1,0 +1,226 @@
+"""How good a model is: greedy episodes, raw returns, an honest interval."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from support import Toolkit
+
+from toolkit import Run, evaluate, load_config, train
+from toolkit.utils.errors import RunError
+
+KEYS = {"episodes", "mean_return", "std_return", "min_return", "max_return", "ci95", "returns"}
+
+
+class Paying(gym.Env[Any, Any]):
+    """Pays for action 1, and more at the end: a number drawn at reset, or the next of `script`."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    script: ClassVar[Iterator[float]] = iter(())
+
+    def __init__(self, steps: int = 1, per_action: float = 0.0, lottery: bool = False) -> None:
+        self.steps, self.per_action, self.lottery = steps, per_action, lottery
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        np.random.random()  # careless, as some environments are
+        self.left = self.steps
+        self.prize = float(self.np_random.integers(1_000_000)) if self.lottery else next(self.script, 0.0)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        reward = self.per_action * float(action) + (0.0 if self.left else self.prize)
+        return np.ones(1, np.float32), reward, self.left == 0, False, {}
+
+
+gym.register("toolkit_tests/Paying-v0", Paying, max_episode_steps=1000)
+
+PAYING = """\
+timesteps: 16
+env:
+  id: toolkit_tests/Paying-v0
+algorithm:
+  name: ppo
+  params: {n_steps: 16, batch_size: 16, n_epochs: 1}
+  policy_params: {net_arch: [4]}
+"""
+
+
+def paying_run(directory: Path, *overrides: str) -> Run:
+    """Train for 16 steps, in which every episode returns nothing."""
+    Paying.script = iter(())
+    path = directory / "paying.yaml"
+    path.write_text(PAYING)
+    return train(load_config(path, overrides), directory / "run")
+
+
+@pytest.fixture(scope="module")
+def lottery(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose every episode returns a number of its own, drawn from the episode's seed."""
+    return paying_run(tmp_path_factory.mktemp("lottery"), "env.params={lottery: true}")
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose episodes return what `Paying.script` says."""
+    return paying_run(tmp_path_factory.mktemp("scripted"))
+
+
+def play(run: Run, returns: Sequence[float]) -> Any:
+    """Evaluate over episodes with these returns."""
+    Paying.script = itertools.chain(returns, itertools.repeat(math.nan))
+    return evaluate(run, len(returns))
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 3, 9, 10, 11, 25])
+def test_there_are_exactly_as_many_returns_as_asked_for(lottery: Run, episodes: int) -> None:
+    evaluation = evaluate(lottery, episodes)
+    assert evaluation.episodes == len(evaluation.returns) == episodes
+    assert len(set(evaluation.returns)) == episodes  # no episode is played twice
+
+
+def test_the_summary_is_that_of_the_returns(lottery: Run) -> None:
+    evaluation = evaluate(lottery, 12)
+    assert evaluation.mean_return == pytest.approx(np.mean(evaluation.returns))
+    assert evaluation.std_return == pytest.approx(np.std(evaluation.returns))
+    assert evaluation.min_return == min(evaluation.returns)
+    assert evaluation.max_return == max(evaluation.returns)
+    low, high = evaluation.ci95
+    assert evaluation.min_return < low < evaluation.mean_return < high < evaluation.max_return
+
+
+def test_the_interval_is_close_to_the_textbook_one_where_that_holds(scripted: Run) -> None:
+    returns = [float(value) for value in range(10)]
+    low, high = play(scripted, returns).ci95
+    half = 1.96 * np.std(returns) / np.sqrt(10)
+    assert (low, high) == (pytest.approx(4.5 - half, abs=0.3), pytest.approx(4.5 + half, abs=0.3))
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [[1, 2], [2, 1], [0, 0, 1], [1, 1, 0], [0, 1, 2], [-5, 200], [0.1, 0.1 + 1e-12], [200] * 9 + [8], [0] * 9 + [500]],
+)
+def test_few_and_lopsided_returns_still_have_a_finite_interval_around_the_mean(
+    scripted: Run, returns: list[float]
+) -> None:
+    evaluation = play(scripted, returns)
+    low, high = evaluation.ci95
+    assert sorted(evaluation.returns) == pytest.approx(sorted(returns), abs=1e-6)
+    assert evaluation.min_return <= low <= evaluation.mean_return <= high <= evaluation.max_return
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 10])
+def test_equal_returns_have_an_interval_without_width(scripted: Run, episodes: int) -> None:
+    evaluation = play(scripted, [7.5] * episodes)
+    assert evaluation.ci95 == (7.5, 7.5)
+    assert (evaluation.mean_return, evaluation.std_return) == (7.5, 0.0)
+
+
+def test_the_same_seed_plays_the_same_episodes(lottery: Run) -> None:
+    assert evaluate(lottery, 5) == evaluate(lottery, 5)
+    assert evaluate(lottery, 5, seed=3) == evaluate(lottery, 5, seed=3)
+    assert evaluate(lottery, 5) == evaluate(lottery, 5, seed=lottery.config.seed)
+
+
+def test_another_seed_plays_other_episodes(lottery: Run) -> None:
+    assert not {*evaluate(lottery, 5).returns} & {*evaluate(lottery, 5, seed=1).returns}
+
+
+def test_no_episode_of_training_is_played(lottery: Run) -> None:
+    rows = (lottery.directory / "monitor.csv").read_text().splitlines()[2:]
+    assert len(rows) == 16
+    assert not {float(row.split(",")[0]) for row in rows} & {*evaluate(lottery, 20).returns}
+
+
+def test_returns_are_raw_whatever_the_wrappers_pay(tmp_path: Path) -> None:
+    wrapped = "env.wrappers=[{name: terminal_reward_clip, params: {success_steps: 1}}]"
+    run = paying_run(tmp_path, wrapped, "env.params={steps: 3}")
+    assert play(run, [195.0] * 4).returns == (195.0,) * 4
+
+
+def test_actions_are_deterministic(tmp_path: Path) -> None:
+    run = paying_run(tmp_path, "env.params={steps: 50, per_action: 1.0}")
+    assert {*play(run, [0.0] * 10).returns} in ({0.0}, {50.0})  # a sampled action would differ from step to step
+
+
+def test_a_wrapper_that_ends_episodes_ends_them_here_too(tmp_path: Path) -> None:
+    run = paying_run(
+        tmp_path,
+        "env.params={steps: 100, per_action: 1.0}",
+        "env.wrappers=[{name: 'gymnasium.wrappers:TimeLimit', params: {max_episode_steps: 10}}]",
+    )
+    assert {*play(run, [0.0] * 12).returns} in ({0.0}, {10.0})
+
+
+def test_evaluating_writes_nothing_and_leaves_the_random_generators_alone(lottery: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in lottery.directory.rglob("*")}
+    np.random.seed(0)
+    expected = np.random.random()
+    np.random.seed(0)
+    evaluate(lottery, 3)
+    assert np.random.random() == expected
+    assert {path: path.stat().st_mtime_ns for path in lottery.directory.rglob("*")} == before
+
+
+def test_json_has_exactly_the_keys_of_the_design(lottery: Run, toolkit: Toolkit) -> None:
+    done = toolkit("evaluate", lottery.directory, "--episodes", "4", "--json")
+    assert (done.status, done.err) == (0, "")
+    printed = json.loads(done.out, parse_constant=pytest.fail)
+    assert printed.keys() == KEYS
+    evaluation = evaluate(lottery, 4)
+    assert printed == {key: getattr(evaluation, key) for key in KEYS} | {
+        "ci95": [*evaluation.ci95],
+        "returns": [*evaluation.returns],
+    }
+
+
+def test_the_seed_option_chooses_the_episodes(lottery: Run, toolkit: Toolkit) -> None:
+    done = toolkit("evaluate", lottery.directory, "--episodes", "2", "--seed", "9", "--json")
+    assert tuple(json.loads(done.out)["returns"]) == evaluate(lottery, 2, seed=9).returns
+
+
+def test_without_json_it_is_said_in_words(scripted: Run, toolkit: Toolkit) -> None:
+    Paying.script = itertools.repeat(7.5)
+    done = toolkit("evaluate", scripted.directory, "--episodes", "3")
+    assert done.status == 0
+    assert "3 greedy episodes, raw returns" in done.out
+    assert "mean  7.50" in done.out
+
+
+def test_the_newest_run_is_evaluated_when_none_is_named(config_file: Path, toolkit: Toolkit) -> None:
+    for name in ("first", "second"):
+        toolkit("train", config_file, "--quiet", "--set", f"name={name}", "--set", "timesteps=20")
+    assert toolkit("evaluate", "--episodes", "1").out.startswith("runs/second-1:")
+
+
+@pytest.mark.parametrize("episodes", ["0", "-1", "many"])
+def test_a_number_of_episodes_that_makes_no_sense_is_bad_input(lottery: Run, toolkit: Toolkit, episodes: str) -> None:
+    assert toolkit("evaluate", lottery.directory, "--episodes", episodes).status == 2
+
+
+@pytest.mark.parametrize("damage", ["absent", "no zip", "other network"])
+def test_a_run_without_a_model_that_fits_is_bad_input(tmp_path: Path, toolkit: Toolkit, damage: str) -> None:
+    run = paying_run(tmp_path)
+    match damage:
+        case "absent":
+            run.model_path.unlink()
+        case "no zip":
+            run.model_path.write_bytes(run.model_path.read_bytes()[:500])
+        case "other network":
+            config = (run.directory / "config.yaml").read_text()
+            (run.directory / "config.yaml").write_text(config.replace("net_arch: [4]", "net_arch: [5]"))
+    with pytest.raises(RunError, match=r"model\.zip"):
+        evaluate(Run.open(run.directory), 1)
+    done = toolkit("evaluate", run.directory, "--json")
+    assert (done.status, done.out) == (2, "")
+    assert "Traceback" not in done.err

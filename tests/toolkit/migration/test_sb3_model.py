@@ -1,0 +1,150 @@
+"""A stock SB3 model.zip becomes a run directory: its tensors alone, and only where they fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from support import Toolkit, files_in
+
+import toolkit as tk
+from toolkit.training.model import load_model
+
+STOCK: dict[str, tuple[type[BaseAlgorithm], str, dict[str, Any]]] = {
+    "ppo": (PPO, "CartPole-v1", {"n_steps": 16, "batch_size": 16, "n_epochs": 1}),
+    "dqn": (DQN, "CartPole-v1", {"learning_starts": 8, "buffer_size": 100}),
+    "sac": (SAC, "Pendulum-v1", {"learning_starts": 8, "buffer_size": 100}),
+}
+
+
+def stock(name: str) -> BaseAlgorithm:
+    """Train a stock model for a few steps, save it as `stock.zip`, and write a config for it as `CONFIG.yaml`."""
+    cls, env, params = STOCK[name]
+    model = cls("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=1, **params).learn(32)
+    model.save("stock.zip")
+    config = {
+        "timesteps": 32,
+        "env": {"id": env, "max_episode_steps": 20},
+        "algorithm": {"name": name, "params": params, "policy_params": {"net_arch": [8]}},
+    }
+    Path("config.yaml").write_text(json.dumps(config))
+    return model
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_model_acts_as_it_did(name: str, toolkit: Toolkit) -> None:
+    model = stock(name)
+    done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
+    assert (done.status, done.err) == (0, "")
+    said, where, evaluate, record = done.out.splitlines()
+    assert (said, where) == ("imported: the weights in stock.zip, which fit", "  run    runs/config-1")
+    assert evaluate.endswith("toolkit evaluate runs/config-1")
+    assert record.endswith("toolkit record runs/config-1 --format gif")
+    run = tk.load("runs/config-1")
+    loaded = load_model(run)
+    for part, tensors in model.get_parameters().items():
+        if "optimizer" not in part:
+            assert all(torch.equal(loaded.get_parameters()[part][key], tensors[key]) for key in tensors)
+    observations = [model.observation_space.sample() for _ in range(20)]
+    for one in observations:
+        assert (loaded.predict(one, deterministic=True)[0] == model.predict(one, deterministic=True)[0]).all()
+    assert toolkit("evaluate", run.directory, "--episodes", "2").status == 0
+    assert toolkit("record", run.directory).status == 0
+    assert STOCK[name][0].load(run.model_path), "the run's model is a stock zip again"
+
+
+def test_what_belongs_to_no_network_comes_along() -> None:
+    model = stock("sac")
+    model.log_ent_coef.data.fill_(-1.5)
+    model.save("stock.zip")
+    from toolkit.migration.sb3_model import import_sb3
+
+    loaded: Any = load_model(import_sb3(Path("stock.zip"), tk.load_config("config.yaml")))
+    assert loaded.log_ent_coef.item() == -1.5
+
+
+def test_the_run_says_where_it_came_from_and_not_that_it_was_trained(toolkit: Toolkit) -> None:
+    stock("dqn")
+    assert toolkit("import-sb3", "stock.zip", "--config", "config.yaml", "--out", "here").status == 0
+    assert files_in(Path("here")) == {"config.yaml", "environment.json", "model.zip"}
+    origin = json.loads(Path("here/environment.json").read_text())["imported_from"]
+    assert origin == {"file": "stock.zip", "sha256": hashlib.sha256(Path("stock.zip").read_bytes()).hexdigest()}
+    assert tk.load("here").result is None
+    plotted = toolkit("plot", "here")
+    assert (plotted.status, "here: has no monitor.csv" in plotted.err) == (2, True)
+
+
+class Bomb:
+    """Makes a directory when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("member", ["data", "policy.pth", "policy.optimizer.pth", "pytorch_variables.pth", "all"])
+def test_nothing_in_a_hostile_zip_is_executed(member: str, toolkit: Toolkit) -> None:
+    stock("dqn")
+    with zipfile.ZipFile("stock.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile("hostile.zip", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, pickle.dumps(Bomb()) if member in (name, "all") else content)
+    done = toolkit("import-sb3", "hostile.zip", "--config", "config.yaml")
+    assert not Path("executed").exists()
+    if member in ("data", "pytorch_variables.pth"):  # which DQN has no use for
+        assert done.status == 0
+    else:
+        assert (done.status, done.out) == (2, "")
+        assert done.err.startswith("error: hostile.zip: is damaged, or no SB3 model: policy")
+        assert not Path("runs").exists()
+
+
+MISTAKES = {
+    "another network": ("config.yaml", "[8]", "[9]", "error: stock.zip: does not fit the config: policy: q_net"),
+    "another algorithm": (
+        "config.yaml",
+        '"dqn"',
+        '"qrdqn"',
+        "error: stock.zip: does not fit the config: policy",
+    ),
+    "another environment": ("config.yaml", "CartPole-v1", "Acrobot-v1", "error: stock.zip: does not fit the config: "),
+    "a bad config": ("config.yaml", "net_arch", "net_arc", "config.yaml:1: algorithm.policy_params.net_arc"),
+}
+
+
+@pytest.mark.parametrize(("file", "old", "new", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_what_does_not_fit_is_refused_and_leaves_nothing(
+    file: str, old: str, new: str, message: str, toolkit: Toolkit
+) -> None:
+    stock("dqn")
+    Path(file).write_text(Path(file).read_text().replace(old, new))
+    done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(message)
+    assert files_in(Path()) == {"stock.zip", "config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("absent.zip --config config.yaml", "error: absent.zip: there is no such file"),
+        (". --config config.yaml", "error: .: there is no such file"),
+        ("stock.zip --config absent.yaml", "absent.yaml: cannot be read"),
+        ("config.yaml --config config.yaml", "error: config.yaml: is damaged, or no SB3 model: "),
+        ("stock.zip", "--config"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: str, message: str, toolkit: Toolkit) -> None:
+    stock("dqn")
+    done = toolkit("import-sb3", *arguments.split())
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err

@@ -1,0 +1,170 @@
+"""The run config: what a YAML file may say, checked, and written back.
+
+This module knows the shape of a config alone. Whether the things it names exist, and take the parameters given, is
+decided in :mod:`toolkit.config.components`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic_core import PydanticSerializationError
+
+from toolkit.config import yaml_document
+from toolkit.config.trust import Opened
+from toolkit.config.validation import Count, Part, Seed, check
+from toolkit.config.yaml_document import Document
+from toolkit.utils.errors import ConfigError, KeyPath, Problem
+
+
+def _component_from_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Params = dict[str, Any]
+
+
+class ComponentConfig(Part):
+    """A component by name, with its parameters; in YAML a bare name is enough where there are none."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """A registered name, `module:Name`, or `./file.py:Name` relative to the file it is written in."""
+    params: Params = {}
+    """Keyword arguments of the component."""
+
+
+Component = Annotated[
+    ComponentConfig,
+    BeforeValidator(_component_from_name, json_schema_input_type=str | ComponentConfig),
+]
+
+
+class EnvConfig(Part):
+    """The environment to train in."""
+
+    id: Annotated[str, Field(min_length=1)]
+    """A Gymnasium id; `module:Name-v0` imports the module first."""
+    max_episode_steps: Count | None = None
+    """Time limit in steps; left out, the environment's own."""
+    params: Params = {}
+    """Keyword arguments to `gymnasium.make`."""
+    n_envs: Annotated[Count, Field(le=10_000)] = 1
+    """Number of environments stepped together."""
+    vec_env: Literal["dummy", "subproc"] = "dummy"
+    """Whether they are stepped in this process or each in one of its own (SB3's DummyVecEnv, SubprocVecEnv)."""
+    step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds that a step or reset may take in a process of its own (`vec_env: subproc`)."""
+    wrappers: tuple[Component, ...] = ()
+    """Gymnasium wrappers, innermost first, outside Monitor: logged returns stay raw."""
+    vec_wrappers: tuple[Component, ...] = ()
+    """SB3 wrappers of all environments together, innermost first: `vec_normalize`, `vec_frame_stack`."""
+
+
+class AlgorithmConfig(Part):
+    """The algorithm and its policy."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """A registered algorithm, or a Python path."""
+    policy: Annotated[str, Field(min_length=1)] = "MlpPolicy"
+    """An alias of the algorithm's, a registered policy, or a Python path."""
+    params: Params = {}
+    """Keyword arguments of the algorithm."""
+    policy_params: Params = {}
+    """Keyword arguments of the policy (SB3's `policy_kwargs`)."""
+
+
+class SnapshotsConfig(Part):
+    """When the whole state of training is saved, for `toolkit resume`; it is when training is interrupted, too."""
+
+    every_timesteps: Count | None = None
+    """Environment steps between two snapshots."""
+    every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
+    """Minutes between two snapshots."""
+    keep: Count = 2
+    """How many of the newest are kept, besides the one with the best mean return."""
+
+
+class RunConfig(Part):
+    """One training run, whole."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
+    """Name of the run's directory; left out, the stem of the file."""
+    seed: Seed = 0
+    """Training, evaluation and video environments get seeds derived from it."""
+    timesteps: Count
+    """Environment steps to train for, over all environments."""
+    import_modules: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Modules that are imported first, as those that register environments: `ale_py`, or `./my_envs.py`."""
+    env: EnvConfig
+    algorithm: Annotated[
+        AlgorithmConfig,
+        BeforeValidator(_component_from_name, json_schema_input_type=str | AlgorithmConfig),
+    ]
+    callbacks: tuple[Component, ...] = ()
+    """SB3 callbacks, called in this order."""
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    """When the whole state of training is saved."""
+
+    _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _opened: Opened | None = PrivateAttr(default=None)
+
+    @property
+    def opened(self) -> Opened | None:
+        """The run that this was read from; ``None`` for the user's own config, whose code may run."""
+        return self._opened
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what configs say, not where they say it."""
+        return isinstance(other, RunConfig) and _say_the_same(self.model_dump(), other.model_dump())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def error(self, problems: Sequence[Problem]) -> ConfigError:
+        """Make the error that reports ``problems`` where the file has them."""
+        return ConfigError(problems, self._places)
+
+    def to_document(self) -> Document:
+        """Return the whole config, defaults included, as plain data.
+
+        :raises ConfigError: if a parameter is no plain data, as can happen when the config was made in Python
+        """
+        try:
+            return Document(self.model_dump(mode="json"), dict(self._places), self._opened)
+        except PydanticSerializationError as error:
+            raise self.error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
+
+    def to_yaml(self) -> str:
+        """Write the whole config, defaults included, as YAML that reads back as the same config.
+
+        :raises ConfigError: if a parameter is no plain data
+        """
+        return yaml_document.dump(self.to_document().data)
+
+
+def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
+    """Check the shape of a config.
+
+    :return: the config, and every problem found. With problems, the config is what remains of it without the parts
+        they concern, so that the rest can still be checked, or ``None`` when too little remains.
+    """
+    least = "write at least timesteps, env.id and algorithm.name"
+    config, problems = check(RunConfig, document, least, {"timesteps": 1})
+    if config is None:
+        return None, problems
+    config._places.update(document.places)
+    config._opened = document.opened
+    return config, problems
+
+
+def _say_the_same(one: Any, other: Any) -> bool:
+    """Compare plain data, in which no number is also a number like any other."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_say_the_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_say_the_same, one, other))
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)

@@ -1,1 +1,0 @@
-"""What :mod:`toolkit.testing` checks, one module for each kind of component."""

@@ -1,0 +1,68 @@
+"""How good a run's model is: greedy episodes on fresh seeds, raw returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from toolkit.envs.factory import derived_seed, make_vec_env
+from toolkit.evaluation.rollout import bounded, checked_episodes, play_greedily
+from toolkit.training.model import load_model
+from toolkit.training.run_directory import Run
+
+_N_ENVS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw returns of greedy episodes, and what they say.
+
+    :param std_return: population standard deviation, as NumPy and SB3 give it
+    :param ci95: 95 % bootstrap confidence interval (BCa) of the mean return
+    """
+
+    episodes: int
+    mean_return: float
+    std_return: float
+    min_return: float
+    max_return: float
+    ci95: tuple[float, float]
+    returns: tuple[float, ...] = field(repr=False)
+
+
+def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluation:
+    """Play greedy episodes with a run's model on seeds that training never used.
+
+    :param episodes: how many whole episodes, at least 1
+    :param seed: which episodes; by default they follow from the run's seed
+    :raises ValueError: if ``episodes`` is below 1
+    :raises RunError: if the run has no model that can be loaded
+    """
+    checked_episodes(episodes)
+    model = load_model(run)
+    env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
+    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=bounded)
+    try:
+        returns = play_greedily(model, env, episodes)
+    finally:
+        env.close()
+    return Evaluation(
+        episodes=episodes,
+        mean_return=float(np.mean(returns)),
+        std_return=float(np.std(returns)),
+        min_return=min(returns),
+        max_return=max(returns),
+        ci95=_bootstrap_interval(returns),
+        returns=tuple(returns),
+    )
+
+
+def _bootstrap_interval(returns: list[float]) -> tuple[float, float]:
+    if min(returns) == max(returns):  # no resampling differs; BCa is undefined there
+        return returns[0], returns[0]
+    from scipy.stats import bootstrap
+
+    resampled = bootstrap((returns,), np.mean, n_resamples=9_999, batch=1_000, rng=np.random.default_rng(0))
+    interval = resampled.confidence_interval
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,4 @@
+"""What users bring: RL Zoo's hyperparameters and models that SB3 saved.
+
+Nothing in a file from elsewhere is executed.
+"""

@@ -1,0 +1,153 @@
+"""The SB3 model of a run: built from its config, saved whole, loaded without running anything that a file contains."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from toolkit.config.components import components_of
+from toolkit.config.schema import RunConfig
+from toolkit.envs.factory import EpisodeRecorder, learnt_by_wrappers, make_vec_env, teach_wrappers
+from toolkit.snapshots import archive
+from toolkit.snapshots.restore import MISFITS
+from toolkit.snapshots.weights import load_weights
+from toolkit.training.run_directory import Run
+from toolkit.utils.errors import ConfigError, Problem, RunError
+
+_WRAPPERS = "wrappers"  # the archive beside model.zip
+_MOST_LEARNT = 1 << 24  # bytes
+_SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
+
+
+def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = None) -> BaseAlgorithm:
+    """Build the config's algorithm, with fresh weights, on its environments.
+
+    :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
+    """
+    components = components_of(config)
+    try:
+        model: BaseAlgorithm = components.algorithm.build(
+            components.policy, env, policy_kwargs=dict(components.policy_arguments), seed=seed, verbose=0
+        )
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, AssertionError) and "as action spaces" in str(cause):
+            message = re.sub(r"<class '[\w.]*?(\w+)'>,?", r"\1", str(cause))
+            problem = Problem(
+                ("algorithm", "name"),
+                f"'{config.algorithm.name}' cannot act in {config.env.id}: {message}",
+                "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
+            )
+            raise config.error([problem]) from cause
+        raise
+    train_freq = getattr(model, "train_freq", None)
+    if env.num_envs > 1 and isinstance(train_freq, TrainFreq) and train_freq.unit is TrainFrequencyUnit.EPISODE:
+        problem = Problem(
+            ("algorithm", "params", "train_freq"),
+            f"is counted in episodes, which {env.num_envs} environments end at different times",
+            "count it in steps, or set env.n_envs to 1",
+        )
+        raise config.error([problem])
+    _spread(getattr(model, "action_noise", None), env)
+    return model
+
+
+def _spread(noise: ActionNoise | None, env: EpisodeRecorder) -> None:
+    """Let a number as mean or sigma of SB3's action noise stand for every dimension of an action.
+
+    SB3 takes arrays alone, whose size a config may not know; of those of size 1 it draws one value for all dimensions.
+    """
+    if isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise):
+        for name in ("_mu", "_sigma"):
+            if np.ndim(getattr(noise, name)) == 0:
+                setattr(noise, name, np.full(env.action_space.shape, getattr(noise, name)))
+        noise.reset()
+
+
+def untrained_model(config: RunConfig) -> BaseAlgorithm:
+    """Build the config's algorithm, with fresh weights, on environments that are closed.
+
+    :raises ConfigError: if an environment or the algorithm cannot be built
+    """
+    env = make_vec_env(config, seed=0, n_envs=config.env.n_envs)  # in this process
+    env.close()
+    return build_model(config, env)
+
+
+def save_model(run: Run, model: BaseAlgorithm) -> None:
+    """Save the model as ``model.zip``, whole or not at all, and before it what wrappers have learnt."""
+    venv = model.get_env()
+    if venv is not None and (learnt := learnt_by_wrappers(venv)):
+        run.model_path.unlink(missing_ok=True)  # the one from before would not go with what comes now
+        archive.remove(run.directory / _WRAPPERS)
+        archive.write(run.directory / _WRAPPERS, learnt)
+    with run.whole_file(run.model_path.name) as path, path.open("wb") as file:
+        model.save(file)
+
+
+def load_model(run: Run) -> BaseAlgorithm:
+    """Rebuild a run's model from its config and put the saved weights in; the pickled part of the zip is not read.
+
+    It predicts for any number of environments; its own are closed. No random generator that a training in this process
+    draws from moves.
+
+    :raises RunError: if the run has no model, or one that does not fit its config
+    """
+    if not run.model_path.is_file():
+        raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
+    with untouched_generators():
+        model = untrained_model(run.config)
+    load_weights(run.model_path, model, "the run's config.yaml")
+    _teach(model, run)
+    return model
+
+
+def _teach(model: BaseAlgorithm, run: Run) -> None:
+    """Give the wrappers of a model's environments what those that it was trained in had learnt."""
+    directory, venv = run.directory / _WRAPPERS, model.get_env()
+    if venv is None or not directory.exists():
+        if run.config.env.vec_wrappers:
+            raise RunError(f"{directory}: is missing: what the wrappers had learnt is in it")
+        return
+    try:
+        teach_wrappers(venv, archive.read(directory, _MOST_LEARNT))
+    except MISFITS as error:
+        raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
+
+
+@contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Give the global random generators back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@contextmanager
+def suitable_threads(model: BaseAlgorithm) -> Iterator[None]:
+    """Compute with one CPU thread while the network is small.
+
+    Threads that wait for each other cost a small network more than they bring, on a busy machine fifty times more.
+    ``OMP_NUM_THREADS`` in the environment, and larger networks, keep what torch has chosen.
+    """
+    chosen = torch.get_num_threads()
+    size = sum(parameter.numel() for parameter in model.policy.parameters())
+    if size <= _SMALL_NETWORK and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(chosen)

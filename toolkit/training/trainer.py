@@ -1,0 +1,252 @@
+"""A config to a finished run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from toolkit.config.components import components_of, remember_code
+from toolkit.config.registry import KINDS, find
+from toolkit.config.schema import RunConfig
+from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.snapshots import training_state
+from toolkit.snapshots.callback import Boundary, CallbacksAtBoundaries, StopTraining
+from toolkit.snapshots.store import Snapshots
+from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
+from toolkit.training.logger import log_interval, run_logger
+from toolkit.training.model import build_model, save_model, suitable_threads
+from toolkit.training.monitor_csv import Bookkeeper
+from toolkit.training.results import DEFAULT_WINDOW, ENDED
+from toolkit.training.run_directory import Run
+from toolkit.utils.errors import Problem, RunError, TrainingError, describe
+from toolkit.utils.signals import InterruptedTraining, Interrupts
+
+_log = logging.getLogger("toolkit")
+
+
+def train(
+    config: RunConfig,
+    out: Path | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    *,
+    progress_bar: bool = False,
+) -> Run:
+    """Train as a config says, into a new run directory.
+
+    Everything is built before the directory is made, so that bad input leaves nothing behind. Ctrl-C and SIGTERM end
+    training early, where the next rollout starts: a snapshot and the model are saved, and the result says
+    ``interrupted``. A second one ends it at once.
+
+    :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
+    :param callbacks: called after the config's own
+    :param progress_bar: whether to show how training goes, if the config does not do so itself
+    :raises ConfigError: if something in the config cannot be built, or does not fit together
+    :raises TrainingError: if training breaks off; the run directory then says ``failed``
+    """
+    with _prepared(config, callbacks, _shown(config, progress_bar)) as session:
+        run = Run.create(config, out)
+        remember_code(config)
+        with run.locked():
+            _learn(session, run, Snapshots(run.directory, run.config), None)
+    return run
+
+
+def resume(run: Run, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bool = False) -> Run:
+    """Go on with a run that was stopped or killed, from its newest whole snapshot; without one, from the beginning.
+
+    All files are then what they would be if the run had never been stopped, but for wall-clock times.
+
+    :param callbacks: those that :func:`train` was given, if any
+    :param progress_bar: whether to show how training goes, if the config does not do so itself
+    :raises RunError: if the run has ended, another process trains in it, or its snapshot is of something else
+    :raises ConfigError: if something in its config cannot be built
+    :raises TrainingError: if training breaks off; the run directory then says ``failed``
+    """
+    with run.locked():
+        status = (run.result or {}).get("status")
+        if status in ENDED:
+            raise RunError(f"{run.directory}: has ended ({status}): there is nothing to go on with")
+        if run.model_path.exists() and not (run.directory / "monitor.csv").exists():
+            raise RunError(f"{run.directory}: holds a model that was not trained here: there is nothing to go on with")
+        for difference in run.differences():
+            _log.warning("%s: the run may go on differently", difference)
+        run.refuse_links()
+        with _prepared(run.config, callbacks, _shown(run.config, progress_bar)) as session:
+            run.remove_leftovers()
+            snapshots = Snapshots(run.directory, run.config)
+            kept = snapshots.newest_whole()
+            if kept is None:
+                _log.warning("%s: has no whole snapshot; it starts from the beginning", run.directory)
+                shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
+                (run.directory / "progress.csv").unlink(missing_ok=True)
+            else:
+                for index in training_state.put_back_before_learning(session.model, session.kept_callbacks, kept):
+                    _log.warning("environment %d does not repeat its episodes: training goes on differently", index)
+            _remove_the_end(run)
+            _learn(session, run, snapshots, kept)
+    return run
+
+
+def _remove_the_end(run: Run) -> None:
+    """Delete what an earlier training wrote when it ended."""
+    try:
+        for name in ("result.json", "traceback.txt"):
+            (run.directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{run.directory}: cannot be written to: {error.strerror}") from error
+
+
+def _shown(config: RunConfig, progress_bar: bool) -> list[BaseCallback]:
+    shows = any(callback.name == "progress" for callback in config.callbacks)
+    return [find(KINDS["callbacks"], "progress")()] if progress_bar and not shows else []
+
+
+def rehearse(config: RunConfig) -> None:
+    """Build everything that training needs, and take it down again.
+
+    :raises ConfigError: if something in the config cannot be built, or does not fit together
+    """
+    with _prepared(config, ()):
+        pass
+
+
+@dataclass
+class _Session:
+    """The live objects of one run."""
+
+    env: EpisodeRecorder
+    model: BaseAlgorithm
+    bookkeeper: Bookkeeper
+    callbacks: list[BaseCallback]
+    criterion: SuccessCriterion | None
+    shown: list[BaseCallback]
+
+    @property
+    def kept_callbacks(self) -> list[BaseCallback]:
+        """Those whose state is a part of training's; what only shows it may be there or not."""
+        return [callback for callback in self.callbacks if callback not in self.shown]
+
+    def score(self) -> float | None:
+        """Return the mean raw return of the last episodes, if any has been completed."""
+        returns = [episode.raw_return for episode in self.env.episodes[-DEFAULT_WINDOW:]]
+        return sum(returns) / len(returns) if returns else None
+
+    @property
+    def run_callbacks(self) -> list[RunCallback]:
+        return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
+
+
+@contextmanager
+def _prepared(
+    config: RunConfig, callbacks: Sequence[BaseCallback], shown: Sequence[BaseCallback] = ()
+) -> Iterator[_Session]:
+    session = _prepare(config, callbacks, [*shown])
+    try:
+        yield session
+    finally:
+        closing: list[RunCallback | EpisodeRecorder] = [*reversed(session.run_callbacks), session.env]
+        for one in closing:
+            try:
+                one.close()
+            except Exception as error:  # training is over, and the others are to be closed as well
+                _log.warning("%s does not close: %s", type(one).__name__, describe(error))
+
+
+def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[BaseCallback]) -> _Session:
+    seed = derived_seed(config.seed, "training")
+    env = make_vec_env(config, seed=seed)
+    env.hides_monitor = bool(config.env.wrappers)
+    try:
+        model = build_model(config, env, seed=seed)
+        own = [bound.build() for bound in components_of(config).callbacks]
+        criteria = [callback for callback in own if isinstance(callback, SuccessCriterion)]
+        if len(criteria) > 1:
+            raise config.error([Problem(("callbacks",), "a run has at most one success criterion")])
+        bookkeeper = Bookkeeper(env)
+        criterion = criteria[0] if criteria else None
+        return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks, *shown], criterion, shown)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, Any] | None) -> None:
+    """Train, from a snapshot if there is one, and write down how it went."""
+    status = "finished"
+    failure: BaseException | None = None
+    stopped_by: int | None = None
+    interrupts = Interrupts(put_off=training_state.can_resume(session.model))
+    with interrupts.heeded():
+        try:
+            boundary = Boundary(session.model, session.kept_callbacks, session.score, snapshots, interrupts, kept)
+            _train_model(session, run, boundary)
+        except (KeyboardInterrupt, InterruptedTraining) as error:
+            status, stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
+        except (Exception, SystemExit) as error:
+            status, failure = "failed", error
+        if status == "finished" and session.criterion and session.criterion.success:
+            status = "success"
+        with interrupts.noted():
+            failure = _write_end(session, run, status, failure)
+    run.stopped_by = interrupts.pending if stopped_by is None else stopped_by
+    if failure:
+        message = f"training failed at timestep {session.model.num_timesteps}: {describe(failure)}"
+        raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
+
+
+def _train_model(session: _Session, run: Run, boundary: Boundary) -> None:
+    model = session.model
+    context = TrainingContext(run, session.env.episodes, session.criterion)
+    for callback in session.run_callbacks:
+        callback.context = context
+    done = boundary.rollouts
+    logger = run_logger(run, done)
+    model.set_logger(logger)
+    root = CallbacksAtBoundaries(session.callbacks, boundary)
+    try:
+        remaining = run.config.timesteps - model.num_timesteps
+        with suitable_threads(model):
+            interval = log_interval(model, done)
+            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=not boundary.goes_on)
+    except StopTraining:
+        root.on_training_end()
+    finally:
+        logger.close()
+
+
+def _write_end(session: _Session, run: Run, status: str, failure: BaseException | None) -> BaseException | None:
+    """Save the model and the result; return what went wrong, in training or here."""
+    try:
+        save_model(run, session.model)
+    except Exception as error:
+        if status == "interrupted":  # at once, so that an environment may still be at work
+            _log.warning("the model is not saved: %s", describe(error))
+        else:
+            status, failure = "failed", failure or error
+    result = {
+        "status": status,
+        "seed": run.config.seed,
+        "timesteps": session.model.num_timesteps,
+        "episodes": len(session.env.episodes),
+        "seconds": round(session.bookkeeper.seconds, 3),
+        "success": session.criterion.report() if session.criterion else None,
+    }
+    try:
+        run.write("result.json", json.dumps(result, indent=2) + "\n")
+        if failure:
+            run.write("traceback.txt", "".join(traceback.format_exception(failure)))
+    except OSError as error:
+        message = f"{run.directory}: the result cannot be written: {error.strerror}"
+        raise TrainingError(message, describe(failure) if failure else "") from failure or error
+    return failure
