@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import Logger
 from toolkit.algorithms import DoubleDQN
 from toolkit.envs.factory import EpisodeRecorder
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes
-from toolkit.envs.vec_env import InProcess
+from toolkit.envs.vec_env import InProcessVecEnv
 from toolkit.snapshots import archive, training_state
 
 
@@ -68,7 +68,7 @@ def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
         monitor = RawMonitor(Numbers(numbers))
         return ReplayableEpisodes(monitor, monitor)
 
-    model = DoubleDQN("MlpPolicy", EpisodeRecorder(InProcess([make])), buffer_size=size, learning_starts=10**9)
+    model = DoubleDQN("MlpPolicy", EpisodeRecorder(InProcessVecEnv([make])), buffer_size=size, learning_starts=10**9)
     model.set_logger(Logger(None, []))
     model.learn(10)
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
     for memory in (buffer.observations, buffer.next_observations, buffer.rewards):
         memory[:] = rng.random(memory.shape, dtype=np.float32)
     buffer.full = True
-    taker = training_state.Taker(model, [])
+    taker = training_state.TrainingStateCapture(model, [])
     times: dict[str, Any] = {"writing": [], "reading": []}
     for repeat in range(repeats):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:

@@ -36,7 +36,7 @@ def make_storage(url: str) -> None:
         raise ToolkitError(f"storage '{url}' cannot be used: {describe(error)}", hint) from error
 
 
-class Parcel:
+class RemoteDirectory:
     """A directory in storage, as one file that is whole at any instant, whoever writes it and dies.
 
     :param storage: URL of a directory, for fsspec
@@ -90,7 +90,7 @@ class Parcel:
             members = (one for one in tar if snapshots or "snapshots" not in Path(one.name).parts)
             tar.extractall(directory, members, filter="data")
 
-    def bring_home(self) -> None:
+    def download(self) -> None:
         """Put it in the place of the directory at home, and take it out of the storage."""
         self.home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".parcel-", dir=self.home.parent) as beside:

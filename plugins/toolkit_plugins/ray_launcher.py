@@ -21,7 +21,7 @@ from toolkit.experiments.launcher import LONGEST_ERROR, Ended, Job, Launcher
 from toolkit.utils import processes
 from toolkit.utils.errors import RunError, ToolkitError, describe
 from toolkit.utils.files import locked
-from toolkit_plugins.parcels import Parcel, make_storage
+from toolkit_plugins.parcels import RemoteDirectory, make_storage
 
 # Ray reports how it is used to its makers, and prints what its machines say, unless it is told before its import
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -130,8 +130,8 @@ class RayLauncher(Launcher):
             message = "cpus_per_run is %d, and no node has more than %g: runs wait for one that has"
             _log.warning(message, self.cpus_per_run, most)
 
-    def _parcel(self, job: Job) -> Parcel | None:
-        return None if self.storage is None else Parcel(self.storage, job.directory)
+    def _parcel(self, job: Job) -> RemoteDirectory | None:
+        return None if self.storage is None else RemoteDirectory(self.storage, job.directory)
 
     def _send(self, job: Job) -> str | None:
         """Let nodes have what there is of a job, unless they have as much; return why that failed."""
@@ -158,7 +158,7 @@ class RayLauncher(Launcher):
         parcel = self._parcel(job)
         try:
             if parcel and parcel.is_there():
-                parcel.bring_home()
+                parcel.download()
         except Exception as error:  # of any storage
             return f"stays in {self.storage}, and is not copied back: {describe(error)}"
         return None
@@ -205,7 +205,7 @@ def _call(
             _wait_for_the_dead(directory)
             function(directory, **arguments)
             return None
-        with Parcel(storage, directory).unpacked() as own:
+        with RemoteDirectory(storage, directory).unpacked() as own:
             try:
                 function(own, **arguments)
             except Exception as error:

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import bounded, play_greedily
+from toolkit.evaluation.rollout import limit_episode_steps, play_greedily
 from toolkit.training.callbacks import Success, SuccessCriterion
 
 
@@ -68,7 +68,7 @@ class MeanReturnSuccess(SuccessCriterion):
             return False
         self._ask_again_at = self._seen + self.confirm_episodes
         config = self.context.run.config
-        env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1, wrap=bounded)
+        env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1, wrap=limit_episode_steps)
         try:
             returns = play_greedily(self.model, env, self.confirm_episodes)
         finally:

@@ -18,13 +18,13 @@ from toolkit import Run, train
 from toolkit.training.trainer import resume
 from toolkit.utils.errors import ToolkitError
 from toolkit_plugins import parcels
-from toolkit_plugins.parcels import Parcel, make_storage
+from toolkit_plugins.parcels import RemoteDirectory, make_storage
 
 
 class FetchAt(StopAt):
     """Fetches what is in the storage while training goes on, as soon as a snapshot is."""
 
-    def __init__(self, parcel: Parcel, timestep: int, place: Path) -> None:
+    def __init__(self, parcel: RemoteDirectory, timestep: int, place: Path) -> None:
         super().__init__(timestep)
         self.parcel = parcel
         self.place = place
@@ -46,7 +46,7 @@ def test_a_run_goes_on_elsewhere_from_what_was_sent_while_it_trained(
 ) -> None:
     monkeypatch.setattr(parcels, "_LOOKS_EVERY", 0.02)
     plain = train(config(), tmp_path / "plain", [StopAt()])
-    parcel = Parcel("memory://" + uuid4().hex, tmp_path / "home" / "seeds [0, 1]*")
+    parcel = RemoteDirectory("memory://" + uuid4().hex, tmp_path / "home" / "seeds [0, 1]*")
     with parcel.unpacked() as own:
         train(config(), own, [FetchAt(parcel, 500, tmp_path / "fetched")])
     run = resume(Run.open(tmp_path / "fetched"), [FetchAt(parcel, -1, tmp_path)])
@@ -55,7 +55,7 @@ def test_a_run_goes_on_elsewhere_from_what_was_sent_while_it_trained(
 
 
 def test_a_parcel_is_behind_as_soon_as_a_run_has_gone_on_at_home(tmp_path: Path) -> None:
-    parcel = Parcel("memory://" + uuid4().hex, tmp_path)
+    parcel = RemoteDirectory("memory://" + uuid4().hex, tmp_path)
     (tmp_path / "snapshots" / "20").mkdir(parents=True)
     (tmp_path / "snapshots" / "20" / "state.json").touch()
     monitor = "#{}\nr,l,t\n1.0,20,0.5\n"
@@ -78,13 +78,13 @@ def test_a_directory_comes_home_in_the_place_of_what_was_there_and_leaves_the_st
     home = tmp_path / "home"
     (home / "deep").mkdir(parents=True)
     (home / "deep" / "old").touch()
-    parcel = Parcel((tmp_path / "storage").as_uri(), home)
+    parcel = RemoteDirectory((tmp_path / "storage").as_uri(), home)
     parcel.send(home)
     with parcel.unpacked() as own:
         assert files_in(own) == {"deep/old"}
         (own / "deep" / "old").rename(own / "new")
     assert not own.exists()
-    parcel.bring_home()
+    parcel.download()
     assert files_in(tmp_path) == {"home/new"}
 
 
@@ -93,9 +93,9 @@ def test_a_long_name_in_any_script_goes_through_storage_and_no_two_directories_a
     for home in homes:
         home.mkdir(parents=True)
         (home / home.parts[-3]).touch()
-        Parcel((tmp_path / "storage").as_uri(), home).send(home)
+        RemoteDirectory((tmp_path / "storage").as_uri(), home).send(home)
     for home in homes:
-        Parcel((tmp_path / "storage").as_uri(), home).bring_home()
+        RemoteDirectory((tmp_path / "storage").as_uri(), home).download()
         assert files_in(home) == {home.parts[-3]}
 
 
@@ -103,7 +103,7 @@ def test_what_is_being_written_is_not_sent(tmp_path: Path) -> None:
     for name in (".tmp-300/state.json", ".model.zip.1f.tmp", ".recording-1/frame", "monitor.csv"):
         (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "home" / name).touch()
-    parcel = Parcel((tmp_path / "storage").as_uri(), tmp_path / "home")
+    parcel = RemoteDirectory((tmp_path / "storage").as_uri(), tmp_path / "home")
     parcel.send(tmp_path / "home")
     parcel.fetch(tmp_path / "fetched")
     assert files_in(tmp_path / "fetched") == {"monitor.csv"}
@@ -113,14 +113,16 @@ def test_a_process_that_is_killed_while_it_sends_leaves_what_was_sent_before(tmp
     home, storage = tmp_path / "home", tmp_path / "storage"
     home.mkdir()
     (home / "file").write_text("whole")
-    parcel = Parcel(storage.as_uri(), home)
+    parcel = RemoteDirectory(storage.as_uri(), home)
     parcel.send(home)
     (home / "file").unlink()
     with (home / "large").open("wb") as large:
         large.truncate(4 << 30)  # which takes no room here, and none to speak of in the time until the end
-    code = "import sys, pathlib; from toolkit_plugins.parcels import Parcel; home = pathlib.Path(sys.argv[2])\n"
+    code = (
+        "import sys, pathlib; from toolkit_plugins.parcels import RemoteDirectory\nhome = pathlib.Path(sys.argv[2])\n"
+    )
     sending = subprocess.Popen(
-        [sys.executable, "-c", code + "Parcel(sys.argv[1], home).send(home)", storage.as_uri(), home]
+        [sys.executable, "-c", code + "RemoteDirectory(sys.argv[1], home).send(home)", storage.as_uri(), home]
     )
     while len(files_in(storage)) < 2:
         time.sleep(0.01)

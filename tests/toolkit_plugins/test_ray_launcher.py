@@ -25,14 +25,14 @@ from trained import StopAt, config, differences
 
 from toolkit import Job, Run, RunConfig, train
 from toolkit.experiments.launcher import Ended
-from toolkit.experiments.runner import carry_out
+from toolkit.experiments.runner import run_job
 from toolkit.testing import check_launcher
 from toolkit.training.trainer import resume
 from toolkit.utils.errors import ToolkitError, TrainingError
 from toolkit.utils.files import locked
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
-Parcel = pytest.importorskip("toolkit_plugins.parcels").Parcel
+RemoteDirectory = pytest.importorskip("toolkit_plugins.parcels").RemoteDirectory
 ray = pytest.importorskip("ray")
 PATIENCE = 120  # seconds, for processes on a machine that has much else to do
 SEEDS = (1, 2)
@@ -165,7 +165,7 @@ def waiting(place: Path, seed: int, **more: Any) -> RunConfig:
 
 def job_of(directory: Path, config: RunConfig) -> Job:
     arguments = {"config": config.to_document().data, "evaluation_episodes": 2}
-    return Job(directory.name, directory, carry_out, arguments)
+    return Job(directory.name, directory, run_job, arguments)
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
     assert started == [["0 1 None"], ["0 1 None", "300 1 None"]], "one thread each, and one goes on from a snapshot"
     assert files_in(storage) == set()
     for job, run in zip(jobs, runs.values(), strict=True):
-        carry_out(tmp_path / "plain" / job.name, **job_of(tmp_path, run).arguments)
+        run_job(tmp_path / "plain" / job.name, **job_of(tmp_path, run).arguments)
         assert differences(job.directory, tmp_path / "plain" / job.name) == []
         assert files_in(job.directory / "snapshots") == files_in(tmp_path / "plain" / job.name / "snapshots")
         assert (job.directory / "evaluation.json").exists()
@@ -237,9 +237,9 @@ def test_a_run_that_was_ended_at_home_is_not_taken_back_by_an_old_parcel(cluster
     storage, job = (tmp_path / "storage").as_uri(), job_of(tmp_path / "job", config())
     with pytest.raises(TrainingError):
         train(config(), job.directory, [StopAt(430)])
-    Parcel(storage, job.directory).send(job.directory)
+    RemoteDirectory(storage, job.directory).send(job.directory)
     resume(Run.open(job.directory), [StopAt()])
-    carry_out(job.directory, **job.arguments)
+    run_job(job.directory, **job.arguments)
     monitor = (job.directory / "monitor.csv").read_bytes()
     (ended,) = RayLauncher(f"127.0.0.1:{cluster.port}", storage=storage).launch([job])
     assert ended.error is None

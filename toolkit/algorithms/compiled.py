@@ -11,12 +11,12 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch.func import functional_call
 
 from toolkit.algorithms.replay import Stored
-from toolkit.algorithms.updates import Minibatch, Moments, Rule, adam_, clip_, learn
+from toolkit.algorithms.updates import Minibatch, Moments, UpdateConfig, adam_, clip_, learn
 
 Update = Callable[[Moments, Minibatch | Stored], th.Tensor]
 
 
-def compile_update(policy: DQNPolicy, rule: Rule, moments: Moments, batch: Minibatch | Stored) -> Update:
+def compile_update(policy: DQNPolicy, rule: UpdateConfig, moments: Moments, batch: Minibatch | Stored) -> Update:
     """Compile the updates that one rule makes on minibatches like this one; takes seconds, and changes nothing.
 
     What is returned changes the networks and Adam's moments in place, and gives the losses before each pass.

@@ -30,7 +30,7 @@ from toolkit.algorithms.policies import (
     MultiInputPolicy,
 )
 from toolkit.algorithms.replay import Stored, can_gather, gather, stored
-from toolkit.algorithms.updates import LOSSES, Minibatch, Rule
+from toolkit.algorithms.updates import LOSSES, Minibatch, UpdateConfig
 
 _NEVER = sys.maxsize
 _UPDATES_THAT_PAY = 50_000  # for compiling: BENCHMARKS.md has what it costs and what it saves
@@ -118,7 +118,7 @@ class DoubleDQN(DQN):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        self._learner.take_stock()
+        self._learner.refresh()
         is_known_to_pay = self._learner.online.is_bare and self.device.type == "cpu"
         pays = is_known_to_pay and self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
         asked = self.compile is True or (self.compile == "auto" and pays)
@@ -156,7 +156,9 @@ class DoubleDQN(DQN):
         if self._learner.online.has_modes:
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        rule = Rule(self.double, self.loss, self.loss_over_all_actions, self.n_epochs, self.gamma, self.max_grad_norm)
+        rule = UpdateConfig(
+            self.double, self.loss, self.loss_over_all_actions, self.n_epochs, self.gamma, self.max_grad_norm
+        )
         losses = []
         for _ in range(gradient_steps):
             losses += self._learner.learn(rule, self._sample(batch_size))

@@ -15,7 +15,7 @@ from toolkit.algorithms.updates import (
     Minibatch,
     Moments,
     QValues,
-    Rule,
+    UpdateConfig,
     adam_,
     clip_,
     is_plain_adam,
@@ -49,9 +49,9 @@ class Learner:
             for group in policy.optimizer.param_groups:
                 if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
                     group["fused"] = True
-        self.take_stock()
+        self.refresh()
 
-    def take_stock(self) -> None:
+    def refresh(self) -> None:
         """Look the networks over; needed again when modules were replaced."""
         networks = self._policy.q_net, self._policy.q_net_target
         self.online, self.target = (QValues(network) for network in networks)
@@ -66,7 +66,7 @@ class Learner:
         """Leave out of a copy what was compiled, as that changes the networks it was compiled for."""
         return {**vars(self), "_compiled": {}, "_parts": []}
 
-    def learn(self, rule: Rule, batch: Minibatch | Stored) -> list[float]:
+    def learn(self, rule: UpdateConfig, batch: Minibatch | Stored) -> list[float]:
         """Make a minibatch's updates; return the losses before each."""
         moments = moments_of(self._policy.optimizer)
         if self.compiles and (update := self._compile(rule, batch, moments)):
@@ -91,7 +91,7 @@ class Learner:
         else:
             self._policy.optimizer.step()
 
-    def _compile(self, rule: Rule, batch: Minibatch | Stored, moments: Moments | None) -> Update | None:
+    def _compile(self, rule: UpdateConfig, batch: Minibatch | Stored, moments: Moments | None) -> Update | None:
         """Return the update compiled for a rule and such minibatches; None if that cannot be, or not yet."""
         if moments is None and is_plain_adam(self._policy.optimizer):
             return None  # before the optimizer's first step
@@ -116,7 +116,7 @@ class Learner:
             _log.info("compiled the update in %.1f s", time.perf_counter() - start)
         return self._compiled[case]
 
-    def _newly_compiled(self, rule: Rule, batch: Minibatch | Stored, moments: Moments | None) -> Update:
+    def _newly_compiled(self, rule: UpdateConfig, batch: Minibatch | Stored, moments: Moments | None) -> Update:
         if self.online.has_modes:
             raise ValueError("the network has modules that may compute otherwise in training")
         if moments is None:

@@ -30,7 +30,7 @@ Minibatch = ReplayBufferSamples | DictReplayBufferSamples
 Values = Callable[[PyTorchObs], th.Tensor]  # observations to Q-values (batch, actions)
 
 
-class Rule(NamedTuple):
+class UpdateConfig(NamedTuple):
     """What an update computes: parameters of :class:`toolkit.algorithms.DoubleDQN` under their names."""
 
     double: bool
@@ -42,7 +42,7 @@ class Rule(NamedTuple):
 
 
 def learn(
-    rule: Rule, online: Values, target: Values, batch: Minibatch, descend: Callable[[th.Tensor], None]
+    rule: UpdateConfig, online: Values, target: Values, batch: Minibatch, descend: Callable[[th.Tensor], None]
 ) -> list[th.Tensor]:
     """Make a minibatch's updates; return the losses before each.
 
@@ -61,7 +61,7 @@ def learn(
     return losses
 
 
-def targets(rule: Rule, online: Values, target: Values, batch: Minibatch) -> th.Tensor:
+def targets(rule: UpdateConfig, online: Values, target: Values, batch: Minibatch) -> th.Tensor:
     """Return the values to learn: (batch, 1) for the actions taken, or (batch, actions) for all of them."""
     next_values = target(batch.next_observations)
     if rule.double:

@@ -18,7 +18,7 @@ import typer
 from toolkit.utils.errors import ConfigError, ToolkitError
 
 if TYPE_CHECKING:
-    from toolkit.training.run_directory import Run
+    from toolkit.training.run_directory import RunDirectory
 
 CRITERION_NOT_MET = 3
 
@@ -347,9 +347,9 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
     with _preloading():
         loaded = load_config(config, overrides or [])
-    from toolkit.training.trainer import rehearse
+    from toolkit.training.trainer import dry_run
 
-    rehearse(loaded)
+    dry_run(loaded)
     typer.echo(loaded.to_yaml(), nl=False)
 
 
@@ -427,7 +427,7 @@ def _show_notes(quiet: bool) -> None:
         logging.getLogger("toolkit").setLevel(logging.INFO)
 
 
-def _say_how_it_went(run: Run, quiet: bool) -> None:
+def _say_how_it_went(run: RunDirectory, quiet: bool) -> None:
     """Print how a training ended; exit as a process does that a signal has ended, if one has."""
     from toolkit.evaluation.summary import outcome
 
@@ -473,11 +473,11 @@ def _drop_what_nobody_reads() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _open(run: Path | None, trust: bool = False) -> Run:
+def _open(run: Path | None, trust: bool = False) -> RunDirectory:
     from toolkit.config.components import trust_code
-    from toolkit.training.run_directory import Run
+    from toolkit.training.run_directory import RunDirectory
 
-    opened = Run.newest() if run is None else Run.open(run)
+    opened = RunDirectory.newest() if run is None else RunDirectory.open(run)
     if trust:
         trust_code(opened.config)
     return opened

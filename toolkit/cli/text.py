@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from toolkit.config.registry import Kind
     from toolkit.evaluation.evaluate import Evaluation
     from toolkit.evaluation.networks import Description
-    from toolkit.training.run_directory import Run
+    from toolkit.training.run_directory import RunDirectory
 
 _PLACES = {
     "launchers": "an experiment or tuning file",
@@ -42,7 +42,7 @@ def begun(plugin: Plugin, folder: Path) -> str:
     return "\n".join([told, *(f"  {name}" for name in files), *next_commands(commands)])
 
 
-def returns(run: Run, evaluation: Evaluation) -> str:
+def returns(run: RunDirectory, evaluation: Evaluation) -> str:
     """Say what an evaluation found."""
     low, high = evaluation.ci95
     several = evaluation.episodes > 1
@@ -55,7 +55,7 @@ def returns(run: Run, evaluation: Evaluation) -> str:
     )
 
 
-def networks(run: Run, description: Description) -> str:
+def networks(run: RunDirectory, description: Description) -> str:
     """Say what a run's networks consist of, a table for each."""
     from toolkit.evaluation.networks import shape_text
 

@@ -13,7 +13,7 @@ from toolkit.config.compose import override, read
 from toolkit.config.registry import KINDS, Kind, entries, find, load_module, load_object
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig, parse
 from toolkit.config.signatures import bind
-from toolkit.config.trust import Opened, asked_by, digest_of, remember
+from toolkit.config.trust import RunOrigin, digest_of, remember, resolving_for
 from toolkit.config.validation import in_order
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
@@ -106,7 +106,7 @@ def read_config(path: str | Path) -> RunConfig:
     :raises ConfigError: with every problem found
     """
     document = read(path)
-    document.opened = Opened(digest_of(document.data))
+    document.opened = RunOrigin(digest_of(document.data))
     config, problems = parse(document)
     if config is None or problems:
         raise ConfigError(in_order(problems, document.places), document.places)
@@ -119,7 +119,7 @@ def trust_code(config: RunConfig) -> None:
         config.opened.trusted = True
 
 
-def remember_code(config: RunConfig) -> None:
+def remember_trusted_code(config: RunConfig) -> None:
     """Take down that this user trains a config with the code it names, so that its run can be opened."""
     remember(digest_of(config.to_document().data), components_of(config).code)
 
@@ -137,7 +137,7 @@ def components_of(config: RunConfig) -> Components:
 
 def resolve(config: RunConfig) -> tuple[Components | None, list[Problem]]:
     """Find and check everything that a config names; return what was found, and every problem."""
-    with asked_by(config.opened) as code:
+    with resolving_for(config.opened) as code:
         return _resolve(config, code)
 
 
@@ -146,7 +146,7 @@ def import_modules(config: RunConfig) -> None:
 
     :raises ConfigError: with every problem found
     """
-    with asked_by(config.opened):
+    with resolving_for(config.opened):
         if problems := _import_problems(config.import_modules):
             raise config.error(problems)
 

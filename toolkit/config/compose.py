@@ -43,7 +43,7 @@ def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -
     before: list[str] = []
     for dotted, value, label in _parsed(overrides):
         for earlier in before:
-            if earlier != dotted and drops(dotted, earlier):
+            if earlier != dotted and shadows(dotted, earlier):
                 raise ConfigError(
                     [Problem((), f"leaves nothing of the {earlier} before it", "give it first")], {(): label}
                 )
@@ -173,7 +173,9 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
         del places[place]
 
 
-def lay_over(document: Document, dotted: str, value: Any, places: Mapping[KeyPath, str], directory: Path) -> KeyPath:
+def apply_override(
+    document: Document, dotted: str, value: Any, places: Mapping[KeyPath, str], directory: Path
+) -> KeyPath:
     """Lay a value that stands in another file over a document.
 
     :param places: where the value (at ``()``) and what it holds were written, as ``FILE:LINE``
@@ -186,7 +188,7 @@ def lay_over(document: Document, dotted: str, value: Any, places: Mapping[KeyPat
     return path
 
 
-def drops(later: str, earlier: str) -> bool:
+def shadows(later: str, earlier: str) -> bool:
     """Say whether a value leaves nothing of another that was laid over a config before it.
 
     A whole, as ``env``, leaves nothing of its parts; the name of a component in a list nothing of the parameters that

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticSerializationError
 
 from toolkit.config import yaml_document
-from toolkit.config.trust import Opened
+from toolkit.config.trust import RunOrigin
 from toolkit.config.validation import Count, Part, Seed, check
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
@@ -109,10 +109,10 @@ class RunConfig(Part):
     """When the whole state of training is saved."""
 
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
-    _opened: Opened | None = PrivateAttr(default=None)
+    _opened: RunOrigin | None = PrivateAttr(default=None)
 
     @property
-    def opened(self) -> Opened | None:
+    def opened(self) -> RunOrigin | None:
         """The run that this was read from; ``None`` for the user's own config, whose code may run."""
         return self._opened
 

@@ -1,7 +1,7 @@
 """Which code a run directory may bring along.
 
 Whoever trains a config runs the code that it names; that is what training is. Whoever opens a run directory has asked
-for a model. So a config that was read from one says so (:class:`Opened`), and while such a config is resolved, code
+for a model. So a config that was read from one says so (:class:`RunOrigin`), and while such a config is resolved, code
 that belongs to no installed distribution runs only if this user has trained that very config with that very code, or
 has said ``--trust``. Both are remembered by hash, as direnv does: one small file for each config and file of code.
 """
@@ -26,7 +26,7 @@ _HINT = "read it; then --trust, in Python trust=True, runs it from now on"
 
 
 @dataclass
-class Opened:
+class RunOrigin:
     """A config that came out of a run directory: what it names was chosen by whoever made that directory.
 
     :param digest: of what the config says
@@ -41,7 +41,7 @@ class Opened:
 class _Asking:
     """A config that is being resolved; ``files`` are its files of code so far, by path with their SHA-256."""
 
-    opened: Opened | None
+    opened: RunOrigin | None
     files: dict[Path, str] = field(default_factory=dict)
 
 
@@ -55,7 +55,7 @@ def digest_of(data: Any) -> str:
 
 
 @contextmanager
-def asked_by(opened: Opened | None) -> Iterator[Mapping[Path, str]]:
+def resolving_for(opened: RunOrigin | None) -> Iterator[Mapping[Path, str]]:
     """Look code up for a config, and give the files of code that belong to no installed distribution.
 
     :param opened: where the config was opened; ``None`` for the user's own, whose code runs

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from toolkit.config.trust import Opened
+from toolkit.config.trust import RunOrigin
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 MAX_BYTES = 1 << 20
@@ -114,7 +114,7 @@ class Document:
 
     data: Any
     places: dict[KeyPath, str] = field(default_factory=dict)
-    opened: Opened | None = None
+    opened: RunOrigin | None = None
 
 
 def dump(data: Any) -> str:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from toolkit.config.components import Bound, Components, components_of, import_modules
 from toolkit.config.schema import RunConfig
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes
-from toolkit.envs.vec_env import InProcess, Subprocesses
+from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
 from toolkit.snapshots import capture, restore
 from toolkit.utils.errors import FaultyEnvironmentError
 
@@ -155,7 +155,7 @@ def make_vec_env(
 
     apart = config.env.vec_env == "subproc" and n_envs is None and wrap is None
     makers = [make] * (n_envs or config.env.n_envs)
-    venv: VecEnv = Subprocesses(makers, config.env.step_timeout) if apart else InProcess(makers)
+    venv: VecEnv = SubprocessVecEnv(makers, config.env.step_timeout) if apart else InProcessVecEnv(makers)
     try:
         for wrapper in components.vec_wrappers:
             venv = wrapper.build(venv)
@@ -167,7 +167,7 @@ def make_vec_env(
     return recorder
 
 
-def learnt_by_wrappers(venv: VecEnv) -> dict[str, Any]:
+def wrapper_statistics(venv: VecEnv) -> dict[str, Any]:
     """Return what wrappers have learnt, statistics of observations for one, as plain data; empty if there is nothing.
 
     Of several environments it is what the first one's wrappers have.
@@ -178,8 +178,8 @@ def learnt_by_wrappers(venv: VecEnv) -> dict[str, Any]:
     return {"wrappers": wrappers, "vec_wrappers": [_statistics(layer) for layer in vec_wrappers(venv)]}
 
 
-def teach_wrappers(venv: VecEnv, learnt: dict[str, Any]) -> None:
-    """Give wrappers what :func:`learnt_by_wrappers` returned of other environments of a config; it stays as it is.
+def load_wrapper_statistics(venv: VecEnv, learnt: dict[str, Any]) -> None:
+    """Give wrappers what :func:`wrapper_statistics` returned of other environments of a config; it stays as it is.
 
     :raises ValueError: if it does not fit
     """

@@ -207,7 +207,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             if isinstance(layer, _STATISTICS):
                 layer.update_running_mean = False
 
-    def _captured(self) -> list[tuple[gym.Env[Any, Any], capture.Captured]]:
+    def _captured(self) -> list[tuple[gym.Env[Any, Any], capture.CapturedState]]:
         layers, around = self._layers(), [self, self._monitor, self.unwrapped]
         starts = itertools.repeat(None) if self._start is None else self._start
         return [

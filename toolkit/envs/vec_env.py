@@ -33,7 +33,7 @@ _SECONDS_TO_CLOSE = 5.0
 Maker = Callable[[], gym.Env[Any, Any]]
 
 
-class InProcess(DummyVecEnv):
+class InProcessVecEnv(DummyVecEnv):
     """SB3's environments in this process, which copy of a step's ``info`` only what an environment could change later.
 
     For many environments SB3's ``DummyVecEnv`` spends as much time on such copies as on their wrappers.
@@ -60,7 +60,7 @@ class InProcess(DummyVecEnv):
         return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), infos
 
 
-class Subprocesses(SubprocVecEnv):
+class SubprocessVecEnv(SubprocVecEnv):
     """SB3's environments in processes of their own, which say what went wrong there, and do not wait for ever.
 
     :param makers: build the environments

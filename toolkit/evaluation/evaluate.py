@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import bounded, checked_episodes, play_greedily
+from toolkit.evaluation.rollout import checked_episodes, limit_episode_steps, play_greedily
 from toolkit.training.model import load_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 
 _N_ENVS = 10
 
@@ -31,7 +31,7 @@ class Evaluation:
     returns: tuple[float, ...] = field(repr=False)
 
 
-def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluation:
+def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) -> Evaluation:
     """Play greedy episodes with a run's model on seeds that training never used.
 
     :param episodes: how many whole episodes, at least 1
@@ -42,7 +42,7 @@ def evaluate(run: Run, episodes: int = 100, seed: int | None = None) -> Evaluati
     checked_episodes(episodes)
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=bounded)
+    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=limit_episode_steps)
     try:
         returns = play_greedily(model, env, episodes)
     finally:

@@ -6,12 +6,12 @@ import base64
 from collections.abc import Collection
 from pathlib import Path
 
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 
 _MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 
 
-def newest_video(run: Run, largest: int, suffixes: Collection[str] = tuple(_MEDIA)) -> Path | None:
+def newest_video(run: RunDirectory, largest: int, suffixes: Collection[str] = tuple(_MEDIA)) -> Path | None:
     """Return a run's newest video of at most so many bytes, if it has one.
 
     Links are none: one could bring any file of this user into a page.

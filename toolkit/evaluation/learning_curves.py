@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from toolkit.training.results import DEFAULT_WINDOW
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 from toolkit.utils.figures import INK, add_legend, distinct_colours, plain_axes, saving, shortened
 from toolkit.utils.pictures import picture_file, picture_format
@@ -74,7 +74,7 @@ def moving_average(
     return last, sums / (last - first)
 
 
-def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
+def learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> Figure:
     """Draw the raw return of every training episode, and its moving average, for each run.
 
     The average is over the window of the run's success criterion, or else 100 episodes, or over as many as there are
@@ -107,7 +107,7 @@ def learning_curves(runs: Sequence[Run], by: By = "timestep") -> Figure:
     return figure
 
 
-def plot(runs: Sequence[Run], out: str | Path | None = None, by: By = "timestep") -> Path:
+def plot(runs: Sequence[RunDirectory], out: str | Path | None = None, by: By = "timestep") -> Path:
     """Write the learning curves of runs to a file, PNG or SVG by its suffix; one that is there is replaced.
 
     :param out: by default ``learning_curve.png`` in the run, for several ``learning_curves.png`` where one works
@@ -124,7 +124,7 @@ def plot(runs: Sequence[Run], out: str | Path | None = None, by: By = "timestep"
     return path
 
 
-def _curve(run: Run, by: By) -> _Curve:
+def _curve(run: RunDirectory, by: By) -> _Curve:
     episodes = run.episodes
     if not episodes:
         raise RunError(f"{run.directory}: has no completed episode yet", "wait for it, or train for more timesteps")
@@ -165,7 +165,7 @@ def _decorate(axes: Axes, by: By, title: str) -> None:
     plain_axes(axes)
 
 
-def _title(runs: Sequence[Run]) -> str:
+def _title(runs: Sequence[RunDirectory]) -> str:
     if len(runs) == 1:
         config = runs[0].config
         return f"{distinct_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.id}"

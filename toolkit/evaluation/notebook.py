@@ -8,14 +8,14 @@ from pathlib import Path
 
 from toolkit.evaluation.html_media import data_url, newest_video, video_element
 from toolkit.evaluation.summary import verdict
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
 _LARGEST = 1 << 28  # bytes of a video, which the page holds
 _STYLE = "max-width:100%;margin:0.5em 0"
 
 
-def page(run: Run, video: Path | None = None) -> str:
+def page(run: RunDirectory, video: Path | None = None) -> str:
     """Return a run as HTML that needs no other file: how it went, its learning curve, a video.
 
     :param video: by default the run's newest
@@ -23,7 +23,7 @@ def page(run: Run, video: Path | None = None) -> str:
     return f"<div>{_verdict(run)}{_curve(run)}{_shown(video or newest_video(run, _LARGEST))}</div>"
 
 
-def _verdict(run: Run) -> str:
+def _verdict(run: RunDirectory) -> str:
     try:
         said = verdict(run)
     except RunError as error:
@@ -33,7 +33,7 @@ def _verdict(run: Run) -> str:
     return f"<p><b>{escape(str(run.directory))}</b>: {escape(said)}</p>"
 
 
-def _curve(run: Run) -> str:
+def _curve(run: RunDirectory) -> str:
     from toolkit.evaluation.learning_curves import learning_curves
 
     try:

@@ -11,14 +11,14 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from toolkit.envs.factory import Episode, EpisodeRecorder, learnt_by_wrappers, teach_wrappers
-from toolkit.training.model import suitable_threads, untouched_generators
+from toolkit.envs.factory import Episode, EpisodeRecorder, load_wrapper_statistics, wrapper_statistics
+from toolkit.training.model import limit_torch_threads, preserve_rng_state
 from toolkit.utils.errors import RunError
 
 EPISODE_LIMIT = 100_000  # steps; an environment that never ends would hold an evaluation up for ever
 
 
-def bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+def limit_episode_steps(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """Give up on an episode that does not end within ``EPISODE_LIMIT`` steps: a step raises :class:`RunError`."""
     limited: gym.Env[Any, Any] = _Patience(env, EPISODE_LIMIT)
     return limited
@@ -62,9 +62,9 @@ def play_greedily(
 
         play = play_with_masks
     if (own := model.get_env()) is not None and own.has_attr("wrapper_states"):
-        teach_wrappers(env, learnt_by_wrappers(own))
+        load_wrapper_statistics(env, wrapper_statistics(own))
     callback = _teller(env, ended) if ended else None
-    with untouched_generators(), suitable_threads(model):
+    with preserve_rng_state(), limit_torch_threads(model):
         returns, _ = play(
             model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True, callback=callback
         )

@@ -21,10 +21,10 @@ from toolkit.utils.display import in_notebook
 from toolkit.utils.errors import ToolkitError
 
 
-class Run(run_directory.Run):
+class Run(run_directory.RunDirectory):
     """A run directory in Python; as the last value of a notebook's cell it shows itself.
 
-    Callbacks know their run as a :class:`toolkit.training.run_directory.Run`, which has the files alone.
+    Callbacks know their run as a :class:`toolkit.training.run_directory.RunDirectory`, which has the files alone.
     """
 
     def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:

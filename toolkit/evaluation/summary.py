@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 from toolkit.training.results import ENDED
 
 if TYPE_CHECKING:
-    from toolkit.training.run_directory import Run
+    from toolkit.training.run_directory import RunDirectory
 
 
-def outcome(run: Run) -> str:
+def outcome(run: RunDirectory) -> str:
     """Say how a run that has ended went, where its files are, and what to do next."""
     return "\n".join([verdict(run), *_places_and_commands(run)])
 
 
-def imported(run: Run, file: Path) -> str:
+def imported(run: RunDirectory, file: Path) -> str:
     """Say that a run was made of an SB3 zip, where it is, and what to do next."""
     return "\n".join([f"imported: the weights in {file}, which fit", *_places_and_commands(run)])
 
 
-def _places_and_commands(run: Run) -> list[str]:
+def _places_and_commands(run: RunDirectory) -> list[str]:
     lines = [f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     directory = str(run.directory)
@@ -42,7 +42,7 @@ def next_commands(commands: Sequence[str]) -> list[str]:
     return [f"  {'' if number else 'next':<5}  {command}" for number, command in enumerate(commands)]
 
 
-def verdict(run: Run) -> str:
+def verdict(run: RunDirectory) -> str:
     """Say in one line how a run went, or that it has not ended."""
     result = run.result
     if result is None:

@@ -23,7 +23,7 @@ from toolkit.envs.factory import Wrap, derived_seed, make_vec_env
 from toolkit.evaluation.rollout import checked_episodes, play_greedily
 from toolkit.evaluation.tail import Tail, checked_tail
 from toolkit.training.model import load_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.display import no_display
 from toolkit.utils.errors import RecordingError, RunError, ToolkitError, describe
 
@@ -33,7 +33,7 @@ DEFAULT_MAX_STEPS = 1000  # RecordVideo keeps every frame in memory until the en
 
 
 def record(
-    run: Run,
+    run: RunDirectory,
     episodes: int = 1,
     formats: Sequence[VideoFormat] = ("mp4",),
     out: str | Path | None = None,

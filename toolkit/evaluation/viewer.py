@@ -13,10 +13,10 @@ from gymnasium.wrappers import HumanRendering
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.envs.factory import Episode, EpisodeRecorder, derived_seed, make_vec_env
-from toolkit.evaluation.rollout import bounded, checked_episodes, play_greedily
+from toolkit.evaluation.rollout import checked_episodes, limit_episode_steps, play_greedily
 from toolkit.evaluation.tail import Tail, checked_tail
 from toolkit.training.model import load_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.display import has_display, real_display
 from toolkit.utils.errors import ToolkitError, WatchingError, describe
 
@@ -24,7 +24,7 @@ _WITHOUT_WINDOW = "'toolkit record' makes a video without one"
 
 
 def watch(
-    run: Run,
+    run: RunDirectory,
     episodes: int = 5,
     seed: int | None = None,
     tail: int = 0,
@@ -50,7 +50,7 @@ def watch(
     env_seed = derived_seed(run.config.seed if seed is None else seed, "video")
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        window = _Window(bounded(env))
+        window = _Window(limit_episode_steps(env))
         return Tail(window, tail, env_seed, window.show)
 
     returns: list[float] = []

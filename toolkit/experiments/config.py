@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from toolkit.config import yaml_document
 from toolkit.config.components import bound, checked
-from toolkit.config.compose import drops, override, read
+from toolkit.config.compose import override, read, shadows
 from toolkit.config.registry import KINDS
 from toolkit.config.schema import Component, ComponentConfig, Params, RunConfig
 from toolkit.config.validation import Count, Part, Seeds, check, in_order
@@ -154,7 +154,7 @@ def _covered(laid: Sequence[KeyPath]) -> Iterator[Problem]:
     """
     for index, path in enumerate(laid):
         for later in laid[index + 1 :]:
-            if drops(str(later[-1]), str(path[-1])):
+            if shadows(str(later[-1]), str(path[-1])):
                 what = "the grid's" if later[0] == "grid" else "the variant's"
                 is_whole = f"{path[-1]}.".startswith(f"{later[-1]}.")
                 hint = "give one or the other" if is_whole else "lay the name first, or both as one value"

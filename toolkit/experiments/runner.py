@@ -18,11 +18,11 @@ from toolkit.experiments.config import Plan
 from toolkit.experiments.launcher import Job
 from toolkit.experiments.status import EVALUATION, FILE, Standing, evaluation_text, has_begun, has_ended, runs_in
 from toolkit.experiments.variants import PlannedRun
-from toolkit.training.run_directory import Run
-from toolkit.training.trainer import rehearse, resume, train
+from toolkit.training.run_directory import RunDirectory
+from toolkit.training.trainer import dry_run, resume, train
 from toolkit.utils.errors import ConfigError
 from toolkit.utils.files import claimed, write_text
-from toolkit.utils.signals import InterruptedTraining, Interrupts
+from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 DEFAULT_ROOT = Path("experiments")
 
@@ -97,7 +97,7 @@ def _launch(experiment: Experiment, left: Sequence[PlannedRun], display: Display
     jobs = [_job(experiment, run) for run in left]
     launched = experiment.plan.launcher.launch(jobs)
     try:
-        with Interrupts(put_off=False).heeded(), closing(launched):
+        with SignalGuard(put_off=False).installed(), closing(launched):
             for ended in launched:
                 if ended.error is not None:
                     experiment.failed[ended.job.name] = ended.error
@@ -112,7 +112,7 @@ def _job(experiment: Experiment, run: PlannedRun) -> Job:
     if code := components_of(run.variant.config).code:
         remember(digest_of(config), code)  # the run may be trained on another machine
     arguments = {"config": config, "evaluation_episodes": experiment.plan.evaluation_episodes}
-    return Job(run.name, experiment.directory / run.name, carry_out, arguments)
+    return Job(run.name, experiment.directory / run.name, run_job, arguments)
 
 
 def _rehearse(plan: Plan, runs: Sequence[PlannedRun]) -> None:
@@ -123,13 +123,13 @@ def _rehearse(plan: Plan, runs: Sequence[PlannedRun]) -> None:
     first = {run.variant.name: run for run in reversed(runs)}
     for run in reversed(first.values()):
         try:
-            rehearse(run.config)
+            dry_run(run.config)
         except ConfigError as error:
             plan.findings.add(run.variant.name, run.variant.laid, error.problems)
     plan.findings.refuse()
 
 
-def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int) -> None:
+def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -> None:
     """Train a run to its end and evaluate it, from wherever it stands: the job of one run.
 
     :param config: the run's, as plain data
@@ -139,7 +139,7 @@ def carry_out(directory: Path, config: dict[str, Any], evaluation_episodes: int)
     parsed, problems = parse(Document(config))
     if parsed is None or problems:
         raise ConfigError(problems)
-    run = Run(directory, parsed)
+    run = RunDirectory(directory, parsed)
     if not has_begun(directory, parsed):
         run = train(parsed, directory)
     elif not has_ended(directory):

@@ -15,7 +15,7 @@ from typing import Any
 
 from toolkit.config import yaml_document
 from toolkit.config.components import checked
-from toolkit.config.compose import lay_over
+from toolkit.config.compose import apply_override
 from toolkit.config.schema import Params, RunConfig
 from toolkit.config.validation import in_order
 from toolkit.config.yaml_document import Document, places_in
@@ -145,7 +145,7 @@ def _lay_over(own: Document, document: Document, origin: KeyPath, directory: Pat
     """
     dotted = str(origin[2] if origin[0] == "variants" else origin[1])
     try:
-        return lay_over(
+        return apply_override(
             own, dotted, yaml_document.value_at(document.data, origin), places_in(document, origin), directory
         )
     except ConfigError as error:

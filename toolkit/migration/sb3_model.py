@@ -6,15 +6,15 @@ import hashlib
 import json
 from pathlib import Path
 
-from toolkit.config.components import remember_code
+from toolkit.config.components import remember_trusted_code
 from toolkit.config.schema import RunConfig
 from toolkit.snapshots.weights import load_weights
 from toolkit.training.model import save_model, untrained_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
 
-def import_sb3(file: Path, config: RunConfig, out: Path | None = None) -> Run:
+def import_sb3(file: Path, config: RunConfig, out: Path | None = None) -> RunDirectory:
     """Make a run directory of an SB3 zip: its tensors alone are read, checked, and put into the config's model.
 
     The run can be evaluated, recorded and watched. It has no ``result.json``, no episodes and no snapshot, as nothing
@@ -32,8 +32,8 @@ def import_sb3(file: Path, config: RunConfig, out: Path | None = None) -> Run:
     load_weights(file, model, "the config")
     with file.open("rb") as content:
         origin = {"file": file.name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
-    run = Run.create(config, out)
-    remember_code(config)
+    run = RunDirectory.create(config, out)
+    remember_trusted_code(config)
     save_model(run, model)
     environment = json.loads((run.directory / "environment.json").read_text(encoding="utf-8"))
     run.write("environment.json", json.dumps(environment | {"imported_from": origin}, indent=2) + "\n")

@@ -19,9 +19,9 @@ from toolkit.reports.html import Clip, page
 from toolkit.reports.markdown import csv_of, markdown
 from toolkit.reports.run_record import Outcome
 from toolkit.reports.tables import number
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError, ToolkitError, describe, readable
-from toolkit.utils.files import whole_file
+from toolkit.utils.files import atomic_file
 
 _EPISODES = 100  # of an evaluation
 _LARGEST_VIDEO = 4 << 20  # bytes
@@ -114,7 +114,7 @@ def write_report(contents: Report, directory: Path, trust: bool = False) -> Path
     with _writing(directory):
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            with whole_file(directory / name) as path:
+            with atomic_file(directory / name) as path:
                 path.write_text(text, encoding="utf-8", newline="")
     return directory / "report.html"
 
@@ -170,8 +170,8 @@ def _video(outcome: Outcome, trust: bool) -> tuple[str, str]:
         return video_element(made, plays=False), f"one greedy episode, at most {_LONGEST_VIDEO} steps"
 
 
-def _opened(outcome: Outcome, trust: bool) -> Run:
-    run = Run.open(outcome.directory)
+def _opened(outcome: Outcome, trust: bool) -> RunDirectory:
+    run = RunDirectory.open(outcome.directory)
     if trust:
         trust_code(run.config)
     return run

@@ -10,8 +10,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from toolkit.snapshots import training_state
-from toolkit.snapshots.store import Snapshots
-from toolkit.utils.signals import Interrupts
+from toolkit.snapshots.store import SnapshotStore
+from toolkit.utils.signals import SignalGuard
 
 _log = logging.getLogger("toolkit")
 
@@ -20,10 +20,10 @@ class StopTraining(Exception):  # noqa: N818 - as StopIteration, no error
     """Ends the training of an algorithm that goes on after a callback said stop."""
 
 
-class CallbacksAtBoundaries(CallbackList):
+class RunCallbackList(CallbackList):
     """A run's callbacks; the word of each counts: ARS drops what ``on_step`` returns, so the next step ends it."""
 
-    def __init__(self, callbacks: list[BaseCallback], boundary: Boundary) -> None:
+    def __init__(self, callbacks: list[BaseCallback], boundary: RolloutHook) -> None:
         super().__init__(callbacks)
         self._boundary = boundary
         self._stopped = False
@@ -33,7 +33,7 @@ class CallbacksAtBoundaries(CallbackList):
         self._boundary.begin()
 
     def _on_rollout_start(self) -> None:
-        self._boundary.cross()
+        self._boundary.on_rollout_start()
         super()._on_rollout_start()
 
     def _on_step(self) -> bool:
@@ -43,14 +43,14 @@ class CallbacksAtBoundaries(CallbackList):
         return not self._stopped
 
 
-class Boundary:
+class RolloutHook:
     """What happens where a rollout starts: the state of a snapshot is put back, or one is taken, or training stops.
 
     :param callbacks: those whose state is a part of training's
     :param score: gives the mean raw return of the last episodes, if any has been completed
     :param kept: the snapshot that training goes on from, if there is one
     :ivar rollouts: how many there have been before
-    :ivar goes_on: whether there is such a snapshot
+    :ivar is_resumed: whether there is such a snapshot
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Boundary:
         model: BaseAlgorithm,
         callbacks: Sequence[BaseCallback],
         score: Callable[[], float | None],
-        snapshots: Snapshots,
-        interrupts: Interrupts,
+        snapshots: SnapshotStore,
+        interrupts: SignalGuard,
         kept: dict[str, Any] | None,
     ) -> None:
         self._model = model
@@ -68,17 +68,17 @@ class Boundary:
         self._interrupts = interrupts
         self._kept = kept
         self._first = self.rollouts = kept["rollouts"] if kept else 0
-        self.goes_on = kept is not None
+        self.is_resumed = kept is not None
         self._snapshots = snapshots
-        self._taker: training_state.Taker  # from the start of training on
+        self._taker: training_state.TrainingStateCapture  # from the start of training on
         self._said = 0
 
     def begin(self) -> None:
         """Say what no snapshot could bring back."""
-        self._taker = training_state.Taker(self._model, self._callbacks)
+        self._taker = training_state.TrainingStateCapture(self._model, self._callbacks)
         self._say_what_is_missed()
 
-    def cross(self) -> None:
+    def on_rollout_start(self) -> None:
         """Pass from one rollout to the next.
 
         :raises InterruptedTraining: if a signal has come, after a snapshot
@@ -87,10 +87,10 @@ class Boundary:
             return
         timesteps = self._model.num_timesteps
         if self._kept is not None:
-            training_state.put_back_where_taken(self._model, self._callbacks, self._kept)
+            training_state.restore_at_rollout_start(self._model, self._callbacks, self._kept)
             self._kept = None
         if self.rollouts == self._first:
-            self._snapshots.went_on_from(timesteps)
+            self._snapshots.resume_from(timesteps)
         if self._interrupts.pending is not None or self._snapshots.is_due(timesteps):
             self._snapshots.save(timesteps, self._take, self._score())
         self._interrupts.raise_pending()

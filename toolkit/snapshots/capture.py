@@ -33,7 +33,7 @@ Live = Mapping[str, Mapping[tuple[Any, ...], Any]]
 _DEPTH = 8
 
 
-class Captured(NamedTuple):
+class CapturedState(NamedTuple):
     """What an object holds.
 
     :param state: plain data
@@ -47,7 +47,7 @@ class Captured(NamedTuple):
     live: Live
 
 
-def capture(owner: Any, elsewhere: Iterable[Any] = (), start: Live | None = None) -> Captured:
+def capture(owner: Any, elsewhere: Iterable[Any] = (), start: Live | None = None) -> CapturedState:
     """Return what an object holds: what its ``state_dict`` says, or else its attributes.
 
     :param elsewhere: what others look after, wherever it is held
@@ -57,16 +57,16 @@ def capture(owner: Any, elsewhere: Iterable[Any] = (), start: Live | None = None
     try:
         state = capturing.whole(owner, "", 0)
     except NotPlainError:
-        return Captured({"$": "nothing"}, ["what its state_dict returns"], {})
-    return Captured(state, capturing.missed, capturing.live)
+        return CapturedState({"$": "nothing"}, ["what its state_dict returns"], {})
+    return CapturedState(state, capturing.missed, capturing.live)
 
 
 def attributes(
     owner: Any, skipped: Collection[str], elsewhere: Iterable[Any] = (), start: Live | None = None
-) -> Captured:
+) -> CapturedState:
     """Return the attributes of an object but those ``skipped``, as :func:`capture` does."""
     capturing = _Capturing(elsewhere, start)
-    return Captured(capturing.attributes(owner, skipped, "", 0), capturing.missed, capturing.live)
+    return CapturedState(capturing.attributes(owner, skipped, "", 0), capturing.missed, capturing.live)
 
 
 def encode(value: Any) -> Any:

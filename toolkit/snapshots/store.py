@@ -13,13 +13,13 @@ from toolkit.config.schema import RunConfig
 from toolkit.snapshots import archive
 from toolkit.snapshots.plain_data import NotPlainError
 from toolkit.utils.errors import RunError
-from toolkit.utils.files import read_text, whole_file
+from toolkit.utils.files import atomic_file, read_text
 
 _log = logging.getLogger("toolkit")
 _SCORES = "scores.json"
 
 
-class Snapshots:
+class SnapshotStore:
     """The snapshots of a run: ``snapshots/<timesteps>/`` in its directory, the newest of them and the best.
 
     :param run_directory: whose they are
@@ -34,7 +34,7 @@ class Snapshots:
         self._last_mark = 0
         self._damaged: list[Path] = []
 
-    def newest_whole(self) -> dict[str, Any] | None:
+    def latest_valid(self) -> dict[str, Any] | None:
         """Read the newest snapshot that is not damaged; None if there is none.
 
         :raises RunError: if it is of another config than the run has now, or there are some and none can be read here
@@ -58,7 +58,7 @@ class Snapshots:
             raise unread
         return None
 
-    def went_on_from(self, timesteps: int) -> None:
+    def resume_from(self, timesteps: int) -> None:
         """Count from a snapshot that training goes on from; those that are damaged make room."""
         for directory in self._damaged:
             archive.remove(directory)
@@ -102,7 +102,7 @@ class Snapshots:
             if old.name != best:
                 archive.remove(old)
                 scores.pop(old.name, None)
-        with whole_file(self._root / _SCORES) as path:
+        with atomic_file(self._root / _SCORES) as path:
             path.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8", newline="")
 
     def _scores(self) -> dict[str, float]:

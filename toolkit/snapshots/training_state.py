@@ -20,7 +20,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from toolkit.snapshots.capture import Captured, Live, attributes, capture, encode_value
+from toolkit.snapshots.capture import CapturedState, Live, attributes, capture, encode_value
 from toolkit.snapshots.object_kinds import has_state_dict
 from toolkit.snapshots.plain_data import NotPlainError
 from toolkit.snapshots.replay_buffer import put_transitions_back, transitions, unrestorable
@@ -31,13 +31,16 @@ from toolkit.utils.errors import RunError, describe
 
 _NOT_THE_MODELS = {"replay_buffer", "rollout_buffer", "start_time", "_learner", "tensorboard_log", "_custom_logger"}
 
+# what snapshots of earlier versions call a class
+_FORMER_CLASS_NAMES = {"Bookkeeper": "MonitorCsvWriter"}
+
 
 def can_resume(model: BaseAlgorithm) -> bool:
     """Say whether an algorithm collects rollouts as SB3's do, so that there is a place to take snapshots."""
     return isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm)
 
 
-class Taker:
+class TrainingStateCapture:
     """Takes the whole state of a training out of its live objects; made where training starts.
 
     :ivar missed: names what of the training no snapshot brings back, as far as that has shown; grows
@@ -98,7 +101,7 @@ class Taker:
             "seconds": (time.time_ns() - model.start_time) / 1e9,
         }
 
-    def _noted(self, what: str, owner: Any, captured: Captured) -> Captured:
+    def _noted(self, what: str, owner: Any, captured: CapturedState) -> CapturedState:
         self._start.setdefault(id(owner), captured.live)
         self._miss(f"{what} {type(owner).__name__}: {name}" for name in captured.missed)
         return captured
@@ -129,7 +132,7 @@ def _context(callback: BaseCallback) -> Iterator[Any]:
     yield from vars(context).values() if hasattr(context, "__dict__") else ()
 
 
-def put_back_before_learning(
+def restore_before_learning(
     model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]
 ) -> list[int]:
     """Put back what ``learn`` reads when it starts, and all that is large.
@@ -138,7 +141,10 @@ def put_back_before_learning(
     :raises RunError: if the state is not that of such a run
     """
     with _fitting():
-        then, now = [name for name, *_ in kept["callbacks"]], [type(callback).__name__ for callback in callbacks]
+        then, now = (
+            [_current_name(name) for name, *_ in kept["callbacks"]],
+            [type(callback).__name__ for callback in callbacks],
+        )
         if then != now:
             raise ValueError(f"its callbacks are {', '.join(then[1:])}, and here they are {', '.join(now[1:])}")
         venv = _environments(model)
@@ -169,7 +175,7 @@ def _replay(venv: VecEnv, index: int, place: dict[str, Any]) -> bool:
     return bool(reached)
 
 
-def put_back_where_taken(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]) -> None:
+def restore_at_rollout_start(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]) -> None:
     """Put back the rest, where the first rollout starts: what starting to learn has changed, and what it draws from.
 
     :raises RunError: if the state is not that of such a run
@@ -194,9 +200,13 @@ def _fitting() -> Iterator[None]:
 
 
 def _into(owner: Any, name: str, data: dict[str, Any]) -> None:
-    if name != type(owner).__name__:
+    if _current_name(name) != type(owner).__name__:
         raise ValueError(f"where it has {name} there is {type(owner).__name__}")
     restore(owner, data)
+
+
+def _current_name(class_name: str) -> str:
+    return _FORMER_CLASS_NAMES.get(class_name, class_name)
 
 
 def _environments(model: BaseAlgorithm) -> VecEnv:

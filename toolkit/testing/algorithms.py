@@ -16,9 +16,9 @@ from toolkit.config.schema import RunConfig
 from toolkit.envs.factory import make_vec_env
 from toolkit.snapshots import replay_buffer, training_state
 from toolkit.testing.component import SEED, ConformanceError, Env, called, config_of, env_of
-from toolkit.testing.short_runs import differing, few, rehearse, rehearse_in_two
+from toolkit.testing.short_runs import differing, dry_run, few, rehearse_in_two
 from toolkit.training.model import load_model, untrained_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 
 _TIMESTEPS = 300
 _LOADS = (
@@ -78,8 +78,8 @@ def _long_enough(env: Env, algorithm: dict[str, Any]) -> RunConfig:
     )
 
 
-def _trained(label: str, config: RunConfig, out: Path) -> tuple[Run, BaseAlgorithm]:
-    run, observer = rehearse(config, out, f"{label}: training failed", _RAISED)
+def _trained(label: str, config: RunConfig, out: Path) -> tuple[RunDirectory, BaseAlgorithm]:
+    run, observer = dry_run(config, out, f"{label}: training failed", _RAISED)
     if not observer.before:
         advice = (
             "pass callback on to _setup_learn, and call what that returns: on_training_start, on_step, on_training_end"
@@ -98,13 +98,13 @@ def _trained(label: str, config: RunConfig, out: Path) -> tuple[Run, BaseAlgorit
     return run, model
 
 
-def _loads(label: str, run: Run, model: BaseAlgorithm) -> None:
+def _loads(label: str, run: RunDirectory, model: BaseAlgorithm) -> None:
     with called(f"{label}: loading the weights of model.zip into a fresh model", _LOADS):
         loaded = load_model(run)
     _same(label, "loaded from its run directory", run, model, loaded)
 
 
-def _same(label: str, how: str, run: Run, model: BaseAlgorithm, loaded: BaseAlgorithm) -> None:
+def _same(label: str, how: str, run: RunDirectory, model: BaseAlgorithm, loaded: BaseAlgorithm) -> None:
     if names := differing(model, loaded):
         raise ConformanceError(f"{label}: {how}, a model has not what was learnt: {few(names)}; {_LOADS}")
     for observation in _observations(run.config, model):
@@ -114,7 +114,7 @@ def _same(label: str, how: str, run: Run, model: BaseAlgorithm, loaded: BaseAlgo
             raise ConformanceError(f"{label}: {seen}; {_LOADS}")
 
 
-def _goes_on_after_loading(label: str, run: Run, model: BaseAlgorithm) -> None:
+def _goes_on_after_loading(label: str, run: RunDirectory, model: BaseAlgorithm) -> None:
     env = make_vec_env(run.config, seed=SEED)
     try:
         how = f"{type(model).__name__}.load(model.zip)"

@@ -12,8 +12,8 @@ from toolkit.config.components import components_of
 from toolkit.config.schema import RunConfig
 from toolkit.snapshots.plain_data import same
 from toolkit.testing.component import STATE_ADVICE, ConformanceError, Env, config_of, env_of
-from toolkit.testing.short_runs import Observer, differing, few, rehearse, rehearse_in_two
-from toolkit.training.run_directory import Run
+from toolkit.testing.short_runs import Observer, differing, dry_run, few, rehearse_in_two
+from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
 
 _TIMESTEPS = 256
@@ -37,7 +37,7 @@ def check(name: str, params: Mapping[str, Any], env: Env, changes_training: bool
             if not changes_training:
                 train(without, Path(folder) / "without", [undisturbed])
             failed = f"{label}: training with {n_envs} environment{'s' if n_envs > 1 else ''} failed"
-            run, observer = rehearse(config, Path(folder) / "with", failed, f"mend what was raised; {_PER_ENV}")
+            run, observer = dry_run(config, Path(folder) / "with", failed, f"mend what was raised; {_PER_ENV}")
             if not changes_training:
                 _leaves_training_alone(label, observer, undisturbed)
             if observer.missed:
@@ -73,23 +73,23 @@ def _leaves_training_alone(label: str, observer: Observer, undisturbed: Observer
         )
 
 
-def _goes_on(label: str, config: RunConfig, run: Run, whole: Observer) -> None:
+def _goes_on(label: str, config: RunConfig, run: RunDirectory, whole: Observer) -> None:
     """Break a run off and resume it: it comes to the same end. What another whole run has otherwise is a clock."""
     with TemporaryDirectory() as folder:
         failed = f"{label}: going on after a break with `toolkit resume` failed"
         resumed = rehearse_in_two(config, Path(folder) / "two", _BREAK, failed, STATE_ADVICE)
         if resumed is None:
             return
-        names = _otherwise(whole, run, resumed, Run(Path(folder) / "two", config))
+        names = _otherwise(whole, run, resumed, RunDirectory(Path(folder) / "two", config))
         if names:
-            again, observer = rehearse(config, Path(folder) / "again", failed, STATE_ADVICE)
+            again, observer = dry_run(config, Path(folder) / "again", failed, STATE_ADVICE)
             names -= _otherwise(whole, run, observer, again)
     if names:
         seen = f"after a break and `toolkit resume` this is not as without the break: {few(sorted(names))}"
         raise ConformanceError(f"{label}: {seen}; {STATE_ADVICE}")
 
 
-def _otherwise(one: Observer, first: Run, other: Observer, second: Run) -> set[str]:
+def _otherwise(one: Observer, first: RunDirectory, other: Observer, second: RunDirectory) -> set[str]:
     """Name what two runs ended up with that is not the same."""
     held, also = (_held(observer) for observer in (one, other))
     names = {name for name in held.keys() | also.keys() if not same(held.get(name), also.get(name))}
@@ -102,7 +102,7 @@ def _held(observer: Observer) -> dict[str, Any]:
     return held if isinstance(held, dict) else {"state_dict": held}
 
 
-def _columns(run: Run) -> dict[str, tuple[str, ...]]:
+def _columns(run: RunDirectory) -> dict[str, tuple[str, ...]]:
     """Return what training logged, without times."""
     with (run.directory / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -17,7 +17,7 @@ from toolkit.experiments.launcher import Ended, Job, Launcher
 from toolkit.testing import sample_jobs
 from toolkit.testing.component import ConformanceError, build, called
 from toolkit.utils.errors import ToolkitError, describe
-from toolkit.utils.signals import InterruptedTraining, Interrupts
+from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 _ARGUMENTS = {"said": {"text": "ä\n", "numbers": [1, 0.5, None]}}
 _ROOM = 10  # seconds for a second job to begin beside the first, if there is room for it
@@ -107,7 +107,7 @@ def _stops_when_interrupted(label: str, launcher: Launcher, folder: Path) -> Non
                 return
 
     watcher = threading.Thread(target=interrupt)
-    with Interrupts(put_off=False).heeded(), closing(_launched(label, launcher, [waiting])) as given:
+    with SignalGuard(put_off=False).installed(), closing(_launched(label, launcher, [waiting])) as given:
         watcher.start()
         try:
             seen = f"gave {next(given, None)!r:.200}"

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toolkit.config.schema import RunConfig
 from toolkit.snapshots import training_state
 from toolkit.testing.component import ConformanceError
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import TrainingError, describe
 
@@ -45,7 +45,7 @@ class Observer(BaseCallback):
         root: Any = self.locals.get("callback")
         called = getattr(root, "callbacks", ())[1:2]  # before them is the toolkit's
         self._watched = [one for one in called if one is not self]
-        self._taker = training_state.Taker(self.model, self._watched)
+        self._taker = training_state.TrainingStateCapture(self.model, self._watched)
 
     def _on_rollout_start(self) -> None:
         for callback in self._watched:  # as a snapshot has it, which is taken just before
@@ -67,7 +67,7 @@ class Observer(BaseCallback):
         """Take nothing."""
 
 
-def rehearse(config: RunConfig, out: Path, failed: str, advice: str) -> tuple[Run, Observer]:
+def dry_run(config: RunConfig, out: Path, failed: str, advice: str) -> tuple[RunDirectory, Observer]:
     """Train as a config says.
 
     :param failed: what to say first if it fails, and ``advice`` last
@@ -96,7 +96,7 @@ def rehearse_in_two(config: RunConfig, out: Path, stop_at: int, failed: str, adv
         raise ConformanceError(f"{failed}: no snapshot could be written; {advice}")
     observer = Observer()
     try:
-        resume(Run(out, config), [observer])
+        resume(RunDirectory(out, config), [observer])
     except Exception as error:
         raise ConformanceError(f"{failed}: {describe(error)}; {advice}") from error
     return observer

@@ -14,7 +14,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit.envs.factory import Episode
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainingContext:
     :param criterion: the run's success criterion, if it has one
     """
 
-    run: Run
+    run: RunDirectory
     episodes: Sequence[Episode]
     criterion: SuccessCriterion | None
 

@@ -19,15 +19,15 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from toolkit.training.run_directory import Run
-from toolkit.utils.files import GrowingFile, sync
+from toolkit.training.run_directory import RunDirectory
+from toolkit.utils.files import AppendOnlyFile, sync
 from toolkit.utils.memory import installed_memory
 
 _log = logging.getLogger("toolkit")
 _LONGEST_TEXT = csv.field_size_limit()  # which a program could raise, and one that reads the file does not
 
 
-def run_logger(run: Run, iterations: int = 0) -> Logger:
+def run_logger(run: RunDirectory, iterations: int = 0) -> Logger:
     """Make the logger that writes ``progress.csv`` and ``tensorboard/`` in a run directory.
 
     :param iterations: how many a training that is gone on with has made before
@@ -80,13 +80,13 @@ class _ProgressFile(KVWriter):
 
     NAME = "progress.csv"
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._path = run.directory / self.NAME
         self._columns: list[str] = []
         self._rows = 0
         self._sum = hashlib.sha256()
-        self._file: GrowingFile | None = None  # until there is a row
+        self._file: AppendOnlyFile | None = None  # until there is a row
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append a row; what is no number or short text (figures, images) is left to TensorBoard."""
@@ -140,7 +140,7 @@ class _ProgressFile(KVWriter):
         :raises _OtherRowsError: if what comes out has not the expected sum; the file is then as it was
         """
         written = hashlib.sha256()
-        with self._run.whole_file(self.NAME) as path, path.open("wb") as file:
+        with self._run.atomic_file(self.NAME) as path, path.open("wb") as file:
             for cells in itertools.chain([columns], self._read(rows)):
                 line = _line([*cells, *[""] * len(columns)][: len(columns)])
                 file.write(line)
@@ -149,7 +149,7 @@ class _ProgressFile(KVWriter):
                 raise _OtherRowsError
         self.close()
         self._columns, self._rows, self._sum = columns, rows, written
-        self._file = GrowingFile(self._path)
+        self._file = AppendOnlyFile(self._path)
 
     def _read(self, rows: int) -> Iterator[list[str]]:
         if rows:
@@ -170,7 +170,7 @@ def _line(cells: list[str]) -> bytes:
 class _TensorBoardFiles(TensorBoardOutputFormat):
     """TensorBoard's event files, of which those of a training that is gone on with are cut where it was saved."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunDirectory) -> None:
         self._folder = run.directory / "tensorboard"
         self._earlier = [path for path in self._folder.glob("events*") if path.is_file() and not path.is_symlink()]
         super().__init__(str(self._folder))
@@ -213,7 +213,7 @@ class _EventFile:
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parent
-        self._file = GrowingFile(path)
+        self._file = AppendOnlyFile(path)
         self._records = RecordWriter(self._file)
 
     def get_logdir(self) -> str:

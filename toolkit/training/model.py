@@ -16,11 +16,11 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from toolkit.config.components import components_of
 from toolkit.config.schema import RunConfig
-from toolkit.envs.factory import EpisodeRecorder, learnt_by_wrappers, make_vec_env, teach_wrappers
+from toolkit.envs.factory import EpisodeRecorder, load_wrapper_statistics, make_vec_env, wrapper_statistics
 from toolkit.snapshots import archive
 from toolkit.snapshots.restore import MISFITS
 from toolkit.snapshots.weights import load_weights
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError
 
 _WRAPPERS = "wrappers"  # the archive beside model.zip
@@ -83,18 +83,18 @@ def untrained_model(config: RunConfig) -> BaseAlgorithm:
     return build_model(config, env)
 
 
-def save_model(run: Run, model: BaseAlgorithm) -> None:
+def save_model(run: RunDirectory, model: BaseAlgorithm) -> None:
     """Save the model as ``model.zip``, whole or not at all, and before it what wrappers have learnt."""
     venv = model.get_env()
-    if venv is not None and (learnt := learnt_by_wrappers(venv)):
+    if venv is not None and (learnt := wrapper_statistics(venv)):
         run.model_path.unlink(missing_ok=True)  # the one from before would not go with what comes now
         archive.remove(run.directory / _WRAPPERS)
         archive.write(run.directory / _WRAPPERS, learnt)
-    with run.whole_file(run.model_path.name) as path, path.open("wb") as file:
+    with run.atomic_file(run.model_path.name) as path, path.open("wb") as file:
         model.save(file)
 
 
-def load_model(run: Run) -> BaseAlgorithm:
+def load_model(run: RunDirectory) -> BaseAlgorithm:
     """Rebuild a run's model from its config and put the saved weights in; the pickled part of the zip is not read.
 
     It predicts for any number of environments; its own are closed. No random generator that a training in this process
@@ -104,14 +104,14 @@ def load_model(run: Run) -> BaseAlgorithm:
     """
     if not run.model_path.is_file():
         raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
-    with untouched_generators():
+    with preserve_rng_state():
         model = untrained_model(run.config)
     load_weights(run.model_path, model, "the run's config.yaml")
     _teach(model, run)
     return model
 
 
-def _teach(model: BaseAlgorithm, run: Run) -> None:
+def _teach(model: BaseAlgorithm, run: RunDirectory) -> None:
     """Give the wrappers of a model's environments what those that it was trained in had learnt."""
     directory, venv = run.directory / _WRAPPERS, model.get_env()
     if venv is None or not directory.exists():
@@ -119,13 +119,13 @@ def _teach(model: BaseAlgorithm, run: Run) -> None:
             raise RunError(f"{directory}: is missing: what the wrappers had learnt is in it")
         return
     try:
-        teach_wrappers(venv, archive.read(directory, _MOST_LEARNT))
+        load_wrapper_statistics(venv, archive.read(directory, _MOST_LEARNT))
     except MISFITS as error:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
 
 
 @contextmanager
-def untouched_generators() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Give the global random generators back as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -137,7 +137,7 @@ def untouched_generators() -> Iterator[None]:
 
 
 @contextmanager
-def suitable_threads(model: BaseAlgorithm) -> Iterator[None]:
+def limit_torch_threads(model: BaseAlgorithm) -> Iterator[None]:
     """Compute with one CPU thread while the network is small.
 
     Threads that wait for each other cost a small network more than they bring, on a busy machine fifty times more.

@@ -10,10 +10,10 @@ import numpy as np
 
 from toolkit.envs.factory import Episode, EpisodeRecorder
 from toolkit.training.callbacks import RunCallback
-from toolkit.utils.files import GrowingFile
+from toolkit.utils.files import AppendOnlyFile
 
 
-class Bookkeeper(RunCallback):
+class MonitorCsvWriter(RunCallback):
     """Writes ``monitor.csv`` in SB3's format, and logs the shaped return beside SB3's raw one."""
 
     NAME = "monitor.csv"
@@ -24,7 +24,7 @@ class Bookkeeper(RunCallback):
         self._seconds: float | None = None
         self._started = time.time()
         self._written = 0
-        self._file: GrowingFile | None = None
+        self._file: AppendOnlyFile | None = None
 
     @property
     def seconds(self) -> float:
@@ -63,7 +63,7 @@ class Bookkeeper(RunCallback):
         rows = "".join(map(_row, self.context.episodes))
         self.context.run.write(self.NAME, f"#{json.dumps(header)}\nr,l,t\n{rows}")
         self._written = len(self.context.episodes)
-        self._file = GrowingFile(self.context.run.directory / self.NAME)
+        self._file = AppendOnlyFile(self.context.run.directory / self.NAME)
 
     def _on_training_end(self) -> None:
         self._seconds = self._env.seconds

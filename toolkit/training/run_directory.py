@@ -19,13 +19,13 @@ from toolkit.config.components import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.training.results import read_episodes, read_result
 from toolkit.utils.errors import RunError
-from toolkit.utils.files import locked, read_text, whole_file
+from toolkit.utils.files import atomic_file, locked, read_text
 
 DEFAULT_ROOT = Path("runs")
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
 
 
-class Run:
+class RunDirectory:
     """A run directory and the config it was made from.
 
     :param directory: where the run's files are
@@ -154,13 +154,13 @@ class Run:
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run so that at any instant it is whole or absent."""
-        with self.whole_file(name) as path:
+        with self.atomic_file(name) as path:
             path.write_text(text, encoding="utf-8", newline="")
 
     @contextmanager
-    def whole_file(self, name: str) -> Iterator[Path]:
+    def atomic_file(self, name: str) -> Iterator[Path]:
         """Give a path to write a file of the run to; it takes the file's place when it is whole and on the disk."""
-        with whole_file(self.directory / name) as path:
+        with atomic_file(self.directory / name) as path:
             yield path
 
 

@@ -16,21 +16,21 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from toolkit.config.components import components_of, remember_code
+from toolkit.config.components import components_of, remember_trusted_code
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
 from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
 from toolkit.snapshots import training_state
-from toolkit.snapshots.callback import Boundary, CallbacksAtBoundaries, StopTraining
-from toolkit.snapshots.store import Snapshots
+from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
+from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.training.logger import log_interval, run_logger
-from toolkit.training.model import build_model, save_model, suitable_threads
-from toolkit.training.monitor_csv import Bookkeeper
+from toolkit.training.model import build_model, limit_torch_threads, save_model
+from toolkit.training.monitor_csv import MonitorCsvWriter
 from toolkit.training.results import DEFAULT_WINDOW, ENDED
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe
-from toolkit.utils.signals import InterruptedTraining, Interrupts
+from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 _log = logging.getLogger("toolkit")
 
@@ -41,7 +41,7 @@ def train(
     callbacks: Sequence[BaseCallback] = (),
     *,
     progress_bar: bool = False,
-) -> Run:
+) -> RunDirectory:
     """Train as a config says, into a new run directory.
 
     Everything is built before the directory is made, so that bad input leaves nothing behind. Ctrl-C and SIGTERM end
@@ -55,14 +55,14 @@ def train(
     :raises TrainingError: if training breaks off; the run directory then says ``failed``
     """
     with _prepared(config, callbacks, _shown(config, progress_bar)) as session:
-        run = Run.create(config, out)
-        remember_code(config)
+        run = RunDirectory.create(config, out)
+        remember_trusted_code(config)
         with run.locked():
-            _learn(session, run, Snapshots(run.directory, run.config), None)
+            _learn(session, run, SnapshotStore(run.directory, run.config), None)
     return run
 
 
-def resume(run: Run, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bool = False) -> Run:
+def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bool = False) -> RunDirectory:
     """Go on with a run that was stopped or killed, from its newest whole snapshot; without one, from the beginning.
 
     All files are then what they would be if the run had never been stopped, but for wall-clock times.
@@ -84,21 +84,21 @@ def resume(run: Run, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bo
         run.refuse_links()
         with _prepared(run.config, callbacks, _shown(run.config, progress_bar)) as session:
             run.remove_leftovers()
-            snapshots = Snapshots(run.directory, run.config)
-            kept = snapshots.newest_whole()
+            snapshots = SnapshotStore(run.directory, run.config)
+            kept = snapshots.latest_valid()
             if kept is None:
                 _log.warning("%s: has no whole snapshot; it starts from the beginning", run.directory)
                 shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
                 (run.directory / "progress.csv").unlink(missing_ok=True)
             else:
-                for index in training_state.put_back_before_learning(session.model, session.kept_callbacks, kept):
+                for index in training_state.restore_before_learning(session.model, session.kept_callbacks, kept):
                     _log.warning("environment %d does not repeat its episodes: training goes on differently", index)
             _remove_the_end(run)
             _learn(session, run, snapshots, kept)
     return run
 
 
-def _remove_the_end(run: Run) -> None:
+def _remove_the_end(run: RunDirectory) -> None:
     """Delete what an earlier training wrote when it ended."""
     try:
         for name in ("result.json", "traceback.txt"):
@@ -112,7 +112,7 @@ def _shown(config: RunConfig, progress_bar: bool) -> list[BaseCallback]:
     return [find(KINDS["callbacks"], "progress")()] if progress_bar and not shows else []
 
 
-def rehearse(config: RunConfig) -> None:
+def dry_run(config: RunConfig) -> None:
     """Build everything that training needs, and take it down again.
 
     :raises ConfigError: if something in the config cannot be built, or does not fit together
@@ -127,7 +127,7 @@ class _Session:
 
     env: EpisodeRecorder
     model: BaseAlgorithm
-    bookkeeper: Bookkeeper
+    bookkeeper: MonitorCsvWriter
     callbacks: list[BaseCallback]
     criterion: SuccessCriterion | None
     shown: list[BaseCallback]
@@ -173,7 +173,7 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[B
         criteria = [callback for callback in own if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
             raise config.error([Problem(("callbacks",), "a run has at most one success criterion")])
-        bookkeeper = Bookkeeper(env)
+        bookkeeper = MonitorCsvWriter(env)
         criterion = criteria[0] if criteria else None
         return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks, *shown], criterion, shown)
     except BaseException:
@@ -181,15 +181,15 @@ def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[B
         raise
 
 
-def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, Any] | None) -> None:
+def _learn(session: _Session, run: RunDirectory, snapshots: SnapshotStore, kept: dict[str, Any] | None) -> None:
     """Train, from a snapshot if there is one, and write down how it went."""
     status = "finished"
     failure: BaseException | None = None
     stopped_by: int | None = None
-    interrupts = Interrupts(put_off=training_state.can_resume(session.model))
-    with interrupts.heeded():
+    interrupts = SignalGuard(put_off=training_state.can_resume(session.model))
+    with interrupts.installed():
         try:
-            boundary = Boundary(session.model, session.kept_callbacks, session.score, snapshots, interrupts, kept)
+            boundary = RolloutHook(session.model, session.kept_callbacks, session.score, snapshots, interrupts, kept)
             _train_model(session, run, boundary)
         except (KeyboardInterrupt, InterruptedTraining) as error:
             status, stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
@@ -197,7 +197,7 @@ def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, An
             status, failure = "failed", error
         if status == "finished" and session.criterion and session.criterion.success:
             status = "success"
-        with interrupts.noted():
+        with interrupts.deferred():
             failure = _write_end(session, run, status, failure)
     run.stopped_by = interrupts.pending if stopped_by is None else stopped_by
     if failure:
@@ -205,7 +205,7 @@ def _learn(session: _Session, run: Run, snapshots: Snapshots, kept: dict[str, An
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
 
 
-def _train_model(session: _Session, run: Run, boundary: Boundary) -> None:
+def _train_model(session: _Session, run: RunDirectory, boundary: RolloutHook) -> None:
     model = session.model
     context = TrainingContext(run, session.env.episodes, session.criterion)
     for callback in session.run_callbacks:
@@ -213,19 +213,21 @@ def _train_model(session: _Session, run: Run, boundary: Boundary) -> None:
     done = boundary.rollouts
     logger = run_logger(run, done)
     model.set_logger(logger)
-    root = CallbacksAtBoundaries(session.callbacks, boundary)
+    root = RunCallbackList(session.callbacks, boundary)
     try:
         remaining = run.config.timesteps - model.num_timesteps
-        with suitable_threads(model):
+        with limit_torch_threads(model):
             interval = log_interval(model, done)
-            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=not boundary.goes_on)
+            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=not boundary.is_resumed)
     except StopTraining:
         root.on_training_end()
     finally:
         logger.close()
 
 
-def _write_end(session: _Session, run: Run, status: str, failure: BaseException | None) -> BaseException | None:
+def _write_end(
+    session: _Session, run: RunDirectory, status: str, failure: BaseException | None
+) -> BaseException | None:
     """Save the model and the result; return what went wrong, in training or here."""
     try:
         save_model(run, session.model)

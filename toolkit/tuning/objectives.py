@@ -16,7 +16,7 @@ from toolkit.config.components import Bound, components_of
 from toolkit.config.schema import RunConfig
 from toolkit.training.callbacks import SuccessCriterion, TrainingContext
 from toolkit.training.results import DEFAULT_WINDOW
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import TuningError
 
 
@@ -39,14 +39,14 @@ class Objective(ABC):
         """Return where the learning curve stands during training; more is better; ``None`` before any episode."""
 
     @abstractmethod
-    def end(self, run: Run) -> float:
+    def end(self, run: RunDirectory) -> float:
         """Return where the learning curve has ended.
 
         :raises TuningError: if nothing can be said of the run
         """
 
     @abstractmethod
-    def score(self, run: Run) -> float:
+    def score(self, run: RunDirectory) -> float:
         """Return what the run is judged by.
 
         :raises TuningError: if nothing can be said of the run
@@ -71,11 +71,11 @@ class MeanReturn(Objective):
         """Return the mean of the last 100 episodes so far."""
         return _mean([episode.raw_return for episode in context.episodes[-DEFAULT_WINDOW:]])
 
-    def end(self, run: Run) -> float:
+    def end(self, run: RunDirectory) -> float:
         """Return the score."""
         return self.score(run)
 
-    def score(self, run: Run) -> float:
+    def score(self, run: RunDirectory) -> float:
         """Return the mean of the last 100 episodes, or of as many as there are."""
         return _finite(_mean([raw_return for raw_return, _ in run.episodes[-DEFAULT_WINDOW:]]), run)
 
@@ -97,12 +97,12 @@ class TimestepsToSuccess(Objective):
             return None
         return min(criterion.mean_return, criterion.threshold)
 
-    def end(self, run: Run) -> float:
+    def end(self, run: RunDirectory) -> float:
         """Return the criterion's mean return when training ended, up to its threshold."""
         success = (run.result or {}).get("success") or {}
         return min(_finite(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
 
-    def score(self, run: Run) -> float:
+    def score(self, run: RunDirectory) -> float:
         """Return the timestep of success, or all timesteps."""
         success = (run.result or {}).get("success") or {}
         return float(success["timestep"] if success.get("solved") else run.config.timesteps)
@@ -121,7 +121,7 @@ def _mean(returns: Sequence[float]) -> float | None:
     return fmean(returns) if returns else None
 
 
-def _finite(mean: float | None, run: Run) -> float:
+def _finite(mean: float | None, run: RunDirectory) -> float:
     if mean is None:
         raise TuningError(f"no episode was completed in {run.config.timesteps:,} timesteps")
     if not math.isfinite(mean):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from toolkit.config.components import checked
-from toolkit.config.compose import drops, lay_over
+from toolkit.config.compose import apply_override, shadows
 from toolkit.config.schema import RunConfig
 from toolkit.config.snippets import one_line
 from toolkit.config.validation import Part
@@ -114,7 +114,7 @@ def config_with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """
     document = base.to_document()
     for path, value in values.items():
-        lay_over(document, path, value, {(): f"{path}={one_line(value)}"}, Path())
+        apply_override(document, path, value, {(): f"{path}={one_line(value)}"}, Path())
     return checked(document)
 
 
@@ -154,7 +154,7 @@ def _overlaps(dimension: Dimension, space: Sequence[Dimension]) -> Iterator[Prob
         if dimension.path.startswith(f"{other}."):
             message = f"lies within {other}, which is searched for as well"
             yield Problem(("search", dimension.path), message, "search for one of them")
-        elif index > place and drops(other, dimension.path):
+        elif index > place and shadows(other, dimension.path):
             message = f"is dropped by {other}, which is laid over it"
             yield Problem(("search", dimension.path), message, "write the name before its params")
 
@@ -217,7 +217,7 @@ def _problems_with(dotted: str, value: Any, base: RunConfig, places: Mapping[Key
     document = base.to_document()
     path: KeyPath = ()
     try:
-        path = lay_over(document, dotted, value, places, Path())
+        path = apply_override(document, dotted, value, places, Path())
         checked(document)
     except ConfigError as error:
         return [_said_here(problem, path) for problem in error.problems]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config import yaml_document
 from toolkit.experiments.launcher import Job, Launcher
-from toolkit.training.trainer import rehearse
+from toolkit.training.trainer import dry_run
 from toolkit.tuning.config import Tuning, load_tuning
 from toolkit.tuning.results import TABLE, best_of, write_results
 from toolkit.tuning.storage import quiet, reached, shown
@@ -20,7 +20,7 @@ from toolkit.tuning.study import Trial, is_unfinished, opened_study, trials_of
 from toolkit.tuning.worker import work
 from toolkit.utils.errors import RunError, StorageError, TuningError
 from toolkit.utils.files import claimed, looking_at, read_text, write_text
-from toolkit.utils.signals import InterruptedTraining, Interrupts
+from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 if TYPE_CHECKING:
     import optuna
@@ -68,7 +68,7 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
     _refuse_another(directory, tuning)
     lost = _what_is_lost(directory)
     launcher: Launcher = tuning.launcher.build()
-    rehearse(tuning.base)
+    dry_run(tuning.base)
     launcher.prepare()
     with quiet():
         if tuning.config.storage:
@@ -164,7 +164,7 @@ def _launch(
         return errors, None
     try:
         with (
-            Interrupts(put_off=False).heeded(),
+            SignalGuard(put_off=False).installed(),
             _watched(study, tuning, watch),
             closing(launcher.launch(jobs)) as launched,
         ):

@@ -22,7 +22,7 @@ from toolkit.config.schema import RunConfig
 from toolkit.config.yaml_document import Document
 from toolkit.experiments.status import has_ended
 from toolkit.training.callbacks import RunCallback
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import resume, train
 from toolkit.tuning.config import Tuning, TuningConfig, bind_tuning
 from toolkit.tuning.objectives import OBJECTIVES, Objective, without
@@ -40,7 +40,7 @@ from toolkit.tuning.study import (
 )
 from toolkit.utils.errors import RunError, ToolkitError, describe
 from toolkit.utils.files import claimed, locked
-from toolkit.utils.signals import InterruptedTraining, Interrupts
+from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 if TYPE_CHECKING:
     import optuna
@@ -72,8 +72,8 @@ def work(directory: Path, *, tuning: dict[str, Any], base: dict[str, Any], stora
     bound, problems = bind_tuning(config, checked(Document(base)), Document(tuning, {(): config.name}))
     if bound is None or problems:
         raise ToolkitError("; ".join(problem.text({}) for problem in problems), "it was right where it was checked")
-    interrupts = Interrupts(put_off=True)
-    with quiet(), interrupts.heeded(), opened_study(storage, bound, _REACHED) as study:
+    interrupts = SignalGuard(put_off=True)
+    with quiet(), interrupts.installed(), opened_study(storage, bound, _REACHED) as study:
         study.sampler, study.pruner = bound.sampler.build(), bound.pruner.build()
         if worker or any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
             study.sampler.reseed_rng()  # or it would draw what another worker has drawn, or itself before
@@ -86,7 +86,7 @@ class _Worker:
     :param interrupts: a signal that has come stops it where it knows which trial it runs
     """
 
-    def __init__(self, study: optuna.Study, tuning: Tuning, directory: Path, interrupts: Interrupts) -> None:
+    def __init__(self, study: optuna.Study, tuning: Tuning, directory: Path, interrupts: SignalGuard) -> None:
         self._study = study
         self._tuning = tuning
         self._objective = OBJECTIVES[tuning.config.objective]
@@ -159,12 +159,12 @@ class _Worker:
                 break
         return scores
 
-    def _trained(self, values: dict[str, Any], directory: Path, reporter: _Reporter) -> Run:
+    def _trained(self, values: dict[str, Any], directory: Path, reporter: _Reporter) -> RunDirectory:
         """Train in a directory, or go on with what is there."""
         config = self._objective.trained(config_with(self._tuning.base, values))
         config = without(config, lambda callback: callback.name in _ONLY_SHOWN)
         if _is_begun(directory, config):
-            run = Run.open(directory)
+            run = RunDirectory.open(directory)
             trust_code(run.config)  # the user's own
             return run if has_ended(directory) else resume(run, [reporter])
         shutil.rmtree(directory, ignore_errors=True)
@@ -181,7 +181,7 @@ def _take_over(directory: Path) -> None:
 
 def _is_begun(directory: Path, config: RunConfig) -> bool:
     try:
-        return Run.open(directory).config == config
+        return RunDirectory.open(directory).config == config
     except ToolkitError:
         return False
 
@@ -223,14 +223,14 @@ class _Reporter(RunCallback):
     A run stopped so is an interrupted one, which nobody takes for a whole one when the trial is run again.
     """
 
-    def __init__(self, curve: _Curve, interrupts: Interrupts) -> None:
+    def __init__(self, curve: _Curve, interrupts: SignalGuard) -> None:
         super().__init__()
         self._curve = curve
         self._interrupts = interrupts
         self.failure: Exception | None = None
 
     def _on_step(self) -> bool:
-        self._interrupts.raise_pending()  # which has come before those of training were heeded
+        self._interrupts.raise_pending()  # which has come before those of training were installed
         share = self.num_timesteps / self.context.run.config.timesteps
         try:
             self._curve.reach(share, lambda: self._curve.objective.progress(self.context))

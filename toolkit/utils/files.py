@@ -24,7 +24,7 @@ except ImportError:  # Windows, where a directory cannot be locked
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; it takes the place of ``path`` when it is whole and on the disk.
 
     Its name cannot be guessed, so that nobody can have put a link there.
@@ -115,13 +115,13 @@ def write_text(path: Path, text: str) -> None:
     :raises RunError: if it cannot be written
     """
     try:
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error
 
 
-class GrowingFile:
+class AppendOnlyFile:
     """A file that pieces are written to the end of, each whole or not at all.
 
     It has no buffer, which would be written again, and fail again, when it is closed.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.utils.errors import RunError, ToolkitError
-from toolkit.utils.files import whole_file
+from toolkit.utils.files import atomic_file
 
 _FORMATS = ("png", "svg")
 
@@ -30,7 +30,7 @@ def picture_file(path: Path) -> Iterator[Path]:
     :raises RunError: if it cannot be written there
     """
     try:
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             yield temporary
     except OSError as error:
         hint = "choose another place" if path.parent.is_dir() else f"make the directory {path.parent} first"

@@ -24,8 +24,8 @@ class InterruptedTraining(BaseException):
         self.signal = signal
 
 
-class Interrupts:
-    """What signals have come, while :meth:`heeded` is entered.
+class SignalGuard:
+    """What signals have come, while :meth:`installed` is entered.
 
     :param put_off: whether the first one waits for :meth:`raise_pending`; a second never does
     :ivar pending: the first that has come
@@ -36,7 +36,7 @@ class Interrupts:
         self.pending: int | None = None
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Take the signals that end a process; outside of the main thread, which alone gets them, do nothing.
 
         Whoever took them before knows afterwards what has come.
@@ -48,7 +48,7 @@ class Interrupts:
             self._pass_on()
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Let no further signal keep the end of a run from being written down."""
         with processes.handled(_signals(), self._note):
             yield
@@ -67,7 +67,7 @@ class Interrupts:
     def _pass_on(self) -> None:
         if self.pending is not None:
             before = getattr(signal.getsignal(self.pending), "__self__", None)
-            if isinstance(before, Interrupts):
+            if isinstance(before, SignalGuard):
                 before._note(self.pending, None)
 
     def raise_pending(self) -> None:

@@ -29,7 +29,7 @@ from toolkit.config import yaml_document
 from toolkit.config.registry import KINDS, entries, find
 from toolkit.config.schema import RunConfig
 from toolkit.config.signatures import signature_of
-from toolkit.training.trainer import rehearse
+from toolkit.training.trainer import dry_run
 from toolkit.utils.errors import ConfigError
 
 _HOME = tempfile.TemporaryDirectory()  # until Python exits
@@ -335,7 +335,7 @@ def outcome(path: str, overrides: Sequence[str] = (), *, build: bool = False) ->
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # SB3 has views on what it is given
-                rehearse(result)
+                dry_run(result)
         except ConfigError as error:
             result = error
     assert contents() == before

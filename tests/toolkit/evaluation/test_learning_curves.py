@@ -18,7 +18,7 @@ from support import SMALL_CONFIG, Toolkit, files_in
 
 from toolkit.config.components import load_config
 from toolkit.evaluation.learning_curves import learning_curves, plot
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
 from toolkit.utils.errors import RunError, ToolkitError
 
@@ -27,7 +27,7 @@ BLUE, ORANGE, INK = (63, 144, 218), (255, 169, 14), (51, 51, 51)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run that met its criterion: a mean of 12 over 5 episodes."""
     directory = tmp_path_factory.mktemp("trained")
     (directory / "small.yaml").write_text(
@@ -40,13 +40,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def solved(trained: Run, working_directory: Path) -> Run:
+def solved(trained: RunDirectory, working_directory: Path) -> RunDirectory:
     """The trained run, in a directory that a test may spoil."""
     shutil.copytree(trained.directory, working_directory / "runs" / "solved-1")
-    return Run.open(Path("runs/solved-1"))
+    return RunDirectory.open(Path("runs/solved-1"))
 
 
-def made_up(solved: Run, name: str, returns: Sequence[float], length: int = 20, /, **success: Any) -> Run:
+def made_up(
+    solved: RunDirectory, name: str, returns: Sequence[float], length: int = 20, /, **success: Any
+) -> RunDirectory:
     """Make a run with these returns; without `success` it is still going."""
     directory = solved.directory.parent / name
     directory.mkdir(parents=True)
@@ -56,7 +58,7 @@ def made_up(solved: Run, name: str, returns: Sequence[float], length: int = 20, 
     if success:
         result = {"threshold": 195.0, "episodes": 3, "solved": False, "episode": None, "timestep": None} | success
         (directory / "result.json").write_text(json.dumps({"status": "finished", "success": result}))
-    return Run.open(directory)
+    return RunDirectory.open(directory)
 
 
 def lines(axes: Axes) -> dict[str, list[tuple[NDArray[Any], NDArray[Any]]]]:
@@ -93,7 +95,7 @@ def amount(image: NDArray[np.uint8], colour: tuple[int, int, int]) -> int:
 
 
 @pytest.mark.parametrize("by", ["timestep", "episode"])
-def test_the_curve_of_a_real_run_is_that_of_its_monitor_file(solved: Run, by: Any) -> None:
+def test_the_curve_of_a_real_run_is_that_of_its_monitor_file(solved: RunDirectory, by: Any) -> None:
     rows = [line.split(",") for line in (solved.directory / "monitor.csv").read_text().splitlines()[2:] if line]
     returns, lengths = [float(row[0]) for row in rows], [int(row[1]) for row in rows]
     x = np.cumsum(lengths) if by == "timestep" else np.arange(1, len(rows) + 1)
@@ -113,7 +115,7 @@ def test_the_curve_of_a_real_run_is_that_of_its_monitor_file(solved: Run, by: An
     assert figure.axes[0].get_xlabel() == f"{by}s"
 
 
-def test_the_picture_of_the_newest_run_goes_into_it(solved: Run, toolkit: Toolkit) -> None:
+def test_the_picture_of_the_newest_run_goes_into_it(solved: RunDirectory, toolkit: Toolkit) -> None:
     done = toolkit("plot")
     assert (done.status, done.out, done.err) == (0, "runs/solved-1/learning_curve.png\n", "")
     image = pixels(Path(done.out.strip()))
@@ -123,13 +125,13 @@ def test_the_picture_of_the_newest_run_goes_into_it(solved: Run, toolkit: Toolki
     assert share(image, INK) > 0.4  # the threshold, dashed
 
 
-def test_without_a_criterion_there_is_no_threshold_in_the_picture(solved: Run) -> None:
+def test_without_a_criterion_there_is_no_threshold_in_the_picture(solved: RunDirectory) -> None:
     image = pixels(plot([made_up(solved, "going-1", range(50))]))
     assert amount(image, BLUE) > 500
     assert share(image, INK) < 0.2
 
 
-def test_svg_has_its_texts_as_text(solved: Run, toolkit: Toolkit) -> None:
+def test_svg_has_its_texts_as_text(solved: RunDirectory, toolkit: Toolkit) -> None:
     done = toolkit("plot", solved.directory, "--out", "curve.SVG", "--by", "episode")
     assert (done.status, done.out) == (0, "curve.SVG\n")
     found = texts(Path("curve.SVG"))
@@ -141,11 +143,11 @@ def test_svg_has_its_texts_as_text(solved: Run, toolkit: Toolkit) -> None:
     assert "episodes" in found
 
 
-def test_equal_runs_give_equal_files(solved: Run) -> None:
+def test_equal_runs_give_equal_files(solved: RunDirectory) -> None:
     assert plot([solved], Path("1.svg")).read_bytes() == plot([solved], Path("2.svg")).read_bytes()
 
 
-def test_a_run_that_did_not_succeed_has_a_threshold_but_no_star(solved: Run) -> None:
+def test_a_run_that_did_not_succeed_has_a_threshold_but_no_star(solved: RunDirectory) -> None:
     run = made_up(solved, "unsolved-1", [-1500.0, -900.5, -1200.0, -300.0], threshold=-200.0)
     figure = learning_curves([run])
     drawn = lines(figure.axes[0])
@@ -155,7 +157,7 @@ def test_a_run_that_did_not_succeed_has_a_threshold_but_no_star(solved: Run) -> 
     assert not any("solved" in text.get_text() for text in figure.legends[0].get_texts())
 
 
-def test_a_run_that_goes_on_is_drawn_as_far_as_it_has_come(solved: Run) -> None:
+def test_a_run_that_goes_on_is_drawn_as_far_as_it_has_come(solved: RunDirectory) -> None:
     run = made_up(solved, "going-1", range(120))
     with (run.directory / "monitor.csv").open("a") as file:
         file.write("77.0,2")  # the row that is being written
@@ -165,13 +167,13 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_has_come(solved: Run) -> None:
     assert drawn["dashes"] == drawn["stars"] == []
 
 
-def test_one_episode_is_enough(solved: Run) -> None:
+def test_one_episode_is_enough(solved: RunDirectory) -> None:
     run = made_up(solved, "one-1", [20.0])
     (line,) = [line for line in learning_curves([run]).axes[0].lines if line.get_linestyle() == "-"]
     assert line.get_marker() == "o"  # a line through one point shows nothing
 
 
-def test_several_runs_have_a_colour_each_and_their_names(solved: Run, toolkit: Toolkit) -> None:
+def test_several_runs_have_a_colour_each_and_their_names(solved: RunDirectory, toolkit: Toolkit) -> None:
     made_up(solved, "other-1", range(60), threshold=30.0)
     done = toolkit("plot", "runs/solved-1", "runs/other-1")
     assert (done.status, done.out, done.err) == (0, "learning_curves.png\n", "")
@@ -184,19 +186,19 @@ def test_several_runs_have_a_colour_each_and_their_names(solved: Run, toolkit: T
     assert "mean of the last 3 or 5 episodes, fewer at first" in found
 
 
-def test_many_runs_all_differ_in_colour(solved: Run) -> None:
+def test_many_runs_all_differ_in_colour(solved: RunDirectory) -> None:
     figure = learning_curves([made_up(solved, f"run-{number}", range(10)) for number in range(14)])
     colours = [tuple(line.get_color()) for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert len(set(colours)) == 14
 
 
-def test_equal_names_are_told_apart_by_their_parents(solved: Run) -> None:
+def test_equal_names_are_told_apart_by_their_parents(solved: RunDirectory) -> None:
     runs = [made_up(solved, name, [1, 2]) for name in ("a/x/same", "b/x/same", "b/other")]
     assert {"a/x/same", "b/x/same", "other"} < set(texts(plot(runs, Path("curves.svg"))))
     assert texts(plot([runs[0], runs[0]], Path("twice.svg"))).count("same") == 2
 
 
-def test_names_show_as_they_are(solved: Run) -> None:
+def test_names_show_as_they_are(solved: RunDirectory) -> None:
     names = ["_hidden", "$x_1$ & <b>", "$", "long" * 50 + "-7"]
     runs = [made_up(solved, name, [1, 2]) for name in names]
     found = texts(plot(runs, Path("curves.svg")))
@@ -206,7 +208,7 @@ def test_names_show_as_they_are(solved: Run) -> None:
         assert f"{names[number]}: double_dqn on CartPole-v1" in texts(plot([run], Path("curve.svg")))
 
 
-def test_twenty_thousand_episodes_make_no_huge_file_and_no_blot(solved: Run) -> None:
+def test_twenty_thousand_episodes_make_no_huge_file_and_no_blot(solved: RunDirectory) -> None:
     returns = np.random.default_rng(0).integers(8, 201, 20_000).tolist()
     run = made_up(solved, "long-1", returns, 1000, episodes=100, solved=True, episode=20_000, timestep=20_000_000)
     assert plot([run], Path("curve.svg")).stat().st_size < 600_000
@@ -220,7 +222,7 @@ def test_twenty_thousand_episodes_make_no_huge_file_and_no_blot(solved: Run) -> 
     assert (inside.min(axis=2) > 150).mean() > 0.9  # pale nearly everywhere
 
 
-def test_a_figure_is_known_to_no_one_else(solved: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_is_known_to_no_one_else(solved: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib import pyplot, rcParams
 
     monkeypatch.setitem(rcParams, "svg.fonttype", "path")
@@ -246,7 +248,9 @@ def test_a_figure_is_known_to_no_one_else(solved: Run, monkeypatch: pytest.Monke
         (HEAD + "ten,10,0.5\n10.0,10,0.5\n", "monitor.csv:3: is no episode"),
     ],
 )
-def test_a_run_without_a_curve_is_bad_input(solved: Run, toolkit: Toolkit, monitor: str | None, message: str) -> None:
+def test_a_run_without_a_curve_is_bad_input(
+    solved: RunDirectory, toolkit: Toolkit, monitor: str | None, message: str
+) -> None:
     path = solved.directory / "monitor.csv"
     path.unlink()
     if monitor is not None:
@@ -261,7 +265,7 @@ def test_a_run_without_a_curve_is_bad_input(solved: Run, toolkit: Toolkit, monit
 
 
 @pytest.mark.parametrize("result", ["{", "[]x", "3", "\0"])
-def test_a_damaged_result_is_bad_input(solved: Run, toolkit: Toolkit, result: str) -> None:
+def test_a_damaged_result_is_bad_input(solved: RunDirectory, toolkit: Toolkit, result: str) -> None:
     (solved.directory / "result.json").write_text(result)
     done = toolkit("plot")
     assert done.status == 2
@@ -274,7 +278,7 @@ def test_a_damaged_result_is_bad_input(solved: Run, toolkit: Toolkit, result: st
     "out", ["curve.pdf", "curve", "png", ".png", "absent/curve.png", "small.yaml/curve.png", "d.svg"]
 )
 def test_a_place_where_no_picture_can_be_is_bad_input(
-    solved: Run, toolkit: Toolkit, config_file: Path, out: str
+    solved: RunDirectory, toolkit: Toolkit, config_file: Path, out: str
 ) -> None:
     Path("d.svg").mkdir()
     before = files_in(Path())
@@ -285,7 +289,7 @@ def test_a_place_where_no_picture_can_be_is_bad_input(
 
 
 def test_a_picture_is_replaced_by_a_whole_one_or_not_at_all(
-    solved: Run, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+    solved: RunDirectory, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("curve.png").write_text("old")
 
@@ -304,7 +308,7 @@ def test_a_picture_is_replaced_by_a_whole_one_or_not_at_all(
     assert pixels(Path("curve.png")).size
 
 
-def test_the_suffix_is_looked_at_first(solved: Run) -> None:
+def test_the_suffix_is_looked_at_first(solved: RunDirectory) -> None:
     (solved.directory / "monitor.csv").unlink()
     with pytest.raises(ToolkitError, match=r"\.png or \.svg"):
         plot([solved], Path("curve.jpg"))

@@ -23,7 +23,7 @@ from toolkit.config.components import load_config
 from toolkit.evaluation.network_diagram import draw
 from toolkit.evaluation.networks import Layer, describe, shape_text
 from toolkit.training.model import untrained_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import NetworkError, ToolkitError
 
 ODD_POLICY = """\
@@ -68,9 +68,9 @@ def arrows() -> set[tuple[str, str]]:
 
 
 @pytest.fixture
-def run(config_file: Path) -> Run:
+def run(config_file: Path) -> RunDirectory:
     """A run of Double DQN, 4-16-16-2, without a model yet."""
-    return Run.create(load_config(config_file), Path("runs/small-1"))
+    return RunDirectory.create(load_config(config_file), Path("runs/small-1"))
 
 
 def test_the_table_has_every_layer_of_a_trained_run(config_file: Path, toolkit: Toolkit) -> None:
@@ -97,7 +97,7 @@ left out, as copies: q_net_target
     )
 
 
-def test_a_run_needs_no_model_for_it(run: Run, toolkit: Toolkit) -> None:
+def test_a_run_needs_no_model_for_it(run: RunDirectory, toolkit: Toolkit) -> None:
     assert not run.model_path.exists()
     before = files_in(run.directory)
     assert "386 parameters" in toolkit("describe", run.directory).out
@@ -126,7 +126,7 @@ def test_every_shipped_config_is_described_and_drawn_whole(config: Path) -> None
 
 
 def test_networks_are_told_apart(toolkit: Toolkit) -> None:
-    Run.create(load_config(PROJECT / "configs" / "pendulum_td3.yaml"), Path("runs/td3"))
+    RunDirectory.create(load_config(PROJECT / "configs" / "pendulum_td3.yaml"), Path("runs/td3"))
     out = toolkit("describe").out
     assert "actor: Actor of observation (3)\n" in out
     assert "critic: ContinuousCritic of observation (3), action (1)\n" in out
@@ -183,7 +183,7 @@ def test_a_shared_extractor_counts_once_in_all() -> None:
 
 
 def test_a_discrete_observation_is_named(toolkit: Toolkit) -> None:
-    Run.create(load_config(PROJECT / "configs" / "taxi_maskable_ppo.yaml"), Path("runs/taxi"))
+    RunDirectory.create(load_config(PROJECT / "configs" / "taxi_maskable_ppo.yaml"), Path("runs/taxi"))
     assert "of observation Discrete(500)\n" in toolkit("describe").out
 
 
@@ -243,7 +243,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize("name", ["networks.png", "networks.svg", "networks.PNG"])
 def test_the_picture_is_written_where_asked_for_and_replaces_what_was_there(
-    run: Run, toolkit: Toolkit, name: str, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, toolkit: Toolkit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")  # no Graphviz but pygraphviz' own
     Path(name).write_text("old")
@@ -271,7 +271,7 @@ def test_a_bad_suffix_is_refused_before_anything_is_loaded(toolkit: Toolkit) -> 
 
 
 @pytest.mark.parametrize("out", ["absent/networks.png", "small.yaml/networks.png", "directory.svg"])
-def test_a_place_that_cannot_be_written_is_bad_input(run: Run, toolkit: Toolkit, out: str) -> None:
+def test_a_place_that_cannot_be_written_is_bad_input(run: RunDirectory, toolkit: Toolkit, out: str) -> None:
     Path("directory.svg").mkdir()
     before = files_in(Path())
     done = toolkit("describe", run.directory, "--plot", out)
@@ -285,7 +285,7 @@ def test_a_network_that_cannot_be_followed_is_said_so(toolkit: Toolkit) -> None:
     Path("odd.yaml").write_text(
         "timesteps: 8\nenv: {id: CartPole-v1}\nalgorithm: {name: ppo, policy: './odd.py:Odd'}\n"
     )
-    run = Run.create(load_config("odd.yaml"), Path("runs/odd"))
+    run = RunDirectory.create(load_config("odd.yaml"), Path("runs/odd"))
     done = toolkit("describe", run.directory, "--plot", "odd.png", "--trust")
     assert (done.status, done.out) == (1, "")
     assert "policy (Odd) cannot be followed: TypeError" in done.err
@@ -293,7 +293,7 @@ def test_a_network_that_cannot_be_followed_is_said_so(toolkit: Toolkit) -> None:
     assert not Path("odd.png").exists()
 
 
-def test_what_graphviz_refuses_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_graphviz_refuses_is_said_so(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.evaluation.network_diagram._STYLE", "no dot {")
     with pytest.raises(NetworkError, match="cannot be drawn"):
         draw(untrained_model(run.config), Path("networks.png"))

@@ -14,7 +14,7 @@ from stable_baselines3 import DQN, PPO
 from toolkit.config.components import load_config
 from toolkit.envs.factory import EpisodeRecorder, make_vec_env
 from toolkit.evaluation.rollout import play_greedily
-from toolkit.training.model import suitable_threads
+from toolkit.training.model import limit_torch_threads
 
 CARTPOLE = "{id: CartPole-v1, max_episode_steps: 30, n_envs: %d, wrappers: [terminal_reward_clip]}"
 CUT = (
@@ -139,14 +139,14 @@ def dqn(width: int) -> DQN:
 def test_a_small_network_computes_with_one_thread_and_a_large_one_with_those_there_are(
     width: int, threads: int
 ) -> None:
-    with suitable_threads(dqn(width)):
+    with limit_torch_threads(dqn(width)):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("three_threads")
 def test_the_threads_come_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="broken"), suitable_threads(dqn(16)):
+    with pytest.raises(RuntimeError, match="broken"), limit_torch_threads(dqn(16)):
         raise RuntimeError("broken")
     assert torch.get_num_threads() == 3
 
@@ -154,5 +154,5 @@ def test_the_threads_come_back_after_an_error() -> None:
 @pytest.mark.usefixtures("three_threads")
 def test_a_number_of_threads_in_the_environment_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with suitable_threads(dqn(16)):
+    with limit_torch_threads(dqn(16)):
         assert torch.get_num_threads() == 3

@@ -23,7 +23,7 @@ from trained import differences
 from toolkit import experiment
 from toolkit.experiments.config import load_plan
 from toolkit.experiments.display import Overview, display
-from toolkit.experiments.runner import Experiment, carry_out, run_experiment
+from toolkit.experiments.runner import Experiment, run_experiment, run_job
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import locked
 
@@ -637,7 +637,7 @@ def test_no_other_process_can_train_in_the_directory_once_it_was_looked_at(toolk
 def test_a_job_refuses_a_directory_with_a_run_of_another_config(finished: Path) -> None:
     config = load_plan(written(EXPERIMENT.replace("200", "201"))).runs()[1].config.to_document().data
     with pytest.raises(RunError, match=r"holds a run of another config: .*timesteps is 200 and would be 201\n"):
-        carry_out(finished / "clip/seed-0", config, 3)
+        run_job(finished / "clip/seed-0", config, 3)
 
 
 def test_a_directory_with_something_else_in_it_is_refused(toolkit: Toolkit) -> None:

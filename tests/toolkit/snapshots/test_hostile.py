@@ -386,13 +386,13 @@ MEASURE = """\
 import resource, sys, toolkit
 from toolkit.utils.errors import RunError
 from toolkit.training.model import load_model
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 
-load_model(Run.open(toolkit.training.run_directory.Path(sys.argv[1])))
+load_model(RunDirectory.open(toolkit.training.run_directory.Path(sys.argv[1])))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for directory in sys.argv[2:]:
     try:
-        load_model(Run.open(toolkit.training.run_directory.Path(directory)))
+        load_model(RunDirectory.open(toolkit.training.run_directory.Path(directory)))
     except RunError:
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """

@@ -20,7 +20,7 @@ from trained import differences
 
 from toolkit import Run, load_config, train
 from toolkit.envs import vec_env
-from toolkit.experiments.runner import carry_out
+from toolkit.experiments.runner import run_job
 from toolkit.snapshots import archive
 
 FAULTY = """\
@@ -789,10 +789,10 @@ def test_a_signal_that_comes_too_late_to_stop_training_is_in_the_exit_status(whe
 def test_a_signal_that_comes_too_late_to_stop_training_stops_the_evaluation(where: str) -> None:
     config = load_config("faulty.yaml", [too_late(where)]).to_document().data
     with pytest.raises(KeyboardInterrupt):
-        carry_out(Path("run"), config, 2)
+        run_job(Path("run"), config, 2)
     assert result_of("run")["status"] == "finished"
     assert not Path("run/evaluation.json").exists()
-    carry_out(Path("run"), config, 2)
+    run_job(Path("run"), config, 2)
     assert Path("run/evaluation.json").exists()
 
 

@@ -24,7 +24,7 @@ from support import PROJECT, Finished, Install, Toolkit, files_in, terminal_proc
 
 from toolkit import load_config
 from toolkit.experiments.config import load_plan
-from toolkit.training.run_directory import Run
+from toolkit.training.run_directory import RunDirectory
 from toolkit.tuning.config import load_tuning
 from toolkit.tuning.storage import quiet
 from toolkit.tuning.study import give_back, opened_study, wait_for_work
@@ -145,7 +145,7 @@ def test_what_comes_out_trains_as_its_trials_did(toolkit: Toolkit) -> None:
     score = max((row["seed 4294967295"] for row in table()), key=float)
     found = Path("tunings/search/best.yaml")
     assert toolkit("train", found, "--seed", "4294967295", "--out", "run", "--quiet").status == 0
-    returns = [raw_return for raw_return, _ in Run.open(Path("run")).episodes]
+    returns = [raw_return for raw_return, _ in RunDirectory.open(Path("run")).episodes]
     assert (len(returns), str(fmean(returns))) == (20, score), "though its base would stop with the fourth episode"
     assert "# The base's success criterion is left out" in found.read_text()
     plan = load_plan(Path("tunings/search/confirm.yaml"))

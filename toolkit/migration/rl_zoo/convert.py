@@ -11,7 +11,7 @@ from toolkit.config import yaml_document
 from toolkit.config.components import resolve
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import parse
-from toolkit.config.trust import Opened, digest_of
+from toolkit.config.trust import RunOrigin, digest_of
 from toolkit.config.yaml_document import Document
 from toolkit.migration.rl_zoo import files
 from toolkit.migration.rl_zoo.keys import Entry, config_of
@@ -96,7 +96,9 @@ def _check(config: dict[str, Any], entry: Entry) -> list[str]:
 
     :raises ConfigError: with what does not fit, where it stands in Zoo's file
     """
-    opened = Opened(digest_of(config))  # by somebody else, as Zoo's files are: code that is not installed does not run
+    opened = RunOrigin(
+        digest_of(config)
+    )  # by somebody else, as Zoo's files are: code that is not installed does not run
     checked, problems = parse(Document({"name": "imported", **config}, entry.origins, opened))
     if checked is not None and not problems:
         problems = resolve(checked)[1]
