@@ -46,7 +46,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 CASES = {f"{name}{variant}": (name, parts) for variant, parts in _VARIANTS.items() for name in _ALGORITHMS}
 CASES["double_dqn, n-step"] = ("double_dqn", {"env": {}, "params": {"n_steps": 3}})
-_TOOLKIT = [sys.executable, "-c", "from toolkit.cli import main; main()"]
+_TOOLKIT = [sys.executable, "-c", "from toolkit.cli.app import main; main()"]
 _TIMESTEPS = {"sac": 2_500, "td3": 2_500, "ppo": 10_000, "a2c": 8_000}
 
 

@@ -22,7 +22,7 @@ def test_the_tests_run_against_the_built_wheel() -> None:
     "name",
     [
         "toolkit/py.typed",
-        "toolkit/templates/plugin/wrapper/component.py.template",
+        "toolkit/cli/templates/plugin/wrapper/component.py.template",
         "toolkit/reports/report.html",
         "toolkit_plugins/py.typed",
         "toolkit_plugins/rewards.py",

@@ -74,7 +74,7 @@ def test_importing_the_light_modules_imports_neither_torch_nor_sb3(module: str) 
 
 @pytest.mark.parametrize("command", ["train", "check", "experiment", "tune"])
 def test_a_file_that_is_not_there_is_said_before_torch_is_imported(command: str) -> None:
-    code = f"import sys; sys.argv[1:] = [{command!r}, 'nowhere.yaml']\nfrom toolkit.cli import main\n"
+    code = f"import sys; sys.argv[1:] = [{command!r}, 'nowhere.yaml']\nfrom toolkit.cli.app import main\n"
     code += "try: main()\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "False\n")

@@ -239,7 +239,8 @@ def test_what_is_there_is_never_overwritten(what: str, toolkit: Toolkit) -> None
 
 def test_an_error_in_the_middle_leaves_nothing() -> None:
     limited = (  # files of at most 500 bytes, as on a disk that is nearly full
-        "import resource, sys; from toolkit.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); "
+        "import resource, sys; from toolkit.cli.app import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); "
         "sys.argv = ['toolkit', 'new', 'plugin', 'mine']; main()"
     )
     done = subprocess.run(
