@@ -23,6 +23,7 @@ from toolkit.experiments.runner import Display, Experiment
 from toolkit.experiments.status import FILE, Progress, Standing
 from toolkit.experiments.variants import PlannedRun
 from toolkit.utils.errors import readable
+from toolkit.utils.text import abbreviate, format_table
 
 _NARROW = 80  # columns of a terminal, below which a table has the counts alone
 _LINES_BESIDE = 5  # of a terminal: the table's head, the line below it, a prompt, an echoed ^C
@@ -208,19 +209,18 @@ def summary(experiment: Experiment) -> str:
     standings = {run.name: Standing.of(directory / run.name) for run in plan.runs()}
     head = ("variant", "runs", "solved", "median timesteps to success", "mean greedy return")
     rows = [_outcome(one.name, [standings[f"{one.name}/seed-{seed}"] for seed in plan.seeds]) for one in plan.variants]
-    lines = [_verdict(experiment, standings), *_aligned(head, rows)]
+    lines = [_verdict(experiment, standings), *format_table(head, rows, "<>")]
     lines += [*failures(experiment), f"  experiment  {directory}"]
     if logs := sorted(directory.glob("*/log-*.txt")):
-        lines.append(f"  printed     {logs[0]}" + (f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""))
+        lines.append(f"  printed     {', '.join(abbreviate([*map(str, logs)], 1))}")
     commands = [called(*sys.argv[1:])] if experiment.stopped_by or experiment.failed else []
     return "\n".join([*lines, *next_commands([*commands, called("report", str(directory))])])
 
 
 def failures(experiment: Experiment) -> list[str]:
     """Say which runs have failed, and why: the first twenty."""
-    lines = [f"failed: {name}: {readable(error)}" for name, error in [*experiment.failed.items()][:_MOST_FAILED]]
-    more = len(experiment.failed) - _MOST_FAILED
-    return [*lines, f"and {more:,} more failed"] if more > 0 else lines
+    lines = [f"failed: {name}: {readable(error)}" for name, error in experiment.failed.items()]
+    return abbreviate(lines, _MOST_FAILED, "more failed")
 
 
 def _verdict(experiment: Experiment, standings: Mapping[str, Standing]) -> str:
@@ -228,12 +228,6 @@ def _verdict(experiment: Experiment, standings: Mapping[str, Standing]) -> str:
     done = sum(standing.is_done(episodes) for name, standing in standings.items() if name not in experiment.failed)
     word = "interrupted" if experiment.stopped_by else "failed" if experiment.failed else "done"
     return f"{word}: {done:,} of {len(standings):,} runs trained and evaluated"
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align columns, all but the first to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in [head, *rows]]
 
 
 def _outcome(variant: str, standings: Sequence[Standing]) -> tuple[str, ...]:

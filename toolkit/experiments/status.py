@@ -18,6 +18,7 @@ from toolkit.experiments.variants import PlannedRun
 from toolkit.training.results import DEFAULT_WINDOW, ENDED, LARGEST_RETURN, read_evaluation, read_result
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError
 from toolkit.utils.files import looking_at, read_text
+from toolkit.utils.text import abbreviate
 
 if TYPE_CHECKING:
     from toolkit.evaluation.evaluate import Evaluation
@@ -124,8 +125,8 @@ def runs_in(directory: Path, planned: Mapping[str, PlannedRun], file: Path, text
             differences += _differences(paths[name], planned[name].config)
             begun.add(name)
     if differences:
-        lines = [f"{directory}: is the directory of another experiment than {file}", *differences[:_MOST_SHOWN]]
-        lines += [f"and {len(differences) - _MOST_SHOWN} more"] if len(differences) > _MOST_SHOWN else []
+        lines = [f"{directory}: is the directory of another experiment than {file}"]
+        lines += abbreviate(differences, _MOST_SHOWN)
         raise RunError("\n  ".join(lines), "choose another directory with --out")
     return begun
 

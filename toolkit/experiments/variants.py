@@ -20,6 +20,7 @@ from toolkit.config.schema import Params, RunConfig
 from toolkit.config.validation import in_order
 from toolkit.config.yaml_document import Document, places_in
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
+from toolkit.utils.text import abbreviate
 
 Grid = Mapping[str, Sequence[Any]]
 _MOST_BYTES = 255  # of a directory's name
@@ -95,8 +96,7 @@ class Findings:
         """Say which variants a problem of the base has, if not all."""
         if len(variants) == self.variants or problem.path[:1] in _OWN:
             return problem
-        named = ", ".join(variants[:3]) + (f" and {len(variants) - 3} more" if len(variants) > 3 else "")
-        return Problem(problem.path, f"{problem.message} (in {named})", problem.hint)
+        return Problem(problem.path, f"{problem.message} (in {', '.join(abbreviate(variants, 3))})", problem.hint)
 
 
 _OWN: tuple[KeyPath, ...] = (("variants",), ("grid",))

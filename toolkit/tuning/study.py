@@ -15,6 +15,7 @@ from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.search_space import Dimension
 from toolkit.tuning.storage import opened_storage, shown
 from toolkit.utils.errors import StorageError
+from toolkit.utils.text import abbreviate
 
 if TYPE_CHECKING:
     import optuna
@@ -74,11 +75,9 @@ def opened_study(url: str, tuning: Tuning, lost: str | None = None) -> Iterator[
             _make(storage, tuning)
         study = optuna.load_study(study_name=name, storage=storage)
         if differences := _differences(study.user_attrs.get(_SEARCH, {}), _searched(tuning)):
-            told = "; ".join(differences[:_MOST_DIFFERENCES])
-            left = len(differences) - _MOST_DIFFERENCES
-            message = f"the study '{name}' in {shown(url)} is of another search: {told}"
-            hint = "give the search another name, or go on with the file as it was"
-            raise StorageError(message + (f"; and {left} more" if left > 0 else ""), hint)
+            changes = "; ".join(abbreviate(differences, _MOST_DIFFERENCES))
+            message = f"the study '{name}' in {shown(url)} is of another search: {changes}"
+            raise StorageError(message, "give the search another name, or go on with the file as it was")
         for trial in trials_of(study, tuning):
             if trial.state == "finished" and len(trial.values) < len(tuning.space):
                 message = f"the study '{name}' in {shown(url)} is damaged: trial {trial.number} lacks values"
