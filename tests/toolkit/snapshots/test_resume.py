@@ -25,7 +25,7 @@ from trained import ALGORITHMS, StopAt, config, differences, stop_and_go_on
 
 from toolkit import Run, RunConfig, evaluate, load_config
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import bounded, play_greedily
+from toolkit.evaluation.rollout import limit_episode_steps, play_greedily
 from toolkit.evaluation.summary import outcome
 from toolkit.snapshots import archive
 from toolkit.training.trainer import resume, train
@@ -445,7 +445,7 @@ def test_a_model_sees_what_it_learnt_from_wherever_it_is_used(env: dict[str, Any
 
         def _on_training_end(self) -> None:
             seed = derived_seed(0, "evaluation")
-            others = make_vec_env(run_config, seed=seed, n_envs=5, wrap=bounded)
+            others = make_vec_env(run_config, seed=seed, n_envs=5, wrap=limit_episode_steps)
             self.returns[:] = play_greedily(self.model, others, 5)
             others.close()
 
