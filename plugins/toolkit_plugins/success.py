@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import limit_episode_steps, play_greedily
+from toolkit.evaluation.rollout import limit_episode_steps, play_greedy_episodes
 from toolkit.training.callbacks import Success, SuccessCriterion
 
 
@@ -70,7 +70,7 @@ class MeanReturnSuccess(SuccessCriterion):
         config = self.context.run.config
         env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1, wrap=limit_episode_steps)
         try:
-            returns = play_greedily(self.model, env, self.confirm_episodes)
+            returns = play_greedy_episodes(self.model, env, self.confirm_episodes)
         finally:
             env.close()
         return float(np.mean(returns)) >= self.threshold

@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Any
 
-from toolkit.evaluation.tail import checked_tail
+from toolkit.evaluation.tail import check_tail
 from toolkit.evaluation.video import DEFAULT_MAX_STEPS, VideoFormat, record_episodes
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.errors import ToolkitError
@@ -57,7 +57,7 @@ class RecordVideoCallback(RunCallback):
         self.at_end = at_end
         self.formats: list[VideoFormat] = formats or ["mp4"]
         self.max_steps = max_steps
-        self.tail = checked_tail(tail)
+        self.tail = check_tail(tail)
         self._timestep_marks = 0
         self._episode_marks = 0
 

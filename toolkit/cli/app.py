@@ -269,15 +269,15 @@ def describe(
     with _preloading():
         opened = _open(run, trust)
     from toolkit.cli.text import networks
-    from toolkit.evaluation.networks import describe as describe_model
+    from toolkit.evaluation.networks import describe_networks
     from toolkit.training.model import untrained_model
 
     model = untrained_model(opened.config)
     if picture:
-        from toolkit.evaluation.network_diagram import draw
+        from toolkit.evaluation.network_diagram import draw_networks
 
-        draw(model, picture)
-    typer.echo(networks(opened, describe_model(model)))
+        draw_networks(model, picture)
+    typer.echo(networks(opened, describe_networks(model)))
     if picture:
         typer.echo(picture)
 
@@ -295,11 +295,11 @@ def import_sb3(
 
     with _preloading():
         loaded = load_config(config)
-    from toolkit.evaluation.summary import imported
+    from toolkit.evaluation.summary import format_import_summary
     from toolkit.migration.sb3_model import import_sb3 as import_model
 
     run = import_model(file, loaded, out)
-    typer.echo(imported(run, file))
+    typer.echo(format_import_summary(run, file))
 
 
 @app.command("import-zoo")
@@ -429,9 +429,9 @@ def _show_notes(quiet: bool) -> None:
 
 def _say_how_it_went(run: RunDirectory, quiet: bool) -> None:
     """Print how a training ended; exit as a process does that a signal has ended, if one has."""
-    from toolkit.evaluation.summary import outcome
+    from toolkit.evaluation.summary import format_run_summary
 
-    _say(f"{run.directory}" if quiet else outcome(run))
+    _say(f"{run.directory}" if quiet else format_run_summary(run))
     if run.stopped_by:
         raise typer.Exit(128 + run.stopped_by)
 

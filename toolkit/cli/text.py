@@ -12,13 +12,13 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.evaluation.summary import called, next_commands, program_path
+from toolkit.evaluation.summary import format_command, format_next_commands, format_program_path
 
 if TYPE_CHECKING:
     from toolkit.cli.scaffold import Plugin
     from toolkit.config.registry import Kind
     from toolkit.evaluation.evaluate import Evaluation
-    from toolkit.evaluation.networks import Description
+    from toolkit.evaluation.networks import ModelDescription
     from toolkit.training.run_directory import RunDirectory
 
 _PLACES = {
@@ -36,10 +36,10 @@ def begun(plugin: Plugin, folder: Path) -> str:
     commands = [
         f"{install} -e {shlex.quote(f'./{folder}[test]')}",
         f"{python} -m pytest {shlex.quote(str(folder))}",
-        called("train", str(folder / "config.yaml")),
+        format_command("train", str(folder / "config.yaml")),
     ]
     told = f"written: a package with the {plugin.kind.singular} '{plugin.package}', in {folder}/"
-    return "\n".join([told, *(f"  {name}" for name in files), *next_commands(commands)])
+    return "\n".join([told, *(f"  {name}" for name in files), *format_next_commands(commands)])
 
 
 def returns(run: RunDirectory, evaluation: Evaluation) -> str:
@@ -55,16 +55,16 @@ def returns(run: RunDirectory, evaluation: Evaluation) -> str:
     )
 
 
-def networks(run: RunDirectory, description: Description) -> str:
+def networks(run: RunDirectory, description: ModelDescription) -> str:
     """Say what a run's networks consist of, a table for each."""
-    from toolkit.evaluation.networks import shape_text
+    from toolkit.evaluation.networks import format_shape
 
     algorithm = run.config.algorithm
     lines = [f"{run.directory}: {algorithm.name}, {algorithm.policy} on {run.config.env.id}"]
     for network in description.networks:
         inputs = ", ".join(f"{name} {size}" for name, size in network.inputs.items())
         lines += ["", f"{network.name}: {network.kind} of {inputs}"]
-        rows = [(one.name, one.kind, shape_text(one.output_shape), f"{one.parameters:,}") for one in network.layers]
+        rows = [(one.name, one.kind, format_shape(one.output_shape), f"{one.parameters:,}") for one in network.layers]
         lines += _table(("layer", "kind", "output", "parameters"), rows)
         lines.append(_parameters(network.name, network.parameters, network.trainable))
     if len(description.networks) > 1:
@@ -158,4 +158,4 @@ def _python() -> str:
     # a virtual environment's is a link: what it is a link to knows nothing of the environment
     if found and Path(found).parent == this.parent and this.samefile(found):
         return "python"
-    return program_path(this)
+    return format_program_path(this)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import checked_episodes, limit_episode_steps, play_greedily
+from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, play_greedy_episodes
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 
@@ -39,12 +39,12 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     :raises ValueError: if ``episodes`` is below 1
     :raises RunError: if the run has no model that can be loaded
     """
-    checked_episodes(episodes)
+    check_episodes(episodes)
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
     env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=limit_episode_steps)
     try:
-        returns = play_greedily(model, env, episodes)
+        returns = play_greedy_episodes(model, env, episodes)
     finally:
         env.close()
     return Evaluation(

@@ -11,7 +11,7 @@ from toolkit.training.run_directory import RunDirectory
 _MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 
 
-def newest_video(run: RunDirectory, largest: int, suffixes: Collection[str] = tuple(_MEDIA)) -> Path | None:
+def find_newest_video(run: RunDirectory, max_bytes: int, suffixes: Collection[str] = tuple(_MEDIA)) -> Path | None:
     """Return a run's newest video of at most so many bytes, if it has one.
 
     Links are none: one could bring any file of this user into a page.
@@ -19,23 +19,23 @@ def newest_video(run: RunDirectory, largest: int, suffixes: Collection[str] = tu
     if run.videos.is_symlink():
         return None
     files = [path for path in run.videos.glob("*") if path.suffix in suffixes and not path.is_symlink()]
-    videos = [path for path in files if path.is_file() and path.stat().st_size <= largest]
+    videos = [path for path in files if path.is_file() and path.stat().st_size <= max_bytes]
     return max(videos, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def video_element(video: Path, style: str = "", plays: bool = True) -> str:
+def make_video_element(video: Path, style: str = "", autoplay: bool = True) -> str:
     """Return a video, an MP4 or GIF file, as an HTML element that holds it.
 
     :param style: CSS of the element
-    :param plays: whether an MP4 starts by itself
+    :param autoplay: whether an MP4 starts by itself
     """
-    source = data_url(_MEDIA[video.suffix], video.read_bytes())
+    source = make_data_url(_MEDIA[video.suffix], video.read_bytes())
     if video.suffix == ".gif":
         return f'<img alt="video" style="{style}" src="{source}">'
-    start = "autoplay " if plays else ""
+    start = "autoplay " if autoplay else ""
     return f'<video controls {start}loop muted playsinline style="{style}" src="{source}"></video>'
 
 
-def data_url(media_type: str, content: bytes) -> str:
+def make_data_url(media_type: str, content: bytes) -> str:
     """Return a file as a URL."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

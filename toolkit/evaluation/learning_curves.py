@@ -53,11 +53,11 @@ class _Curve:
 
     def average(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return points of the moving average, as x and y, no more than can be told apart."""
-        ends, averages = moving_average(self.returns, self.window, _CURVE_POINTS)
+        ends, averages = compute_moving_average(self.returns, self.window, _CURVE_POINTS)
         return self.x[ends - 1], averages
 
 
-def moving_average(
+def compute_moving_average(
     returns: NDArray[np.float64], window: int, most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return points of a learning curve, spread evenly from the first episode to the last.
@@ -101,7 +101,7 @@ def learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> Figure
             axes.plot(curve.x[curve.solved - 1], curve.mean(curve.solved), color=colour, zorder=4, **_STAR)
     for threshold in _thresholds(curves):
         axes.axhline(threshold, zorder=2, **_DASHES)
-    named = zip(colours, distinct_names([run.directory for run in runs]), strict=True) if len(runs) > 1 else ()
+    named = zip(colours, disambiguate_names([run.directory for run in runs]), strict=True) if len(runs) > 1 else ()
     entries = [(Line2D([], [], color=colour, linewidth=2), name) for colour, name in named]
     add_legend(figure, [*entries, *_key(curves, colours[0] if len(runs) == 1 else INK)])
     return figure
@@ -168,11 +168,11 @@ def _decorate(axes: Axes, by: By, title: str) -> None:
 def _title(runs: Sequence[RunDirectory]) -> str:
     if len(runs) == 1:
         config = runs[0].config
-        return f"{distinct_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.id}"
+        return f"{disambiguate_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.id}"
     return ", ".join(dict.fromkeys(run.config.env.id for run in runs))
 
 
-def distinct_names(directories: Sequence[Path]) -> list[str]:
+def disambiguate_names(directories: Sequence[Path]) -> list[str]:
     """Return the names of directories, with as many of those above as tell equal ones apart."""
     places = [directory.resolve().parts for directory in directories]
 

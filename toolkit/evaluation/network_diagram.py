@@ -25,12 +25,12 @@ from torchview.computation_node import ModuleNode, TensorNode
 
 from toolkit.evaluation.networks import (
     Network,
-    cannot_follow,
-    describe,
-    example_inputs,
-    in_evaluation,
-    networks_of,
-    shape_text,
+    describe_networks,
+    evaluation_mode,
+    format_shape,
+    get_networks,
+    make_example_inputs,
+    make_trace_error,
 )
 from toolkit.utils.errors import NetworkError
 from toolkit.utils.pictures import picture_file, picture_format
@@ -50,7 +50,7 @@ sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog="dot"))
 _FONTS = "<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>"
 
 
-def draw(model: BaseAlgorithm, out: Path) -> None:
+def draw_networks(model: BaseAlgorithm, out: Path) -> None:
     """Draw a model's networks to a file, PNG or SVG by its suffix; one that is there is replaced.
 
     What a policy computes after its last layers, to choose an action, is left out, as are the target networks.
@@ -61,9 +61,8 @@ def draw(model: BaseAlgorithm, out: Path) -> None:
     """
     suffix = picture_format(out)
     resolution = "graph [dpi=144]\n" if suffix == "png" else ""
-    clusters = [
-        "\n".join(_cluster(number, model.policy, network)) for number, network in enumerate(describe(model).networks)
-    ]
+    networks = describe_networks(model).networks
+    clusters = ["\n".join(_cluster(number, model.policy, network)) for number, network in enumerate(networks)]
     picture = _laid_out("\n".join(["digraph {", _STYLE, resolution, *clusters, "}"]), suffix)
     with picture_file(out) as temporary:
         temporary.write_bytes(picture)
@@ -71,11 +70,11 @@ def draw(model: BaseAlgorithm, out: Path) -> None:
 
 def _cluster(number: int, policy: BasePolicy, described: Network) -> Iterator[str]:
     """Yield DOT for one network."""
-    network = networks_of(policy)[described.name]
+    network = get_networks(policy)[described.name]
     try:
-        edges, inputs = _trace(network, example_inputs(policy, network))
+        edges, inputs = _trace(network, make_example_inputs(policy, network))
     except Exception as error:
-        raise cannot_follow(described.name, network, error.__cause__ or error) from error
+        raise make_trace_error(described.name, network, error.__cause__ or error) from error
     named_inputs = dict(zip(inputs, described.inputs.items(), strict=False))  # the state of an LSTM is not described
     prefix = "" if network is policy else f"{described.name}."
     named_layers = {layer.name: layer for layer in described.layers}
@@ -92,12 +91,12 @@ def _cluster(number: int, policy: BasePolicy, described: Network) -> Iterator[st
         if isinstance(node, ModuleNode):
             layer = layers[node.compute_unit_id]
             learnt = [f"{layer.parameters:,} parameters"] if layer.parameters else []
-            label = _label(layer.name, f"{layer.kind} → {shape_text(layer.output_shape)}", *learnt)
+            label = _label(layer.name, f"{layer.kind} → {format_shape(layer.output_shape)}", *learnt)
             yield f"{identifier} [label={label} fillcolor={_LEARNT if learnt else _FIXED}]"
         elif isinstance(node, TensorNode):
             yield f"{identifier} [label={_label(*named_inputs[node])} fillcolor={_INPUT}]"
         else:
-            shape = shape_text(node.output_shape[0][1:]) if node.output_shape else ""
+            shape = format_shape(node.output_shape[0][1:]) if node.output_shape else ""
             yield f"{identifier} [label={_label(node.name.strip('_'), f'→ {shape}')} fillcolor=white shape=ellipse]"
     yield "}"
     for node, identifier in ids.items():
@@ -110,7 +109,7 @@ def _label(title: str, *lines: str) -> str:
 
 def _trace(network: BaseModel, inputs: list[Any]) -> tuple[list[tuple[Any, Any]], list[Any]]:
     """Return what feeds what in a network, as pairs of torchview's nodes, and the nodes of the inputs in order."""
-    with in_evaluation(network), _traceable(network), warnings.catch_warnings():
+    with evaluation_mode(network), _traceable(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = draw_graph(network, input_data=inputs, depth=math.inf, device=network.device)
     return graph.edge_list, [*graph.root_container]
@@ -167,7 +166,7 @@ def _without_noise(edges: Iterable[tuple[Any, Any]], layers: Container[int]) -> 
 
 
 def _laid_out(source: str, suffix: str) -> bytes:
-    """Have Graphviz draw DOT, in a process of its own: what it says of fonts goes to no one, and it can only fail.
+    """Have Graphviz draw_networks DOT, in a process of its own: what it says of fonts goes to no one, and it can only fail.
 
     The font is the one that matplotlib brings, so that pictures are the same where no fonts are installed.
     """

@@ -68,7 +68,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Description:
+class ModelDescription:
     """All networks of a model.
 
     :param copies: names of the target networks, which are built as those that they copy
@@ -82,14 +82,14 @@ class Description:
     trainable: int
 
 
-def describe(model: BaseAlgorithm) -> Description:
+def describe_networks(model: BaseAlgorithm) -> ModelDescription:
     """Pass an observation through a model's networks and take down each layer.
 
     :raises NetworkError: if a network does not take what those of SB3 take
     """
-    networks = networks_of(model.policy)
+    networks = get_networks(model.policy)
     parameters = {id(one): one for network in networks.values() for one in network.parameters()}.values()
-    return Description(
+    return ModelDescription(
         networks=tuple(_describe_network(model.policy, name, network) for name, network in networks.items()),
         copies=tuple(name for name in _parts(model.policy) if name not in networks),
         parameters=_count(parameters),
@@ -97,14 +97,14 @@ def describe(model: BaseAlgorithm) -> Description:
     )
 
 
-def networks_of(policy: BasePolicy) -> dict[str, BaseModel]:
+def get_networks(policy: BasePolicy) -> dict[str, BaseModel]:
     """Return the networks that a policy consists of, by attribute, without the copies; or the policy itself."""
     parts = _parts(policy)
     copies = {name for name in parts if name.endswith(_TARGET) and name.removesuffix(_TARGET) in parts}
     return {name: part for name, part in parts.items() if name not in copies} or {"policy": policy}
 
 
-def example_inputs(policy: BasePolicy, network: BaseModel) -> list[Any]:
+def make_example_inputs(policy: BasePolicy, network: BaseModel) -> list[Any]:
     """Return what a network's ``forward`` takes: tensors with a batch dimension of 1, an observation first."""
     observation = copy.deepcopy(policy.observation_space).sample()
     inputs: list[Any] = [policy.obs_to_tensor(observation)[0]]
@@ -117,7 +117,7 @@ def example_inputs(policy: BasePolicy, network: BaseModel) -> list[Any]:
 
 
 @contextmanager
-def in_evaluation(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Let nothing that passes through a network change it: no dropout, no batch statistics, no gradients."""
     was_training = network.training
     network.train(False)
@@ -128,7 +128,7 @@ def in_evaluation(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def cannot_follow(name: str, network: nn.Module, error: BaseException) -> NetworkError:
+def make_trace_error(name: str, network: nn.Module, error: BaseException) -> NetworkError:
     """Make the error for a network that an observation does not pass through."""
     return NetworkError(
         f"{name} ({type(network).__name__}) cannot be followed: {errors.describe(error)}",
@@ -136,7 +136,7 @@ def cannot_follow(name: str, network: nn.Module, error: BaseException) -> Networ
     )
 
 
-def shape_text(shape: Shape | None) -> str:
+def format_shape(shape: Shape | None) -> str:
     """Write a shape as ``(3, 84, 84)``, or ``-`` where there is none."""
     return "-" if shape is None else f"({', '.join(map(str, shape))})"
 
@@ -170,10 +170,10 @@ def _describe_network(policy: BasePolicy, name: str, network: BaseModel) -> Netw
 
     hooks = [module.register_forward_hook(take_down) for module in network.modules() if _is_layer(module)]
     try:
-        with in_evaluation(network):
-            network(*example_inputs(policy, network))
+        with evaluation_mode(network):
+            network(*make_example_inputs(policy, network))
     except Exception as error:
-        raise cannot_follow(name, network, error) from error
+        raise make_trace_error(name, network, error) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -185,7 +185,8 @@ def _sizes(space: gym.Space[Any]) -> dict[str, str]:
     parts = space.spaces if isinstance(space, gym.spaces.Dict) else {}
     named = {f"observation[{key}]": part for key, part in parts.items()} or {"observation": space}
     return {
-        name: shape_text(part.shape) if isinstance(part, gym.spaces.Box) else str(part) for name, part in named.items()
+        name: format_shape(part.shape) if isinstance(part, gym.spaces.Box) else str(part)
+        for name, part in named.items()
     }
 
 

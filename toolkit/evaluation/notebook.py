@@ -6,26 +6,26 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from toolkit.evaluation.html_media import data_url, newest_video, video_element
-from toolkit.evaluation.summary import verdict
+from toolkit.evaluation.html_media import find_newest_video, make_data_url, make_video_element
+from toolkit.evaluation.summary import format_run_result
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
-_LARGEST = 1 << 28  # bytes of a video, which the page holds
+_LARGEST = 1 << 28  # bytes of a video, which the render_run holds
 _STYLE = "max-width:100%;margin:0.5em 0"
 
 
-def page(run: RunDirectory, video: Path | None = None) -> str:
+def render_run(run: RunDirectory, video: Path | None = None) -> str:
     """Return a run as HTML that needs no other file: how it went, its learning curve, a video.
 
     :param video: by default the run's newest
     """
-    return f"<div>{_verdict(run)}{_curve(run)}{_shown(video or newest_video(run, _LARGEST))}</div>"
+    return f"<div>{_verdict(run)}{_curve(run)}{_shown(video or find_newest_video(run, _LARGEST))}</div>"
 
 
 def _verdict(run: RunDirectory) -> str:
     try:
-        said = verdict(run)
+        said = format_run_result(run)
     except RunError as error:
         said = error.message
     except (KeyError, TypeError):
@@ -42,10 +42,10 @@ def _curve(run: RunDirectory) -> str:
         return f"<p>no learning curve: {escape(error.message)}</p>"
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=80)
-    return f'<img alt="learning curve" style="{_STYLE}" src="{data_url("image/png", picture.getvalue())}">'
+    return f'<img alt="learning curve" style="{_STYLE}" src="{make_data_url("image/png", picture.getvalue())}">'
 
 
 def _shown(video: Path | None) -> str:
     if video is None:
         return "<p>no video yet: <code>run.record()</code> makes one</p>"
-    return video_element(video, _STYLE)
+    return make_video_element(video, _STYLE)

@@ -34,7 +34,7 @@ class _Patience(TimeLimit):
         return step
 
 
-def checked_episodes(episodes: int) -> int:
+def check_episodes(episodes: int) -> int:
     """Return the number of episodes, if it is one that can be played.
 
     :raises ValueError: if it is below 1
@@ -44,7 +44,7 @@ def checked_episodes(episodes: int) -> int:
     return episodes
 
 
-def play_greedily(
+def play_greedy_episodes(
     model: BaseAlgorithm, env: EpisodeRecorder, episodes: int, ended: Callable[[Episode], None] | None = None
 ) -> list[float]:
     """Play whole episodes with deterministic actions and return their raw returns.

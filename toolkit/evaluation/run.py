@@ -13,8 +13,8 @@ from toolkit.config.components import load_config, trust_code
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation import evaluate, video
 from toolkit.evaluation.evaluate import Evaluation
-from toolkit.evaluation.notebook import page
-from toolkit.evaluation.summary import outcome
+from toolkit.evaluation.notebook import render_run
+from toolkit.evaluation.summary import format_run_summary
 from toolkit.evaluation.video import VideoFormat
 from toolkit.training import run_directory, trainer
 from toolkit.utils.display import in_notebook
@@ -51,20 +51,20 @@ class Run(run_directory.RunDirectory):
         """
         if not in_notebook():
             self.record(tail=tail)
-            print(outcome(self))
+            print(format_run_summary(self))
             return
         from IPython.display import HTML, display
 
         with TemporaryDirectory() as folder:
             (video,) = self.record(out=folder, tail=tail)
-            display(HTML(page(self, video)))
+            display(HTML(render_run(self, video)))
 
     def __repr__(self) -> str:
         """Name the run's directory."""
         return f"Run({str(self.directory)!r})"
 
     def _repr_html_(self) -> str:
-        return page(self)
+        return render_run(self)
 
 
 def train(

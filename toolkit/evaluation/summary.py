@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from toolkit.training.run_directory import RunDirectory
 
 
-def outcome(run: RunDirectory) -> str:
+def format_run_summary(run: RunDirectory) -> str:
     """Say how a run that has ended went, where its files are, and what to do next."""
-    return "\n".join([verdict(run), *_places_and_commands(run)])
+    return "\n".join([format_run_result(run), *_places_and_commands(run)])
 
 
-def imported(run: RunDirectory, file: Path) -> str:
+def format_import_summary(run: RunDirectory, file: Path) -> str:
     """Say that a run was made of an SB3 zip, where it is, and what to do next."""
     return "\n".join([f"imported: the weights in {file}, which fit", *_places_and_commands(run)])
 
@@ -32,17 +32,17 @@ def _places_and_commands(run: RunDirectory) -> list[str]:
     interrupted = (run.result or {}).get("status") == "interrupted"
     if interrupted and not any((run.directory / "snapshots").glob("[0-9]*")):
         lines.append("  note   there is no snapshot: resume starts from the beginning")
-    commands = [called("resume", directory)] if interrupted else []
-    commands += [called("evaluate", directory), called("record", directory, "--format", "gif")]
-    return lines + next_commands(commands)
+    commands = [format_command("resume", directory)] if interrupted else []
+    commands += [format_command("evaluate", directory), format_command("record", directory, "--format", "gif")]
+    return lines + format_next_commands(commands)
 
 
-def next_commands(commands: Sequence[str]) -> list[str]:
+def format_next_commands(commands: Sequence[str]) -> list[str]:
     """Return lines that say what to do next."""
     return [f"  {'' if number else 'next':<5}  {command}" for number, command in enumerate(commands)]
 
 
-def verdict(run: RunDirectory) -> str:
+def format_run_result(run: RunDirectory) -> str:
     """Say in one line how a run went, or that it has not ended."""
     result = run.result
     if result is None:
@@ -59,7 +59,7 @@ def verdict(run: RunDirectory) -> str:
     return f"{word}: {mean}{goal}, after {took}"
 
 
-def called(*arguments: str) -> str:
+def format_command(*arguments: str) -> str:
     """Return how the user can call this program again, with other arguments or the same."""
     return f"{_program()} {shlex.join(arguments)}"
 
@@ -70,10 +70,10 @@ def _program() -> str:
     found = shutil.which("toolkit")
     if program.name != "toolkit" or (found and Path(found).resolve() == program.resolve()):
         return "toolkit"
-    return program_path(program)
+    return format_program_path(program)
 
 
-def program_path(program: Path) -> str:
+def format_program_path(program: Path) -> str:
     """Return how a shell calls a program: relative to the working directory where it is below."""
     relative = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
     return shlex.quote(relative if "/" in relative else f"./{relative}")

@@ -18,7 +18,7 @@ from toolkit.utils.errors import RunError, describe
 MAX_TAIL = 1000  # steps; a recorder keeps as many frames in memory
 
 
-def checked_tail(tail: int) -> int:
+def check_tail(tail: int) -> int:
     """Return the number of steps, if it is one that can be asked for.
 
     :raises ValueError: if it is negative or above ``MAX_TAIL``

@@ -20,8 +20,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.config.schema import RunConfig
 from toolkit.envs.factory import Wrap, derived_seed, make_vec_env
-from toolkit.evaluation.rollout import checked_episodes, play_greedily
-from toolkit.evaluation.tail import Tail, checked_tail
+from toolkit.evaluation.rollout import check_episodes, play_greedy_episodes
+from toolkit.evaluation.tail import Tail, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.display import no_display
@@ -88,8 +88,8 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
     """
-    checked_episodes(episodes)
-    checked_tail(tail)
+    check_episodes(episodes)
+    check_tail(tail)
     if isinstance(formats, str) or not formats or not {*formats} <= {*get_args(VideoFormat)}:
         raise ValueError(f"formats must be a list of {' and '.join(get_args(VideoFormat))}, not {formats!r}")
     seed = derived_seed(config.seed, "video")
@@ -122,7 +122,7 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
 def _play_on_camera(model: BaseAlgorithm, config: RunConfig, seed: int, episodes: int, wrap: Wrap) -> None:
     env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
     try:
-        play_greedily(model, env, episodes)
+        play_greedy_episodes(model, env, episodes)
     finally:
         env.close()
 

@@ -13,8 +13,8 @@ from gymnasium.wrappers import HumanRendering
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.envs.factory import Episode, EpisodeRecorder, derived_seed, make_vec_env
-from toolkit.evaluation.rollout import checked_episodes, limit_episode_steps, play_greedily
-from toolkit.evaluation.tail import Tail, checked_tail
+from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, play_greedy_episodes
+from toolkit.evaluation.tail import Tail, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.display import has_display, real_display
@@ -41,8 +41,8 @@ def watch(
     :raises RunError: if the run has no model that can be loaded, or its environment cannot be stepped after its end
     :raises WatchingError: if there is no display, or the environment draws no window
     """
-    checked_episodes(episodes)
-    checked_tail(tail)
+    check_episodes(episodes)
+    check_tail(tail)
     if not has_display():
         raise WatchingError("there is no display here that a window could open on", _WITHOUT_WINDOW)
     model = load_model(run)
@@ -73,7 +73,7 @@ def _play(
 ) -> None:
     try:
         with closing(env), suppress(_WindowClosed):
-            play_greedily(model, env, episodes, ended)
+            play_greedy_episodes(model, env, episodes, ended)
     except ToolkitError:
         raise
     except Exception as error:  # each window system has its own

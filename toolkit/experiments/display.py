@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.evaluation.summary import called, next_commands
+from toolkit.evaluation.summary import format_command, format_next_commands
 from toolkit.experiments.runner import Display, Experiment
 from toolkit.experiments.status import FILE, Progress, Standing
 from toolkit.experiments.variants import PlannedRun
@@ -213,8 +213,8 @@ def summary(experiment: Experiment) -> str:
     lines += [*failures(experiment), f"  experiment  {directory}"]
     if logs := sorted(directory.glob("*/log-*.txt")):
         lines.append(f"  printed     {', '.join(abbreviate([*map(str, logs)], 1))}")
-    commands = [called(*sys.argv[1:])] if experiment.stopped_by or experiment.failed else []
-    return "\n".join([*lines, *next_commands([*commands, called("report", str(directory))])])
+    commands = [format_command(*sys.argv[1:])] if experiment.stopped_by or experiment.failed else []
+    return "\n".join([*lines, *format_next_commands([*commands, format_command("report", str(directory))])])
 
 
 def failures(experiment: Experiment) -> list[str]:

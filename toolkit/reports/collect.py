@@ -13,7 +13,7 @@ from typing import Any
 
 from toolkit.config import yaml_document
 from toolkit.config.schema import RunConfig
-from toolkit.evaluation.learning_curves import distinct_names
+from toolkit.evaluation.learning_curves import disambiguate_names
 from toolkit.experiments.status import FILE
 from toolkit.experiments.variants import grid_labels
 from toolkit.reports.run_record import Outcome, OutcomeReader
@@ -108,7 +108,7 @@ def gather(directories: Sequence[Path]) -> Gathered:
         distinct.setdefault(run.resolve(), (plan, run))
     runs = [*distinct.values()]
     outcomes = _read([run for _, run in runs])
-    titles = dict(zip(experiments, map(readable, distinct_names(experiments)), strict=True))
+    titles = dict(zip(experiments, map(readable, disambiguate_names(experiments)), strict=True))
     groups: dict[tuple[str, _Environment], _Group] = {}
     for plan, run in runs:
         config = outcomes[run].config

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolkit.config.components import read_config
 from toolkit.config.schema import RunConfig
-from toolkit.evaluation.learning_curves import moving_average
+from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION
 from toolkit.training.results import DEFAULT_WINDOW, ENDED, read_episodes, read_evaluation, read_result
 from toolkit.utils.errors import RunError, readable
@@ -123,7 +123,7 @@ def _curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float
     except FileNotFoundError:
         episodes = []
     table = np.array(episodes, dtype=np.float64).reshape(-1, 2)
-    last, averages = moving_average(table[:, 0], window, _CURVE_POINTS)
+    last, averages = compute_moving_average(table[:, 0], window, _CURVE_POINTS)
     return np.cumsum(table[:, 1]).astype(np.int64)[last - 1], averages, len(table)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from toolkit.config.components import trust_code
-from toolkit.evaluation.html_media import newest_video, video_element
+from toolkit.evaluation.html_media import find_newest_video, make_video_element
 from toolkit.experiments.status import EVALUATION, evaluation_text
 from toolkit.reports.collect import gather, is_experiment
 from toolkit.reports.compare import Comparison, Summary, median_run, score_of
@@ -158,8 +158,8 @@ def _which(run: Outcome, summary: Summary, greedy: bool) -> str:
 def _video(outcome: Outcome, trust: bool) -> tuple[str, str]:
     """Return a run's newest video as an element, or else one recorded now, and what it is."""
     run = _opened(outcome, trust)
-    if video := newest_video(run, _LARGEST_VIDEO, (".mp4",)):
-        return video_element(video, plays=False), f"its newest video, {video.name}"
+    if video := find_newest_video(run, _LARGEST_VIDEO, (".mp4",)):
+        return make_video_element(video, autoplay=False), f"its newest video, {video.name}"
     if not run.model_path.exists():  # known without importing torch
         raise RunError("it has no model.zip")
     from toolkit.evaluation.video import record
@@ -167,7 +167,7 @@ def _video(outcome: Outcome, trust: bool) -> tuple[str, str]:
     _log.info("recording %s", outcome.directory)
     with TemporaryDirectory() as folder:
         (made,) = record(run, out=folder, max_steps=_LONGEST_VIDEO)
-        return video_element(made, plays=False), f"one greedy episode, at most {_LONGEST_VIDEO} steps"
+        return make_video_element(made, autoplay=False), f"one greedy episode, at most {_LONGEST_VIDEO} steps"
 
 
 def _opened(outcome: Outcome, trust: bool) -> RunDirectory:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from toolkit.config.snippets import one_line
-from toolkit.evaluation.summary import called, next_commands
+from toolkit.evaluation.summary import format_command, format_next_commands
 from toolkit.tuning.config import Tuning
 from toolkit.tuning.results import base_trial, best_of, figure, judged
 from toolkit.tuning.search_space import short_names
@@ -99,12 +99,12 @@ def outcome(search: Search) -> str:
         lines += [f"  {path}: {one_line(value)}" for path, value in best.values.items()]
         lines += _about_the_base(base_trial(trials, tuning), best)
     lines.append(f"  search  {search.directory}")
-    commands = [called(*sys.argv[1:])] if search.stopped_by else []
+    commands = [format_command(*sys.argv[1:])] if search.stopped_by else []
     if best is not None:
         if best != base_trial(trials, tuning):
-            commands.append(called("experiment", str(search.directory / "confirm.yaml")))
-        commands.append(called("train", str(search.directory / "best.yaml")))
-    return "\n".join([*lines, *next_commands(commands)])
+            commands.append(format_command("experiment", str(search.directory / "confirm.yaml")))
+        commands.append(format_command("train", str(search.directory / "best.yaml")))
+    return "\n".join([*lines, *format_next_commands(commands)])
 
 
 def _about_the_base(base: Trial | None, best: Trial) -> list[str]:

@@ -20,8 +20,8 @@ from support import CONFIGS, PROJECT, Toolkit, files_in
 
 from toolkit.algorithms import DoubleDQN
 from toolkit.config.components import load_config
-from toolkit.evaluation.network_diagram import draw
-from toolkit.evaluation.networks import Layer, describe, shape_text
+from toolkit.evaluation.network_diagram import draw_networks
+from toolkit.evaluation.networks import Layer, describe_networks, format_shape
 from toolkit.training.model import untrained_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import NetworkError, ToolkitError
@@ -44,12 +44,12 @@ def dict_env(discrete: bool = True) -> gym.Env[Any, Any]:
 
 
 def rows(model: BaseAlgorithm) -> dict[str, Layer]:
-    return {layer.name: layer for network in describe(model).networks for layer in network.layers}
+    return {layer.name: layer for network in describe_networks(model).networks for layer in network.layers}
 
 
 def picture(model: BaseAlgorithm) -> list[str]:
     """Draw a model's networks and return the texts in the picture."""
-    draw(model, Path("networks.svg"))
+    draw_networks(model, Path("networks.svg"))
     tree = ElementTree.parse("networks.svg")
     return ["".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")]
 
@@ -108,7 +108,7 @@ def test_a_run_needs_no_model_for_it(run: RunDirectory, toolkit: Toolkit) -> Non
 def test_every_shipped_config_is_described_and_drawn_whole(config: Path) -> None:
     model = untrained_model(load_config(config))
     parameters = dict(model.policy.named_parameters())
-    described = describe(model)
+    described = describe_networks(model)
     kept = [one.numel() for name, one in parameters.items() if not name.split(".")[0].endswith("_target")]
     assert described.parameters == sum(kept) == sum(network.parameters for network in described.networks)
     assert (not described.copies) == (len(kept) == len(parameters))
@@ -120,7 +120,7 @@ def test_every_shipped_config_is_described_and_drawn_whole(config: Path) -> None
     drawn = picture(model)
     for layer in modules:
         assert drawn.count(layer.name) == 1
-        assert f"{layer.kind} → {shape_text(layer.output_shape)}" in drawn
+        assert f"{layer.kind} → {format_shape(layer.output_shape)}" in drawn
     sampling = {"multinomial", "logsumexp", "broadcast_tensors", "exp", "clamp", "float", "reshape"}
     assert not sampling & set(drawn)
 
@@ -141,16 +141,16 @@ def test_parameters_outside_layers_and_frozen_ones_are_counted() -> None:
     assert rows(model)["log_std"] == Layer("log_std", "Parameter", (1,), 1, 1)
     model.policy.action_net.requires_grad_(False)
     assert rows(model)["action_net"] == Layer("action_net", "Linear", (1,), 9, 0)
-    described = describe(model)
+    described = describe_networks(model)
     assert described.parameters - described.trainable == 9
     model.policy.mlp_extractor.value_net[0].weight = model.policy.mlp_extractor.policy_net[0].weight
-    tied = describe(model)
+    tied = describe_networks(model)
     assert tied.parameters == tied.networks[0].parameters == described.parameters - 3 * 8
 
 
 def test_images_keep_their_shape_through_convolutions() -> None:
     model = DoubleDQN("DuelingCnnPolicy", image_env(), buffer_size=10)
-    assert describe(model).networks[0].inputs == {"observation": "(3, 84, 84)"}
+    assert describe_networks(model).networks[0].inputs == {"observation": "(3, 84, 84)"}
     kinds = [(one.kind, one.output_shape) for one in rows(model).values() if one.parameters]
     assert kinds[:4] == [
         ("Conv2d", (32, 20, 20)),
@@ -164,7 +164,7 @@ def test_images_keep_their_shape_through_convolutions() -> None:
 
 def test_observations_of_several_parts_are_joined() -> None:
     model = SAC("MultiInputPolicy", dict_env(discrete=False), buffer_size=10)
-    actor, critic = describe(model).networks
+    actor, critic = describe_networks(model).networks
     assert actor.inputs == {"observation[img]": "(1, 64, 64)", "observation[vec]": "(5)"}
     assert critic.inputs == {**actor.inputs, "action": "(4)"}
     drawn = picture(model)
@@ -176,7 +176,7 @@ def test_observations_of_several_parts_are_joined() -> None:
 def test_a_shared_extractor_counts_once_in_all() -> None:
     shared = {"share_features_extractor": True}
     model = SAC("CnnPolicy", image_env(discrete=False), buffer_size=10, policy_kwargs=shared)
-    described = describe(model)
+    described = describe_networks(model)
     extractor = sum(one.numel() for one in model.policy.actor.features_extractor.parameters())
     assert sum(network.parameters for network in described.networks) - described.parameters == extractor
     assert "critic.features_extractor.cnn.0" in picture(model)
@@ -234,7 +234,7 @@ def test_the_model_is_left_as_it_was() -> None:
     model = CrossQ("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]})  # with batch statistics
     model.policy.set_training_mode(True)
     before = copy.deepcopy(model.policy.state_dict())
-    describe(model)
+    describe_networks(model)
     picture(model)
     assert all(torch.equal(value, before[name]) for name, value in model.policy.state_dict().items())
     assert model.policy.actor.training
@@ -267,7 +267,7 @@ def test_a_bad_suffix_is_refused_before_anything_is_loaded(toolkit: Toolkit) -> 
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("error: networks.pdf: cannot be drawn: its name must end in .png or .svg")
     with pytest.raises(ToolkitError, match=r"\.png or \.svg"):
-        draw(PPO("MlpPolicy", "CartPole-v1"), Path("networks"))
+        draw_networks(PPO("MlpPolicy", "CartPole-v1"), Path("networks"))
 
 
 @pytest.mark.parametrize("out", ["absent/networks.png", "small.yaml/networks.png", "directory.svg"])
@@ -296,5 +296,5 @@ def test_a_network_that_cannot_be_followed_is_said_so(toolkit: Toolkit) -> None:
 def test_what_graphviz_refuses_is_said_so(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.evaluation.network_diagram._STYLE", "no dot {")
     with pytest.raises(NetworkError, match="cannot be drawn"):
-        draw(untrained_model(run.config), Path("networks.png"))
+        draw_networks(untrained_model(run.config), Path("networks.png"))
     assert not Path("networks.png").exists()

@@ -13,7 +13,7 @@ from stable_baselines3 import DQN, PPO
 
 from toolkit.config.components import load_config
 from toolkit.envs.factory import EpisodeRecorder, make_vec_env
-from toolkit.evaluation.rollout import play_greedily
+from toolkit.evaluation.rollout import play_greedy_episodes
 from toolkit.training.model import limit_torch_threads
 
 CARTPOLE = "{id: CartPole-v1, max_episode_steps: 30, n_envs: %d, wrappers: [terminal_reward_clip]}"
@@ -55,7 +55,7 @@ def generator_states() -> tuple[Any, ...]:
 @pytest.mark.parametrize("episodes", [1, 4, 7])
 def test_it_returns_the_raw_return_of_as_many_episodes_as_asked_for(n_envs: int, episodes: int) -> None:
     env = vec_env(CARTPOLE % n_envs)
-    returns = play_greedily(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, episodes)
+    returns = play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, episodes)
     assert len(returns) == episodes
     assert all(isinstance(one, float) and 8 <= one <= 30 for one in returns)
     played = [episode.raw_return for episode in env.episodes]
@@ -65,7 +65,7 @@ def test_it_returns_the_raw_return_of_as_many_episodes_as_asked_for(n_envs: int,
 def test_it_plays_without_chance() -> None:
     def returns() -> list[float]:
         env = vec_env(CARTPOLE % 2)
-        return play_greedily(PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu"), env, 6)
+        return play_greedy_episodes(PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu"), env, 6)
 
     assert returns() == returns()
 
@@ -73,7 +73,7 @@ def test_it_plays_without_chance() -> None:
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_episodes_that_a_wrapper_cuts_short_come_to_an_end(n_envs: int) -> None:
     env = vec_env(CUT % n_envs)
-    assert play_greedily(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, 4) == [5.0] * 4
+    assert play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, 4) == [5.0] * 4
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -90,7 +90,7 @@ def test_it_plays_recurrent_and_masked_policies(
 ) -> None:
     venv = vec_env(env % n_envs)
     model = algorithm(policy, venv, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
-    returns = play_greedily(model, venv, 3)
+    returns = play_greedy_episodes(model, venv, 3)
     assert len(returns) == 3
     assert all(low <= one <= high for one in returns)
 
@@ -100,7 +100,7 @@ def test_the_global_random_generators_are_left_as_they_were(working_directory: P
     env = vec_env('{id: CartPole-v1, max_episode_steps: 30, wrappers: ["./gambler.py:Gambler"]}')
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
     before = generator_states()
-    play_greedily(model, env, 2)
+    play_greedy_episodes(model, env, 2)
     assert generator_states() == before
     env.step(np.zeros(1, int))
     assert all(now != then for now, then in zip(generator_states(), before, strict=True))
@@ -114,7 +114,7 @@ def test_the_global_random_generators_are_left_as_they_were_when_an_episode_fail
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
     before = generator_states()
     with pytest.raises(RuntimeError, match="broken"):
-        play_greedily(model, env, 2)
+        play_greedy_episodes(model, env, 2)
     assert generator_states() == before
 
 

@@ -25,8 +25,8 @@ from trained import ALGORITHMS, StopAt, config, differences, stop_and_go_on
 
 from toolkit import Run, RunConfig, evaluate, load_config
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import limit_episode_steps, play_greedily
-from toolkit.evaluation.summary import outcome
+from toolkit.evaluation.rollout import limit_episode_steps, play_greedy_episodes
+from toolkit.evaluation.summary import format_run_summary
 from toolkit.snapshots import archive
 from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import RunError, TrainingError
@@ -305,9 +305,9 @@ def stopped(out: Path) -> Path:
 def test_what_comes_next_is_true_of_a_run_without_a_snapshot(tmp_path: Path) -> None:
     note = "  note   there is no snapshot: resume starts from the beginning\n  next   "
     run = Run.open(stopped(tmp_path / "run"))
-    assert note not in outcome(run)
+    assert note not in format_run_summary(run)
     shutil.rmtree(run.directory / "snapshots")
-    assert note in outcome(run)
+    assert note in format_run_summary(run)
 
 
 def test_a_run_whose_config_was_edited_is_refused(tmp_path: Path, toolkit: Toolkit) -> None:
@@ -446,7 +446,7 @@ def test_a_model_sees_what_it_learnt_from_wherever_it_is_used(env: dict[str, Any
         def _on_training_end(self) -> None:
             seed = derived_seed(0, "evaluation")
             others = make_vec_env(run_config, seed=seed, n_envs=5, wrap=limit_episode_steps)
-            self.returns[:] = play_greedily(self.model, others, 5)
+            self.returns[:] = play_greedy_episodes(self.model, others, 5)
             others.close()
 
     run_config = config("ppo", env | {"id": "Pendulum-v1", "max_episode_steps": 60}, timesteps=1_500)
