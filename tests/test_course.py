@@ -185,7 +185,7 @@ def test_no_step_limit_ends_training_before_the_episodes_do(name: str, episodes:
         (
             ["algorithm.params.exploration={name: harmonic, params: {final: 0.5, scale: 0.9}}"],
             "algorithm.params.exploration",
-            "final and scale must be at least 0, and at most 1 together, not 0.5 and 0.9",
+            "final and scale must be at least 0 and at most 1 together, not 0.5 and 0.9",
         ),
         (
             ["algorithm.params.exploration_fraction=0.1"],

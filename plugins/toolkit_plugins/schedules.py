@@ -1,7 +1,7 @@
-"""Schedules.
+"""Schedules of hyperparameters.
 
-SB3's map the remaining progress, 1 at the start to 0 at the end, to a value; DoubleDQN's ``exploration`` maps the
-number of completed episodes and the timestep to epsilon.
+Those of SB3 map the remaining progress, from 1 at the start to 0 at the end, to a value. DoubleDQN's ``exploration``
+maps the number of completed episodes and the timestep to epsilon.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from stable_baselines3.common.utils import LinearSchedule
 
 
 class Linear(LinearSchedule):
-    """A straight line from ``start`` to ``end``, then ``end``.
+    """Change in a straight line from ``start`` to ``end``, then stay at ``end``.
 
     :param start: value at the beginning of training
     :param end: value at the end
-    :param end_fraction: the part of training, above 0 and at most 1, after which ``end`` is reached
+    :param end_fraction: fraction of training after which ``end`` is reached, above 0 and at most 1
     """
 
     def __init__(self, start: float, end: float = 0.0, end_fraction: float = 1.0) -> None:
@@ -24,18 +24,18 @@ class Linear(LinearSchedule):
 
 
 class Harmonic:
-    """Epsilon that falls with the number of completed episodes: ``final + scale / (1 + episode)``.
+    """Decay epsilon with the number of completed episodes: ``final + scale / (1 + episode)``.
 
-    :param final: the rate that it approaches, from 0 to 1
-    :param scale: how far above it the first episode starts; both together are at most 1
+    :param final: the value that epsilon approaches, at least 0
+    :param scale: how far above ``final`` the first episode starts, at least 0; their sum is at most 1
     """
 
     def __init__(self, final: float, scale: float) -> None:
         if not (final >= 0 and scale >= 0 and final + scale <= 1):
-            raise ValueError(f"final and scale must be at least 0, and at most 1 together, not {final} and {scale}")
+            raise ValueError(f"final and scale must be at least 0 and at most 1 together, not {final} and {scale}")
         self.final = final
         self.scale = scale
 
     def __call__(self, episode: int, timestep: int) -> float:
-        """Return epsilon after so many completed episodes."""
+        """Return epsilon after ``episode`` completed episodes."""
         return self.final + self.scale / (1 + episode)

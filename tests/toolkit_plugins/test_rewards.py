@@ -12,15 +12,15 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from toolkit_plugins.rewards import AnglePenalty, GradedTerminalReward, TerminalRewardClip
+from toolkit_plugins.wrappers.rewards import AnglePenalty, GradedTerminalReward, TerminalRewardClip
 
-ENDS = ["terminated", "truncated", "both"]
+END_KINDS = ["terminated", "truncated", "both"]
 WRAPPERS = pytest.mark.parametrize("wrapper", [TerminalRewardClip, GradedTerminalReward, AnglePenalty])
 Env = gym.Env[Any, Any]
 
 
-class Lasting(Env):
-    """Ends by itself in its `last` 0-based step; every step is worth 1."""
+class FixedLength(Env):
+    """Terminate at the 0-based step `last`; the reward of every step is 1."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
 
@@ -50,19 +50,19 @@ class Lasting(Env):
 
 
 @pytest.fixture
-def lasting_id() -> Iterator[str]:
-    gym.register("toolkit_tests/Lasting-v0", entry_point=Lasting)
-    yield "toolkit_tests/Lasting-v0"
-    del gym.registry["toolkit_tests/Lasting-v0"]
+def fixed_length_id() -> Iterator[str]:
+    gym.register("toolkit_tests/FixedLength-v0", entry_point=FixedLength)
+    yield "toolkit_tests/FixedLength-v0"
+    del gym.registry["toolkit_tests/FixedLength-v0"]
 
 
-def ending(how: str, last: int) -> Env:
-    """Make an environment whose episodes end in their `last` 0-based step."""
-    env: Env = Lasting(1_000 if how == "truncated" else last)
-    return env if how == "terminated" else TimeLimit(env, last + 1)
+def fixed_length_env(end_kind: str, last: int) -> Env:
+    """Make an environment whose episodes end at the 0-based step `last`."""
+    env: Env = FixedLength(1_000 if end_kind == "truncated" else last)
+    return env if end_kind == "terminated" else TimeLimit(env, last + 1)
 
 
-def rewards_of_an_episode(env: Env) -> list[Any]:
+def play_episode(env: Env) -> list[Any]:
     env.reset()
     rewards, ended = [], False
     while not ended:
@@ -72,64 +72,60 @@ def rewards_of_an_episode(env: Env) -> list[Any]:
     return rewards
 
 
-@pytest.mark.parametrize("how", ENDS)
-def test_the_environments_of_these_tests_end_as_they_say(how: str) -> None:
-    env = ending(how, 3)
+@pytest.mark.parametrize("end_kind", END_KINDS)
+def test_fixed_length_env_ends_as_asked(end_kind: str) -> None:
+    env = fixed_length_env(end_kind, 3)
     env.reset()
     *before, end = [env.step(0)[2:4] for _ in range(4)]
     assert before == [(False, False)] * 3
-    assert end == {"terminated": (True, False), "truncated": (False, True), "both": (True, True)}[how]
+    assert end == {"terminated": (True, False), "truncated": (False, True), "both": (True, True)}[end_kind]
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("end_kind", END_KINDS)
 @pytest.mark.parametrize(("last", "reward"), [(0, -1), (193, -1), (194, -1), (195, 1), (196, 1), (199, 1)])
-def test_terminal_reward_clip_is_plus_one_from_step_195_on_and_minus_one_before(
-    how: str, last: int, reward: int
-) -> None:
-    assert rewards_of_an_episode(TerminalRewardClip(ending(how, last))) == [0] * last + [reward]
+def test_terminal_reward_clip_is_plus_one_from_step_195_on(end_kind: str, last: int, reward: int) -> None:
+    assert play_episode(TerminalRewardClip(fixed_length_env(end_kind, last))) == [0] * last + [reward]
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("end_kind", END_KINDS)
 @pytest.mark.parametrize(("last", "reward"), [(4, -1), (5, 1)])
-def test_terminal_reward_clip_takes_its_threshold(how: str, last: int, reward: int) -> None:
-    assert rewards_of_an_episode(TerminalRewardClip(ending(how, last), success_steps=5)) == [0] * last + [reward]
+def test_terminal_reward_clip_uses_success_steps(end_kind: str, last: int, reward: int) -> None:
+    assert play_episode(TerminalRewardClip(fixed_length_env(end_kind, last), success_steps=5)) == [0] * last + [reward]
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("end_kind", END_KINDS)
 @pytest.mark.parametrize(("last", "reward"), [(0, -0.99), (98, -0.01), (99, 0.0), (100, 0.01), (199, 1.0)])
-def test_graded_terminal_reward_is_a_hundredth_for_each_step_beyond_99(how: str, last: int, reward: float) -> None:
-    assert rewards_of_an_episode(GradedTerminalReward(ending(how, last))) == [0] * last + [pytest.approx(reward)]
+def test_graded_terminal_reward_grows_with_last_step(end_kind: str, last: int, reward: float) -> None:
+    assert play_episode(GradedTerminalReward(fixed_length_env(end_kind, last))) == [0] * last + [pytest.approx(reward)]
 
 
-def test_graded_terminal_reward_takes_its_midpoint_and_scale() -> None:
-    assert rewards_of_an_episode(GradedTerminalReward(ending("both", 6), midpoint=4, scale=0.5)) == [0] * 6 + [1.0]
+def test_graded_terminal_reward_uses_midpoint_and_scale() -> None:
+    assert play_episode(GradedTerminalReward(fixed_length_env("both", 6), midpoint=4, scale=0.5)) == [0] * 6 + [1.0]
 
 
-@pytest.mark.parametrize("how", ENDS)
-def test_graded_terminal_reward_can_keep_the_rewards_before_the_end(how: str) -> None:
-    env = GradedTerminalReward(ending(how, 6), keep_step_rewards=True)
-    assert rewards_of_an_episode(env) == [1.0] * 6 + [pytest.approx(-0.93)]
+@pytest.mark.parametrize("end_kind", END_KINDS)
+def test_graded_terminal_reward_keeps_step_rewards_if_asked(end_kind: str) -> None:
+    env = GradedTerminalReward(fixed_length_env(end_kind, 6), keep_step_rewards=True)
+    assert play_episode(env) == [1.0] * 6 + [pytest.approx(-0.93)]
 
 
 @pytest.mark.parametrize(
     ("wrapper", "last", "reward"), [(TerminalRewardClip, 150, -1.0), (GradedTerminalReward, 109, 0.1)]
 )
-def test_every_episode_is_counted_by_itself(wrapper: Callable[[Env], Env], last: int, reward: float) -> None:
-    env = wrapper(ending("truncated", last))
+def test_reset_restarts_step_count(wrapper: Callable[[Env], Env], last: int, reward: float) -> None:
+    env = wrapper(fixed_length_env("truncated", last))
     expected = [0] * last + [pytest.approx(reward)]
-    assert [rewards_of_an_episode(env) for _ in range(2)] == [expected] * 2
+    assert [play_episode(env) for _ in range(2)] == [expected] * 2
     env.reset()
     for _ in range(7):
         env.step(0)
-    assert rewards_of_an_episode(env) == expected, "after a reset in the middle of an episode"
+    assert play_episode(env) == expected, "after a reset in the middle of an episode"
 
 
 @pytest.mark.parametrize(
     ("params", "scale", "index"), [({}, 2, 2), ({"scale": 0.5}, 0.5, 2), ({"index": 0}, 2, 0), ({"index": 3}, 2, 3)]
 )
-def test_angle_penalty_takes_twice_the_size_of_the_angle_off_the_reward(
-    params: dict[str, Any], scale: float, index: int
-) -> None:
+def test_angle_penalty_subtracts_scaled_angle(params: dict[str, Any], scale: float, index: int) -> None:
     env = AnglePenalty(gym.make("CartPole-v1"), **params)
     env.reset(seed=0)
     angles, rewards = [], []
@@ -153,21 +149,21 @@ def test_angle_penalty_takes_twice_the_size_of_the_angle_off_the_reward(
     ],
     ids=["discrete", "binary", "dict", "short", "scalar", "image"],
 )
-def test_angle_penalty_refuses_observations_without_an_angle(space: spaces.Space[Any]) -> None:
+def test_angle_penalty_refuses_observations_without_the_index(space: spaces.Space[Any]) -> None:
     with pytest.raises(ValueError, match="have no number of index 2"):
-        AnglePenalty(Lasting(observation_space=space))
+        AnglePenalty(FixedLength(observation_space=space))
 
 
 @pytest.mark.parametrize("index", [-1, 4])
-def test_angle_penalty_refuses_an_index_outside_the_observation(index: int) -> None:
+def test_angle_penalty_refuses_index_out_of_range(index: int) -> None:
     with pytest.raises(ValueError, match=f"have no number of index {index}"):
-        AnglePenalty(Lasting(), index=index)
+        AnglePenalty(FixedLength(), index=index)
 
 
 @WRAPPERS
-@pytest.mark.parametrize("how", ENDS)
-def test_all_but_the_reward_is_the_environments_own(wrapper: Callable[[Env], Env], how: str) -> None:
-    plain, wrapped = ending(how, 10), wrapper(ending(how, 10))
+@pytest.mark.parametrize("end_kind", END_KINDS)
+def test_wrapper_changes_only_the_reward(wrapper: Callable[[Env], Env], end_kind: str) -> None:
+    plain, wrapped = fixed_length_env(end_kind, 10), wrapper(fixed_length_env(end_kind, 10))
     assert wrapped.observation_space == plain.observation_space
     assert wrapped.action_space == plain.action_space
     calls: list[Callable[[Env], Any]] = [lambda env: env.reset(seed=3)]
@@ -180,8 +176,8 @@ def test_all_but_the_reward_is_the_environments_own(wrapper: Callable[[Env], Env
 
 
 @WRAPPERS
-def test_seeds_and_options_reach_the_environment(wrapper: Callable[[Env], Env]) -> None:
-    env = wrapper(Lasting())
+def test_reset_passes_seed_and_options(wrapper: Callable[[Env], Env]) -> None:
+    env = wrapper(FixedLength())
 
     def trajectory(seed: int) -> list[Any]:
         observation, _ = env.reset(seed=seed, options={"easy": True})
@@ -192,21 +188,19 @@ def test_seeds_and_options_reach_the_environment(wrapper: Callable[[Env], Env]) 
 
 
 @WRAPPERS
-def test_rendering_is_the_environments_own(wrapper: Callable[[Env], Env]) -> None:
-    env = wrapper(Lasting(render_mode="rgb_array"))
+def test_wrapper_passes_rendering_through(wrapper: Callable[[Env], Env]) -> None:
+    env = wrapper(FixedLength(render_mode="rgb_array"))
     env.reset()
     env.step(0)
     assert env.render_mode == "rgb_array"
-    assert env.metadata == Lasting.metadata
+    assert env.metadata == FixedLength.metadata
     np.testing.assert_array_equal(env.render(), np.full((8, 8, 3), 1))
 
 
 @WRAPPERS
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
-def test_the_environment_checkers_of_gymnasium_and_sb3_have_no_complaint(
-    wrapper: Callable[[Env], Env], lasting_id: str
-) -> None:
-    env = wrapper(gym.make(lasting_id, disable_env_checker=True))
+def test_gymnasium_and_sb3_environment_checkers_pass(wrapper: Callable[[Env], Env], fixed_length_id: str) -> None:
+    env = wrapper(gym.make(fixed_length_id, disable_env_checker=True))
     check_env(env)
     sb3_check_env(env)
 
@@ -219,7 +213,7 @@ def test_the_environment_checkers_of_gymnasium_and_sb3_have_no_complaint(
         (AnglePenalty, {"scale": 1.0, "index": 1}),
     ],
 )
-def test_the_spec_makes_the_same_environment_again(wrapper: type[gym.Wrapper], params: dict[str, Any]) -> None:
+def test_spec_recreates_wrapper(wrapper: type[gym.Wrapper], params: dict[str, Any]) -> None:
     env = wrapper(gym.make("CartPole-v1", max_episode_steps=9), **params)
     again = gym.make(copy.deepcopy(env.spec))
     assert type(again) is wrapper

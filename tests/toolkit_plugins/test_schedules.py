@@ -19,17 +19,17 @@ from toolkit_plugins.schedules import Harmonic, Linear
     ],
     ids=["to_zero", "to_end", "half", "rising", "constant"],
 )
-def test_it_goes_in_a_straight_line_and_stays_at_the_end(schedule: Linear, values: list[float]) -> None:
+def test_linear_interpolates_then_stays_at_end(schedule: Linear, values: list[float]) -> None:
     assert [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)] == pytest.approx(values)
 
 
 @pytest.mark.parametrize("end_fraction", [0.0, -0.5, 1.5, float("nan")])
-def test_it_refuses_an_end_outside_the_training(end_fraction: float) -> None:
+def test_linear_refuses_end_fraction_outside_0_and_1(end_fraction: float) -> None:
     with pytest.raises(ValueError, match="end_fraction must be above 0 and at most 1"):
         Linear(1.0, end_fraction=end_fraction)
 
 
-def test_a_model_learns_at_its_rate_and_keeps_it_in_its_file(tmp_path: Path) -> None:
+def test_saved_model_keeps_linear_learning_rate(tmp_path: Path) -> None:
     model = DQN("MlpPolicy", "CartPole-v1", Linear(1e-3, 1e-4), learning_starts=0, buffer_size=100)
     rates = []
     for _ in range(2):
@@ -41,12 +41,12 @@ def test_a_model_learns_at_its_rate_and_keeps_it_in_its_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("episode", "epsilon"), [(0, 0.901), (1, 0.451), (8, 0.101), (899, 0.002)])
-def test_harmonic_falls_with_the_episodes_whatever_the_timestep(episode: int, epsilon: float) -> None:
+def test_harmonic_depends_on_episodes_only(episode: int, epsilon: float) -> None:
     schedule = Harmonic(final=0.001, scale=0.9)
     assert [schedule(episode, timestep) for timestep in (0, 10_000)] == pytest.approx([epsilon] * 2)
 
 
 @pytest.mark.parametrize(("final", "scale"), [(-0.1, 0.5), (0.1, -0.5), (0.2, 0.9), (float("nan"), 0.5)])
-def test_harmonic_refuses_what_is_no_probability(final: float, scale: float) -> None:
-    with pytest.raises(ValueError, match="final and scale must be at least 0, and at most 1 together"):
+def test_harmonic_refuses_epsilon_outside_0_and_1(final: float, scale: float) -> None:
+    with pytest.raises(ValueError, match="final and scale must be at least 0 and at most 1 together"):
         Harmonic(final, scale)

@@ -44,7 +44,7 @@ def test_plugins_lists_every_kind(toolkit: Toolkit) -> None:
         ("ppo", "Proximal Policy Optimization algorithm (PPO) (clip version) (sb3-toolkit "),
         ("clip_reward", "Clips the rewards for an environment between an upper and lower bound. (sb3-toolkit "),
         ("vec_normalize", "A moving average, normalizing wrapper for vectorized environment. (sb3-toolkit "),
-        ("linear", "A straight line from `start` to `end`, then `end`. (sb3-toolkit "),
+        ("linear", "Change in a straight line from `start` to `end`, then stay at `end`. (sb3-toolkit "),
     ],
 )
 def test_a_component_is_listed_with_its_first_line_and_who_provides_it(name: str, line: str, toolkit: Toolkit) -> None:

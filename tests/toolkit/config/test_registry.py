@@ -121,7 +121,7 @@ def test_what_is_no_component_is_refused(kind: str, name: str) -> None:
 A_CLASS_OF = {
     "algorithms": "stable_baselines3:PPO",
     "policies": "stable_baselines3.common.policies:ActorCriticPolicy",
-    "wrappers": "toolkit_plugins.rewards:AnglePenalty",
+    "wrappers": "toolkit_plugins.wrappers.rewards:AnglePenalty",
     "callbacks": "toolkit_plugins.success:MeanReturnSuccess",
 }
 

@@ -20,10 +20,10 @@ from toolkit.algorithms.double_dqn import DoubleDQN
 from toolkit.config.components import components_of, load_config
 from toolkit.config.registry import KINDS
 from toolkit.config.signatures import bind, signature_of, type_name
-from toolkit_plugins.rewards import TerminalRewardClip
 from toolkit_plugins.schedules import Linear
 from toolkit_plugins.success import MeanReturnSuccess
 from toolkit_plugins.video import RecordVideoCallback
+from toolkit_plugins.wrappers.rewards import TerminalRewardClip
 
 
 def bound(component: Callable[..., Any], **params: Any) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_the_extra_that_is_missing_is_named_before_anything_is_built(
     monkeypatch: pytest.MonkeyPatch, toolkit: Toolkit
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    monkeypatch.delitem(sys.modules, "toolkit_plugins.atari", raising=False)
+    monkeypatch.delitem(sys.modules, "toolkit_plugins.wrappers.atari", raising=False)
     Path("game.yaml").write_text("timesteps: 8\nenv: {id: CartPole-v1, wrappers: [atari]}\nalgorithm: ppo\n")
     done = toolkit("train", "game.yaml")
     assert done.status == 2

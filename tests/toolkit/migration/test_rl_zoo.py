@@ -313,7 +313,7 @@ def test_the_wrapper_of_atari_games_has_our_name() -> None:
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    monkeypatch.delitem(sys.modules, "toolkit_plugins.atari", raising=False)
+    monkeypatch.delitem(sys.modules, "toolkit_plugins.wrappers.atari", raising=False)
     reason = refusal(f"env_wrapper: {PIXELS}.AtariWrapper")
     assert reason.startswith("zoo.yml:3: env.wrappers.0.name: wrapper 'atari' needs the module 'cv2'")
     assert reason.endswith('pip install "sb3-toolkit[atari]"')

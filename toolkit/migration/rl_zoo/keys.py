@@ -23,7 +23,7 @@ _NOISES = {"normal": "NormalActionNoise", "ornstein-uhlenbeck": "OrnsteinUhlenbe
 _LINEAR = re.compile(r"lin_((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _SAME = {  # what Zoo names, and where it is to be had without Zoo
-    "stable_baselines3.common.atari_wrappers.AtariWrapper": "toolkit_plugins.atari:AtariWrapper",
+    "stable_baselines3.common.atari_wrappers.AtariWrapper": "toolkit_plugins.wrappers.atari:AtariWrapper",
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers:TimeFeatureWrapper",
     "rl_zoo3.wrappers.YAMLCompatResizeObservation": "gymnasium.wrappers:ResizeObservation",
 }

@@ -1,4 +1,4 @@
-"""Reward wrappers: what the agent is told about how it did."""
+"""Wrappers that shape rewards."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 
-class _StepCounter(gym.Wrapper[Any, Any, Any, Any]):
-    """Knows the 0-based number of the step taken last in this episode."""
+class _StepRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
+    """Base of wrappers whose reward depends on the 0-based number of the step in its episode."""
 
     _step_number = -1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment and start counting anew."""
+        """Reset the environment and the step number."""
         self._step_number = -1
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment, with the reward that :meth:`_reward` gives."""
+        """Step the environment and replace its reward by that of :meth:`_shape_reward`."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._step_number += 1
-        return observation, self._reward(float(reward), terminated or truncated), terminated, truncated, info
+        shaped_reward = self._shape_reward(float(reward), terminated or truncated)
+        return observation, shaped_reward, terminated, truncated, info
 
-    def _reward(self, reward: float, ended: bool) -> float:
+    def _shape_reward(self, reward: float, is_last_step: bool) -> float:
         raise NotImplementedError
 
 
-class TerminalRewardClip(_StepCounter, RecordConstructorArgs):
-    """+1 for an episode that lasted long enough, -1 for one that did not, 0 for every step before its end.
+class TerminalRewardClip(_StepRewardWrapper, RecordConstructorArgs):
+    """Give +1 for an episode that lasts long enough, -1 for a shorter one, and 0 for every step before its end.
 
-    Only how long the episode lasted counts, not whether it ended by termination, by truncation or by both at once.
+    Only the length of the episode counts. Termination and truncation are the same.
 
     :param success_steps: an episode that ends at this 0-based step or later is a success
     """
@@ -41,20 +42,20 @@ class TerminalRewardClip(_StepCounter, RecordConstructorArgs):
         super().__init__(env)
         self.success_steps = success_steps
 
-    def _reward(self, reward: float, ended: bool) -> float:
-        if not ended:
+    def _shape_reward(self, reward: float, is_last_step: bool) -> float:
+        if not is_last_step:
             return 0.0
         return 1.0 if self._step_number >= self.success_steps else -1.0
 
 
-class GradedTerminalReward(_StepCounter, RecordConstructorArgs):
-    """At the end of an episode ``(t - midpoint) * scale``, where t is its last 0-based step; 0 before.
+class GradedTerminalReward(_StepRewardWrapper, RecordConstructorArgs):
+    """Give ``(t - midpoint) * scale`` at the end of an episode, where t is its last 0-based step, and 0 before.
 
-    With the defaults and 200 steps this runs from -0.99 to 1, in a straight line.
+    With the defaults and a limit of 200 steps the reward is between -0.99 and 1.
 
-    :param midpoint: the 0-based last step of an episode that is worth nothing
-    :param scale: reward for each step beyond it
-    :param keep_step_rewards: leave the rewards before the end as they are, shaped by a wrapper further inside
+    :param midpoint: the 0-based last step of an episode whose reward is 0
+    :param scale: reward for each step beyond the midpoint
+    :param keep_step_rewards: keep the rewards before the end, for example those of a wrapper further inside
     """
 
     def __init__(
@@ -66,17 +67,17 @@ class GradedTerminalReward(_StepCounter, RecordConstructorArgs):
         self.scale = scale
         self.keep_step_rewards = keep_step_rewards
 
-    def _reward(self, reward: float, ended: bool) -> float:
-        if not ended:
+    def _shape_reward(self, reward: float, is_last_step: bool) -> float:
+        if not is_last_step:
             return reward if self.keep_step_rewards else 0.0
         return (self._step_number - self.midpoint) * self.scale
 
 
 class AnglePenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """The environment's reward less ``scale * abs(observation[index])``, the lean of CartPole's pole in radians.
+    """Subtract ``scale * abs(observation[index])`` from the reward: by default the angle of CartPole's pole.
 
-    :param scale: reward lost for each unit
-    :param index: which number of the observation is the angle
+    :param scale: penalty per unit of the angle (radians in CartPole)
+    :param index: index of the angle in the observation
     :raises ValueError: if the observations have no number of that index
     """
 
@@ -90,7 +91,7 @@ class AnglePenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.index = index
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment and take the penalty off."""
+        """Step the environment and subtract the penalty."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         penalty = self.scale * abs(float(observation[self.index]))
         return observation, float(reward) - penalty, terminated, truncated, info
