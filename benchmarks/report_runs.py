@@ -19,7 +19,7 @@ import numpy as np
 from process import run
 from report import PROJECT, options, progress, spread, table, write
 
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
 
 LIMIT = 200.0  # the highest return

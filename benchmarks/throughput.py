@@ -33,6 +33,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import toolkit.envs.factory
 from toolkit import RunConfig
 from toolkit.algorithms import DoubleDQN
+from toolkit.config.load import resolve_config
 
 SB3, EAGER, COMPILED, OWN_ENVS = "SB3 DQN", "eager", "compiled", "eager, on the toolkit's environments"
 
@@ -206,7 +207,7 @@ def build(row: Row, side: str) -> DQN:
 def own_environments(row: Row) -> VecEnv:
     """Build a row's environments as the toolkit builds those of a config without wrappers."""
     parts = {"env": {"id": row.env, "n_envs": row.n_envs}, "algorithm": "double_dqn", "timesteps": 1, "name": "row"}
-    return toolkit.envs.factory.make_vec_env(RunConfig.model_validate(parts), seed=0)
+    return toolkit.envs.factory.make_vec_env(resolve_config(RunConfig.model_validate(parts)), seed=0)
 
 
 def lines(name: str, measured: dict[str, Any]) -> list[list[str]]:

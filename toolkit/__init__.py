@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.config.components import load_config
+    from toolkit.config.load import load_config
     from toolkit.config.schema import RunConfig
     from toolkit.evaluation.evaluate import Evaluation, evaluate
     from toolkit.evaluation.learning_curves import plot
@@ -35,7 +35,7 @@ _HOMES = {
     "evaluate": "toolkit.evaluation.evaluate",
     "experiment": "toolkit.experiments.api",
     "load": "toolkit.evaluation.run",
-    "load_config": "toolkit.config.components",
+    "load_config": "toolkit.config.load",
     "plot": "toolkit.evaluation.learning_curves",
     "record": "toolkit.evaluation.video",
     "report": "toolkit.reports.write",

@@ -67,7 +67,7 @@ class MeanReturnSuccess(SuccessCriterion):
         if self._seen < self._ask_again_at:
             return False
         self._ask_again_at = self._seen + self.confirm_episodes
-        config = self.context.run.config
+        config = self.context.run.resolved_config
         env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1, wrap=limit_episode_steps)
         try:
             returns = play_greedy_episodes(self.model, env, self.confirm_episodes)

@@ -99,7 +99,7 @@ class RecordVideoCallback(RunCallback):
         try:
             record_episodes(
                 self.model,
-                run.config,
+                run.resolved_config,
                 run.videos,
                 name,
                 formats=self.formats,

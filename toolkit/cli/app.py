@@ -74,14 +74,14 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run directory alone.")] = False,
 ) -> None:
     """Train an agent into a new run directory."""
-    from toolkit.config.components import components_of, load_config
+    from toolkit.config.load import load_config
 
     with _preloading():
         loaded = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     from toolkit.training.callbacks import SuccessCriterion
     from toolkit.training.trainer import train as train_run
 
-    if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in components_of(loaded).callbacks):
+    if require_success and not any(issubclass(one.cls, SuccessCriterion) for one in loaded.components.callbacks):
         raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
 
     _show_notes(quiet)
@@ -272,7 +272,7 @@ def describe(
     from toolkit.evaluation.networks import describe_networks
     from toolkit.training.model import untrained_model
 
-    model = untrained_model(opened.config)
+    model = untrained_model(opened.resolved_config)
     if picture:
         from toolkit.evaluation.network_diagram import draw_networks
 
@@ -291,7 +291,7 @@ def import_sb3(
     out: Annotated[Path | None, typer.Option(help="Run directory, empty or absent.", show_default=False)] = None,
 ) -> None:
     """Make a run directory of an SB3 model.zip, of which the tensors alone are read."""
-    from toolkit.config.components import load_config
+    from toolkit.config.load import load_config
 
     with _preloading():
         loaded = load_config(config)
@@ -343,7 +343,7 @@ def tune(
 @app.command()
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Check a config whole, and print it resolved."""
-    from toolkit.config.components import load_config
+    from toolkit.config.load import load_config
 
     with _preloading():
         loaded = load_config(config, overrides or [])
@@ -474,7 +474,7 @@ def _drop_what_nobody_reads() -> None:
 
 
 def _open(run: Path | None, trust: bool = False) -> RunDirectory:
-    from toolkit.config.components import trust_code
+    from toolkit.config.load import trust_code
     from toolkit.training.run_directory import RunDirectory
 
     opened = RunDirectory.newest() if run is None else RunDirectory.open(run)

@@ -118,24 +118,24 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
     if not isinstance(document.data, dict):
         if chain:
             what = "is empty" if document.data is None else "must be a mapping of keys to values"
-            raise ConfigError([Problem((), what)], document.places)
+            raise ConfigError([Problem((), what)], document.locations)
         return document
     _make_absolute(document.data, path.resolve().parent)
     if "extends" not in document.data:
         return document
     base = document.data.pop("extends")
     if not isinstance(base, str):
-        raise ConfigError([Problem(("extends",), "must be the path of one file")], document.places)
+        raise ConfigError([Problem(("extends",), "must be the path of one file")], document.locations)
     base_path = path.parent / base
     if not os.path.isfile(base_path):  # Path.is_file raises for a name that is too long
-        raise ConfigError([Problem(("extends",), f"there is no file {base_path}")], document.places)
+        raise ConfigError([Problem(("extends",), f"there is no file {base_path}")], document.locations)
     chain = (*chain, path.resolve())
     if base_path.resolve() in chain:
         loop = " -> ".join(str(link) for link in (*chain, base_path.resolve()))
-        raise ConfigError([Problem(("extends",), f"goes round in a circle: {loop}")], document.places)
+        raise ConfigError([Problem(("extends",), f"goes round in a circle: {loop}")], document.locations)
     if len(chain) > yaml_document.MAX_DEPTH:
         message = f"comes after {len(chain)} files that extend one another"
-        raise ConfigError([Problem(("extends",), message)], document.places)
+        raise ConfigError([Problem(("extends",), message)], document.locations)
     return _merge(_read_extended(base_path, chain), document)
 
 
@@ -154,7 +154,7 @@ def _names_file(place: KeyPath, value: str) -> bool:
 
 def _merge(base: Document, over: Document) -> Document:
     """Lay one document over another: mappings merge, lists and scalars replace."""
-    places = dict(base.places)
+    places = dict(base.locations)
 
     def merge(path: KeyPath, below: Any, above: Any) -> Any:
         if isinstance(below, dict) and isinstance(above, dict):
@@ -164,7 +164,7 @@ def _merge(base: Document, over: Document) -> Document:
         return above
 
     data = merge((), base.data, over.data)
-    return Document(data, places | over.places)
+    return Document(data, places | over.locations)
 
 
 def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
@@ -184,7 +184,7 @@ def apply_override(
     :raises ConfigError: if it does not fit, at its place
     """
     path = _put(document, dotted, copy.deepcopy(value), places[()], directory)
-    document.places.update({(*path, *below): place for below, place in places.items()})
+    document.locations.update({(*path, *below): place for below, place in places.items()})
     return path
 
 
@@ -218,8 +218,8 @@ def _put(document: Document, dotted: str, value: Any, label: str, directory: Pat
     if is_listed_component and path[-1] == "name" and container.get("name") != value:
         container.pop("params", None)  # they were the parameters of the component that stood here
     container[path[-1]] = value
-    _forget(document.places, path)
-    document.places.update(dict.fromkeys([*made, path], label))
+    _forget(document.locations, path)
+    document.locations.update(dict.fromkeys([*made, path], label))
     if any(len(place) > yaml_document.MAX_DEPTH for place, _ in yaml_document.walk(document.data)):
         raise too_deep
     return path

@@ -108,23 +108,23 @@ class RunConfig(Part):
     snapshots: SnapshotsConfig = SnapshotsConfig()
     """When the whole state of training is saved."""
 
-    _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
-    _opened: RunOrigin | None = PrivateAttr(default=None)
+    _locations: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _origin: RunOrigin | None = PrivateAttr(default=None)
 
     @property
-    def opened(self) -> RunOrigin | None:
-        """The run that this was read from; ``None`` for the user's own config, whose code may run."""
-        return self._opened
+    def origin(self) -> RunOrigin | None:
+        """The run directory that this was read from; ``None`` for the user's own config, whose code may run."""
+        return self._origin
 
     def __eq__(self, other: object) -> bool:
-        """Compare what configs say, not where they say it."""
-        return isinstance(other, RunConfig) and _say_the_same(self.model_dump(), other.model_dump())
+        """Compare the values of configs, not their locations."""
+        return isinstance(other, RunConfig) and _are_equal(self.model_dump(), other.model_dump())
 
     __hash__ = None  # type: ignore[assignment]
 
-    def error(self, problems: Sequence[Problem]) -> ConfigError:
-        """Make the error that reports ``problems`` where the file has them."""
-        return ConfigError(problems, self._places)
+    def make_error(self, problems: Sequence[Problem]) -> ConfigError:
+        """Return the error that reports problems with the file and line of each."""
+        return ConfigError(problems, self._locations)
 
     def to_document(self) -> Document:
         """Return the whole config, defaults included, as plain data.
@@ -132,9 +132,9 @@ class RunConfig(Part):
         :raises ConfigError: if a parameter is no plain data, as can happen when the config was made in Python
         """
         try:
-            return Document(self.model_dump(mode="json"), dict(self._places), self._opened)
+            return Document(self.model_dump(mode="json"), dict(self._locations), self._origin)
         except PydanticSerializationError as error:
-            raise self.error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
+            raise self.make_error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
 
     def to_yaml(self) -> str:
         """Write the whole config, defaults included, as YAML that reads back as the same config.
@@ -154,17 +154,17 @@ def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     config, problems = check(RunConfig, document, least, {"timesteps": 1})
     if config is None:
         return None, problems
-    config._places.update(document.places)
-    config._opened = document.opened
+    config._locations.update(document.locations)
+    config._origin = document.origin
     return config, problems
 
 
-def _say_the_same(one: Any, other: Any) -> bool:
-    """Compare plain data, in which no number is also a number like any other."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_say_the_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_say_the_same, one, other))
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
-        return math.isnan(other)
-    return bool(one == other)
+def _are_equal(left: Any, right: Any) -> bool:
+    """Compare plain data; NaN equals NaN."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_are_equal(value, right[key]) for key, value in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_are_equal, left, right))
+    if isinstance(left, float) and isinstance(right, float) and math.isnan(left):
+        return math.isnan(right)
+    return bool(left == right)

@@ -54,7 +54,7 @@ def signature_of(component: Callable[..., Any]) -> Parameters:
     return merged
 
 
-def bind(
+def bind_arguments(
     component: Callable[..., Any], params: Mapping[str, Any], path: KeyPath, supplied: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Check parameters against a component's signature and convert their values.
@@ -169,7 +169,7 @@ def _make(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
         raise _UnfitError((*path, "name"), f"'{name}' is not a class")
     if not admits(annotation, lambda part: _may_stand_for(cls, part)):  # before it is built: building runs it
         raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
-    arguments, problems = bind(cls, params, (*path, "params"), {})
+    arguments, problems = bind_arguments(cls, params, (*path, "params"), {})
     if problems:
         first = problems[0]
         raise _UnfitError(first.path, first.message, first.hint)

@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.config import yaml_document
 from toolkit.config.compose import plain
 from toolkit.config.registry import Kind
-from toolkit.config.signatures import bind, signature_of
+from toolkit.config.signatures import bind_arguments, signature_of
 from toolkit.config.type_hints import type_name
 from toolkit.utils.errors import ConfigError
 
@@ -73,7 +73,7 @@ def _assignment(component: type[Any], parameter: inspect.Parameter) -> Iterator[
 
 
 def _fits(component: type[Any], name: str, value: Any) -> bool:
-    return not any(problem.path[0] == name for problem in bind(component, {name: value}, (), {})[1])
+    return not any(problem.path[0] == name for problem in bind_arguments(component, {name: value}, (), {})[1])
 
 
 def _caller_of(schedule: type[Any]) -> str:

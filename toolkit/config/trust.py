@@ -49,7 +49,7 @@ class _Asking:
 _asking: ContextVar[_Asking | None] = ContextVar("asking", default=None)
 
 
-def digest_of(data: Any) -> str:
+def hash_config(data: Any) -> str:
     """Return a hash of what a config says, however it is written."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 

@@ -107,14 +107,14 @@ Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
 
 @dataclass
 class Document:
-    """Plain data and, for the path of each key in it, where it was written (``FILE:LINE``).
+    """Plain data and, for the path of each key in it, its location (``FILE:LINE``).
 
-    :param opened: the run that it was read from, if it is not the user's own file
+    :param origin: the run directory that it was read from; ``None`` for the user's own file
     """
 
     data: Any
-    places: dict[KeyPath, str] = field(default_factory=dict)
-    opened: RunOrigin | None = None
+    locations: dict[KeyPath, str] = field(default_factory=dict)
+    origin: RunOrigin | None = None
 
 
 def dump(data: Any) -> str:
@@ -170,8 +170,8 @@ def parse(text: str, label: str, dialect: type[Loader] = Loader) -> Document:
     builder = loader.builder()
     data = builder.build(node, ())
     if builder.problems:
-        raise ConfigError(builder.problems, builder.places)
-    return Document(data, builder.places)
+        raise ConfigError(builder.problems, builder.locations)
+    return Document(data, builder.locations)
 
 
 def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -200,11 +200,11 @@ def value_at(data: Any, path: KeyPath) -> Any:
     return reduce(getitem, path, data)
 
 
-def places_in(document: Document, path: KeyPath) -> dict[KeyPath, str]:
+def locations_under(document: Document, path: KeyPath) -> dict[KeyPath, str]:
     """Return where the value at a path, at ``()``, and what it holds were written."""
-    places = {place[len(path) :]: line for place, line in document.places.items() if place[: len(path)] == path}
-    nearest = Problem(path, "").nearest(document.places)
-    return {(): document.places[nearest]} | places if nearest is not None else places
+    places = {place[len(path) :]: line for place, line in document.locations.items() if place[: len(path)] == path}
+    nearest = Problem(path, "").nearest(document.locations)
+    return {(): document.locations[nearest]} | places if nearest is not None else places
 
 
 def error_at(place: str, message: str, hint: str = "") -> ConfigError:
@@ -217,13 +217,13 @@ class Builder:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.places: dict[KeyPath, str] = {}
+        self.locations: dict[KeyPath, str] = {}
         self.problems: list[Problem] = []
         self.duplicates: set[KeyPath] = set()
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         """Return a node's data."""
-        self.places.setdefault(path, f"{self.label}:{node.start_mark.line + 1}")
+        self.locations.setdefault(path, f"{self.label}:{node.start_mark.line + 1}")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -242,14 +242,14 @@ class Builder:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
             key_path = (*path, key)
             if key_node.tag != "tag:yaml.org,2002:str":
-                self.places.setdefault(key_path, place)
+                self.locations.setdefault(key_path, place)
                 self.problems.append(Problem(key_path, "a key must be text", "put it in quotes"))
             elif key in data and key_path not in self.duplicates:
-                first = self.places[key_path].rpartition(":")[2]
-                self.places[key_path] = place
+                first = self.locations[key_path].rpartition(":")[2]
+                self.locations[key_path] = place
                 self.duplicates.add(key_path)
                 self.problems.append(Problem(key_path, f"duplicate key, first given in line {first}"))
-            self.places.setdefault(key_path, place)
+            self.locations.setdefault(key_path, place)
             data[key] = self.build(value_node, key_path)
         return data
 

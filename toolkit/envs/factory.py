@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,7 +12,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from toolkit.config.components import Bound, Components, components_of, import_modules
+from toolkit.config.components import BoundComponent, import_modules
+from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
@@ -133,7 +134,7 @@ def _refuse_unless_finite(values: Any, what: str) -> None:
 
 
 def make_vec_env(
-    config: RunConfig,
+    config: ResolvedConfig,
     *,
     seed: int,
     n_envs: int | None = None,
@@ -147,17 +148,17 @@ def make_vec_env(
     :param wrap: put around each environment last
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
-    components = components_of(config)
+    wrappers, plain_config = config.components.wrappers, config.model_copy()  # all that a subprocess needs
 
     def make() -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = make_one(config, components, render_mode)
+        env: gym.Env[Any, Any] = make_env(plain_config, wrappers, render_mode)
         return wrap(env) if wrap else env
 
     apart = config.env.vec_env == "subproc" and n_envs is None and wrap is None
     makers = [make] * (n_envs or config.env.n_envs)
     venv: VecEnv = SubprocessVecEnv(makers, config.env.step_timeout) if apart else InProcessVecEnv(makers)
     try:
-        for wrapper in components.vec_wrappers:
+        for wrapper in config.components.vec_wrappers:
             venv = wrapper.build(venv)
         recorder = EpisodeRecorder(venv)
         recorder.seed(seed)
@@ -208,17 +209,19 @@ def vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
     return layers
 
 
-def make_one(config: RunConfig, components: Components, render_mode: str | None) -> ReplayableEpisodes:
-    """Build one environment in its wrappers.
+def make_env(
+    config: RunConfig, wrappers: Sequence[BoundComponent], render_mode: str | None = None
+) -> ReplayableEpisodes:
+    """Build one environment in its wrappers, in any process.
 
-    :param components: those of the config; only the wrappers are used
+    :param wrappers: innermost first
     :raises ConfigError: if it or a wrapper cannot be built
     """
     base = _make_base(config, render_mode)
     try:
         monitor = RawMonitor(base)
         env: gym.Env[Any, Any] = monitor
-        for wrapper in components.wrappers:
+        for wrapper in wrappers:
             env = wrapper.build(env)
         return ReplayableEpisodes(env, monitor)
     except BaseException:
@@ -230,6 +233,6 @@ def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:
     import_modules(config)  # this may be another process than the one that looked everything up
     env = config.env
     given: dict[str, Any] = {"max_episode_steps": env.max_episode_steps, "render_mode": render_mode}
-    bound = Bound(env.id, ("env",), gym.make, env.params, config.error)
-    made: gym.Env[Any, Any] = bound.build(env.id, **{name: value for name, value in given.items() if value})
+    component = BoundComponent(env.id, ("env",), gym.make, env.params, config.make_error)
+    made: gym.Env[Any, Any] = component.build(env.id, **{name: value for name, value in given.items() if value})
     return made

@@ -42,7 +42,7 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     check_episodes(episodes)
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    env = make_vec_env(run.config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=limit_episode_steps)
+    env = make_vec_env(run.resolved_config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=limit_episode_steps)
     try:
         returns = play_greedy_episodes(model, env, episodes)
     finally:

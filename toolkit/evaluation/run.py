@@ -9,7 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from toolkit.config.components import load_config, trust_code
+from toolkit.config.load import load_config, trust_code
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation import evaluate, video
 from toolkit.evaluation.evaluate import Evaluation

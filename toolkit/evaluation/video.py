@@ -18,7 +18,7 @@ from gymnasium.wrappers import RecordVideo, TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from toolkit.config.schema import RunConfig
+from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import Wrap, derived_seed, make_vec_env
 from toolkit.evaluation.rollout import check_episodes, play_greedy_episodes
 from toolkit.evaluation.tail import Tail, check_tail
@@ -55,7 +55,7 @@ def record(
         raise RunError(f"{run.videos}: is a link, and nothing is written through it", "name a place with --out")
     return record_episodes(
         load_model(run),
-        run.config,
+        run.resolved_config,
         Path(out) if out else run.videos,
         "record",
         formats=formats,
@@ -67,7 +67,7 @@ def record(
 
 def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by keyword
     model: BaseAlgorithm,
-    config: RunConfig,
+    config: ResolvedConfig,
     directory: Path,
     name: str,
     *,
@@ -119,7 +119,7 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
             raise RecordingError(f"no video was made: {describe(error)}", hint) from error
 
 
-def _play_on_camera(model: BaseAlgorithm, config: RunConfig, seed: int, episodes: int, wrap: Wrap) -> None:
+def _play_on_camera(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: Wrap) -> None:
     env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
     try:
         play_greedy_episodes(model, env, episodes)

@@ -63,7 +63,7 @@ def watch(
     with real_display():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of the environment was said when the model was loaded
-            env = make_vec_env(run.config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
+            env = make_vec_env(run.resolved_config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
         _play(model, env, episodes, take_down, run.config.env.id)
     return returns
 

@@ -16,12 +16,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from toolkit.config import yaml_document
-from toolkit.config.components import bound, checked
+from toolkit.config.components import bind_component
 from toolkit.config.compose import override, read, shadows
+from toolkit.config.load import resolve_document
 from toolkit.config.registry import KINDS
 from toolkit.config.schema import Component, ComponentConfig, Params, RunConfig
 from toolkit.config.validation import Count, Part, Seeds, check, in_order
-from toolkit.config.yaml_document import Document, places_in
+from toolkit.config.yaml_document import Document, locations_under
 from toolkit.experiments.launcher import Launcher
 from toolkit.experiments.variants import Findings, PlannedRun, Variant, make_variants, name_problems
 from toolkit.utils.errors import ConfigError, KeyPath, Problem, ToolkitError
@@ -89,12 +90,12 @@ def load_plan(file: Path, overrides: Sequence[str] | Mapping[str, Any] = (), yes
     override(document, overrides)
 
     def report(found: Sequence[Problem]) -> ConfigError:
-        return ConfigError(in_order(found, document.places), document.places)
+        return ConfigError(in_order(found, document.locations), document.locations)
 
     config, problems = check(ExperimentConfig, document, "write at least base and seeds", {"seeds": 1})
     if config is None:
         raise report(problems)
-    named = bound(report, KINDS["launchers"], config.launcher, ("launcher",), problems)
+    named = bind_component(report, KINDS["launchers"], config.launcher, ("launcher",), problems)
     problems += _own_problems(config)
     base = _base(config, document, file, problems)
     if base is None or (problems and _size(config) > MOST_RUNS):
@@ -170,7 +171,7 @@ def _base(config: ExperimentConfig, document: Document, file: Path, problems: li
         problems.append(Problem(("base", "extends"), "can only be given in a file", "give that file as the base"))
         return None
     if isinstance(config.base, dict):
-        base = Document(deepcopy(config.base), places_in(document, ("base",)))
+        base = Document(deepcopy(config.base), locations_under(document, ("base",)))
         base.data.setdefault("name", config.name)
         return base
     path = file.parent / config.base
@@ -179,5 +180,5 @@ def _base(config: ExperimentConfig, document: Document, file: Path, problems: li
         return None
     base = read(path)
     if not isinstance(base.data, dict):
-        checked(base)  # which says what is wrong with it
+        resolve_document(base)  # which says what is wrong with it
     return base

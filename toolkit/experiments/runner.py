@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolkit.config.components import components_of
+from toolkit.config.load import remember_trusted_code
 from toolkit.config.schema import parse
-from toolkit.config.trust import digest_of, remember
 from toolkit.config.yaml_document import Document
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.experiments.config import Plan
@@ -108,10 +107,8 @@ def _launch(experiment: Experiment, left: Sequence[PlannedRun], display: Display
 
 
 def _job(experiment: Experiment, run: PlannedRun) -> Job:
-    config = run.config.to_document().data
-    if code := components_of(run.variant.config).code:
-        remember(digest_of(config), code)  # the run may be trained on another machine
-    arguments = {"config": config, "evaluation_episodes": experiment.plan.evaluation_episodes}
+    remember_trusted_code(run.config)  # it may be trained on another machine, and opened here
+    arguments = {"config": run.config.to_document().data, "evaluation_episodes": experiment.plan.evaluation_episodes}
     return Job(run.name, experiment.directory / run.name, run_job, arguments)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from toolkit.config import yaml_document
-from toolkit.config.components import read_config
+from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.experiments.variants import PlannedRun
 from toolkit.training.results import DEFAULT_WINDOW, ENDED, LARGEST_RETURN, read_evaluation, read_result

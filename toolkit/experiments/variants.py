@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import yaml_document
-from toolkit.config.components import checked
 from toolkit.config.compose import apply_override
-from toolkit.config.schema import Params, RunConfig
+from toolkit.config.load import ResolvedConfig, resolve_document
+from toolkit.config.schema import Params
 from toolkit.config.validation import in_order
-from toolkit.config.yaml_document import Document, places_in
+from toolkit.config.yaml_document import Document, locations_under
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.text import abbreviate
 
@@ -39,7 +39,7 @@ class Variant:
     """
 
     name: str
-    config: RunConfig
+    config: ResolvedConfig
     laid: tuple[tuple[KeyPath, KeyPath], ...]
 
 
@@ -56,9 +56,9 @@ class PlannedRun:
         return f"{self.variant.name}/seed-{self.seed}"
 
     @property
-    def config(self) -> RunConfig:
+    def config(self) -> ResolvedConfig:
         """Its config."""
-        return self.variant.config.model_copy(update={"seed": self.seed})
+        return self.variant.config.with_seed(self.seed)
 
 
 @dataclass
@@ -87,8 +87,8 @@ class Findings:
         """
         found = [self._told(*one) for one in self._found.items()]
         if found or others:
-            at = self.document.places
-            places = self.base.places | {path: line for path, line in at.items() if path[:1] in _OWN}
+            at = self.document.locations
+            places = self.base.locations | {path: line for path, line in at.items() if path[:1] in _OWN}
             places |= {one.path: at[one.nearest(at) or ()] for one in others}
             raise ConfigError(in_order([*others, *found], places), places)
 
@@ -126,13 +126,13 @@ def make_variants(
     for (name, values), chosen in itertools.product(given.items(), combinations):
         picked = [*zip(grid, chosen, strict=True)]
         full_name = ",".join([name, *(labels[dotted][index] for dotted, index in picked)])
-        own = Document(deepcopy(base.data), dict(base.places))
+        own = Document(deepcopy(base.data), dict(base.locations))
         laid: list[tuple[KeyPath, KeyPath]] = []
         origins: list[KeyPath] = [("variants", name, dotted) for dotted in values]
         try:
             for origin in [*origins, *(("grid", *one) for one in picked)]:
                 laid.append((_lay_over(own, document, origin, directory), origin))
-            made.append(Variant(full_name, checked(own), tuple(laid)))
+            made.append(Variant(full_name, resolve_document(own), tuple(laid)))
         except ConfigError as error:
             findings.add(full_name, laid, error.problems)
     return made, findings
@@ -146,7 +146,7 @@ def _lay_over(own: Document, document: Document, origin: KeyPath, directory: Pat
     dotted = str(origin[2] if origin[0] == "variants" else origin[1])
     try:
         return apply_override(
-            own, dotted, yaml_document.value_at(document.data, origin), places_in(document, origin), directory
+            own, dotted, yaml_document.value_at(document.data, origin), locations_under(document, origin), directory
         )
     except ConfigError as error:
         raise ConfigError([Problem(origin, one.message, one.hint) for one in error.problems]) from None

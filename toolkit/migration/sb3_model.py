@@ -6,15 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from toolkit.config.components import remember_trusted_code
-from toolkit.config.schema import RunConfig
+from toolkit.config.load import ResolvedConfig, remember_trusted_code
 from toolkit.snapshots.weights import load_weights
 from toolkit.training.model import save_model, untrained_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
 
-def import_sb3(file: Path, config: RunConfig, out: Path | None = None) -> RunDirectory:
+def import_sb3(file: Path, config: ResolvedConfig, out: Path | None = None) -> RunDirectory:
     """Make a run directory of an SB3 zip: its tensors alone are read, checked, and put into the config's model.
 
     The run can be evaluated, recorded and watched. It has no ``result.json``, no episodes and no snapshot, as nothing

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.config.components import read_config
+from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from toolkit.config.components import trust_code
+from toolkit.config.load import trust_code
 from toolkit.evaluation.html_media import find_newest_video, make_video_element
 from toolkit.experiments.status import EVALUATION, evaluation_text
 from toolkit.reports.collect import gather, is_experiment

@@ -11,8 +11,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from toolkit.config.components import components_of
-from toolkit.config.schema import RunConfig
+from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_vec_env
 from toolkit.snapshots import replay_buffer, training_state
 from toolkit.testing.component import SEED, ConformanceError, Env, called, config_of, env_of
@@ -40,7 +39,7 @@ def check_algorithm(name: str, params: Mapping[str, Any], policy: str, env: Env)
     """
     algorithm = {"name": name, "params": dict(params), "policy": policy}
     config = _long_enough(env, algorithm)
-    label = components_of(config).algorithm.cls.__name__
+    label = config.components.algorithm.cls.__name__
     with TemporaryDirectory() as folder:
         run, model = _trained(label, config, Path(folder) / "run")
         _loads(label, run, model)
@@ -67,7 +66,7 @@ def check_policy(name: str, params: Mapping[str, Any], algorithm: str, env: Env)
         _loads_by_itself(label, model, Path(folder) / "policy")
 
 
-def _long_enough(env: Env, algorithm: dict[str, Any]) -> RunConfig:
+def _long_enough(env: Env, algorithm: dict[str, Any]) -> ResolvedConfig:
     """Make a config of a training with at least two rollouts, and a snapshot within the second half."""
     parts = {"env": env_of(env), "algorithm": algorithm}
     model = untrained_model(config_of(timesteps=1, **parts))
@@ -78,7 +77,7 @@ def _long_enough(env: Env, algorithm: dict[str, Any]) -> RunConfig:
     )
 
 
-def _trained(label: str, config: RunConfig, out: Path) -> tuple[RunDirectory, BaseAlgorithm]:
+def _trained(label: str, config: ResolvedConfig, out: Path) -> tuple[RunDirectory, BaseAlgorithm]:
     run, observer = dry_run(config, out, f"{label}: training failed", _RAISED)
     if not observer.before:
         advice = (
@@ -107,7 +106,7 @@ def _loads(label: str, run: RunDirectory, model: BaseAlgorithm) -> None:
 def _same(label: str, how: str, run: RunDirectory, model: BaseAlgorithm, loaded: BaseAlgorithm) -> None:
     if names := differing(model, loaded):
         raise ConformanceError(f"{label}: {how}, a model has not what was learnt: {few(names)}; {_LOADS}")
-    for observation in _observations(run.config, model):
+    for observation in _observations(run.resolved_config, model):
         one, other = (each.predict(observation, deterministic=True)[0] for each in (model, loaded))
         if not np.array_equal(one, other):
             seen = f"{how}, a model acts otherwise: {one} and then {other} for the same observation"
@@ -115,7 +114,7 @@ def _same(label: str, how: str, run: RunDirectory, model: BaseAlgorithm, loaded:
 
 
 def _goes_on_after_loading(label: str, run: RunDirectory, model: BaseAlgorithm) -> None:
-    env = make_vec_env(run.config, seed=SEED)
+    env = make_vec_env(run.resolved_config, seed=SEED)
     try:
         how = f"{type(model).__name__}.load(model.zip)"
         with called(how, _LOAD_ADVICE):
@@ -133,7 +132,7 @@ def _goes_on_after_loading(label: str, run: RunDirectory, model: BaseAlgorithm) 
         env.close()
 
 
-def _resumes(label: str, config: RunConfig, model: BaseAlgorithm, out: Path) -> None:
+def _resumes(label: str, config: ResolvedConfig, model: BaseAlgorithm, out: Path) -> None:
     """Break training off and resume it, if the toolkit says that it can: ARS for one has no snapshots."""
     if not training_state.can_resume(model) or replay_buffer.unrestorable(getattr(model, "replay_buffer", None)):
         return
@@ -146,7 +145,7 @@ def _resumes(label: str, config: RunConfig, model: BaseAlgorithm, out: Path) -> 
         )
 
 
-def _observations(config: RunConfig, model: BaseAlgorithm) -> list[Any]:
+def _observations(config: ResolvedConfig, model: BaseAlgorithm) -> list[Any]:
     """Return observations of four environments each, with random actions."""
     env = make_vec_env(config, seed=SEED, n_envs=4)
     model.action_space.seed(SEED)

@@ -8,8 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolkit.config.components import components_of
-from toolkit.config.schema import RunConfig
+from toolkit.config.load import ResolvedConfig
 from toolkit.snapshots.plain_data import same
 from toolkit.testing.component import STATE_ADVICE, ConformanceError, Env, config_of, env_of
 from toolkit.testing.short_runs import Observer, differing, dry_run, few, rehearse_in_two
@@ -31,7 +30,7 @@ def check(name: str, params: Mapping[str, Any], env: Env, changes_training: bool
     callbacks = [{"name": name, "params": dict(params)}]
     for n_envs in _N_ENVS:
         config, without = _config(env, n_envs, callbacks), _config(env, n_envs, [])
-        label = components_of(config).callbacks[0].cls.__name__
+        label = config.components.callbacks[0].cls.__name__
         with TemporaryDirectory() as folder:
             undisturbed = Observer()
             if not changes_training:
@@ -47,7 +46,7 @@ def check(name: str, params: Mapping[str, Any], env: Env, changes_training: bool
                 _goes_on(label, config, run, observer)
 
 
-def _config(env: Env, n_envs: int, callbacks: list[dict[str, Any]]) -> RunConfig:
+def _config(env: Env, n_envs: int, callbacks: list[dict[str, Any]]) -> ResolvedConfig:
     params = {"n_steps": 64 // n_envs, "batch_size": 32, "n_epochs": 1}
     return config_of(
         timesteps=_TIMESTEPS,
@@ -73,7 +72,7 @@ def _leaves_training_alone(label: str, observer: Observer, undisturbed: Observer
         )
 
 
-def _goes_on(label: str, config: RunConfig, run: RunDirectory, whole: Observer) -> None:
+def _goes_on(label: str, config: ResolvedConfig, run: RunDirectory, whole: Observer) -> None:
     """Break a run off and resume it: it comes to the same end. What another whole run has otherwise is a clock."""
     with TemporaryDirectory() as folder:
         failed = f"{label}: going on after a break with `toolkit resume` failed"

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from toolkit.config.components import resolve
 from toolkit.config.compose import override
-from toolkit.config.schema import RunConfig, parse
-from toolkit.config.signatures import bind
+from toolkit.config.load import ResolvedConfig, resolve_document
+from toolkit.config.signatures import bind_arguments
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ComponentError, ConfigError, Problem, describe
 
@@ -70,7 +69,7 @@ def build(cls: type[Any], params: Mapping[str, Any]) -> Any:
 
     :raises ConfigError: if it cannot be built
     """
-    arguments, problems = bind(cls, params, ("params",), {})
+    arguments, problems = bind_arguments(cls, params, ("params",), {})
     if problems:
         raise ConfigError(problems)
     try:
@@ -89,17 +88,12 @@ def env_of(env: Env) -> dict[str, Any]:
     return {"id": env} if isinstance(env, str) else dict(env)
 
 
-def config_of(**parts: Any) -> RunConfig:
+def config_of(**parts: Any) -> ResolvedConfig:
     """Check a config that is given in parts, the components it names included.
 
     :raises ConfigError: with every problem found
     """
     document = Document({"name": "conformance", "seed": SEED}, {})
     override(document, parts)  # a class in it becomes its path
-    document.places.clear()
-    config, problems = parse(document)
-    if config is not None:
-        problems = problems + resolve(config)[1]
-    if config is None or problems:
-        raise ConfigError(problems)
-    return config
+    document.locations.clear()
+    return resolve_document(document)

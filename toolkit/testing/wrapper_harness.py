@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
-from toolkit.config.components import Bound, components_of
-from toolkit.config.schema import RunConfig
-from toolkit.envs.factory import make_one
+from toolkit.config.components import BoundComponent
+from toolkit.config.load import ResolvedConfig
+from toolkit.envs.factory import make_env
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.testing.component import SEED, ConformanceError, called
 from toolkit.testing.scripted_env import Inside
@@ -144,17 +144,16 @@ class Rig:
 
 
 @contextmanager
-def rigged(config: RunConfig, render_mode: str | None = None) -> Iterator[Rig]:
+def rigged(config: ResolvedConfig, render_mode: str | None = None) -> Iterator[Rig]:
     """Build the environment of a config around its last wrapper, the one under test.
 
     :raises ConfigError: if something cannot be built
     :raises ConformanceError: if the wrapper does not wrap the environment that it is given
     """
-    components = components_of(config)
-    *others, subject = components.wrappers
-    between = Bound("Inside", (), Inside, {}, config.error)
+    *others, subject = config.components.wrappers
+    between = BoundComponent("Inside", (), Inside, {}, config.make_error)
     try:
-        env = make_one(config, replace(components, wrappers=(*others, between, subject)), render_mode)
+        env = make_env(config, (*others, between, subject), render_mode)
     except AttributeError as error:
         seen = f"{subject.cls.__name__} cannot be used once it is built: {describe(error)}"
         raise ConformanceError(f"{seen}; {_CONSTRUCTED}") from error

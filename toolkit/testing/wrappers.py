@@ -17,9 +17,8 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.passive_env_checker import data_shares_objects
 
-from toolkit.config.components import Components, components_of
-from toolkit.config.schema import RunConfig
-from toolkit.envs.factory import make_one
+from toolkit.config.load import ResolvedConfig
+from toolkit.envs.factory import make_env
 from toolkit.snapshots import archive
 from toolkit.testing.component import SEED, STATE_ADVICE, ConformanceError, Env, called, config_of, env_of
 from toolkit.testing.scripted_env import MARK
@@ -48,11 +47,9 @@ def check(name: str, params: Mapping[str, Any], env: Env) -> None:
     _passes_check_env(config, known)
 
 
-def _warnings_of_the_environment(config: RunConfig) -> set[str]:
+def _warnings_of_the_environment(config: ResolvedConfig) -> set[str]:
     """Return what Gymnasium's checker has against the environment without the wrapper."""
-    components = components_of(config)
-    bare: Components = replace(components, wrappers=components.wrappers[:-1])
-    env = make_one(config, bare, None)
+    env = make_env(config, config.components.wrappers[:-1])
     try:
         return _gymnasium_warnings(AsNew(env, env))
     except Exception as error:
@@ -71,7 +68,7 @@ def _gymnasium_warnings(env: gym.Env[Any, Any]) -> set[str]:
     return {text for text in texts if not _TASTE.search(text)}
 
 
-def _passes_check_env(config: RunConfig, known: set[str]) -> None:
+def _passes_check_env(config: ResolvedConfig, known: set[str]) -> None:
     with rigged(config) as rig:
         advice = "this is what gymnasium.utils.env_checker.check_env says of it: mend what it names"
         with called(f"check_env of {rig.name}", advice):
@@ -80,7 +77,7 @@ def _passes_check_env(config: RunConfig, known: set[str]) -> None:
             raise ConformanceError(f"{rig.name}: {sorted(told)[0]}; {advice}")
 
 
-def _keeps_the_api(config: RunConfig) -> None:
+def _keeps_the_api(config: ResolvedConfig) -> None:
     with rigged(config) as rig:
         actions = rig.actions(_STEPS)
         for given in ({"seed": SEED}, {"seed": SEED, "options": MARK}, {}):
@@ -115,7 +112,7 @@ def _check_reset(rig: Rig, given: dict[str, Any], steps: int) -> None:
             raise ConformanceError(f"{rig.name}.reset({name}={wanted!r}) reset the inside with {seen[0]!r}; {advice}")
 
 
-def _leaves_raw_returns(config: RunConfig) -> None:
+def _leaves_raw_returns(config: ResolvedConfig) -> None:
     with rigged(config) as rig:
         _end(rig, (True, False), 5)
         completed = rig.inside.take_completed()
@@ -126,7 +123,7 @@ def _leaves_raw_returns(config: RunConfig) -> None:
             raise ConformanceError(f"{rig.name}: {seen}; {advice}")
 
 
-def _passes_ends_on(config: RunConfig) -> None:
+def _passes_ends_on(config: ResolvedConfig) -> None:
     """Play one episode several times, with another end each time.
 
     Without an end it shows whether the wrapper ends episodes by itself, and where.
@@ -161,7 +158,7 @@ def _end(rig: Rig, flags: tuple[bool, bool], at: int) -> tuple[Step, int]:
     return step, script.steps
 
 
-def _repeats_itself(config: RunConfig) -> None:
+def _repeats_itself(config: ResolvedConfig) -> None:
     advice = (
         "draw from self.np_random, or from a generator that reset(seed=...) seeds, and start every episode as new. "
         "What it learns from one episode to the next on purpose, it offers as state_dict and load_state_dict"
@@ -177,7 +174,7 @@ def _repeats_itself(config: RunConfig) -> None:
                 raise ConformanceError(f"{rig.name}: {seen}; {first_advice}{advice}")
 
 
-def _comes_back(config: RunConfig) -> None:
+def _comes_back(config: ResolvedConfig) -> None:
     """Stop within an episode that is not the first, put the state into another instance, and go on in both."""
     with ExitStack() as stack:
         rig, other = (stack.enter_context(rigged(config)) for _ in range(2))
@@ -216,7 +213,7 @@ def _written_and_read(place: dict[str, Any]) -> dict[str, Any]:
         return read
 
 
-def _renders(config: RunConfig) -> None:
+def _renders(config: ResolvedConfig) -> None:
     with rigged(config) as rig:
         modes = rig.inside.metadata.get("render_modes") or ()
     mode = "rgb_array" if "rgb_array" in modes else None

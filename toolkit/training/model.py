@@ -14,8 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from toolkit.config.components import components_of
-from toolkit.config.schema import RunConfig
+from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import EpisodeRecorder, load_wrapper_statistics, make_vec_env, wrapper_statistics
 from toolkit.snapshots import archive
 from toolkit.snapshots.restore import MISFITS
@@ -28,12 +27,12 @@ _MOST_LEARNT = 1 << 24  # bytes
 _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
 
 
-def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = None) -> BaseAlgorithm:
+def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | None = None) -> BaseAlgorithm:
     """Build the config's algorithm, with fresh weights, on its environments.
 
     :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
     """
-    components = components_of(config)
+    components = config.components
     try:
         model: BaseAlgorithm = components.algorithm.build(
             components.policy, env, policy_kwargs=dict(components.policy_arguments), seed=seed, verbose=0
@@ -47,7 +46,7 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
                 f"'{config.algorithm.name}' cannot act in {config.env.id}: {message}",
                 "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
             )
-            raise config.error([problem]) from cause
+            raise config.make_error([problem]) from cause
         raise
     train_freq = getattr(model, "train_freq", None)
     if env.num_envs > 1 and isinstance(train_freq, TrainFreq) and train_freq.unit is TrainFrequencyUnit.EPISODE:
@@ -56,7 +55,7 @@ def build_model(config: RunConfig, env: EpisodeRecorder, *, seed: int | None = N
             f"is counted in episodes, which {env.num_envs} environments end at different times",
             "count it in steps, or set env.n_envs to 1",
         )
-        raise config.error([problem])
+        raise config.make_error([problem])
     _spread(getattr(model, "action_noise", None), env)
     return model
 
@@ -73,7 +72,7 @@ def _spread(noise: ActionNoise | None, env: EpisodeRecorder) -> None:
         noise.reset()
 
 
-def untrained_model(config: RunConfig) -> BaseAlgorithm:
+def untrained_model(config: ResolvedConfig) -> BaseAlgorithm:
     """Build the config's algorithm, with fresh weights, on environments that are closed.
 
     :raises ConfigError: if an environment or the algorithm cannot be built
@@ -105,7 +104,7 @@ def load_model(run: RunDirectory) -> BaseAlgorithm:
     if not run.model_path.is_file():
         raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
     with preserve_rng_state():
-        model = untrained_model(run.config)
+        model = untrained_model(run.resolved_config)
     load_weights(run.model_path, model, "the run's config.yaml")
     _teach(model, run)
     return model

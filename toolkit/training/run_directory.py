@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Self
 
-from toolkit.config.components import read_config
+from toolkit.config.load import ResolvedConfig, read_config, resolve_config
 from toolkit.config.schema import RunConfig
 from toolkit.training.results import read_episodes, read_result
 from toolkit.utils.errors import RunError
@@ -93,6 +93,14 @@ class RunDirectory:
         """
         with locked(self.directory, "trains in it"):
             yield
+
+    @cached_property
+    def resolved_config(self) -> ResolvedConfig:
+        """The config with the components that it names, found once, under the rules of :mod:`toolkit.config.trust`.
+
+        :raises ConfigError: with every problem
+        """
+        return resolve_config(self.config)
 
     @property
     def model_path(self) -> Path:

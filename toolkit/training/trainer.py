@@ -16,7 +16,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from toolkit.config.components import components_of, remember_trusted_code
+from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
 from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
@@ -54,9 +54,10 @@ def train(
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     :raises TrainingError: if training breaks off; the run directory then says ``failed``
     """
-    with _prepared(config, callbacks, _shown(config, progress_bar)) as session:
-        run = RunDirectory.create(config, out)
-        remember_trusted_code(config)
+    resolved = resolve_config(config)
+    with _prepared(resolved, callbacks, _shown(config, progress_bar)) as session:
+        run = RunDirectory.create(resolved, out)
+        remember_trusted_code(resolved)
         with run.locked():
             _learn(session, run, SnapshotStore(run.directory, run.config), None)
     return run
@@ -82,7 +83,7 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
         for difference in run.differences():
             _log.warning("%s: the run may go on differently", difference)
         run.refuse_links()
-        with _prepared(run.config, callbacks, _shown(run.config, progress_bar)) as session:
+        with _prepared(run.resolved_config, callbacks, _shown(run.config, progress_bar)) as session:
             run.remove_leftovers()
             snapshots = SnapshotStore(run.directory, run.config)
             kept = snapshots.latest_valid()
@@ -117,7 +118,7 @@ def dry_run(config: RunConfig) -> None:
 
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     """
-    with _prepared(config, ()):
+    with _prepared(resolve_config(config), ()):
         pass
 
 
@@ -149,7 +150,7 @@ class _Session:
 
 @contextmanager
 def _prepared(
-    config: RunConfig, callbacks: Sequence[BaseCallback], shown: Sequence[BaseCallback] = ()
+    config: ResolvedConfig, callbacks: Sequence[BaseCallback], shown: Sequence[BaseCallback] = ()
 ) -> Iterator[_Session]:
     session = _prepare(config, callbacks, [*shown])
     try:
@@ -163,16 +164,16 @@ def _prepared(
                 _log.warning("%s does not close: %s", type(one).__name__, describe(error))
 
 
-def _prepare(config: RunConfig, callbacks: Sequence[BaseCallback], shown: list[BaseCallback]) -> _Session:
+def _prepare(config: ResolvedConfig, callbacks: Sequence[BaseCallback], shown: list[BaseCallback]) -> _Session:
     seed = derived_seed(config.seed, "training")
     env = make_vec_env(config, seed=seed)
     env.hides_monitor = bool(config.env.wrappers)
     try:
         model = build_model(config, env, seed=seed)
-        own = [bound.build() for bound in components_of(config).callbacks]
+        own = [component.build() for component in config.components.callbacks]
         criteria = [callback for callback in own if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
-            raise config.error([Problem(("callbacks",), "a run has at most one success criterion")])
+            raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
         bookkeeper = MonitorCsvWriter(env)
         criterion = criteria[0] if criteria else None
         return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks, *shown], criterion, shown)

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from toolkit.config.components import Bound, bound, components_of, load_config
+from toolkit.config.components import BoundComponent, bind_component
 from toolkit.config.compose import override, read
+from toolkit.config.load import ResolvedConfig, load_config
 from toolkit.config.registry import KINDS
-from toolkit.config.schema import Component, ComponentConfig, RunConfig
+from toolkit.config.schema import Component, ComponentConfig
 from toolkit.config.validation import Count, Part, Seeds, check, in_order
 from toolkit.config.yaml_document import Document
 from toolkit.training.callbacks import SuccessCriterion
@@ -57,11 +58,11 @@ class Tuning:
     """A tuning file that has been checked, with the components it names."""
 
     config: TuningConfig
-    base: RunConfig
+    base: ResolvedConfig
     space: tuple[Dimension, ...]
-    sampler: Bound
-    pruner: Bound
-    launcher: Bound
+    sampler: BoundComponent
+    pruner: BoundComponent
+    launcher: BoundComponent
 
 
 def load_tuning(path: Path, overrides: Sequence[str] = ()) -> Tuning:
@@ -75,20 +76,20 @@ def load_tuning(path: Path, overrides: Sequence[str] = ()) -> Tuning:
     override(document, overrides)
     config, problems = check(TuningConfig, document, "write at least base, search and trials")
     if config is None:
-        raise ConfigError(in_order(problems, document.places), document.places)
+        raise ConfigError(in_order(problems, document.locations), document.locations)
     base_path = path.parent / config.base
     if not os.path.isfile(base_path):  # Path.is_file raises for a name that is too long
         problems.append(Problem(("base",), f"there is no file {base_path}"))
-        raise ConfigError(in_order(problems, document.places), document.places)
+        raise ConfigError(in_order(problems, document.locations), document.locations)
     tuning, found = bind_tuning(config, load_config(base_path), document)
     spoilt = {problem.path[:end] for problem in problems for end in range(len(problem.path))}
     problems += [problem for problem in found if problem.path not in spoilt]  # what was cut out may be missing there
     if tuning is None or problems:
-        raise ConfigError(in_order(problems, document.places), document.places)
+        raise ConfigError(in_order(problems, document.locations), document.locations)
     return tuning
 
 
-def bind_tuning(config: TuningConfig, base: RunConfig, document: Document) -> tuple[Tuning | None, list[Problem]]:
+def bind_tuning(config: TuningConfig, base: ResolvedConfig, document: Document) -> tuple[Tuning | None, list[Problem]]:
     """Find what a tuning file names, and check what its shape does not show.
 
     :param document: the file, for the places in it
@@ -98,15 +99,15 @@ def bind_tuning(config: TuningConfig, base: RunConfig, document: Document) -> tu
     problems = [*space_problems(space, base, document)]
     if len({*config.seeds}) < len(config.seeds):
         problems.append(Problem(("seeds",), "a seed is given more than once"))
-    criteria = [one for one in components_of(base).callbacks if issubclass(one.cls, SuccessCriterion)]
+    criteria = [one for one in base.components.callbacks if issubclass(one.cls, SuccessCriterion)]
     if config.objective == "timesteps_to_success" and not criteria:
         problems.append(Problem(("objective",), "the base has no success criterion", "add the callback 'success'"))
 
     def report(found: Sequence[Problem]) -> ConfigError:
-        return ConfigError(found, document.places)
+        return ConfigError(found, document.locations)
 
     named = [
-        bound(report, KINDS[f"{key}s"], getattr(config, key), (key,), problems)
+        bind_component(report, KINDS[f"{key}s"], getattr(config, key), (key,), problems)
         for key in ("sampler", "pruner", "launcher")
     ]
     components = [one for one in named if one is not None]

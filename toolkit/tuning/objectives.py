@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
 
-from toolkit.config.components import Bound, components_of
-from toolkit.config.schema import RunConfig
+from toolkit.config.load import ResolvedConfig
 from toolkit.training.callbacks import SuccessCriterion, TrainingContext
 from toolkit.training.results import DEFAULT_WINDOW
 from toolkit.training.run_directory import RunDirectory
@@ -30,7 +29,7 @@ class Objective(ABC):
     direction: Literal["maximize", "minimize"]
     title: str
 
-    def trained(self, config: RunConfig) -> RunConfig:
+    def trained(self, config: ResolvedConfig) -> ResolvedConfig:
         """Return what trials train of a config: the whole of it."""
         return config
 
@@ -63,9 +62,9 @@ class MeanReturn(Objective):
     direction = "maximize"
     title = "mean return of the last 100 training episodes"
 
-    def trained(self, config: RunConfig) -> RunConfig:
+    def trained(self, config: ResolvedConfig) -> ResolvedConfig:
         """Leave the success criterion out."""
-        return without(config, lambda callback: issubclass(callback.cls, SuccessCriterion))
+        return config.without_callbacks(lambda callback: issubclass(callback.cls, SuccessCriterion))
 
     def progress(self, context: TrainingContext) -> float | None:
         """Return the mean of the last 100 episodes so far."""
@@ -109,12 +108,6 @@ class TimestepsToSuccess(Objective):
 
 
 OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
-
-
-def without(config: RunConfig, unwanted: Callable[[Bound], bool]) -> RunConfig:
-    """Return a config without some of its callbacks."""
-    kept = [callback for callback in components_of(config).callbacks if not unwanted(callback)]
-    return config.model_copy(update={"callbacks": tuple(config.callbacks[int(one.path[-1])] for one in kept)})
 
 
 def _mean(returns: Sequence[float]) -> float | None:

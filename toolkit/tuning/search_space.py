@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from toolkit.config.components import checked
 from toolkit.config.compose import apply_override, shadows
+from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.schema import RunConfig
 from toolkit.config.snippets import one_line
 from toolkit.config.validation import Part
-from toolkit.config.yaml_document import Document, places_in, walk
+from toolkit.config.yaml_document import Document, locations_under, walk
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 ABSENT = object()
@@ -107,7 +107,7 @@ def space_problems(space: Sequence[Dimension], base: RunConfig, document: Docume
         yield from own or _unfit_values(dimension, base, document)
 
 
-def config_with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+def config_with(base: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
     """Lay values by dotted path over a config.
 
     :raises ConfigError: if they do not fit together
@@ -115,7 +115,7 @@ def config_with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     document = base.to_document()
     for path, value in values.items():
         apply_override(document, path, value, {(): f"{path}={one_line(value)}"}, Path())
-    return checked(document)
+    return resolve_document(document)
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -204,7 +204,7 @@ def _unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> 
         tried["step",] = (one.low or 0) + one.step
     found: dict[tuple[str, str], list[KeyPath]] = {}
     for key, value in tried.items():
-        for problem in _problems_with(dimension.path, value, base, places_in(document, (*path, *key))):
+        for problem in _problems_with(dimension.path, value, base, locations_under(document, (*path, *key))):
             found.setdefault((problem.message, problem.hint), []).append(key)
     return [
         Problem((*path, *key), message, hint)
@@ -218,7 +218,7 @@ def _problems_with(dotted: str, value: Any, base: RunConfig, places: Mapping[Key
     path: KeyPath = ()
     try:
         path = apply_override(document, dotted, value, places, Path())
-        checked(document)
+        resolve_document(document)
     except ConfigError as error:
         return [_said_here(problem, path) for problem in error.problems]
     return []

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from toolkit.config.components import checked, trust_code
+from toolkit.config.load import resolve_document, trust_code
 from toolkit.config.schema import RunConfig
 from toolkit.config.yaml_document import Document
 from toolkit.experiments.status import has_ended
@@ -25,7 +25,7 @@ from toolkit.training.callbacks import RunCallback
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import resume, train
 from toolkit.tuning.config import Tuning, TuningConfig, bind_tuning
-from toolkit.tuning.objectives import OBJECTIVES, Objective, without
+from toolkit.tuning.objectives import OBJECTIVES, Objective
 from toolkit.tuning.search_space import config_with
 from toolkit.tuning.storage import quiet
 from toolkit.tuning.study import (
@@ -69,7 +69,7 @@ def work(directory: Path, *, tuning: dict[str, Any], base: dict[str, Any], stora
     :raises KeyboardInterrupt: if a signal has stopped it
     """
     config = TuningConfig.model_validate(tuning)
-    bound, problems = bind_tuning(config, checked(Document(base)), Document(tuning, {(): config.name}))
+    bound, problems = bind_tuning(config, resolve_document(Document(base)), Document(tuning, {(): config.name}))
     if bound is None or problems:
         raise ToolkitError("; ".join(problem.text({}) for problem in problems), "it was right where it was checked")
     interrupts = SignalGuard(put_off=True)
@@ -162,7 +162,7 @@ class _Worker:
     def _trained(self, values: dict[str, Any], directory: Path, reporter: _Reporter) -> RunDirectory:
         """Train in a directory, or go on with what is there."""
         config = self._objective.trained(config_with(self._tuning.base, values))
-        config = without(config, lambda callback: callback.name in _ONLY_SHOWN)
+        config = config.without_callbacks(lambda callback: callback.name in _ONLY_SHOWN)
         if _is_begun(directory, config):
             run = RunDirectory.open(directory)
             trust_code(run.config)  # the user's own

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from support import PROJECT, SMALL_CONFIG, Toolkit, toolkit_process
 
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
 COMMANDS = ["train", "evaluate", "record", "watch", "plot", "describe", "check", "schema", "plugins"]

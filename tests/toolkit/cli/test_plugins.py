@@ -14,8 +14,9 @@ from support import WRAPPER_MODULE, Install, Toolkit, toolkit_process
 
 from toolkit.cli.text import component, listing
 from toolkit.config.catalog import claims
-from toolkit.config.components import bound, load_config
+from toolkit.config.components import bind_component
 from toolkit.config.docstrings import split
+from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import ComponentConfig
 from toolkit.utils.errors import ConfigError, Problem
@@ -383,7 +384,7 @@ def test_the_yaml_shown_of_every_component_that_ships_is_accepted(kind: str, nam
         return
     problems: list[Problem] = []
     named = ComponentConfig(**yaml.safe_load(shown(kind, name))[KINDS[kind].singular])
-    assert bound(ConfigError, KINDS[kind], named, (), problems)
+    assert bind_component(ConfigError, KINDS[kind], named, (), problems)
     assert not problems
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from support import SMALL_CONFIG
 
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
 from toolkit.utils.errors import ConfigError
 

@@ -17,9 +17,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from support import PROJECT, SMALL_CONFIG, WRAPPER_MODULE, Install, Toolkit
 
-from toolkit.config.components import load_config
 from toolkit.config.json_schema import json_schema
-from toolkit.config.signatures import bind
+from toolkit.config.load import load_config
+from toolkit.config.signatures import bind_arguments
 from toolkit.config.type_schema import schema_of
 from toolkit.config.yaml_document import dump, parse, read
 from toolkit.experiments.config import load_plan
@@ -243,7 +243,7 @@ def test_every_value_that_a_type_takes_is_accepted(annotation: Any, schema: dict
     references = ({"$ref": f"#/$defs/{name}"} for name in ("schedule", "object"))
     of_type = schema_of(annotation, *references) | {"$defs": schema["$defs"]}
     for value in VALUES:
-        if not bind(component_taking(annotation), {"x": value}, (), {})[1]:
+        if not bind_arguments(component_taking(annotation), {"x": value}, (), {})[1]:
             assert is_accepted(value, of_type), value
 
 
@@ -269,7 +269,7 @@ def test_a_value_of_another_type_is_refused(annotation: Any, refused: list[Any],
     of_type = schema_of(annotation, *references) | {"$defs": schema["$defs"]}
     for value in refused:
         assert not is_accepted(value, of_type), value
-        assert bind(component_taking(annotation), {"x": value}, (), {})[1]
+        assert bind_arguments(component_taking(annotation), {"x": value}, (), {})[1]
 
 
 # --- what an editor shows -------------------------------------------------------------------------------------------

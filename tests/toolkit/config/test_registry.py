@@ -13,7 +13,7 @@ from support import SMALL_CONFIG, WRAPPER_MODULE, Install
 
 from toolkit.config import registry
 from toolkit.config.catalog import claims
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS, Kind, entries, find, kind_named
 from toolkit.utils.errors import ComponentError, ConfigError
 

@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from support import SMALL_CONFIG
 
 from toolkit.algorithms.double_dqn import DoubleDQN
-from toolkit.config.components import components_of, load_config
+from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS
-from toolkit.config.signatures import bind, signature_of, type_name
+from toolkit.config.signatures import bind_arguments, signature_of, type_name
 from toolkit_plugins.schedules import Linear
 from toolkit_plugins.success import MeanReturnSuccess
 from toolkit_plugins.video import RecordVideoCallback
@@ -27,13 +27,13 @@ from toolkit_plugins.wrappers.rewards import TerminalRewardClip
 
 
 def bound(component: Callable[..., Any], **params: Any) -> dict[str, Any]:
-    arguments, problems = bind(component, params, (), {"policy": "the policy", "env": "the environment"})
+    arguments, problems = bind_arguments(component, params, (), {"policy": "the policy", "env": "the environment"})
     assert not problems
     return arguments
 
 
 def problems_with(component: Callable[..., Any], **params: Any) -> list[str]:
-    problems = bind(component, params, (), {"policy": "the policy", "env": "the environment"})[1]
+    problems = bind_arguments(component, params, (), {"policy": "the policy", "env": "the environment"})[1]
     return [problem.text({}) for problem in problems]
 
 
@@ -140,7 +140,7 @@ def test_a_parameter_that_the_toolkit_fills_in_is_refused_with_where_it_comes_fr
         **{"algorithms": DoubleDQN, "policies": DQN.policy_aliases["MlpPolicy"]},
         **{"wrappers": TerminalRewardClip, "vec_wrappers": VecNormalize},
     }
-    problems = bind(component[kind], {name: 1}, (), KINDS[kind].supplied)[1]
+    problems = bind_arguments(component[kind], {name: 1}, (), KINDS[kind].supplied)[1]
     assert [problem.text({}) for problem in problems] == [
         f"{name}: is not set here: it comes from {KINDS[kind].supplied[name]}"
     ]
@@ -335,7 +335,7 @@ def test_the_values_a_config_gives_reach_the_components_converted() -> None:
     path.write_text(SMALL_CONFIG)
     schedule = "algorithm.params.learning_rate={name: constant, params: {val: 0.5}}"
     activation = "algorithm.policy_params.activation_fn=torch.nn:Tanh"
-    components = components_of(load_config(path, [schedule, activation, "algorithm.params.train_freq=[2, episode]"]))
+    components = load_config(path, [schedule, activation, "algorithm.params.train_freq=[2, episode]"]).components
     assert components.algorithm.arguments["learning_rate"](1.0) == 0.5
     assert components.algorithm.arguments["train_freq"] == (2, "episode")
     assert components.policy_arguments == {"net_arch": [16, 16], "activation_fn": torch.nn.Tanh}

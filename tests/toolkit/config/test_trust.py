@@ -15,7 +15,7 @@ import pytest
 from support import Toolkit
 
 import toolkit as tk
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.utils.errors import ConfigError
 
 CONFIG = """\

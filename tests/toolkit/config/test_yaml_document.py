@@ -65,10 +65,10 @@ def test_a_yaml_1_1_directive_does_not_change_how_a_file_is_read() -> None:
 
 def test_every_key_has_its_line() -> None:
     document = parse("a: 1\nb:\n  - c: 2\n  - d:\n      e: 3\n", "file.yaml")
-    assert document.places[("a",)] == "file.yaml:1"
-    assert document.places[("b",)] == "file.yaml:2"
-    assert document.places[("b", 0, "c")] == "file.yaml:3"
-    assert document.places[("b", 1, "d", "e")] == "file.yaml:5"
+    assert document.locations[("a",)] == "file.yaml:1"
+    assert document.locations[("b",)] == "file.yaml:2"
+    assert document.locations[("b", 0, "c")] == "file.yaml:3"
+    assert document.locations[("b", 1, "d", "e")] == "file.yaml:5"
 
 
 def test_a_duplicate_key_is_refused_with_both_lines() -> None:
@@ -202,7 +202,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read() -> None:
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
     document = read(path)
     assert document.data == {"a": 1, "b": 2}
-    assert document.places[("b",)] == "file.yaml:2"
+    assert document.locations[("b",)] == "file.yaml:2"
 
 
 TRICKY_TEXT = [

@@ -14,6 +14,7 @@ from support import PROJECT, Toolkit, can_run
 from trained import StopAt, differences, stop_and_go_on
 
 from toolkit import RunConfig, evaluate, load_config, record, train
+from toolkit.config.load import resolve_config
 from toolkit.envs.factory import make_vec_env
 from toolkit.evaluation import rollout
 
@@ -55,7 +56,7 @@ def test_a_game_with_lives_goes_on_as_if_it_had_never_been_stopped(
 
 @ATARI
 def test_a_return_is_that_of_a_whole_game_and_a_step_one_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_vec_env(RunConfig.model_validate(GAME), seed=0, n_envs=1)
+    env = make_vec_env(resolve_config(RunConfig.model_validate(GAME)), seed=0, n_envs=1)
     try:
         env.reset()
         ends, lives, reward = 0, set(), 0.0

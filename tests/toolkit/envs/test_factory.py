@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
 from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
 from toolkit.utils.errors import ConfigError

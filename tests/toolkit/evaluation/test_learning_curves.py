@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from support import SMALL_CONFIG, Toolkit, files_in
 
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.evaluation.learning_curves import learning_curves, plot
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train

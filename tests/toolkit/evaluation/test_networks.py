@@ -19,7 +19,7 @@ from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from support import CONFIGS, PROJECT, Toolkit, files_in
 
 from toolkit.algorithms import DoubleDQN
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.evaluation.network_diagram import draw_networks
 from toolkit.evaluation.networks import Layer, describe_networks, format_shape
 from toolkit.training.model import untrained_model
@@ -296,5 +296,5 @@ def test_a_network_that_cannot_be_followed_is_said_so(toolkit: Toolkit) -> None:
 def test_what_graphviz_refuses_is_said_so(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.evaluation.network_diagram._STYLE", "no dot {")
     with pytest.raises(NetworkError, match="cannot be drawn"):
-        draw_networks(untrained_model(run.config), Path("networks.png"))
+        draw_networks(untrained_model(run.resolved_config), Path("networks.png"))
     assert not Path("networks.png").exists()

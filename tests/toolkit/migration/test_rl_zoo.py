@@ -15,7 +15,6 @@ from support import PROJECT, Toolkit, can_run, files_in
 from torch import nn
 
 import toolkit as tk
-from toolkit.config.components import components_of
 from toolkit.envs.factory import make_vec_env
 from toolkit.migration.rl_zoo.convert import import_zoo
 from toolkit.migration.rl_zoo.files import read
@@ -249,7 +248,7 @@ def test_timesteps_are_a_whole_number_however_they_are_written(written: str) -> 
 
 def test_parameters_become_objects_and_classes() -> None:
     converted('learning_rate: lin_4e-3\npolicy_kwargs: "dict(activation_fn=nn.GELU)"', "ppo")
-    components = components_of(tk.load_config("converted.yaml"))
+    components = tk.load_config("converted.yaml").components
     assert components.policy_arguments == {"activation_fn": nn.GELU}
     schedule = components.algorithm.arguments["learning_rate"]
     assert [schedule(remaining) for remaining in (1.0, 0.25, 0.0)] == [0.004, 0.001, 0.0]

@@ -17,7 +17,7 @@ import pytest
 from support import SMALL_CONFIG, Toolkit, files_in
 
 import toolkit as package
-from toolkit.config.components import load_config
+from toolkit.config.load import load_config
 from toolkit.experiments.config import load_plan
 from toolkit.reports.captions import findings, notices
 from toolkit.reports.collect import gather

@@ -123,12 +123,10 @@ def test_every_algorithm_learns_from_what_the_wrappers_make_of_rewards(algorithm
 
 
 def test_a_file_that_was_edited_is_loaded_anew(config_file: Path) -> None:
-    from toolkit.config.components import components_of
-
     setting = ["env.wrappers.0=./own.py:Negated"]
-    before = components_of(load_config(config_file, setting)).wrappers[0].cls
+    before = load_config(config_file, setting).components.wrappers[0].cls
     Path("own.py").write_text(OWN.replace("return -reward", "return -7 * reward"))
-    after = components_of(load_config(config_file, setting)).wrappers[0].cls
+    after = load_config(config_file, setting).components.wrappers[0].cls
     assert (before.reward(None, 1.0), after.reward(None, 1.0)) == (-1.0, -7.0)
 
 

@@ -72,7 +72,7 @@ def test_so_does_evaluating_another_run_meanwhile(once: Run, tmp_path: Path) -> 
 
 
 def test_so_does_evaluating_the_model_itself(once: Run, tmp_path: Path) -> None:
-    env = make_vec_env(once.config, seed=derived_seed(once.config.seed, "evaluation"), n_envs=1)
+    env = make_vec_env(once.resolved_config, seed=derived_seed(once.config.seed, "evaluation"), n_envs=1)
     evaluating = EvalCallback(env, n_eval_episodes=2, eval_freq=100, verbose=0)
     run = train(once.config, tmp_path / "run", [evaluating])
     env.close()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import yaml_document
-from toolkit.config.components import resolve
+from toolkit.config.load import resolve_document
 from toolkit.config.registry import KINDS, find
-from toolkit.config.schema import parse
-from toolkit.config.trust import RunOrigin, digest_of
+from toolkit.config.trust import RunOrigin, hash_config
 from toolkit.config.yaml_document import Document
 from toolkit.migration.rl_zoo import files
 from toolkit.migration.rl_zoo.keys import Entry, config_of
@@ -59,7 +58,7 @@ def _choose(document: Document, env_id: str) -> Entry:
     import gymnasium as gym
 
     if not isinstance(document.data, dict):
-        raise ConfigError([Problem((), "must be a mapping of environments to hyperparameters")], document.places)
+        raise ConfigError([Problem((), "must be a mapping of environments to hyperparameters")], document.locations)
     bare_id = env_id.rpartition(":")[2]
     registered = gym.registry.get(bare_id)
     names = [bare_id]
@@ -70,11 +69,11 @@ def _choose(document: Document, env_id: str) -> Entry:
     name = next((name for name in names if name in document.data), None)
     if name is None:
         hint = did_you_mean(bare_id, [*document.data])
-        raise ConfigError([Problem((), f"has no entry {bare_id!r}", hint)], document.places)
+        raise ConfigError([Problem((), f"has no entry {bare_id!r}", hint)], document.locations)
     values = document.data[name]
     if not isinstance(values, dict):
-        raise ConfigError([Problem((name,), "must be a mapping of hyperparameters")], document.places)
-    return Entry(name, dict(values), document.places)
+        raise ConfigError([Problem((name,), "must be a mapping of hyperparameters")], document.locations)
+    return Entry(name, dict(values), document.locations)
 
 
 def _with_package(env_id: str) -> str:
@@ -97,11 +96,13 @@ def _check(config: dict[str, Any], entry: Entry) -> list[str]:
     :raises ConfigError: with what does not fit, where it stands in Zoo's file
     """
     opened = RunOrigin(
-        digest_of(config)
+        hash_config(config)
     )  # by somebody else, as Zoo's files are: code that is not installed does not run
-    checked, problems = parse(Document({"name": "imported", **config}, entry.origins, opened))
-    if checked is not None and not problems:
-        problems = resolve(checked)[1]
+    problems: Sequence[Problem] = ()
+    try:
+        resolve_document(Document({"name": "imported", **config}, entry.origins, opened))
+    except ConfigError as error:
+        problems = error.problems
     rest = [problem for problem in problems if problem.path != ("env", "id")]
     if rest:
         raise ConfigError([_of_the_zoo(problem) for problem in rest], entry.origins)
