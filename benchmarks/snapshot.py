@@ -20,7 +20,7 @@ from report import options, progress, spread, table, write
 from stable_baselines3.common.logger import Logger
 
 from toolkit.algorithms import DoubleDQN
-from toolkit.envs.factory import EpisodeRecorder
+from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes
 from toolkit.envs.vec_env import InProcessVecEnv
 from toolkit.snapshots import archive, training_state

@@ -17,7 +17,8 @@ from support import PROJECT, Toolkit, files_in
 
 from toolkit import RunConfig, load_config
 from toolkit.algorithms import DoubleDQN
-from toolkit.envs.factory import EpisodeRecorder, make_vec_env
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.factory import make_vec_env
 from toolkit.training.model import build_model
 
 KERAS_EPSILON = 1e-7

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toolkit.training.callbacks import RunCallback
+from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.display import in_notebook
 
 
@@ -55,8 +56,7 @@ class ProgressCallback(RunCallback):
             last = min(criterion.episodes, len(episodes))
             solved = "solved, " if criterion.success else ""
             return f"{solved}mean of last {last}: {criterion.mean_return:.1f} of {criterion.threshold:g}"
-        recent = [episode.raw_return for episode in episodes[-100:]]
-        return f"mean of last {len(recent)}: {sum(recent) / len(recent):.1f}"
+        return f"mean of last {min(DEFAULT_WINDOW, len(episodes))}: {episodes.mean_return():.1f}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: what is on the screen is drawn anew."""

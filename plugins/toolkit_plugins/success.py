@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from toolkit.envs.factory import derived_seed, make_vec_env
@@ -14,52 +12,51 @@ from toolkit.training.callbacks import Success, SuccessCriterion
 class MeanReturnSuccess(SuccessCriterion):
     """Stop when the mean raw return of the last training episodes reaches a threshold.
 
-    Counted over a full window of completed episodes, from all environments; episodes that end in the same step count
-    in the order of their environments. Gym's own definition of solved is 195 over 100 episodes for CartPole-v0.
+    The window must be full of completed episodes, from all environments. Episodes that end in the same step count in
+    the order of their environments. Gym's own definition of solved is 195 over 100 episodes for CartPole-v0.
 
     :param threshold: mean raw return to reach
     :param episodes: size of the window, at least 1
-    :param min_timesteps: not before this many environment steps
+    :param min_timesteps: environment steps before which training never stops
     :param confirm_episodes: if not 0, the greedy policy must reach the threshold too, on average over this many
-        episodes on an environment of its own; if it does not, training goes on and it is asked again after as many
-        further training episodes
+        episodes on an environment of its own. If it does not, training continues, and the next check comes after as
+        many further training episodes
     """
 
     def __init__(
         self, threshold: float, episodes: int = 100, min_timesteps: int = 0, confirm_episodes: int = 0
     ) -> None:
-        for name, value, least in (
+        for name, value, minimum in (
             ("episodes", episodes, 1),
             ("min_timesteps", min_timesteps, 0),
             ("confirm_episodes", confirm_episodes, 0),
         ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+            if value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {value}")
         super().__init__(threshold, episodes)
         self.min_timesteps = min_timesteps
         self.confirm_episodes = confirm_episodes
-        self._window: deque[float] = deque(maxlen=episodes)
         self._seen = 0
         self._ask_again_at = 0
 
     @property
     def mean_return(self) -> float | None:
-        """Mean raw return of the last ``episodes`` completed episodes, or of as many as there are."""
-        return float(np.mean(self._window)) if self._window else None
+        """Mean raw return of the last ``episodes`` episodes that were judged; None before any."""
+        return self.context.episodes.mean_return(self.episodes, end=self._seen)
 
     def _on_step(self) -> bool:
         for episode in self.context.episodes[self._seen :]:
-            self._window.append(episode.raw_return)
             self._seen += 1
-            if self._is_met():
-                self._succeed(episode.seconds)
+            mean_return = self.mean_return
+            if mean_return is not None and self._is_met(mean_return):
+                self.success = Success(self._seen, self.num_timesteps, round(episode.seconds, 3), mean_return)
                 return False
         return True
 
-    def _is_met(self) -> bool:
-        if len(self._window) < self.episodes or self.num_timesteps < self.min_timesteps:
+    def _is_met(self, mean_return: float) -> bool:
+        if self._seen < self.episodes or self.num_timesteps < self.min_timesteps:
             return False
-        return float(np.mean(self._window)) >= self.threshold and self._is_confirmed()
+        return mean_return >= self.threshold and self._is_confirmed()
 
     def _is_confirmed(self) -> bool:
         if not self.confirm_episodes:
@@ -74,7 +71,3 @@ class MeanReturnSuccess(SuccessCriterion):
         finally:
             env.close()
         return float(np.mean(returns)) >= self.threshold
-
-    def _succeed(self, seconds: float) -> None:
-        mean_return = float(np.mean(self._window))
-        self.success = Success(self._seen, self.num_timesteps, round(seconds, 3), mean_return)

@@ -1,4 +1,4 @@
-"""One environment whose episodes are counted raw, start from seeds of their own, and can be played again."""
+"""One environment whose episodes have raw returns and seeds of their own, and can be replayed elsewhere."""
 
 from __future__ import annotations
 
@@ -11,51 +11,107 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward, OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import (
+    HumanRendering,
+    NormalizeObservation,
+    NormalizeReward,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RenderCollection,
+    TimeLimit,
+)
 from stable_baselines3.common.monitor import Monitor
 
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.errors import FaultyEnvironmentError
 
-_TAKES_APART = ("stable_baselines3.common.monitor", "gymnasium.wrappers.", __name__)
+RAW_EPISODE = "raw_episode"
+"""Key in the ``info`` of a reset: the episode that is complete by then, as SB3 has it in ``info["episode"]``."""
 
-_STATISTICS = (NormalizeObservation, NormalizeReward)
-_START_ANEW = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # of an episode these bring nothing into the next
+_ADDED_BY_MAKE = (TimeLimit, OrderEnforcing, PassiveEnvChecker, HumanRendering, RenderCollection)
+_LEARNING = (NormalizeObservation, NormalizeReward)
+_WITHOUT_MEMORY = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # they carry nothing from episode to episode
+
+
+class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
+    """Check what an environment returns before Gymnasium's wrappers and Monitor unpack it."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment.
+
+        :raises FaultyEnvironmentError: if it does not return an observation and a dict
+        """
+        result: Any = self.env.reset(**kwargs)
+        if not isinstance(result, tuple | list) or len(result) != 2 or not isinstance(result[1], dict):
+            raise _faulty("reset", result, "an observation and a dict")
+        return result  # type: ignore[return-value]
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment.
+
+        :raises FaultyEnvironmentError: if it does not return the five values of a step
+        """
+        result: Any = self.env.step(action)
+        if not isinstance(result, tuple | list) or len(result) != 5 or not isinstance(result[4], dict):
+            raise _faulty("step", result, "observation, reward, terminated, truncated and info")
+        try:
+            float(result[1])
+        except (TypeError, ValueError):
+            raise _faulty("step", result, "observation, reward, terminated, truncated and info") from None
+        return result  # type: ignore[return-value]
+
+
+def _faulty(method: str, result: Any, expected: str) -> FaultyEnvironmentError:
+    types = ", ".join(type(value).__name__ for value in result) if isinstance(result, tuple | list) else ""
+    returned = f"({types})" if types else type(result).__name__
+    message = f"the environment's {method} does not return {expected}: it returns {returned}"
+    return FaultyEnvironmentError(message, "correct it, or its wrappers")
+
+
+def check_return_values(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Put a :class:`ReturnValueChecker` around an environment, inside the wrappers that ``gym.make`` has added."""
+    outer: gym.Wrapper[Any, Any, Any, Any] | None = None
+    layer = env
+    while isinstance(layer, _ADDED_BY_MAKE):
+        outer, layer = layer, layer.env
+    checker = ReturnValueChecker(layer)
+    if outer is None:
+        return checker
+    outer.env = checker
+    return env
 
 
 class RawMonitor(Monitor):
-    """SB3's Monitor, which keeps every episode until it is asked for, also one that a reset cuts short.
+    """SB3's Monitor, which keeps every completed episode until :meth:`pop_episode`, also one that a reset cuts short.
 
-    What wrappers outside make of ``info`` does not matter to it.
+    What wrappers outside change in ``info`` does not matter to it.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.resets = 0
+        self.n_resets = 0
         self.observation: Any = None
         self._completed: list[dict[str, Any]] = []
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Reset, and note an episode that this cuts short."""
+        """Reset, and keep an episode that this cuts short."""
         if self.rewards and not self.needs_reset:
             seconds = round(time.time() - self.t_start, 6)
             self._completed.append({"r": round(sum(self.rewards), 6), "l": len(self.rewards), "t": seconds})
-        self.resets += 1
-        with _RESET:
-            self.observation, info = super().reset(**kwargs)
+        self.n_resets += 1
+        self.observation, info = super().reset(**kwargs)
         return self.observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and note an episode that has ended."""
-        with _STEP:
-            step = super().step(action)
+        """Step, and keep an episode that has ended."""
+        step = super().step(action)
         self.observation = step[0]
         if self.needs_reset:
             self._completed.append(step[-1]["episode"])
         return step
 
-    def take_completed(self) -> dict[str, Any] | None:
-        """Return what was completed since this was last asked, as SB3 writes it in ``info["episode"]``.
+    def pop_episode(self) -> dict[str, Any] | None:
+        """Return what was completed since the last call, as SB3 writes it in ``info["episode"]``; None if nothing was.
 
         Games whose ends a wrapper hid are part of the episode that ends with the last of them.
         """
@@ -67,12 +123,15 @@ class RawMonitor(Monitor):
 
 
 class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Seeds every reset, and remembers what was done since the environment itself was last reset.
+    """Seed every reset, and remember the actions since the environment itself was last reset.
 
-    So a copy of the environment, in another process as well, comes to the same place: by a reset with the same seed
-    and the same actions. What wrappers keep from one episode to the next is carried over beside it.
+    A copy of the environment, also in another process, then reaches the same state: by a reset with the same seed and
+    the same actions. What wrappers carry from one episode to the next is saved and restored beside it.
 
-    :param env: the environment in all its wrappers
+    A reset's ``info`` has the episode that is complete by then, under :data:`RAW_EPISODE`: this layer is outside of
+    all wrappers, and asks the monitor inside of them.
+
+    :param env: the environment with all its wrappers
     :param monitor: the :class:`RawMonitor` among them; what resets it resets the environment itself
     """
 
@@ -83,10 +142,10 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._episode = -1
         self._first_episode = 0
         self._actions: list[Any] = []
-        self._resets: list[int] = []  # how many actions there were at resets that did not reach the environment
-        self._start: list[capture.Live] | None = None  # what wrappers held after the first reset
-        self._fresh = self._before = deepcopy(self.wrapper_states())  # what wrappers held when they were made
-        self._carries_over = not all(type(layer) in _START_ANEW for layer in self._layers())
+        self._inner_resets: list[int] = []  # number of actions before each reset that did not reach the environment
+        self._start: list[capture.Live] | None = None  # the wrappers' live objects after the first reset
+        self._initial_states = self._states_before = deepcopy(self.wrapper_states())
+        self._has_memory = not all(type(layer) in _WITHOUT_MEMORY for layer in self._layers())
         self._shape = env.observation_space.shape if isinstance(env.observation_space, gym.spaces.Box) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -94,23 +153,23 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         if seed is not None:
             self._seed, self._episode = seed, -1
         self._episode += 1
-        resets = self._monitor.resets
-        before = deepcopy(self.wrapper_states()) if self._carries_over else self._fresh
+        n_resets = self._monitor.n_resets
+        states_before = deepcopy(self.wrapper_states()) if self._has_memory else self._initial_states
         observation, info = self.env.reset(seed=self._episode_seed, options=options)
-        if self._monitor.resets > resets:
+        if self._monitor.n_resets > n_resets:
             self._first_episode = self._episode
-            self._actions, self._resets, self._before = [], [], before
-        else:  # as where a lost life ends the episode, and the game goes on
-            self._resets.append(len(self._actions))
+            self._actions, self._inner_resets, self._states_before = [], [], states_before
+        else:  # for example, a lost life ended the episode, and the game continues
+            self._inner_resets.append(len(self._actions))
         if self._start is None:
             self._start = [captured.live for _, captured in self._captured()]
-        return self._checked(observation), info
+        return self._check(observation), {**(info or {}), RAW_EPISODE: self._monitor.pop_episode()}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and remember the action."""
         self._actions.append(np.copy(action) if isinstance(action, np.ndarray) else action)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._checked(observation), reward, terminated, truncated, info
+        return self._check(observation), reward, terminated, truncated, info
 
     @property
     def _episode_seed(self) -> int:
@@ -118,100 +177,98 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             return self._seed
         return int(np.random.SeedSequence(self._seed, spawn_key=(self._episode,)).generate_state(1)[0])
 
-    def _checked(self, observation: Any) -> Any:
+    def _check(self, observation: Any) -> Any:
         if self._shape is not None:
             array = np.asarray(observation)
             if array.shape != self._shape or array.dtype.kind not in "biuf":
                 wrong = f"an observation of shape {array.shape} and type {array.dtype}, not {self._shape} and numbers"
-                raise FaultyEnvironmentError(f"the environment gives {wrong}", "mend it, or its wrappers")
+                raise FaultyEnvironmentError(f"the environment returns {wrong}", "correct it, or its wrappers")
         return observation
 
-    def place(self) -> dict[str, Any]:
-        """Return where the environment is, as plain data."""
+    def replay_state(self) -> dict[str, Any]:
+        """Return, as plain data, what :meth:`replay` needs to reach the environment's present state."""
         return {
             "seed": self._seed,
             "episode": self._first_episode,
             "actions": np.array(self._actions),
-            "resets": list(self._resets),
-            "observation": self._shown(),
-            "before": self._before,
+            "resets": list(self._inner_resets),
+            "observation": self._last_observation(),
+            "before": self._states_before,
             "wrappers": self.wrapper_states(),
         }
 
-    def go_to(self, place: dict[str, Any]) -> bool:
-        """Bring the environment where another one was; say whether it shows what that showed."""
-        for states in (place["before"], self._fresh):
-            self._seed, self._episode = place["seed"], place["episode"] - 1
-            self._put_before(states)
-            resets = self._monitor.resets
+    def replay(self, state: dict[str, Any]) -> bool:
+        """Play the episode of a :meth:`replay_state` again; return whether it leads to the same observation."""
+        for wrapper_states in (state["before"], self._initial_states):
+            self._seed, self._episode = state["seed"], state["episode"] - 1
+            self._restore_before_episode(wrapper_states)
+            n_resets = self._monitor.n_resets
             self.reset()
-            if self._monitor.resets > resets:
-                break  # a wrapper in the middle of a game does not let the reset through
-        self._monitor.take_completed()
-        more_resets = Counter(place["resets"])
-        for number, action in enumerate([*place["actions"], None]):
-            for _ in range(more_resets[number]):
-                self._monitor.take_completed()  # what a reset follows was taken then, too
+            if self._monitor.n_resets > n_resets:
+                break  # a wrapper in the middle of a game does not pass the reset on
+        inner_resets = Counter(state["resets"])
+        for number, action in enumerate([*state["actions"], None]):
+            for _ in range(inner_resets[number]):
                 self.reset()
-            if number < len(place["actions"]):
+            if number < len(state["actions"]):
                 self.step(action)
-        reached = place["observation"] is None or plain_data.same(self._shown(), place["observation"])
-        self.load_wrapper_states(place["wrappers"])
-        return reached
+        is_same = state["observation"] is None or plain_data.same(self._last_observation(), state["observation"])
+        self.load_wrapper_states(state["wrappers"])
+        return is_same
 
-    def _shown(self) -> Any:
-        """Return what the environment itself showed last; None if it cannot be written down."""
+    def _last_observation(self) -> Any:
+        """Return the environment's own last observation; None if it is not plain data."""
         try:
             return capture.encode(self._monitor.observation)
         except plain_data.NotPlainError:
             return None
 
-    def _put_before(self, states: list[dict[str, Any]]) -> None:
-        for layer, kept in zip(self._layers(), states, strict=True):
-            if kept["$"] != "attributes":
-                restore.restore(layer, kept)
+    def _restore_before_episode(self, states: list[dict[str, Any]]) -> None:
+        for layer, state in zip(self._layers(), states, strict=True):
+            if state["$"] != "attributes":
+                restore.restore(layer, state)
                 continue
-            for name, data in kept["state"].items():
-                with suppress(*restore.MISFITS):  # what a reset has made it makes again
+            for name, data in state["state"].items():
+                with suppress(*restore.MISFITS):  # a reset made it, and makes it again
                     restore.restore_attributes(layer, {name: data})
 
     def wrapper_states(self) -> list[dict[str, Any]]:
-        """Return what each wrapper keeps, outermost first."""
+        """Return the state of each wrapper, outermost first."""
         return [captured.state for _, captured in self._captured()]
 
     def load_wrapper_states(self, states: list[dict[str, Any] | None]) -> None:
-        """Put back what each wrapper keeps; None leaves one as it is."""
-        for layer, kept in zip(self._layers(), states, strict=True):
-            if kept is not None:
-                restore.restore(layer, kept)
+        """Restore the state of each wrapper; None leaves a wrapper as it is."""
+        for layer, state in zip(self._layers(), states, strict=True):
+            if state is not None:
+                restore.restore(layer, state)
 
-    def learnt(self) -> list[dict[str, Any] | None]:
-        """Return what wrappers learn while an agent is trained, which it needs afterwards; None for the others.
+    def learned_states(self) -> list[dict[str, Any] | None]:
+        """Return the states of wrappers that learn during training and are needed afterwards; None for the others.
 
-        These are Gymnasium's statistics, and all that has a ``state_dict``.
+        These are Gymnasium's running statistics, and every wrapper with a ``state_dict``.
         """
-        learning = [isinstance(layer, _STATISTICS) or hasattr(type(layer), "state_dict") for layer in self._layers()]
-        states = self.wrapper_states()
-        return [kept if learns else None for kept, learns in zip(states, learning, strict=True)]
+        learns = [isinstance(layer, _LEARNING) or hasattr(type(layer), "state_dict") for layer in self._layers()]
+        return [state if learning else None for state, learning in zip(self.wrapper_states(), learns, strict=True)]
 
-    def unrestorable(self) -> list[str]:
-        """Name what wrappers keep that cannot be put back.
+    def list_unrestorable(self) -> list[str]:
+        """Name what wrappers hold that cannot be restored.
 
-        Objects that a wrapper makes while an episode is played are named as well, though playing it again makes them.
+        Objects that a wrapper makes during an episode are named as well, though a replay makes them again.
         """
-        return [f"wrapper {type(layer).__name__}: {name}" for layer, kept in self._captured() for name in kept.missed]
+        captured_layers = self._captured()
+        return [f"wrapper {type(layer).__name__}: {name}" for layer, state in captured_layers for name in state.missed]
 
-    def freeze(self) -> None:
-        """Let wrappers learn nothing more of what they see, where they can be told (Gymnasium's have a switch)."""
+    def freeze_statistics(self) -> None:
+        """Stop wrappers from learning, where they have a switch (Gymnasium's have)."""
         for layer in self._layers():
-            if isinstance(layer, _STATISTICS):
+            if isinstance(layer, _LEARNING):
                 layer.update_running_mean = False
 
     def _captured(self) -> list[tuple[gym.Env[Any, Any], capture.CapturedState]]:
-        layers, around = self._layers(), [self, self._monitor, self.unwrapped]
+        layers, outside = self._layers(), [self, self._monitor, self.unwrapped]
         starts = itertools.repeat(None) if self._start is None else self._start
         return [
-            (layer, capture.capture(layer, [*around, *layers], start))
+            (layer, capture.capture(layer, [*outside, *layers], start))
             for layer, start in zip(layers, starts, strict=False)
         ]
 
@@ -219,31 +276,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         layers: list[gym.Wrapper[Any, Any, Any, Any]] = []
         env: Any = self.env
         while isinstance(env, gym.Wrapper):
-            if not isinstance(env, Monitor):
+            if not isinstance(env, Monitor | ReturnValueChecker):
                 layers.append(env)
             env = env.env
         return layers
-
-
-class _ContractKept:
-    """Says of what Monitor and Gymnasium's wrappers cannot take apart that the environment should not return it."""
-
-    def __init__(self, told: str, expected: str) -> None:
-        self._told = told
-        self._expected = expected
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: Any) -> None:
-        if not isinstance(error, TypeError | ValueError):
-            return
-        while frames.tb_next is not None:
-            frames = frames.tb_next
-        if frames.tb_frame.f_globals.get("__name__", "").startswith(_TAKES_APART):
-            message = f"the environment's {self._told} does not return {self._expected}: {error}"
-            raise FaultyEnvironmentError(message, "mend it, or its wrappers") from error
-
-
-_RESET = _ContractKept("reset", "an observation and a dict")
-_STEP = _ContractKept("step", "observation, reward, terminated, truncated and info")

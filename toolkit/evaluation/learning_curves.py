@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from toolkit.training.results import DEFAULT_WINDOW
 from toolkit.training.run_directory import RunDirectory
+from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError
 from toolkit.utils.figures import INK, add_legend, distinct_colours, plain_axes, saving, shortened
 from toolkit.utils.pictures import picture_file, picture_format

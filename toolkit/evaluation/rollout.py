@@ -11,7 +11,8 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from toolkit.envs.factory import Episode, EpisodeRecorder, load_wrapper_statistics, wrapper_statistics
+from toolkit.envs.episodes import Episode, EpisodeRecorder
+from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statistics
 from toolkit.training.model import limit_torch_threads, preserve_rng_state
 from toolkit.utils.errors import RunError
 

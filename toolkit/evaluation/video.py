@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.factory import Wrap, derived_seed, make_vec_env
+from toolkit.envs.factory import WrapEnv, derived_seed, make_vec_env
 from toolkit.evaluation.rollout import check_episodes, play_greedy_episodes
 from toolkit.evaluation.tail import Tail, check_tail
 from toolkit.training.model import load_model
@@ -119,7 +119,7 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
             raise RecordingError(f"no video was made: {describe(error)}", hint) from error
 
 
-def _play_on_camera(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: Wrap) -> None:
+def _play_on_camera(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: WrapEnv) -> None:
     env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
     try:
         play_greedy_episodes(model, env, episodes)

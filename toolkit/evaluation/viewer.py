@@ -12,7 +12,8 @@ import gymnasium as gym
 from gymnasium.wrappers import HumanRendering
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from toolkit.envs.factory import Episode, EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.envs.episodes import Episode, EpisodeRecorder
+from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, play_greedy_episodes
 from toolkit.evaluation.tail import Tail, check_tail
 from toolkit.training.model import load_model

@@ -15,7 +15,8 @@ from toolkit.config import yaml_document
 from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.experiments.variants import PlannedRun
-from toolkit.training.results import DEFAULT_WINDOW, ENDED, LARGEST_RETURN, read_evaluation, read_result
+from toolkit.training.results import ENDED, LARGEST_RETURN, read_evaluation, read_result
+from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError
 from toolkit.utils.files import looking_at, read_text
 from toolkit.utils.text import abbreviate
@@ -193,7 +194,7 @@ class Progress:
     @property
     def mean_return(self) -> float | None:
         """Mean raw return of the last 100 episodes, or of as many as there are."""
-        return sum(self._returns) / len(self._returns) if self._returns else None
+        return mean_of_last([*self._returns])
 
     def follow(self, since: float) -> bool:
         """Read what has been written; say whether training has begun.

@@ -10,7 +10,7 @@ from toolkit.reports.collect import Gathered
 from toolkit.reports.compare import Comparison
 from toolkit.reports.statistics import BAND_RESAMPLES, RESAMPLES
 from toolkit.reports.tables import estimate, plural
-from toolkit.training.results import DEFAULT_WINDOW
+from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import readable
 
 METHODS = (

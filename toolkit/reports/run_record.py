@@ -14,7 +14,8 @@ from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION
-from toolkit.training.results import DEFAULT_WINDOW, ENDED, read_episodes, read_evaluation, read_result
+from toolkit.training.results import ENDED, read_episodes, read_evaluation, read_result
+from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError, readable
 from toolkit.utils.files import read_text
 

@@ -68,7 +68,7 @@ class TrainingStateCapture:
             "parameters": encode_value(model.get_parameters()),
             "variables": {name: encode_value(recursive_getattr(model, name).data) for name in _variables(model)},
             "replay_buffer": transitions(getattr(model, "replay_buffer", None)),
-            "environments": venv.env_method("place"),
+            "environments": venv.env_method("replay_state"),
             "logger": _logger_state(model.logger),
             "generators": generators(model),
             "trained": [one.requires_grad for one in model.policy.parameters()],
@@ -78,7 +78,7 @@ class TrainingStateCapture:
     def _attributes_of_all(self) -> dict[str, Any]:
         elsewhere = [*_looked_after(self._model), *self._callbacks]
         venv = _environments(self._model)
-        self._miss(itertools.chain(*venv.env_method("unrestorable")))
+        self._miss(itertools.chain(*venv.env_method("list_unrestorable")))
         layers = [self._of("wrapper", layer, elsewhere) for layer in _layers(venv)]
         called = [
             [*self._of("callback", one, [*elsewhere, *_context(one)]), one.n_calls, one.num_timesteps]
@@ -168,7 +168,7 @@ def restore_before_learning(
 def _replay(venv: VecEnv, index: int, place: dict[str, Any]) -> bool:
     """Bring an environment where it was; say whether it shows what it showed there."""
     try:
-        (reached,) = venv.env_method("go_to", place, indices=[index])
+        (reached,) = venv.env_method("replay", place, indices=[index])
     except Exception as error:
         message = f"environment {index} failed while its episode was played again: {describe(error)}"
         raise RunError(message) from error

@@ -184,7 +184,7 @@ class AsNew(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], whole: ReplayableEpisodes) -> None:
         super().__init__(env)
         self._whole = whole
-        self._new = copy.deepcopy(whole.learnt())
+        self._new = copy.deepcopy(whole.learned_states())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment."""

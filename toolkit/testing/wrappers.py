@@ -115,7 +115,7 @@ def _check_reset(rig: Rig, given: dict[str, Any], steps: int) -> None:
 def _leaves_raw_returns(config: ResolvedConfig) -> None:
     with rigged(config) as rig:
         _end(rig, (True, False), 5)
-        completed = rig.inside.take_completed()
+        completed = rig.inside.pop_episode()
         raw = sum(rig.inside.rewards)
         if completed is not None and not np.isclose(completed["r"], raw, atol=1e-5):
             seen = f"an episode whose raw return is {raw:g} is counted with {completed['r']:g}"
@@ -182,11 +182,11 @@ def _comes_back(config: ResolvedConfig) -> None:
         rig.env.reset(seed=SEED)
         _go_on(rig, actions[:_STEPS])
         own = f"wrapper {rig.name}: "
-        if missed := [what.removeprefix(own) for what in rig.env.unrestorable() if what.startswith(own)]:
+        if missed := [what.removeprefix(own) for what in rig.env.list_unrestorable() if what.startswith(own)]:
             seen = f"{', '.join(missed)} cannot be saved, so a run could not be resumed exactly"
             raise ConformanceError(f"{rig.name}: {seen}; {STATE_ADVICE}")
         with called(f"putting the state of {rig.name} into another instance", STATE_ADVICE):
-            reached = other.env.go_to(_written_and_read(rig.env.place()))
+            reached = other.env.replay(_written_and_read(rig.env.replay_state()))
         if not reached:
             seen = "the same seed and actions do not bring the environment inside back to where it was"
             advice = "reset it with the seed given, and step it with the same actions"

@@ -7,13 +7,12 @@ subclasses :class:`RunCallback`; a criterion subclasses :class:`SuccessCriterion
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from toolkit.envs.factory import Episode
+from toolkit.envs.episodes import EpisodeLog
 from toolkit.training.run_directory import RunDirectory
 
 
@@ -43,7 +42,7 @@ class TrainingContext:
     """
 
     run: RunDirectory
-    episodes: Sequence[Episode]
+    episodes: EpisodeLog
     criterion: SuccessCriterion | None
 
 

@@ -15,7 +15,9 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, Ornst
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.factory import EpisodeRecorder, load_wrapper_statistics, make_vec_env, wrapper_statistics
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.factory import make_vec_env
+from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statistics
 from toolkit.snapshots import archive
 from toolkit.snapshots.restore import MISFITS
 from toolkit.snapshots.weights import load_weights

@@ -6,9 +6,7 @@ import json
 import time
 from typing import Any
 
-import numpy as np
-
-from toolkit.envs.factory import Episode, EpisodeRecorder
+from toolkit.envs.episodes import Episode, EpisodeRecorder
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.files import AppendOnlyFile
 
@@ -39,8 +37,7 @@ class MonitorCsvWriter(RunCallback):
             self._append(_row(episode))
             self._written += 1
             if self.context.run.config.env.wrappers:
-                recent = self.context.episodes[max(0, self._written - 100) : self._written]
-                mean = float(np.mean([one.shaped_return for one in recent]))
+                mean = self.context.episodes.mean_shaped_return(end=self._written)
                 self.logger.record("rollout/ep_shaped_rew_mean", mean)
         return True
 

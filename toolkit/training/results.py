@@ -12,7 +12,6 @@ from toolkit.utils.files import read_text
 
 ENDED = ("success", "finished")  # the status of a training that has come to its own end
 LARGEST_RETURN = 1e150  # its square is still a number
-DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 _LARGEST_RESULT = 1 << 20  # bytes
 _LARGEST_EVALUATION = 1 << 26  # bytes; a million returns
 _LARGEST_MONITOR = 1 << 28  # bytes; ten million episodes
@@ -23,6 +22,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "timesteps": _COUNT,
     "episodes": _COUNT,
     "seconds": _NUMBER,
+    "mean_return": (int, float, type(None)),
     "success": (dict, type(None)),
 }
 _SUCCESS: dict[str, tuple[type, ...]] = {

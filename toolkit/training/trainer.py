@@ -19,7 +19,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
-from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
 from toolkit.snapshots.store import SnapshotStore
@@ -27,7 +28,7 @@ from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingCo
 from toolkit.training.logger import log_interval, run_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
-from toolkit.training.results import DEFAULT_WINDOW, ENDED
+from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
@@ -140,8 +141,7 @@ class _Session:
 
     def score(self) -> float | None:
         """Return the mean raw return of the last episodes, if any has been completed."""
-        returns = [episode.raw_return for episode in self.env.episodes[-DEFAULT_WINDOW:]]
-        return sum(returns) / len(returns) if returns else None
+        return self.env.episodes.mean_return()
 
     @property
     def run_callbacks(self) -> list[RunCallback]:
@@ -243,6 +243,7 @@ def _write_end(
         "timesteps": session.model.num_timesteps,
         "episodes": len(session.env.episodes),
         "seconds": round(session.bookkeeper.seconds, 3),
+        "mean_return": session.score(),
         "success": session.criterion.report() if session.criterion else None,
     }
     try:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from statistics import fmean
 from typing import Literal
 
 from toolkit.config.load import ResolvedConfig
 from toolkit.training.callbacks import SuccessCriterion, TrainingContext
-from toolkit.training.results import DEFAULT_WINDOW
 from toolkit.training.run_directory import RunDirectory
+from toolkit.utils.data import mean_of_last
 from toolkit.utils.errors import TuningError
 
 
@@ -68,7 +66,7 @@ class MeanReturn(Objective):
 
     def progress(self, context: TrainingContext) -> float | None:
         """Return the mean of the last 100 episodes so far."""
-        return _mean([episode.raw_return for episode in context.episodes[-DEFAULT_WINDOW:]])
+        return context.episodes.mean_return()
 
     def end(self, run: RunDirectory) -> float:
         """Return the score."""
@@ -76,7 +74,7 @@ class MeanReturn(Objective):
 
     def score(self, run: RunDirectory) -> float:
         """Return the mean of the last 100 episodes, or of as many as there are."""
-        return _finite(_mean([raw_return for raw_return, _ in run.episodes[-DEFAULT_WINDOW:]]), run)
+        return _finite(mean_of_last([raw_return for raw_return, _ in run.episodes]), run)
 
 
 class TimestepsToSuccess(Objective):
@@ -108,10 +106,6 @@ class TimestepsToSuccess(Objective):
 
 
 OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
-
-
-def _mean(returns: Sequence[float]) -> float | None:
-    return fmean(returns) if returns else None
 
 
 def _finite(mean: float | None, run: RunDirectory) -> float:

@@ -9,7 +9,8 @@ import pytest
 
 from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
-from toolkit.envs.factory import EpisodeRecorder, derived_seed, make_vec_env
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.utils.errors import ConfigError
 
 SEED = 5

@@ -12,7 +12,8 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 
 from toolkit.config.load import load_config
-from toolkit.envs.factory import EpisodeRecorder, make_vec_env
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.factory import make_vec_env
 from toolkit.evaluation.rollout import play_greedy_episodes
 from toolkit.training.model import limit_torch_threads
 

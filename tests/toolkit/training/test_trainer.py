@@ -23,7 +23,7 @@ from toolkit import Run, evaluate, load_config, train
 from toolkit.algorithms import DoubleDQN
 from toolkit.utils.errors import RunError, TrainingError
 
-RESULT_KEYS = {"status", "seed", "timesteps", "episodes", "seconds", "success"}
+RESULT_KEYS = {"status", "seed", "timesteps", "episodes", "seconds", "mean_return", "success"}
 CLOCK_COLUMNS = {"time/fps", "time/time_elapsed"}
 
 
@@ -135,10 +135,18 @@ def test_the_result_says_how_training_ended(run: Run) -> None:
     assert result["success"]["solved"] is False
 
 
-def test_without_a_criterion_the_success_of_a_run_is_null(tmp_path: Path) -> None:
-    result = small_run(tmp_path, "callbacks=[]", "timesteps=20").result
-    assert result is not None
+def test_result_without_criterion_has_mean_return_and_null_success(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "callbacks=[]", "timesteps=120")
+    returns = [raw_return for raw_return, _ in run.episodes]
+    result = run.result or {}
+    assert returns
+    assert result["mean_return"] == sum(returns) / len(returns)
     assert result["success"] is None
+
+
+def test_result_without_completed_episode_has_null_mean_return(tmp_path: Path) -> None:
+    result = small_run(tmp_path, "callbacks=[]", "timesteps=4").result or {}
+    assert (result["episodes"], result["mean_return"]) == (0, None)
 
 
 def test_the_environment_file_has_the_versions_that_were_used(run: Run) -> None:
