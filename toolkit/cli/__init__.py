@@ -1,4 +1,4 @@
-"""The command `toolkit`: one file per command or pair of commands, the text they print, plugin templates.
+"""The command line: one module per command or pair of commands, the text they print, plugin templates.
 
-What the commands do is in the packages below; nothing imports this one.
+Commands parse arguments, call the packages below and print. Nothing imports this package.
 """

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support import WRAPPER_MODULE, Install, Toolkit, toolkit_process
 
-from toolkit.cli.text import component, listing
+from toolkit.cli.text import format_component, format_listing
 from toolkit.config.catalog import claims
 from toolkit.config.components import bind_component
 from toolkit.config.docstrings import split
@@ -54,7 +54,7 @@ def test_a_component_is_listed_with_its_first_line_and_who_provides_it(name: str
 
 @pytest.mark.parametrize(("kind", "name"), USABLE)
 def test_the_first_line_is_found_without_an_import(kind: str, name: str) -> None:
-    said = row(listing(KINDS[kind]), name).removeprefix(f"  {name}").strip()
+    said = row(format_listing(KINDS[kind]), name).removeprefix(f"  {name}").strip()
     assert not said.startswith("(")
     said = said.rpartition(" (")[0].partition(" [needs ")[0]
     assert split(find(KINDS[kind], name).__doc__)[0].startswith(said)
@@ -93,9 +93,9 @@ def test_listing_is_quick() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_on_a_terminal_lines_are_no_wider_than_it_is(width: int) -> None:
-    lines = [line for kind in KINDS.values() for line in listing(kind, width).splitlines()]
+    lines = [line for kind in KINDS.values() for line in format_listing(kind, width).splitlines()]
     assert all(len(line) <= width or " " not in line.strip() for line in lines)  # a path is not broken
-    text, _, _ = component(KINDS["callbacks"], "success", width).partition("# to paste")
+    text, _, _ = format_component(KINDS["callbacks"], "success", width).partition("# to paste")
     assert all(len(line) <= width or " " not in line.strip() for line in text.splitlines())
     assert "if not 0, the greedy policy must reach the threshold too" in " ".join(text.split())
 
@@ -373,7 +373,7 @@ def pasted(kind: str, name: str) -> Path:
 
 
 def shown(kind: str, name: str) -> str:
-    return re.split(r"\n# to paste into .*\n", component(KINDS[kind], name))[1]
+    return re.split(r"\n# to paste into .*\n", format_component(KINDS[kind], name))[1]
 
 
 @pytest.mark.parametrize(("kind", "name"), USABLE)

@@ -59,7 +59,7 @@ def test_it_says_what_it_wrote_and_what_to_do_next(toolkit: Toolkit) -> None:
     done = toolkit("new", "plugin", "my_reward")
     assert (done.status, done.err) == (0, "")
     told, *lines = done.out.splitlines()
-    assert told == "written: a package with the wrapper 'my_reward', in my_reward/"
+    assert told == "created: a package with the wrapper 'my_reward', in my_reward/"
     assert {line.strip() for line in lines[:-3]} == files_in(Path("my_reward"))
     install, test, train = lines[-3:]
     assert install.startswith("  next   ")

@@ -1,0 +1,44 @@
+"""`toolkit check` and `toolkit schema`: configs checked here, and in editors."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from toolkit.cli.shared import ConfigPath, Overrides, preload_after_check
+
+
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Check a whole config and print it with every default."""
+    from toolkit.config.load import load_config
+
+    with preload_after_check():
+        run_config = load_config(config, overrides or [])
+    from toolkit.training.trainer import dry_run
+
+    dry_run(run_config)
+    typer.echo(run_config.to_yaml(), nl=False)
+
+
+def schema(
+    file: Annotated[
+        Literal["config", "experiment", "tuning"], typer.Argument(metavar="FILE", help="Kind of file.")
+    ] = "config",
+) -> None:
+    """Print the JSON Schema of a config or another file, for editors."""
+    from toolkit.config.json_schema import file_schema, json_schema
+
+    match file:
+        case "config":
+            document = json_schema()
+        case "experiment":
+            from toolkit.experiments.config import ExperimentConfig
+
+            document = file_schema(ExperimentConfig, "sb3-toolkit experiment")
+        case "tuning":
+            from toolkit.tuning.config import TuningConfig
+
+            document = file_schema(TuningConfig, "sb3-toolkit search")
+    typer.echo(json.dumps(document, indent=2))

@@ -1,0 +1,29 @@
+"""`toolkit evaluate`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.shared import RunPath, Seed, Trust, open_run, preload_after_check
+
+
+def evaluate(
+    run: RunPath = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Play this many greedy episodes.")] = 100,
+    seed: Seed = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Play greedy episodes on fresh seeds and print their raw returns."""
+    from dataclasses import asdict
+
+    with preload_after_check():
+        opened_run = open_run(run, trust)
+    from toolkit.cli.text import format_evaluation
+    from toolkit.evaluation.evaluate import evaluate as evaluate_run
+
+    evaluation = evaluate_run(opened_run, episodes, seed)
+    typer.echo(json.dumps(asdict(evaluation)) if as_json else format_evaluation(opened_run, evaluation))

@@ -1,0 +1,44 @@
+"""`toolkit import-sb3` and `toolkit import-zoo`: models and hyperparameters from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.shared import RunOut, preload_after_check
+
+
+def import_sb3(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Model that SB3 saved.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Option(metavar="CONFIG", help="Read environment and networks from this config.", show_default=False),
+    ],
+    out: RunOut = None,
+) -> None:
+    """Import an SB3 model.zip into a run directory. Only its tensors are read."""
+    from toolkit.config.load import load_config
+
+    with preload_after_check():
+        run_config = load_config(config)
+    from toolkit.evaluation.summary import format_import_summary
+    from toolkit.migration.sb3_model import import_sb3 as import_model
+
+    run = import_model(file, run_config, out)
+    typer.echo(format_import_summary(run, file))
+
+
+def import_zoo(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yml", help="RL Zoo hyperparameters.", show_default=False)],
+    env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="Gymnasium id.", show_default=False)],
+    algorithm: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Name the file's algorithm, as here or in RL Zoo.", show_default=False),
+    ],
+) -> None:
+    """Convert an entry of RL Zoo's hyperparameters to a config and print it."""
+    from toolkit.migration.rl_zoo.convert import import_zoo as import_entry
+
+    typer.echo(import_entry(file, env_id, algorithm), nl=False)

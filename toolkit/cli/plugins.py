@@ -1,0 +1,46 @@
+"""`toolkit plugins` and `toolkit new plugin`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+
+def plugins(
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="KIND", help="Kind: algorithms, policies, wrappers, ...", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Component, to show its parameters.", show_default=False)
+    ] = None,
+) -> None:
+    """List the components that configs can name, or describe one, with YAML to paste."""
+    from toolkit.cli.text import format_component, format_listing
+    from toolkit.config.registry import KINDS, kind_named
+
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
+    if kind and name:
+        typer.echo(format_component(kind_named(kind), name, width))
+        return
+    for listed_kind in [kind_named(kind)] if kind else KINDS.values():
+        typer.echo(format_listing(listed_kind, width))
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, as in Python: my_reward.", show_default=False)],
+    kind: Annotated[
+        Literal["wrapper", "callback", "algorithm", "policy", "schedule"],
+        typer.Option(help="Choose the kind of its component."),
+    ] = "wrapper",
+) -> None:
+    """Create a plugin package in a new folder: a component, its tests, a config that uses it."""
+    from toolkit.cli.scaffold import Plugin, write_plugin
+    from toolkit.cli.text import format_new_plugin
+    from toolkit.config.registry import KINDS
+
+    plugin = Plugin(name, next(component_kind for component_kind in KINDS.values() if component_kind.singular == kind))
+    typer.echo(format_new_plugin(plugin, write_plugin(plugin)))

@@ -1,0 +1,39 @@
+"""`toolkit report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.shared import Trust, print_line, show_notes
+
+
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Experiment and run directories.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write to this directory. Default: report/ in the only experiment, or here.", show_default=False
+        ),
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Evaluate runs without evaluation.json first, 100 episodes each.")
+    ] = False,
+    trust: Trust = False,
+) -> None:
+    """Compare variants over seeds, with confidence intervals: HTML, Markdown, CSV, figures."""
+    from toolkit.reports import write
+    from toolkit.reports.contents import read_report
+    from toolkit.reports.markdown import overview
+
+    show_notes()
+    directory = write.report_directory(directories, out)
+    if evaluate:
+        write.evaluate_missing(directories, trust)
+    contents = read_report(directories)
+    page = write.write_report(contents, directory, trust)
+    print_line(f"{overview(contents)}\n{page}")

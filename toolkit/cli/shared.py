@@ -1,0 +1,107 @@
+"""What several commands share: their options, exit statuses, and how they open runs and print results."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from toolkit.training.run_directory import RunDirectory
+
+EXIT_FAILED = 1
+EXIT_CRITERION_NOT_MET = 3
+_SIGNAL_BASE = 128  # a shell's status of a process that a signal ended is this plus the signal's number
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config.", show_default=False)]
+RunPath = Annotated[Path | None, typer.Argument(metavar="RUN", help="Run directory. Default: the newest in runs/.")]
+RunPaths = Annotated[
+    list[Path] | None, typer.Argument(metavar="RUN", help="Run directories. Default: the newest in runs/.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: dotted path, YAML value. Repeatable."),
+]
+Tail = Annotated[int, typer.Option(min=0, max=1000, help="Add frames after termination, to show the fall.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Trust the Python files that the run names, from now on. Read them first.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Replace the config's seed.", show_default=False)]
+RunOut = Annotated[
+    Path | None,
+    typer.Option(help="Choose the run directory. It must be empty or not exist.", show_default=False),
+]
+QuietRun = Annotated[bool, typer.Option("--quiet", help="Print only the run directory.")]
+
+
+def open_run(path: Path | None, trust: bool = False) -> RunDirectory:
+    """Open a run directory, or the newest one under runs/.
+
+    :param trust: whether to remember the run's code files as trusted
+    :raises RunError: if there is no such run
+    """
+    from toolkit.config.load import trust_code
+    from toolkit.training.run_directory import RunDirectory
+
+    run = RunDirectory.newest() if path is None else RunDirectory.open(path)
+    if trust:
+        trust_code(run.config)
+    return run
+
+
+@contextmanager
+def preload_after_check() -> Iterator[None]:
+    """Import torch and SB3 after the block, which checks the input: bad input is reported without that wait."""
+    gc.disable()  # about half of the modules are imported in the block
+    try:
+        yield
+        with suppress(ImportError):  # the command's own imports raise it again, where its cause can be named
+            import toolkit.evaluation.preload  # noqa: F401
+    finally:
+        gc.enable()
+
+
+def show_notes(quiet: bool = False) -> None:
+    """Print the toolkit's log messages of level INFO, unless ``quiet``."""
+    import logging
+
+    if not quiet:
+        logging.getLogger("toolkit").setLevel(logging.INFO)
+
+
+def print_outcome(run: RunDirectory, quiet: bool) -> None:
+    """Print how a training ended. Exit as a process that a signal ended, if one stopped it."""
+    from toolkit.evaluation.summary import format_run_summary
+
+    print_line(f"{run.directory}" if quiet else format_run_summary(run))
+    exit_if_stopped(run.stopped_by)
+
+
+def exit_if_stopped(signal_number: int | None) -> None:
+    """Exit with the status of a process that a signal ended, if there was one."""
+    if signal_number:
+        raise typer.Exit(_SIGNAL_BASE + signal_number)
+
+
+def print_line(text: str) -> None:
+    """Print text and a newline, or drop it when nobody reads stdout any more."""
+    try:
+        typer.echo(text)
+    except OSError:  # the terminal was closed; Python's own flush at exit must not fail either
+        with open(os.devnull, "w") as null_device:
+            os.dup2(null_device.fileno(), sys.stdout.fileno())
+
+
+def flush_output() -> None:
+    """Flush stdout and stderr, or drop what is left when terminal or pipe are closed: Python would exit with 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the program was started without
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,63 @@
+"""`toolkit train` and `toolkit resume`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.shared import (
+    EXIT_CRITERION_NOT_MET,
+    ConfigPath,
+    Overrides,
+    QuietRun,
+    RunOut,
+    RunPath,
+    Seed,
+    Trust,
+    open_run,
+    preload_after_check,
+    print_outcome,
+    show_notes,
+)
+from toolkit.utils.errors import ToolkitError
+
+
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    out: RunOut = None,
+    require_success: Annotated[
+        bool, typer.Option("--require-success", help="Exit with status 3 if the success criterion is not met.")
+    ] = False,
+    quiet: QuietRun = False,
+) -> None:
+    """Train an agent into a new run directory."""
+    from toolkit.config.load import load_config
+
+    with preload_after_check():
+        run_config = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    from toolkit.training.callbacks import SuccessCriterion
+    from toolkit.training.trainer import train as train_run
+
+    callbacks = run_config.components.callbacks
+    if require_success and not any(issubclass(callback.cls, SuccessCriterion) for callback in callbacks):
+        raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
+
+    show_notes(quiet)
+    run = train_run(run_config, out, progress_bar=not quiet)
+    print_outcome(run, quiet)
+    if require_success and (run.result or {})["status"] != "success":
+        raise typer.Exit(EXIT_CRITERION_NOT_MET)
+
+
+def resume(run: RunPath = None, quiet: QuietRun = False, trust: Trust = False) -> None:
+    """Resume an interrupted run from its latest valid snapshot."""
+    with preload_after_check():
+        opened_run = open_run(run, trust)
+    from toolkit.training.trainer import resume as resume_run
+
+    show_notes(quiet)
+    resume_run(opened_run, progress_bar=not quiet)
+    print_outcome(opened_run, quiet)
