@@ -1,7 +1,9 @@
-"""The command line, as a person or a program meets it."""
+"""The command line as a whole: help, light imports, errors, exit statuses."""
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import subprocess
@@ -11,12 +13,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import PROJECT, SMALL_CONFIG, Toolkit, toolkit_process
+from support import Toolkit, toolkit_process
+from typer.main import get_command
 
+from toolkit.cli.app import app
 from toolkit.config.load import load_config
 
-CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
-COMMANDS = ["train", "evaluate", "record", "watch", "plot", "describe", "check", "schema", "plugins"]
+GROUP = get_command(app)
+COMMANDS = dict(GROUP.commands)  # type: ignore[attr-defined]
+COMMANDS["new plugin"] = COMMANDS["new"].commands["plugin"]
 
 
 # --- help -----------------------------------------------------------------------------------------------------------
@@ -24,34 +29,45 @@ COMMANDS = ["train", "evaluate", "record", "watch", "plot", "describe", "check",
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_names_every_command(option: str, toolkit: Toolkit) -> None:
-    shown = toolkit(option)
-    assert shown.status == 0
-    assert all(f" {command} " in shown.out for command in COMMANDS)
-    assert "--debug" in shown.out
+    help_page = toolkit(option)
+    assert help_page.status == 0
+    assert all(f" {command} " in help_page.out for command in COMMANDS if " " not in command)
+    assert "--debug" in help_page.out
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, toolkit: Toolkit) -> None:
-    shown = toolkit(command, "--help")
-    assert shown.status == 0
-    assert f"toolkit {command}" in shown.out
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_command_is_sentences_that_fit_80_columns(
+    name: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    help_page = toolkit(*name.split(), "--help")
+    assert help_page.status == 0
+    assert f"toolkit {name}" in help_page.out
+    assert max(map(len, help_page.out.splitlines())) <= 80
+    parameters = [parameter for parameter in COMMANDS[name].params if parameter.name != "help"]
+    for text in [COMMANDS[name].help, *(parameter.help for parameter in parameters)]:
+        assert text[0].isupper()
+        assert text.endswith((".", "..."))
 
 
-def test_the_command_alone_shows_help(toolkit: Toolkit) -> None:
-    shown = toolkit()
-    assert shown.status == 2
-    assert "Usage: toolkit" in shown.out + shown.err
+def test_command_without_arguments_shows_help(toolkit: Toolkit) -> None:
+    finished = toolkit()
+    assert finished.status == 2
+    assert "Usage: toolkit" in finished.out + finished.err
 
 
-def test_ctrl_c_while_the_command_is_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
+# --- imports --------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_during_imports_exits_without_traceback(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
     command = [sys.executable, "-m", "toolkit", "plugins"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
 
 
-def test_help_is_quick() -> None:
+def test_help_takes_less_than_1_5_seconds() -> None:
     def seconds() -> float:
         start = time.monotonic()
         with toolkit_process(["--help"]) as process:
@@ -62,62 +78,61 @@ def test_help_is_quick() -> None:
     assert any(seconds() < 1.5 for _ in range(3))  # the machine may be busy
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["toolkit", "toolkit.cli.app", "toolkit.utils.errors", "toolkit.config.registry", "toolkit.config.schema"],
-)
-def test_importing_the_light_modules_imports_neither_torch_nor_sb3(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'torch', 'stable_baselines3', 'gymnasium'}} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+@pytest.mark.parametrize("command", [["--help"], ["plugins"], ["schema"]])
+def test_light_commands_import_neither_torch_nor_sb3(command: list[str]) -> None:
+    light_modules = "toolkit, toolkit.cli.app, toolkit.config.registry, toolkit.config.schema"
+    status, modules, _ = imported_by(command, f"import {light_modules}")
+    assert status == 0
+    assert not modules & {"torch", "stable_baselines3", "toolkit_plugins"}
+    assert command == ["schema"] or "gymnasium" not in modules
 
 
 @pytest.mark.parametrize("command", ["train", "check", "experiment", "tune"])
-def test_a_file_that_is_not_there_is_said_before_torch_is_imported(command: str) -> None:
-    code = f"import sys; sys.argv[1:] = [{command!r}, 'nowhere.yaml']\nfrom toolkit.cli.app import main\n"
-    code += "try: main()\nfinally: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "False\n")
-    assert done.stderr.startswith("nowhere.yaml: ")
+def test_absent_file_is_reported_before_torch_is_imported(command: str) -> None:
+    status, modules, errors = imported_by([command, "absent.yaml"])
+    assert status == 2
+    assert "torch" not in modules
+    assert errors.startswith("absent.yaml: ")
 
 
-def test_what_training_imports_is_left_out_of_garbage_collection_which_goes_on() -> None:
-    code = "import gc, toolkit.preloaded; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n"
+def imported_by(command: list[str], first: str = "") -> tuple[int, set[str], str]:
+    """Run a command in a process of its own; return its status, the modules that it imported, and its stderr."""
+    program = f"""\
+import sys
+sys.argv[1:] = {command}
+{first}
+from toolkit.cli.app import main
+try:
+    main()
+finally:
+    print("imported", *sys.modules)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
+    modules = {*finished.stdout.rpartition("\nimported ")[2].removeprefix("imported ").split()}
+    return finished.returncode, modules, finished.stderr
 
 
-def test_commands_that_train_or_play_import_it_so(
-    toolkit: Toolkit, config_file: Path, monkeypatch: pytest.MonkeyPatch
+def test_preloaded_modules_are_frozen_and_garbage_collection_stays_on() -> None:
+    importlib.import_module("toolkit.evaluation.preload")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
+
+
+def test_broken_library_is_reported_where_it_is_needed(
+    config_file: Path, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for command in [
-        ["train", config_file, "--out", "run"],
-        ["check", config_file],
-        ["import-sb3", "run/model.zip", "--config", config_file, "--out", "imported"],
-        *(["resume", "run"], ["evaluate", "run"], ["record", "run"], ["describe", "run"]),
-    ]:
-        monkeypatch.delitem(sys.modules, "toolkit.evaluation.preload", raising=False)
-        toolkit(*command)
-        assert "toolkit.evaluation.preload" in sys.modules, command
+    monkeypatch.setitem(sys.modules, "toolkit.evaluation.preload", None)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # each optimizer imports it
+    finished = toolkit("check", config_file)
+    assert finished.status == 2
+    assert finished.err.startswith(f"{config_file}:9: algorithm: 'double_dqn' cannot be built: ")
+    assert "torch._dynamo" in finished.err
+    assert "Traceback" not in finished.err
 
 
-@pytest.mark.parametrize("command", ["plot", "plugins", "schema"])
-def test_other_commands_do_not(command: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "toolkit.evaluation.preload", raising=False)
-    toolkit(command)
-    assert "toolkit.evaluation.preload" not in sys.modules
-
-
-def test_what_cannot_be_imported_is_said_where_it_is_needed(config_file: Path) -> None:
-    Path("sympy.py").write_text("raise ImportError('sympy is broken')")
-    broken = toolkit_process(["check", config_file], PYTHONPATH=str(Path.cwd()))
-    _, err = broken.communicate()
-    assert broken.returncode == 2
-    assert err.startswith(f"{config_file}:9: algorithm: 'double_dqn' cannot be built: ")
-    assert "Traceback" not in err
-
-
-def test_every_public_name_of_the_package_can_be_imported() -> None:
+def test_public_names_of_package_can_be_imported() -> None:
     import toolkit as package
 
     assert all(getattr(package, name) for name in package.__all__)
@@ -128,49 +143,37 @@ def test_every_public_name_of_the_package_can_be_imported() -> None:
 # --- check ----------------------------------------------------------------------------------------------------------
 
 
-def test_check_prints_a_config_that_reads_back_as_the_same(toolkit: Toolkit, config_file: Path) -> None:
+def test_check_prints_config_that_reads_back_the_same(toolkit: Toolkit, config_file: Path) -> None:
     checked = toolkit("check", config_file, "--set", "seed=3")
     assert (checked.status, checked.err) == (0, "")
+    assert {*Path().iterdir()} == {Path(config_file.name)}
     resolved = Path("resolved.yaml")
     resolved.write_text(checked.out)
     assert load_config(resolved).model_dump() == load_config(config_file, ["seed=3"]).model_dump()
     assert toolkit("check", resolved).out == checked.out
+    assert yaml.safe_load(checked.out)["algorithm"]["params"]["learning_rate"] == 1e-3
 
 
-def test_what_check_prints_other_yaml_readers_read_too(toolkit: Toolkit, config_file: Path) -> None:
-    assert yaml.safe_load(toolkit("check", config_file).out)["algorithm"]["params"]["learning_rate"] == 1e-3
-
-
-def test_check_leaves_nothing(toolkit: Toolkit, config_file: Path, working_directory: Path) -> None:
-    assert toolkit("check", config_file).status == 0
-    assert [*working_directory.iterdir()] == [config_file]
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_config_that_ships_is_whole(path: Path, toolkit: Toolkit) -> None:
-    assert toolkit("check", path).status == 0
-
-
-# --- exits ----------------------------------------------------------------------------------------------------------
+# --- errors and exit statuses ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("position", [0, 2])
-def test_debug_shows_the_traceback_of_an_error(position: int, toolkit: Toolkit, config_file: Path) -> None:
+def test_debug_shows_traceback_of_error(position: int, toolkit: Toolkit, config_file: Path) -> None:
     arguments = ["check", str(config_file), "--set", "sed=1"]
     arguments.insert(position, "--debug")
-    done = toolkit(*arguments)
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("Traceback (most recent call last):")
-    assert done.err.endswith("\n--set sed=1: sed: unknown key; did you mean 'seed'?\n")
+    finished = toolkit(*arguments)
+    assert (finished.status, finished.out) == (2, "")
+    assert finished.err.startswith("Traceback (most recent call last):")
+    assert finished.err.endswith("\n--set sed=1: sed: unknown key; did you mean 'seed'?\n")
 
 
-def test_without_debug_the_message_stands_alone(toolkit: Toolkit, config_file: Path) -> None:
-    done = toolkit("check", config_file, "--set", "sed=1")
-    assert (done.status, done.out) == (2, "")
-    assert done.err == "--set sed=1: sed: unknown key; did you mean 'seed'?\n"
+def test_error_without_debug_is_only_its_message(toolkit: Toolkit, config_file: Path) -> None:
+    finished = toolkit("check", config_file, "--set", "sed=1")
+    assert (finished.status, finished.out) == (2, "")
+    assert finished.err == "--set sed=1: sed: unknown key; did you mean 'seed'?\n"
 
 
-def test_a_reader_that_goes_away_is_no_error_to_be_shown() -> None:
+def test_closed_stdout_prints_no_error() -> None:
     with toolkit_process(["plugins"]) as process:
         assert process.stdout
         assert process.stderr
@@ -179,36 +182,31 @@ def test_a_reader_that_goes_away_is_no_error_to_be_shown() -> None:
         assert process.wait() in (0, 1)
 
 
-def test_nothing_is_written_to_a_closed_pipe_that_had_its_first_line() -> None:
+def test_pipe_into_head_prints_no_error() -> None:
     pipe = ["sh", "-c", '"$0" plugins | head -1', Path(sys.executable).parent / "toolkit"]
-    done = subprocess.run(pipe, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("algorithms\n", "")
+    finished = subprocess.run(pipe, capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("algorithms\n", "")
 
 
 # --- train ----------------------------------------------------------------------------------------------------------
 
 
-def test_quiet_training_prints_the_run_directory_alone(toolkit: Toolkit) -> None:
-    Path("tiny.yaml").write_text(SMALL_CONFIG)
-    done = toolkit("train", "tiny.yaml", "--set", "timesteps=60", "--quiet")
-    assert (done.status, done.out, done.err) == (0, "runs/tiny-1\n", "")
-
-
-def test_training_says_what_to_do_next_and_that_works(toolkit: Toolkit, config_file: Path) -> None:
-    done = toolkit("train", config_file, "--set", "timesteps=60")
-    assert done.status == 0
-    assert "run    runs/small-1\n" in done.out
-    assert "evaluate runs/small-1\n" in done.out
+def test_train_prints_next_commands_that_work(toolkit: Toolkit, config_file: Path) -> None:
+    trained = toolkit("train", config_file, "--set", "timesteps=60")
+    assert trained.status == 0
+    assert "run    runs/small-1\n" in trained.out
+    assert "evaluate runs/small-1\n" in trained.out
     evaluated = toolkit("evaluate", "runs/small-1", "--episodes", "2", "--json")
     assert evaluated.status == 0
     assert json.loads(evaluated.out)["episodes"] == 2
 
 
-def test_required_success_that_is_not_met_exits_with_status_3(toolkit: Toolkit, config_file: Path) -> None:
+def test_train_exits_with_3_if_required_success_is_missed(toolkit: Toolkit, config_file: Path) -> None:
     assert toolkit("train", config_file, "--require-success", "--set", "timesteps=60").status == 3
 
 
-def test_seed_and_out_go_over_the_config(toolkit: Toolkit, config_file: Path) -> None:
-    assert toolkit("train", config_file, "--seed", "5", "--out", "here", "--set", "timesteps=60").status == 0
-    assert json.loads(Path("here/result.json").read_text())["seed"] == 5
-    assert load_config(Path("here/config.yaml")).seed == 5
+def test_train_seed_and_out_replace_config_values(toolkit: Toolkit, config_file: Path) -> None:
+    trained = toolkit("train", config_file, "--seed", "5", "--out", "run", "--set", "timesteps=60", "--quiet")
+    assert (trained.status, trained.out, trained.err) == (0, "run\n", "")
+    assert json.loads(Path("run/result.json").read_text())["seed"] == 5
+    assert load_config(Path("run/config.yaml")).seed == 5
