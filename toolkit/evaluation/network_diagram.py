@@ -166,7 +166,7 @@ def _without_noise(edges: Iterable[tuple[Any, Any]], layers: Container[int]) -> 
 
 
 def _laid_out(source: str, suffix: str) -> bytes:
-    """Have Graphviz draw_networks DOT, in a process of its own: what it says of fonts goes to no one, and it can only fail.
+    """Have Graphviz draw DOT, in a process of its own: what it says of fonts goes to no one, and it can only fail.
 
     The font is the one that matplotlib brings, so that pictures are the same where no fonts are installed.
     """
