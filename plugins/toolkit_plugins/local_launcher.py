@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from toolkit.experiments.launcher import LONGEST_ERROR, Ended, Job, Launcher
+from toolkit.experiments.launcher import MAX_ERROR_LENGTH, Ended, Job, Launcher
 from toolkit.utils import processes
 from toolkit.utils.errors import ToolkitError, describe
 
@@ -169,7 +169,7 @@ def _work(job: Job, log: Path, talk: Connection, threads: int) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         _write_to(log)
     except OSError as error:
-        talk.send(describe(error)[:LONGEST_ERROR])
+        talk.send(describe(error)[:MAX_ERROR_LENGTH])
     else:
         talk.send(_failure_of(job, threads))
 
@@ -184,7 +184,7 @@ def _failure_of(job: Job, threads: int) -> str | None:
     except (Exception, SystemExit) as error:
         with suppress(OSError):  # the disk is full, perhaps
             traceback.print_exc()
-        return describe(error)[:LONGEST_ERROR]
+        return describe(error)[:MAX_ERROR_LENGTH]
     return None
 
 

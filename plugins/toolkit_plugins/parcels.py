@@ -16,7 +16,8 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from toolkit.experiments.status import Progress, Standing
+from toolkit.experiments.monitor_tail import MonitorTail
+from toolkit.experiments.status import RunStatus
 from toolkit.utils.errors import ToolkitError, describe
 
 _log = logging.getLogger("toolkit")
@@ -135,9 +136,9 @@ class RemoteDirectory:
 
 def _how_far(directory: Path) -> tuple[int, bool, bool]:
     """Say how far the run in a directory is, by what is in its files: clocks of machines differ."""
-    progress, standing = Progress(directory), Standing.of(directory)
-    progress.follow(since=0)
-    return progress.timesteps, standing.has_ended, bool(standing.evaluation)
+    tail, status = MonitorTail(directory), RunStatus.read(directory)
+    tail.poll(since=0)
+    return tail.timesteps, status.has_ended, bool(status.evaluation)
 
 
 def _paths(directory: Path) -> Iterator[Path]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from toolkit.experiments.launcher import LONGEST_ERROR, Ended, Job, Launcher
+from toolkit.experiments.launcher import MAX_ERROR_LENGTH, Ended, Job, Launcher
 from toolkit.utils import processes
 from toolkit.utils.errors import RunError, ToolkitError, describe
 from toolkit.utils.files import locked
@@ -113,7 +113,7 @@ class RayLauncher(Launcher):
         )
         for job in jobs:
             if unsent := self._send(job):
-                yield Ended(job, unsent[:LONGEST_ERROR])
+                yield Ended(job, unsent[:MAX_ERROR_LENGTH])
                 continue
             directory = job.directory.absolute()
             ref = task.remote(job.function, directory, dict(job.arguments), self.storage, self.cpus_per_run, stop)
@@ -151,7 +151,7 @@ class RayLauncher(Launcher):
         except RayError as raised:
             error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         lost = self._bring_home(job)
-        return Ended(job, (error or lost or "")[:LONGEST_ERROR] or None)
+        return Ended(job, (error or lost or "")[:MAX_ERROR_LENGTH] or None)
 
     def _bring_home(self, job: Job) -> str | None:
         """Copy a job's directory back; return why that failed."""

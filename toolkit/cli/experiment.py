@@ -25,17 +25,14 @@ def experiment(
 
     with preload_after_check():
         plan = load_plan(file, overrides or [], yes)
-    from toolkit.experiments.display import (  # torch is imported while the launcher prepares
-        display,
-        failures,
-        summary,
-    )
+    from toolkit.experiments.display import create_display  # imports torch while the launcher prepares
     from toolkit.experiments.runner import run_experiment
+    from toolkit.experiments.summary import format_failures, format_summary
 
-    result = run_experiment(plan, out, None if quiet else display())
-    print_line(f"{result.directory}" if quiet else summary(result))
+    result = run_experiment(plan, out, None if quiet else create_display())
+    print_line(f"{result.directory}" if quiet else format_summary(result))
     if quiet and result.failed:
-        typer.echo("\n".join(failures(result)), err=True)
+        typer.echo("\n".join(format_failures(result)), err=True)
     exit_if_stopped(result.stopped_by)
     if result.failed:
         raise typer.Exit(EXIT_FAILED)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.experiments.config import load_plan
-from toolkit.experiments.display import display as experiment_display
+from toolkit.experiments.display import create_display
 from toolkit.experiments.runner import Experiment, run_experiment
 from toolkit.utils.display import in_notebook
 
@@ -18,19 +18,20 @@ def experiment(
     progress_bar: bool | None = None,
     **overrides: Any,
 ) -> Experiment:
-    """Train and evaluate every variant of an experiment file with every seed, or what is left of them.
+    """Train and evaluate every variant of an experiment file with every seed. Skip the runs that are done.
 
-    ``experiment("wrappers.yaml", seeds=3, launcher__params__workers=2)`` lays values over the file by dotted path,
-    with ``__`` for the dot. A script that calls it needs ``if __name__ == "__main__":`` around what it does.
+    Keyword arguments override values of the file by dotted path, with ``__`` for the dot:
+    ``experiment("wrappers.yaml", seeds=3, launcher__params__workers=2)``. A script that calls this function needs
+    ``if __name__ == "__main__":``.
 
-    :param out: the experiment's directory; by default ``experiments/<name>``, in which it goes on
-    :param yes: whether there may be more than a thousand runs
-    :param progress_bar: whether to show how it goes; by default in a notebook
-    :return: its ``directory``, why each run in ``failed`` has failed, and the signal in ``stopped_by`` that ended it
-    :raises ConfigError: if the file or a variant's config does not fit
-    :raises RunError: if the directory is of something else, or another process works in it
-    :raises ToolkitError: if there are more runs, or there is nowhere to run them
+    :param out: directory of the experiment, by default ``experiments/<name>``; an existing one is continued
+    :param yes: allow more than 1,000 runs
+    :param progress_bar: show the progress; by default only in a notebook
+    :return: the experiment with its ``directory``, its ``failed`` runs and the signal that ended it (``stopped_by``)
+    :raises ConfigError: if the file or the config of a variant is invalid
+    :raises RunError: if the directory holds something else, or another process uses it
+    :raises ToolkitError: if the file describes too many runs, or the launcher has nowhere to run them
     """
     plan = load_plan(Path(file), overrides, yes)
-    shown = in_notebook() if progress_bar is None else progress_bar
-    return run_experiment(plan, None if out is None else Path(out), experiment_display() if shown else None)
+    has_display = in_notebook() if progress_bar is None else progress_bar
+    return run_experiment(plan, None if out is None else Path(out), create_display() if has_display else None)

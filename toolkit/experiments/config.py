@@ -1,4 +1,4 @@
-"""The experiment file: which runs it stands for; all of it checked before anything starts."""
+"""The experiment file: its schema, and the plan of its runs. All of it is checked before a run starts."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ from toolkit.config.schema import Component, ComponentConfig, Params, RunConfig
 from toolkit.config.validation import Count, Part, Seeds, check, in_order
 from toolkit.config.yaml_document import Document, locations_under
 from toolkit.experiments.launcher import Launcher
-from toolkit.experiments.variants import Findings, PlannedRun, Variant, make_variants, name_problems
+from toolkit.experiments.variants import PlannedRun, Variant, VariantProblems, find_name_problems, make_variants
 from toolkit.utils.errors import ConfigError, KeyPath, Problem, ToolkitError
 
-MOST_RUNS = 1_000  # that are started without a question
+MAX_RUNS = 1_000  # that start without --yes
 
 
-def _file_or_config(value: Any) -> Any:
+def _check_base(value: Any) -> Any:
     if not isinstance(value, str | dict) or not value:
         raise ValueError("Input should be the path of a config, or a config itself")
     return value
 
 
 class ExperimentConfig(Part):
-    """An experiment, whole."""
+    """An experiment file."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
-    """Name of its directory; left out, the stem of the file."""
-    base: Annotated[Any, BeforeValidator(_file_or_config, json_schema_input_type=str | RunConfig)]
+    """Name of its directory. The default is the stem of the file."""
+    base: Annotated[Any, BeforeValidator(_check_base, json_schema_input_type=str | RunConfig)]
     """The config that all runs share: a file, relative to this one, or the config itself."""
     variants: Annotated[dict[str, Params], Field(min_length=1)] | None = None
     """What each variant changes: values by dotted path in the config, by the variant's name."""
     grid: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
-    """Values by dotted path, of which every combination is tried with every variant."""
+    """Values by dotted path. Every combination of them is trained with every variant."""
     seeds: Seeds
-    """Each variant is trained with each of these; a number means as many, from 0."""
+    """Each variant is trained with each of these seeds. A number N means the seeds 0 to N - 1."""
     evaluation_episodes: Annotated[Count, Field(le=1_000_000)] = 100
-    """Greedy episodes that are played with each trained model."""
+    """Greedy episodes that evaluate each trained model."""
     launcher: Component = ComponentConfig(name="local")
     """Where the runs are trained: see `toolkit plugins launchers`."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An experiment file that has been checked.
+class ExperimentPlan:
+    """A checked experiment file.
 
-    :param launcher: a :class:`toolkit.Launcher` that is ready
-    :param text: the file, resolved and with its base in it: an experiment file that stands for the same runs
-    :param findings: takes what is found wrong with variants later on
+    :param launcher: a prepared :class:`toolkit.Launcher`
+    :param text: the resolved file with its base inside: an experiment file that describes the same runs
+    :param problems: collects problems of variants that only building shows
     """
 
     file: Path
@@ -71,104 +71,120 @@ class Plan:
     evaluation_episodes: int
     launcher: Launcher
     text: str
-    findings: Findings
+    problems: VariantProblems
 
     def runs(self) -> list[PlannedRun]:
         """Return all runs: every variant with the first seed, then with the second, so that they can be compared."""
         return [PlannedRun(variant, seed) for seed in self.seeds for variant in self.variants]
 
 
-def load_plan(file: Path, overrides: Sequence[str] | Mapping[str, Any] = (), yes: bool = False) -> Plan:
-    """Read an experiment file and check all of it, each variant's config included; its launcher gets ready meanwhile.
+def load_plan(
+    file: Path, overrides: Sequence[str] | Mapping[str, Any] = (), allow_many: bool = False
+) -> ExperimentPlan:
+    """Read an experiment file and check all of it, also each variant's config. The launcher prepares meanwhile.
 
-    :param overrides: values to lay over the experiment file, as :func:`toolkit.load_config` takes them
-    :param yes: whether it may stand for more than a thousand runs
-    :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
-    :raises ToolkitError: if it stands for so many runs, or there is nowhere to run them
+    :param overrides: values that replace those of the file, as :func:`toolkit.load_config` takes them
+    :param allow_many: allow more than 1,000 runs
+    :raises ConfigError: with every problem, each as ``FILE:LINE: dotted.path: what is wrong``
+    :raises ToolkitError: if the file describes too many runs, or the launcher has nowhere to run them
     """
     document = read(file)
     override(document, overrides)
 
-    def report(found: Sequence[Problem]) -> ConfigError:
-        return ConfigError(in_order(found, document.locations), document.locations)
+    def report(problems: Sequence[Problem]) -> ConfigError:
+        return ConfigError(in_order(problems, document.locations), document.locations)
 
     config, problems = check(ExperimentConfig, document, "write at least base and seeds", {"seeds": 1})
     if config is None:
         raise report(problems)
-    named = bind_component(report, KINDS["launchers"], config.launcher, ("launcher",), problems)
-    problems += _own_problems(config)
-    base = _base(config, document, file, problems)
-    if base is None or (problems and _size(config) > MOST_RUNS):
+    component = bind_component(report, KINDS["launchers"], config.launcher, ("launcher",), problems)
+    problems += _find_problems(config)
+    base = _load_base(config, document, file, problems)
+    if base is None or (problems and _count_runs(config) > MAX_RUNS):
         raise report(problems)
-    _refuse_so_many(config, file, yes)
-    launcher: Any = None if named is None or problems else named.build()  # None: refused below
-    if launcher is not None:
+    if not allow_many:
+        _check_run_count(config, file)
+    launcher: Any = None if component is None or problems else component.build()
+    if launcher is not None:  # else the problems are raised below
         launcher.prepare()
     given = config.variants or {str(base.data["name"]): {}}
-    variants, findings = make_variants(given, config.grid or {}, document, base, file.resolve().parent)
-    findings.refuse([*problems, *name_problems(variants, ("variants",) if config.variants else ("base",))])
+    variants, variant_problems = make_variants(given, config.grid or {}, document, base, file.resolve().parent)
+    names = [variant.name for variant in variants]
+    problems += find_name_problems(names, ("variants",) if config.variants else ("base",))
+    variant_problems.raise_if_any(problems)
     text = yaml_document.dump(config.model_dump(mode="json", exclude_none=True) | {"base": base.data})
-    return Plan(file, config.name, variants, config.seeds, config.evaluation_episodes, launcher, text, findings)
+    return ExperimentPlan(
+        file, config.name, variants, config.seeds, config.evaluation_episodes, launcher, text, variant_problems
+    )
 
 
-def _refuse_so_many(config: ExperimentConfig, file: Path, yes: bool) -> None:
-    if _size(config) > MOST_RUNS and not yes:
-        raise ToolkitError(f"{file}: stands for {_size(config):,} runs", "--yes trains that many")
+def _check_run_count(config: ExperimentConfig, file: Path) -> None:
+    if (n_runs := _count_runs(config)) > MAX_RUNS:
+        raise ToolkitError(f"{file}: describes {n_runs:,} runs", f"--yes allows more than {MAX_RUNS:,}")
 
 
-def _size(config: ExperimentConfig) -> int:
+def _count_runs(config: ExperimentConfig) -> int:
     """Count the runs without making them."""
-    combinations = math.prod(map(len, (config.grid or {}).values()))
-    return len(config.variants or {"": 0}) * combinations * len(config.seeds)
+    n_combinations = math.prod(map(len, (config.grid or {}).values()))
+    return len(config.variants or {"": 0}) * n_combinations * len(config.seeds)
 
 
-def _own_problems(config: ExperimentConfig) -> Iterator[Problem]:
-    """Say what is wrong with a file whose shape is right, before its base is read."""
-    for name in config.variants or {}:
+def _find_problems(config: ExperimentConfig) -> Iterator[Problem]:
+    """Find the problems of a file with a valid schema that show before its base is read."""
+    variants, grid = config.variants or {}, config.grid or {}
+    yield from _find_bad_names(variants)
+    yield from _find_repeated(("seeds",), [f"the seed {seed}" for seed in config.seeds])
+    for dotted, values in grid.items():
+        yield from _find_repeated(("grid", dotted), [json.dumps(value, sort_keys=True) for value in values])
+    yield from _find_misplaced(variants, [("grid", dotted) for dotted in grid])
+
+
+def _find_bad_names(names: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in names:
         if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
-            hint = "use at most 100 letters, digits and _ . + -, a letter, digit or _ first"
+            hint = "use at most 100 letters, digits and _ . + -, and start with a letter, digit or _"
             yield Problem(("variants", name), "cannot be a variant's directory", hint)
-    own = [[("variants", name, dotted) for dotted in values] for name, values in (config.variants or {}).items()]
-    grid = [("grid", dotted) for dotted in config.grid or {}]
-    yield from _repeated(("seeds",), [f"the seed {seed}" for seed in config.seeds])
-    for dotted, values in (config.grid or {}).items():
-        yield from _repeated(("grid", dotted), [json.dumps(value, sort_keys=True) for value in values])
-    for path in [*itertools.chain(*own), *grid]:
-        if path[-1].partition(".")[0] == "seed":
-            yield Problem(path, "is given by the experiment's 'seeds'")
-    for laid in own or [[]]:
-        yield from _covered([*laid, *grid])
 
 
-def _repeated(path: KeyPath, texts: Sequence[str]) -> Iterator[Problem]:
-    """Refuse what is in a list twice."""
+def _find_repeated(path: KeyPath, texts: Sequence[str]) -> Iterator[Problem]:
+    """Find repeated items of a list."""
     first: dict[str, int] = {}
     for index, text in enumerate(texts):
         if first.setdefault(text, index) != index:
-            yield Problem((*path, index), f"{text[:100]} is given more than once")
+            yield Problem((*path, index), f"{text[:100]} appears more than once")
 
 
-def _covered(laid: Sequence[KeyPath]) -> Iterator[Problem]:
-    """Refuse values that others leave nothing of, as a whole `env` of `env.n_envs`, and a name of what has params.
+def _find_misplaced(variants: Mapping[str, Params], grid_paths: Sequence[KeyPath]) -> Iterator[Problem]:
+    """Find overrides that set the seed, or that a later override of the same run replaces."""
+    variant_paths = [[("variants", name, dotted) for dotted in values] for name, values in variants.items()]
+    for path in [*itertools.chain(*variant_paths), *grid_paths]:
+        if str(path[-1]).partition(".")[0] == "seed":
+            yield Problem(path, "the experiment's 'seeds' sets it", "remove it here")
+    for paths in variant_paths or [[]]:
+        yield from _find_shadowed([*paths, *grid_paths])
 
-    :param laid: their paths in the experiment file, in the order in which they are laid over a config
+
+def _find_shadowed(paths: Sequence[KeyPath]) -> Iterator[Problem]:
+    """Find overrides that a later one replaces, as `env` replaces `env.n_envs`, or a name the params of a component.
+
+    :param paths: of the overrides in the experiment file, in the order of application
     """
-    for index, path in enumerate(laid):
-        for later in laid[index + 1 :]:
+    for index, path in enumerate(paths):
+        for later in paths[index + 1 :]:
             if shadows(str(later[-1]), str(path[-1])):
-                what = "the grid's" if later[0] == "grid" else "the variant's"
-                is_whole = f"{path[-1]}.".startswith(f"{later[-1]}.")
-                hint = "give one or the other" if is_whole else "lay the name first, or both as one value"
-                yield Problem(path, f"{what} {later[-1]} is laid over it", hint)
+                owner = "the grid's" if later[0] == "grid" else "the variant's"
+                contains_path = f"{path[-1]}.".startswith(f"{later[-1]}.")
+                hint = "give only one of them" if contains_path else "write the name first, or both as one value"
+                yield Problem(path, f"{owner} {later[-1]} replaces it", hint)
 
 
-def _base(config: ExperimentConfig, document: Document, file: Path, problems: list[Problem]) -> Document | None:
+def _load_base(config: ExperimentConfig, document: Document, file: Path, problems: list[Problem]) -> Document | None:
     """Read the config that all runs share.
 
     :raises ConfigError: if it cannot be read
     """
     if isinstance(config.base, dict) and "extends" in config.base:
-        problems.append(Problem(("base", "extends"), "can only be given in a file", "give that file as the base"))
+        problems.append(Problem(("base", "extends"), "works only in a file", "give that file as the base"))
         return None
     if isinstance(config.base, dict):
         base = Document(deepcopy(config.base), locations_under(document, ("base",)))
@@ -176,9 +192,9 @@ def _base(config: ExperimentConfig, document: Document, file: Path, problems: li
         return base
     path = file.parent / config.base
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        problems.append(Problem(("base",), f"there is no file {path}"))
+        problems.append(Problem(("base",), f"the file {path} does not exist"))
         return None
     base = read(path)
     if not isinstance(base.data, dict):
-        resolve_document(base)  # which says what is wrong with it
+        resolve_document(base)  # raises the error that explains it
     return base

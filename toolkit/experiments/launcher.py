@@ -1,4 +1,4 @@
-"""What runs jobs in processes of their own, on this machine or others: the base class of launchers."""
+"""Launchers run jobs in other processes, on this machine or others: their base class, and the jobs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LONGEST_ERROR = 4_000  # characters, of a job
+MAX_ERROR_LENGTH = 4_000  # characters of a job's error
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call to make in another process, as ``function(directory, **arguments)``.
+    """A call ``function(directory, **arguments)`` for another process.
 
-    A job may be called again after its process has died, elsewhere too: it goes on from what it has left in its
-    directory.
+    A launcher may call a job again after its process has died, also on another machine. The job then continues from
+    the files in its directory.
 
     :param name: unique among the jobs that are launched together
-    :param directory: all that it writes is in here; its parent need not exist
-    :param function: of a module that the other process can import
+    :param directory: holds everything that the job writes; its parent need not exist
+    :param function: a function of a module that the other process can import
     :param arguments: plain data
     """
 
@@ -32,9 +32,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job has ended.
+    """The end of a job.
 
-    :param error: why it failed, in one line; None if it did not
+    :param error: why it failed, in one line; ``None`` if it succeeded
     """
 
     job: Job
@@ -42,23 +42,23 @@ class Ended:
 
 
 class Launcher(ABC):
-    """Runs jobs, as many at once as there is room for.
+    """Base class of launchers: run jobs, as many at once as there is room for.
 
-    What a job prints may be kept beside its directory, in ``log-<directory>.txt``.
+    A launcher may write what a job prints beside the job's directory, to ``log-<directory>.txt``.
     """
 
     def prepare(self) -> None:  # noqa: B027 - there may be nothing to do
-        """Get ready, in the background if that takes long, before it is known whether there is anything to launch.
+        """Get ready, before it is certain that there are jobs. Do what takes long in the background.
 
-        :raises ToolkitError: if there is nowhere to run jobs
+        :raises ToolkitError: if the launcher has nowhere to run jobs
         """
 
     @abstractmethod
     def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
-        """Start jobs in their order, and give each when it has ended; a job that fails stops no other.
+        """Start jobs in their order and yield each one when it has ended. A job that fails stops no other.
 
-        Jobs are called with ``SIGTERM`` where they have to stop early, because the iterator is closed or an exception
-        (``KeyboardInterrupt``, say) is raised in it, and they are waited for.
+        When the generator is closed, or an exception such as ``KeyboardInterrupt`` is raised in it, send ``SIGTERM``
+        to the running jobs and wait for them.
 
-        :raises ToolkitError: if there is nowhere to run them
+        :raises ToolkitError: if the launcher has nowhere to run jobs
         """

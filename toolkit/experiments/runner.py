@@ -1,4 +1,4 @@
-"""An experiment file to the directory of its runs, all trained and evaluated; again, to what is left of them."""
+"""Train and evaluate the runs of an experiment in its directory, or the ones that are not done yet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from toolkit.config.load import remember_trusted_code
 from toolkit.config.schema import parse
 from toolkit.config.yaml_document import Document
 from toolkit.evaluation.evaluate import evaluate
-from toolkit.experiments.config import Plan
+from toolkit.experiments.config import ExperimentPlan
 from toolkit.experiments.launcher import Job
-from toolkit.experiments.status import EVALUATION, FILE, Standing, evaluation_text, has_begun, has_ended, runs_in
+from toolkit.experiments.status import (
+    EVALUATION_FILE,
+    EXPERIMENT_FILE,
+    RunStatus,
+    find_started_runs,
+    format_evaluation,
+    has_ended,
+    has_started,
+)
 from toolkit.experiments.variants import PlannedRun
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import dry_run, resume, train
@@ -28,121 +36,127 @@ DEFAULT_ROOT = Path("experiments")
 
 @dataclass
 class Experiment:
-    """An experiment's directory and what was done in it.
+    """The directory of an experiment and how its runs went.
 
     :ivar failed: why runs have failed, by name
-    :ivar stopped_by: the signal that ended the work early, if one did
+    :ivar stopped_by: number of the signal that ended the experiment early; ``None`` if none did
     """
 
-    plan: Plan
+    plan: ExperimentPlan
     directory: Path
     failed: dict[str, str] = field(default_factory=dict)
     stopped_by: int | None = None
 
 
-class Display(Protocol):
-    """Shows how an experiment goes."""
+class ExperimentDisplay(Protocol):
+    """Shows the progress of an experiment."""
 
-    def begin(self, experiment: Experiment, left: Sequence[PlannedRun]) -> None:
-        """Say which runs are left."""
+    def begin(self, experiment: Experiment, unfinished: Sequence[PlannedRun]) -> None:
+        """Begin to show an experiment; ``unfinished`` are the runs that are about to be launched."""
 
-    def ended(self, run: PlannedRun, error: str | None) -> None:
-        """Say that one has ended."""
+    def end_run(self, run: PlannedRun, error: str | None) -> None:
+        """Show that a run has ended; ``error`` says why it failed, if it did."""
 
     def close(self) -> None:
-        """End."""
+        """End the display."""
 
 
-def run_experiment(plan: Plan, out: Path | None = None, display: Display | None = None) -> Experiment:
-    """Train and evaluate what is left of an experiment's runs; those that were stopped or have failed go on exactly.
+def run_experiment(
+    plan: ExperimentPlan, out: Path | None = None, display: ExperimentDisplay | None = None
+) -> Experiment:
+    """Train and evaluate the runs of an experiment that are not done. Interrupted and failed runs resume exactly.
 
-    Everything is built once for each variant before anything is written, so that bad input leaves nothing behind.
-    Ctrl-C and SIGTERM stop the runs where they can be saved; a second one stops them at once.
+    Each variant is built once before anything is written, so that an invalid config leaves no files behind. Ctrl-C
+    and SIGTERM stop the runs where they can be saved. A second signal stops them at once.
 
-    :param out: the experiment's directory; by default ``experiments/<name>``
-    :raises ConfigError: if something in a variant's config cannot be built, or does not fit together
-    :raises RunError: if the directory is of something else, another process works in it, or it cannot be written to
-    :raises ToolkitError: if there is nowhere to run
+    :param out: directory of the experiment, by default ``experiments/<name>``
+    :raises ConfigError: if a variant cannot be built
+    :raises RunError: if the directory holds something else, another process uses it, or it cannot be written
+    :raises ToolkitError: if the launcher has nowhere to run jobs
     """
     directory = DEFAULT_ROOT / plan.name if out is None else out
     experiment = Experiment(plan, directory)
     with claimed(directory, "trains in it"):
-        left = _left(plan, directory)
-        _rehearse(plan, left)
-        write_text(directory / FILE, plan.text)
+        unfinished = _find_unfinished_runs(plan, directory)
+        _dry_run_variants(plan, unfinished)
+        write_text(directory / EXPERIMENT_FILE, plan.text)
         if display:
-            display.begin(experiment, left)
+            display.begin(experiment, unfinished)
         try:
-            _launch(experiment, left, display)
+            _launch(experiment, unfinished, display)
         finally:
             if display:
                 display.close()
     return experiment
 
 
-def _left(plan: Plan, directory: Path) -> list[PlannedRun]:
-    """Return the runs that are not done.
+def _find_unfinished_runs(plan: ExperimentPlan, directory: Path) -> list[PlannedRun]:
+    """Return the runs that are not trained and evaluated.
 
-    :raises RunError: if the directory is of something else
+    :raises RunError: if the directory holds something else
     """
     runs = plan.runs()
-    begun = runs_in(directory, {run.name: run for run in runs}, plan.file, plan.text)
-    episodes = plan.evaluation_episodes
-    return [run for run in runs if run.name not in begun or not Standing.of(directory / run.name).is_done(episodes)]
+    started = find_started_runs(directory, {run.name: run for run in runs}, plan.file, plan.text)
+    return [
+        run
+        for run in runs
+        if run.name not in started or not RunStatus.read(directory / run.name).is_done(plan.evaluation_episodes)
+    ]
 
 
-def _launch(experiment: Experiment, left: Sequence[PlannedRun], display: Display | None) -> None:
-    planned = {run.name: run for run in left}
-    jobs = [_job(experiment, run) for run in left]
-    launched = experiment.plan.launcher.launch(jobs)
+def _launch(experiment: Experiment, runs: Sequence[PlannedRun], display: ExperimentDisplay | None) -> None:
+    runs_by_name = {run.name: run for run in runs}
+    launched = experiment.plan.launcher.launch([_make_job(experiment, run) for run in runs])
     try:
         with SignalGuard(put_off=False).installed(), closing(launched):
             for ended in launched:
                 if ended.error is not None:
                     experiment.failed[ended.job.name] = ended.error
                 if display:
-                    display.ended(planned[ended.job.name], ended.error)
+                    display.end_run(runs_by_name[ended.job.name], ended.error)
     except (KeyboardInterrupt, InterruptedTraining) as error:
         experiment.stopped_by = getattr(error, "signal", signal.SIGINT)
 
 
-def _job(experiment: Experiment, run: PlannedRun) -> Job:
-    remember_trusted_code(run.config)  # it may be trained on another machine, and opened here
+def _make_job(experiment: Experiment, run: PlannedRun) -> Job:
+    remember_trusted_code(run.config)  # another machine may train the run, and this one opens it
     arguments = {"config": run.config.to_document().data, "evaluation_episodes": experiment.plan.evaluation_episodes}
     return Job(run.name, experiment.directory / run.name, run_job, arguments)
 
 
-def _rehearse(plan: Plan, runs: Sequence[PlannedRun]) -> None:
-    """Build what each variant needs once.
+def _dry_run_variants(plan: ExperimentPlan, runs: Sequence[PlannedRun]) -> None:
+    """Build everything once for the first run of each variant.
 
-    :raises ConfigError: with everything that cannot be built
+    :raises ConfigError: with the problems of all variants
     """
-    first = {run.variant.name: run for run in reversed(runs)}
-    for run in reversed(first.values()):
+    first_runs: dict[str, PlannedRun] = {}
+    for run in runs:
+        first_runs.setdefault(run.variant.name, run)
+    for run in first_runs.values():
         try:
             dry_run(run.config)
         except ConfigError as error:
-            plan.findings.add(run.variant.name, run.variant.laid, error.problems)
-    plan.findings.refuse()
+            plan.problems.add(run.variant.name, run.variant.overrides, error.problems)
+    plan.problems.raise_if_any()
 
 
 def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -> None:
-    """Train a run to its end and evaluate it, from wherever it stands: the job of one run.
+    """Train a run to its end, or resume it, and evaluate it: the job of a run.
 
-    :param config: the run's, as plain data
-    :raises KeyboardInterrupt: if training was stopped, after it was saved
-    :raises ToolkitError: if it fails
+    :param config: the config of the run as plain data
+    :raises KeyboardInterrupt: if a signal stopped training; the run is saved
+    :raises ToolkitError: if the run fails
     """
     parsed, problems = parse(Document(config))
     if parsed is None or problems:
         raise ConfigError(problems)
     run = RunDirectory(directory, parsed)
-    if not has_begun(directory, parsed):
+    if not has_started(directory, parsed):
         run = train(parsed, directory)
     elif not has_ended(directory):
         resume(run)
     if run.stopped_by is not None:
         raise KeyboardInterrupt
-    if Standing.of(directory).is_done(evaluation_episodes):
-        return
-    write_text(directory / EVALUATION, evaluation_text(directory, evaluate(run, evaluation_episodes)))
+    if not RunStatus.read(directory).is_done(evaluation_episodes):
+        evaluation = evaluate(run, evaluation_episodes)
+        write_text(directory / EVALUATION_FILE, format_evaluation(directory, evaluation))

@@ -1,4 +1,4 @@
-"""Variants of a base config, and the runs they are trained in: each with its config, and its directory's name."""
+"""Variants of a base config and their runs: the config of each run and the name of its directory."""
 
 from __future__ import annotations
 
@@ -23,24 +23,37 @@ from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.text import abbreviate
 
 Grid = Mapping[str, Sequence[Any]]
-_MOST_BYTES = 255  # of a directory's name
-_LONGEST_VALUE = 40  # characters of a value in a directory's name
-_RESERVED = {  # what else is in an experiment's directory
-    "experiment.yaml": "the experiment file is called so there",
-    "report": "that is where `toolkit report` writes",
+_MAX_NAME_BYTES = 255  # of a directory, in common file systems
+_MAX_VALUE_LENGTH = 40  # characters of a value in the name of a directory
+_MAX_VARIANTS_NAMED = 3
+_RESERVED_NAMES = {
+    "experiment.yaml": "the experiment file has this name",
+    "report": "`toolkit report` writes there",
 }
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to train, with any seed.
+class VariantOverride:
+    """A value of the experiment file that replaces one of the base config.
 
-    :param laid: the places in the config that the experiment file lays values over, with where it has them
+    :param path: its path in the config
+    :param origin: its path in the experiment file
+    """
+
+    path: KeyPath
+    origin: KeyPath
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A config to train with several seeds.
+
+    :param overrides: how the config differs from the base, in the order of application
     """
 
     name: str
     config: ResolvedConfig
-    laid: tuple[tuple[KeyPath, KeyPath], ...]
+    overrides: tuple[VariantOverride, ...]
 
 
 @dataclass(frozen=True)
@@ -52,148 +65,160 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """Its directory in the experiment's."""
+        """Path of the run directory in the directory of the experiment."""
         return f"{self.variant.name}/seed-{self.seed}"
 
     @property
     def config(self) -> ResolvedConfig:
-        """Its config."""
+        """Config of the run."""
         return self.variant.config.with_seed(self.seed)
 
 
 @dataclass
-class Findings:
-    """What is wrong with variants: each problem once, where the experiment file or the base has it.
+class VariantProblems:
+    """Problems of the variants' configs, each once, at its place in the experiment file or the base.
 
-    :param variants: how many there are
+    :param n_variants: number of all variants
     """
 
     document: Document
     base: Document
-    variants: int
-    _found: dict[Problem, list[str]] = field(default_factory=dict)
+    n_variants: int
+    _variants: dict[Problem, list[str]] = field(default_factory=dict)
 
-    def add(self, variant: str, laid: Sequence[tuple[KeyPath, KeyPath]], problems: Sequence[Problem]) -> None:
-        """Note what is wrong with a variant."""
+    def add(self, variant: str, overrides: Sequence[VariantOverride], problems: Sequence[Problem]) -> None:
+        """Add the problems of a variant's config."""
         for problem in problems:
-            here = Problem(_origin(laid, problem.path), problem.message, problem.hint)
-            self._found.setdefault(here, []).append(variant)
+            moved = Problem(_find_origin(overrides, problem.path), problem.message, problem.hint)
+            self._variants.setdefault(moved, []).append(variant)
 
-    def refuse(self, others: Sequence[Problem] = ()) -> None:
-        """Report what has been found.
+    def raise_if_any(self, others: Sequence[Problem] = ()) -> None:
+        """Raise all problems as one error.
 
-        :param others: what is wrong with the experiment file besides
-        :raises ConfigError: if there is something
+        :param others: further problems of the experiment file
+        :raises ConfigError: if there is a problem
         """
-        found = [self._told(*one) for one in self._found.items()]
-        if found or others:
-            at = self.document.locations
-            places = self.base.locations | {path: line for path, line in at.items() if path[:1] in _OWN}
-            places |= {one.path: at[one.nearest(at) or ()] for one in others}
-            raise ConfigError(in_order([*others, *found], places), places)
+        problems = [*others, *(self._name_variants(*item) for item in self._variants.items())]
+        if problems:
+            locations = self.document.locations
+            places = self.base.locations | {path: line for path, line in locations.items() if _is_in_experiment(path)}
+            places |= {problem.path: locations[problem.nearest(locations) or ()] for problem in others}
+            raise ConfigError(in_order(problems, places), places)
 
-    def _told(self, problem: Problem, variants: Sequence[str]) -> Problem:
-        """Say which variants a problem of the base has, if not all."""
-        if len(variants) == self.variants or problem.path[:1] in _OWN:
+    def _name_variants(self, problem: Problem, variants: Sequence[str]) -> Problem:
+        """Name the variants that have a problem of the base, unless all have it."""
+        if len(variants) == self.n_variants or _is_in_experiment(problem.path):
             return problem
-        return Problem(problem.path, f"{problem.message} (in {', '.join(abbreviate(variants, 3))})", problem.hint)
+        names = ", ".join(abbreviate(variants, _MAX_VARIANTS_NAMED))
+        return Problem(problem.path, f"{problem.message} (in {names})", problem.hint)
 
 
-_OWN: tuple[KeyPath, ...] = (("variants",), ("grid",))
+def _is_in_experiment(path: KeyPath) -> bool:
+    """Say whether a path is one of the experiment file, not of the base."""
+    return path[:1] in (("variants",), ("grid",))
 
 
-def _origin(laid: Sequence[tuple[KeyPath, KeyPath]], path: KeyPath) -> KeyPath:
-    """Return where the experiment file has what is at a path of a config, or something in there; or else the path."""
-    around = (origin + path[len(place) :] for place, origin in reversed(laid) if path[: len(place)] == place)
-    within = (origin for place, origin in reversed(laid) if path and place[: len(path)] == path)
-    return next(itertools.chain(around, within), path)
+def _find_origin(overrides: Sequence[VariantOverride], path: KeyPath) -> KeyPath:
+    """Return where the experiment file has the value at a path of a config, or a part of it; else the path itself."""
+    latest_first = overrides[::-1]
+    for override in latest_first:
+        if path[: len(override.path)] == override.path:
+            return override.origin + path[len(override.path) :]
+    for override in latest_first:
+        if path and override.path[: len(path)] == path:
+            return override.origin
+    return path
 
 
 def make_variants(
     given: Mapping[str, Params], grid: Grid, document: Document, base: Document, directory: Path
-) -> tuple[list[Variant], Findings]:
-    """Make each variant's config, with every combination of the grid's values.
+) -> tuple[list[Variant], VariantProblems]:
+    """Make the config of each variant with each combination of the grid's values.
 
-    :param given: values by dotted path, by the variant's name
+    :param given: values by dotted path, by the name of the variant
     :param document: the experiment file
-    :param directory: the one that it is in
-    :return: the variants that are right, and what is wrong with the others
+    :param directory: the directory of the experiment file
+    :return: the valid variants, and the problems of the others
     """
     labels = grid_labels(grid)
     combinations = [*itertools.product(*(range(len(values)) for values in grid.values()))]
-    findings = Findings(document, base, len(given) * len(combinations))
-    made = []
-    for (name, values), chosen in itertools.product(given.items(), combinations):
-        picked = [*zip(grid, chosen, strict=True)]
-        full_name = ",".join([name, *(labels[dotted][index] for dotted, index in picked)])
-        own = Document(deepcopy(base.data), dict(base.locations))
-        laid: list[tuple[KeyPath, KeyPath]] = []
+    problems = VariantProblems(document, base, len(given) * len(combinations))
+    variants = []
+    for (name, values), indices in itertools.product(given.items(), combinations):
+        choices = [*zip(grid, indices, strict=True)]
+        full_name = ",".join([name, *(labels[dotted][index] for dotted, index in choices)])
+        config = Document(deepcopy(base.data), dict(base.locations))
         origins: list[KeyPath] = [("variants", name, dotted) for dotted in values]
+        origins += [("grid", dotted, index) for dotted, index in choices]
+        overrides: list[VariantOverride] = []
         try:
-            for origin in [*origins, *(("grid", *one) for one in picked)]:
-                laid.append((_lay_over(own, document, origin, directory), origin))
-            made.append(Variant(full_name, resolve_document(own), tuple(laid)))
+            for origin in origins:
+                overrides.append(_apply(config, document, origin, directory))
+            variants.append(Variant(full_name, resolve_document(config), tuple(overrides)))
         except ConfigError as error:
-            findings.add(full_name, laid, error.problems)
-    return made, findings
+            problems.add(full_name, overrides, error.problems)
+    return variants, problems
 
 
-def _lay_over(own: Document, document: Document, origin: KeyPath, directory: Path) -> KeyPath:
-    """Lay a value of the experiment file over a config; return its path there.
+def _apply(config: Document, document: Document, origin: KeyPath, directory: Path) -> VariantOverride:
+    """Put a value of the experiment file into a config.
 
-    :raises ConfigError: if it does not fit, of the path in the experiment file
+    :raises ConfigError: if it does not fit there, at its path in the experiment file
     """
     dotted = str(origin[2] if origin[0] == "variants" else origin[1])
+    value = yaml_document.value_at(document.data, origin)
     try:
-        return apply_override(
-            own, dotted, yaml_document.value_at(document.data, origin), locations_under(document, origin), directory
-        )
+        path = apply_override(config, dotted, value, locations_under(document, origin), directory)
     except ConfigError as error:
-        raise ConfigError([Problem(origin, one.message, one.hint) for one in error.problems]) from None
+        raise ConfigError([Problem(origin, problem.message, problem.hint) for problem in error.problems]) from None
+    return VariantOverride(path, origin)
 
 
-def name_problems(variants: Sequence[Variant], named: KeyPath) -> Iterator[Problem]:
-    """Say which variants' directories cannot be made side by side.
+def find_name_problems(names: Sequence[str], origin: KeyPath) -> Iterator[Problem]:
+    """Find variants whose directories cannot be made beside the others.
 
-    :param named: where the experiment file names them
+    :param names: the names of all variants
+    :param origin: where the experiment file names them
     """
-    first: dict[str, str] = {}
-    for name in (variant.name for variant in variants):
-        path = (*named, name.partition(",")[0]) if named == ("variants",) else named
-        if name.casefold() in _RESERVED:
-            yield Problem(path, f"'{name}' cannot be a variant's directory", _RESERVED[name.casefold()])
-        if len(os.fsencode(name)) > _MOST_BYTES:
-            message = f"makes a directory's name of more than {_MOST_BYTES} bytes: {name}"
+    first_names: dict[str, str] = {}
+    for name in names:
+        path = (*origin, name.partition(",")[0]) if origin == ("variants",) else origin
+        folded = name.casefold()
+        if folded in _RESERVED_NAMES:
+            yield Problem(path, f"'{name}' cannot be a variant's directory", _RESERVED_NAMES[folded])
+        if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+            message = f"the directory's name is longer than {_MAX_NAME_BYTES} bytes: {name}"
             yield Problem(path, message, "use a shorter name, or fewer values in the grid")
-        if (other := first.setdefault(name.casefold(), name)) != name:
-            yield Problem(path, f"differs from '{other}' in capitals alone, which some file systems do not tell apart")
+        if (first_name := first_names.setdefault(folded, name)) != name:
+            message = f"differs from '{first_name}' only in upper and lower case"
+            yield Problem(path, message, "rename one, as some file systems ignore case")
 
 
 def grid_labels(grid: Grid) -> dict[str, list[str]]:
-    """Return what each value of the grid is called in a directory's name, as ``gamma=0.95``."""
-    last = Counter(dotted.rpartition(".")[2] for dotted in grid)
+    """Return the label of each value of a grid in the name of a directory, as ``gamma=0.95``."""
+    last_keys = Counter(dotted.rpartition(".")[2] for dotted in grid)
     labels = {}
     for dotted, values in grid.items():
         key = dotted.rpartition(".")[2]
-        key = dotted if last[key] > 1 or key.isdecimal() else key
-        texts = [_text(value) for value in values]
+        key = dotted if last_keys[key] > 1 or key.isdecimal() else key
+        texts = [_format_value(value) for value in values]
         if len({text.casefold() for text in texts}) < len(texts):
             texts = [f"{text}-{index}" for index, text in enumerate(texts)]
-        labels[dotted] = [f"{_plain(key)}={text}" for text in texts]
+        labels[dotted] = [f"{_sanitize(key)}={text}" for text in texts]
     return labels
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as a part of a directory's name."""
     if isinstance(value, dict) and "name" in value:
-        return _text(value["name"])  # a component
+        return _format_value(value["name"])  # a component
     if isinstance(value, dict):
-        return _plain(json.dumps(value)).strip("-") or "none"
+        return _sanitize(json.dumps(value)).strip("-") or "none"
     if isinstance(value, list):
-        return "-".join(map(_text, value))[:_LONGEST_VALUE] or "none"
+        return "-".join(map(_format_value, value))[:_MAX_VALUE_LENGTH] or "none"
     text = value.rpartition(":")[2] if isinstance(value, str) else json.dumps(value)
-    return _plain(text) or "none"
+    return _sanitize(text) or "none"
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", text)[:_LONGEST_VALUE]
+def _sanitize(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)[:_MAX_VALUE_LENGTH]

@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.config import yaml_document
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation.learning_curves import disambiguate_names
-from toolkit.experiments.status import FILE
+from toolkit.experiments.status import EXPERIMENT_FILE
 from toolkit.experiments.variants import grid_labels
 from toolkit.reports.run_record import Outcome, OutcomeReader
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError, readable
@@ -84,7 +84,7 @@ def is_experiment(directory: Path) -> bool:
     with looking_at(directory, _UNREADABLE):
         if (directory / "config.yaml").exists():
             return False
-        return (directory / FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
+        return (directory / EXPERIMENT_FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
 
 
 def gather(directories: Sequence[Path]) -> Gathered:
@@ -146,7 +146,7 @@ def _plan(experiment: Path) -> _Plan:
         runs = [*experiment.glob("*/seed-*/")]
         begun = [run for run in runs if (run / "config.yaml").exists()]
     try:
-        file = yaml_document.read(experiment / FILE).data
+        file = yaml_document.read(experiment / EXPERIMENT_FILE).data
         variants, grid = [*(file.get("variants") or [""])], file.get("grid") or {}
         planned = len(variants) * math.prod(map(len, grid.values())) * len(file["seeds"])
         labels = grid_labels(grid)

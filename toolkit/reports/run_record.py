@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation.learning_curves import compute_moving_average
-from toolkit.experiments.status import EVALUATION
+from toolkit.experiments.status import EVALUATION_FILE
 from toolkit.training.results import ENDED, read_episodes, read_evaluation, read_result
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError, readable
@@ -80,7 +80,7 @@ class OutcomeReader:
         result = read_result(directory / "result.json") or {}
         success: dict[str, Any] = result.get("success") or {}
         ends, averages, episodes = _curve(directory / "monitor.csv", success.get("episodes", DEFAULT_WINDOW))
-        evaluation = read_evaluation(directory / EVALUATION) or {}
+        evaluation = read_evaluation(directory / EVALUATION_FILE) or {}
         status = result.get("status", "unfinished")
         try:
             return Outcome(

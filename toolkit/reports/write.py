@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from toolkit.config.load import trust_code
 from toolkit.evaluation.html_media import find_newest_video, make_video_element
-from toolkit.experiments.status import EVALUATION, evaluation_text
+from toolkit.experiments.status import EVALUATION_FILE, format_evaluation
 from toolkit.reports.collect import gather, is_experiment
 from toolkit.reports.compare import Comparison, Summary, median_run, score_of
 from toolkit.reports.contents import Report, read_report
@@ -92,12 +92,12 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
         _log.info("%d of %d: %s plays %d greedy episodes", place, len(missing), outcome.directory, _EPISODES)
         try:
             run = _opened(outcome, trust)
-            text = evaluation_text(run.directory, evaluate(run, _EPISODES))
+            text = format_evaluation(run.directory, evaluate(run, _EPISODES))
         except Exception as error:  # out of its environment as well
             _log.warning("%s is not evaluated: %s", readable(str(outcome.directory)), describe(error))
             continue
         with _writing(run.directory):
-            run.write(EVALUATION, text)
+            run.write(EVALUATION_FILE, text)
 
 
 def write_report(contents: Report, directory: Path, trust: bool = False) -> Path:

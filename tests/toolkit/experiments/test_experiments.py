@@ -22,7 +22,7 @@ from trained import differences
 
 from toolkit import experiment
 from toolkit.experiments.config import load_plan
-from toolkit.experiments.display import Overview, display
+from toolkit.experiments.display import LiveTable, create_display
 from toolkit.experiments.runner import Experiment, run_experiment, run_job
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import locked
@@ -140,8 +140,11 @@ def test_it_says_how_each_run_and_each_variant_went_and_where_they_are(toolkit: 
     done = toolkit("experiment", written(), "--set", "seeds=1")
     assert done.status == 0, done.err
     lines = done.err.splitlines()
-    assert lines[0] == "experiments/both: 2 runs, 0 of them done"
-    said = [re.fullmatch(r"(\S+): finished at (200|320) timesteps, greedy \d+\.\d", line) for line in lines[1:]]
+    assert lines[0] == "experiments/both: 0 of 2 runs done"
+    said = [
+        re.fullmatch(r"(\S+): finished after (200|320) timesteps, mean greedy return \d+\.\d", line)
+        for line in lines[1:]
+    ]
     assert sorted(line[1] for line in said if line) == sorted(RUNS[:2])
     assert done.out.startswith("done: 2 of 2 runs trained and evaluated\n")
     for variant in ("none", "clip"):
@@ -179,12 +182,12 @@ def test_a_live_table_fits_its_terminal_and_leaves_no_run_out(finished: Path, wi
     for run in (done, training):
         shutil.copytree(finished / RUNS[0], finished / run.name)
         (finished / run.name / "monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n10,60,1\n20,100,2\n30,1')
-    overview = Overview(Experiment(plan, finished), runs)
-    overview.ended(done, None)
-    overview.ended(failed, "for a reason")
+    table = LiveTable(Experiment(plan, finished), runs)
+    table.end_run(done, None)
+    table.end_run(failed, "for a reason")
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=height)
     with console.capture() as shown:
-        console.print(overview)
+        console.print(table)
     lines = shown.get().splitlines()
     assert len(lines) < height
     assert max(map(len, lines)) <= width
@@ -199,7 +202,7 @@ def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch: pytest.MonkeyPatc
     for term in ("xterm", "dumb"):
         monkeypatch.setenv("TERM", term)
         monkeypatch.setenv("FORCE_COLOR", "1")  # as if stderr were a terminal
-        kinds.append(type(display()))
+        kinds.append(type(create_display()))
     assert kinds[0] is not kinds[1]
 
 
@@ -281,14 +284,14 @@ def test_again_nothing_is_repeated_and_what_is_new_is_added(finished: Path, tool
     before = contents(finished)
     file = written(EXPERIMENT.replace("seeds: [0, 7]", "  third: {timesteps: 8}\nseeds: [7, 0]"))
     more = toolkit("experiment", file, "--out", "all")
-    assert more.err.splitlines()[0] == "all: 6 runs, 4 of them done"
+    assert more.err.splitlines()[0] == "all: 4 of 6 runs done"
     after = contents(finished)
     assert {name: after[name] for name in before if "/" in name} == {
         name: before[name] for name in before if "/" in name
     }
     assert len([*finished.glob("third/*/evaluation.json")]) == 2
     again = toolkit("experiment", file, "--out", "all")
-    assert (again.status, again.err) == (0, "all: 6 runs, 6 of them done\n")
+    assert (again.status, again.err) == (0, "all: 6 of 6 runs done\n")
 
 
 def test_a_run_that_lacks_its_evaluation_or_has_another_gets_it(finished: Path, toolkit: Toolkit) -> None:
@@ -312,7 +315,7 @@ def test_a_run_that_was_killed_goes_on_exactly_from_its_snapshot(toolkit: Toolki
     snapshots = contents(run / "snapshots")
     done = toolkit("experiment", file, "--out", "all")
     assert done.status == 0, done.err
-    assert done.err.splitlines()[1].startswith("a/seed-7: finished at 400")
+    assert done.err.splitlines()[1].startswith("a/seed-7: finished after 400")
     assert differences(run, Path("whole")) == []
     assert contents(run / "snapshots") == snapshots  # of which none was made again
     assert not [*Path("all/a").glob("log-*")]
@@ -467,7 +470,7 @@ def test_runs_whose_parent_was_killed_are_saved_and_gone_on_with(toolkit: Toolki
     wait_until(lambda: statuses() == ["interrupted"] * 2)
     done = toolkit("experiment", "long.yaml", "--set", "variants.a.timesteps=1_000_001")
     assert done.status == 2
-    assert "timesteps is 1000000 and would be 1000001" in done.err
+    assert "timesteps was 1000000 and is now 1000001" in done.err
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -476,29 +479,29 @@ BAD = {
     "seeds: 2\n": "base: required key is missing",
     "base: small.yaml\n": "seeds: required key is missing",
     "": "is empty; write at least base and seeds",
-    "base: gone.yaml\nseeds: 1\n": "bad.yaml:1: base: there is no file gone.yaml",
+    "base: gone.yaml\nseeds: 1\n": "bad.yaml:1: base: the file gone.yaml does not exist",
     "base: 3\nseeds: 1\n": "bad.yaml:1: base: should be the path of a config, or a config itself, not 3",
     "base: small.yaml\nseeds: 0\n": "bad.yaml:2: seeds: should be 1 to 10,000, or a list of seeds, not 0",
     "base: small.yaml\nseeds: []\n": "bad.yaml:2: seeds: is empty",
     "base: small.yaml\nseeds: [99999999999999999999]\n": "bad.yaml:2: seeds.0: should be less than 4294967296",
     "base: small.yaml\nseeds: [3, -1]\n": "bad.yaml:2: seeds.1: should be greater than or equal to 0, not -1",
-    "base: small.yaml\nseeds: [3, 3]\n": "bad.yaml:2: seeds.1: the seed 3 is given more than once",
+    "base: small.yaml\nseeds: [3, 3]\n": "bad.yaml:2: seeds.1: the seed 3 appears more than once",
     "base: small.yaml\nseeds: 1\ngrids: {}\n": "bad.yaml:3: grids: unknown key; did you mean 'grid'?",
     "base: small.yaml\nseeds: 1\ngrid: {}\n": "bad.yaml:3: grid: is empty",
     "base: small.yaml\nseeds: 1\nvariants: {}\n": "bad.yaml:3: variants: is empty",
     "base: small.yaml\nseeds: 1\ngrid: {timesteps: []}\n": "bad.yaml:3: grid.timesteps: is empty",
     "base: small.yaml\nseeds: 1\ngrid: {timesteps: 5}\n": "bad.yaml:3: grid.timesteps: should be a list, not 5",
-    "base: small.yaml\nseeds: 1\ngrid: {timesteps: [5, 5]}\n": "grid.timesteps.1: 5 is given more than once",
-    "base: small.yaml\nseeds: 1\ngrid: {seed: [5]}\n": "grid.seed: is given by the experiment's 'seeds'",
-    "base: small.yaml\nseeds: 1\ngrid: {seed.x: [5]}\n": "grid.seed.x: is given by the experiment's 'seeds'",
-    "base: small.yaml\nseeds: 1\nvariants: {a: {seed: 1}}\n": "variants.a.seed: is given by the experiment's 'seeds'",
+    "base: small.yaml\nseeds: 1\ngrid: {timesteps: [5, 5]}\n": "grid.timesteps.1: 5 appears more than once",
+    "base: small.yaml\nseeds: 1\ngrid: {seed: [5]}\n": "grid.seed: the experiment's 'seeds' sets it",
+    "base: small.yaml\nseeds: 1\ngrid: {seed.x: [5]}\n": "grid.seed.x: the experiment's 'seeds' sets it",
+    "base: small.yaml\nseeds: 1\nvariants: {a: {seed: 1}}\n": "variants.a.seed: the experiment's 'seeds' sets it",
     "base: small.yaml\nseeds: 1\nvariants: {a/b: {}}\n": "variants.a/b: cannot be a variant's directory; use at most",
     "base: small.yaml\nseeds: 1\nvariants: {..: {}}\n": "variants...: cannot be a variant's directory",
     "base: small.yaml\nseeds: 1\nvariants: {report: {}}\n": "variants.report: 'report' cannot be a variant's",
     "base: small.yaml\nseeds: 1\nvariants: {Experiment.yaml: {}}\n": "Experiment.yaml: 'Experiment.yaml' cannot be a",
-    "base: report.yaml\nseeds: 1\n": "bad.yaml:1: base: 'report' cannot be a variant's directory; that is where",
-    "base: {extends: small.yaml}\nseeds: 1\n": "bad.yaml:1: base.extends: can only be given in a file",
-    "base: small.yaml\nseeds: 1\nvariants: {a: {}, A: {}}\n": "variants.A: differs from 'a' in capitals alone",
+    "base: report.yaml\nseeds: 1\n": "bad.yaml:1: base: 'report' cannot be a variant's directory; `toolkit report` writes there",
+    "base: {extends: small.yaml}\nseeds: 1\n": "bad.yaml:1: base.extends: works only in a file",
+    "base: small.yaml\nseeds: 1\nvariants: {a: {}, A: {}}\n": "variants.A: differs from 'a' only in upper and lower case",
     "base: small.yaml\nseeds: 1\nvariants: {a: 3}\n": "variants.a: should be a mapping, not 3",
     "base: small.yaml\nseeds: 1\nvariants:\n  a: {}\n  b: {env.wrapers: []}\n": (
         "bad.yaml:5: variants.b.env.wrapers: unknown key; did you mean 'wrappers'?"
@@ -511,19 +514,19 @@ BAD = {
         "bad.yaml:4: grid.algorithm.params.gamma.1: should be float, not 'x'"
     ),
     "base: small.yaml\nseeds: 1\nvariants: {a: {env.n_envs: 1}}\ngrid: {env: [{id: CartPole-v1}]}\n": (
-        "bad.yaml:3: variants.a.env.n_envs: the grid's env is laid over it; give one or the other"
+        "bad.yaml:3: variants.a.env.n_envs: the grid's env replaces it; give only one of them"
     ),
     "base: small.yaml\nseeds: 1\nvariants: {a: {env.n_envs: 1, env: {id: CartPole-v1}}}\n": (
-        "bad.yaml:3: variants.a.env.n_envs: the variant's env is laid over it; give one or the other"
+        "bad.yaml:3: variants.a.env.n_envs: the variant's env replaces it; give only one of them"
     ),
     "base: small.yaml\nseeds: 1\ngrid:\n  env.n_envs: [1, 2]\n  env: [{id: CartPole-v1}]\n": (
-        "bad.yaml:4: grid.env.n_envs: the grid's env is laid over it; give one or the other"
+        "bad.yaml:4: grid.env.n_envs: the grid's env replaces it; give only one of them"
     ),
     # another name drops the parameters of what stood in the list
     "base: small.yaml\nseeds: 1\nvariants: {a: {env.wrappers.0.params.success_steps: 1}}\n"
     "grid: {env.wrappers.0.name: [terminal_reward_clip]}\n": (
-        "bad.yaml:3: variants.a.env.wrappers.0.params.success_steps: the grid's env.wrappers.0.name is laid over it; "
-        "lay the name first, or both as one value"
+        "bad.yaml:3: variants.a.env.wrappers.0.params.success_steps: the grid's env.wrappers.0.name replaces it; "
+        "write the name first, or both as one value"
     ),
     "base: small.yaml\nseeds: 1\nlauncher: loca\n": "bad.yaml:3: launcher.name: there is no launcher 'loca'; did you",
     "base: small.yaml\nseeds: 1\nlauncher: {name: local, params: {workers: 0}}\n": (
@@ -573,15 +576,15 @@ def test_a_million_runs_need_yes_and_are_refused_at_once(toolkit: Toolkit) -> No
     start = time.monotonic()
     done = toolkit("experiment", file)
     assert time.monotonic() - start < 1
-    assert (done.status, done.err) == (2, "error: both.yaml: stands for 1,000,000 runs\n--yes trains that many\n")
+    assert (done.status, done.err) == (2, "error: both.yaml: describes 1,000,000 runs\n--yes allows more than 1,000\n")
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     {
-        "another base": (("n_envs: 2", "n_envs: 3"), "none/seed-0/config.yaml: env.n_envs is 2 and would be 3"),
-        "fewer seeds": (("[0, 7]", "[7]"), "has all/clip/seed-0, which both.yaml does not"),
-        "another variant": (("none:", "nothing:"), "has all/none/seed-0, which both.yaml does not"),
+        "another base": (("n_envs: 2", "n_envs: 3"), "none/seed-0/config.yaml: env.n_envs was 2 and is now 3"),
+        "fewer seeds": (("[0, 7]", "[7]"), "all/clip/seed-0 is not a run of both.yaml"),
+        "another variant": (("none:", "nothing:"), "all/none/seed-0 is not a run of both.yaml"),
     }.values(),
 )
 def test_the_directory_of_another_file_is_refused_and_left_alone(
@@ -591,7 +594,7 @@ def test_the_directory_of_another_file_is_refused_and_left_alone(
     written(SMALL_CONFIG.replace(*change), "small.yaml")
     done = toolkit("experiment", written(EXPERIMENT.replace(*change)), "--out", "all")
     assert done.status == 2
-    assert "all: is the directory of another experiment than both.yaml" in done.err
+    assert "all: holds another experiment than both.yaml" in done.err
     assert told in done.err
     assert contents(finished) == before
 
@@ -607,14 +610,14 @@ def test_an_experiment_file_that_somebody_wrote_is_not_overwritten(file: str, ou
     before = contents(Path(out))
     done = toolkit("experiment", file, "--out", out)
     assert (done.status, done.out) == (2, "")
-    assert "experiment.yaml: would be overwritten, and `toolkit experiment` has not written it" in done.err
+    assert "experiment.yaml: `toolkit experiment` did not write this file and would replace it" in done.err
     assert contents(Path(out)) == before
 
 
 def test_the_file_in_an_experiments_directory_goes_on_with_it(finished: Path, toolkit: Toolkit) -> None:
     before = (finished / "experiment.yaml").read_text()
     done = toolkit("experiment", finished / "experiment.yaml", "--out", "all")
-    assert (done.status, done.err) == (0, "all: 4 runs, 4 of them done\n")
+    assert (done.status, done.err) == (0, "all: 4 of 4 runs done\n")
     assert (finished / "experiment.yaml").read_text() == before
 
 
@@ -636,7 +639,7 @@ def test_no_other_process_can_train_in_the_directory_once_it_was_looked_at(toolk
 
 def test_a_job_refuses_a_directory_with_a_run_of_another_config(finished: Path) -> None:
     config = load_plan(written(EXPERIMENT.replace("200", "201"))).runs()[1].config.to_document().data
-    with pytest.raises(RunError, match=r"holds a run of another config: .*timesteps is 200 and would be 201\n"):
+    with pytest.raises(RunError, match=r"holds a run of another config: .*timesteps was 200 and is now 201\n"):
         run_job(finished / "clip/seed-0", config, 3)
 
 
@@ -644,7 +647,7 @@ def test_a_directory_with_something_else_in_it_is_refused(toolkit: Toolkit) -> N
     written("mine", "all/notes.txt")
     done = toolkit("experiment", written(), "--out", "all")
     assert (done.status, done.out) == (2, "")
-    assert "all: is not empty, and no experiment" in done.err
+    assert "all: is not empty, and is not an experiment" in done.err
     assert files_in(Path("all")) == {"notes.txt"}
 
 
