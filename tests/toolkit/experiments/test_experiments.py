@@ -499,7 +499,7 @@ BAD = {
     "base: small.yaml\nseeds: 1\nvariants: {..: {}}\n": "variants...: cannot be a variant's directory",
     "base: small.yaml\nseeds: 1\nvariants: {report: {}}\n": "variants.report: 'report' cannot be a variant's",
     "base: small.yaml\nseeds: 1\nvariants: {Experiment.yaml: {}}\n": "Experiment.yaml: 'Experiment.yaml' cannot be a",
-    "base: report.yaml\nseeds: 1\n": "bad.yaml:1: base: 'report' cannot be a variant's directory; `toolkit report` writes",
+    "base: report.yaml\nseeds: 1\n": "bad.yaml:1: base: 'report' cannot be a variant's directory; `toolkit report`",
     "base: {extends: small.yaml}\nseeds: 1\n": "bad.yaml:1: base.extends: works only in a file",
     "base: small.yaml\nseeds: 1\nvariants: {a: {}, A: {}}\n": "variants.A: differs from 'a' only in upper and",
     "base: small.yaml\nseeds: 1\nvariants: {a: 3}\n": "variants.a: should be a mapping, not 3",
