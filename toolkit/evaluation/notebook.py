@@ -11,7 +11,7 @@ from toolkit.evaluation.summary import format_run_result
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
-_LARGEST = 1 << 28  # bytes of a video, which the render_run holds
+_LARGEST = 1 << 28  # bytes of a video, which the page holds
 _STYLE = "max-width:100%;margin:0.5em 0"
 
 
