@@ -1,4 +1,7 @@
-"""Double DQN: Stable-Baselines3's DQN with the overestimation of its targets removed."""
+"""Double DQN: Stable-Baselines3's DQN with the overestimation of its targets removed.
+
+:func:`toolkit.algorithms.targets.compute_double_dqn_target` computes the target.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch as th
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from stable_baselines3.her import HerReplayBuffer
@@ -29,45 +33,77 @@ from toolkit.algorithms.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
-from toolkit.algorithms.replay import Stored, can_gather, gather, stored
-from toolkit.algorithms.updates import LOSSES, Minibatch, UpdateConfig
+from toolkit.algorithms.replay import StoredBatch, can_gather, gather_batch, reference_batch
+from toolkit.algorithms.targets import Minibatch
+from toolkit.algorithms.updates import LOSSES, UpdateConfig
 
 _NEVER = sys.maxsize
-_UPDATES_THAT_PAY = 50_000  # for compiling: BENCHMARKS.md has what it costs and what it saves
+_MIN_UPDATES_TO_COMPILE = 50_000  # BENCHMARKS.md has what compiling costs and saves
+# defaults of the linear exploration, compared by identity: `exploration` refuses the same numbers given explicitly
+_FRACTION, _INITIAL_EPS, _FINAL_EPS = 0.1, 1.0, 0.05
 
 
 class DoubleDQN(DQN):
     """Double DQN: the online network chooses the next action, the target network values it.
 
-    Plain DQN takes the maximum of noisy estimates and so overestimates. Choosing with one network and
-    valuing with the other removes most of that bias. Everything else is SB3's DQN: n-step replay, Dict and
-    image observations, several environments, callbacks, saving and loading.
+    Plain DQN takes the maximum of noisy estimates and so overestimates. Choosing with one network and valuing with the
+    other removes most of that bias. Everything else is SB3's DQN: n-step replay, Dict and image observations, several
+    environments, callbacks, saving and loading.
 
     Paper: van Hasselt, Guez and Silver, "Deep Reinforcement Learning with Double Q-learning" (2016),
-    https://arxiv.org/abs/1509.06461. Asked for in SB3 issues #487 and #1737.
+    https://arxiv.org/abs/1509.06461. SB3 issues #487 and #1737 ask for it.
 
-    Time limits are no ends of an episode for it, as in SB3; ``replay_buffer_kwargs={"handle_timeout_termination":
-    False}``, SB3's own switch, makes them terminal.
+    As in SB3, a time limit does not end an episode for the targets. SB3's own switch,
+    ``replay_buffer_kwargs={"handle_timeout_termination": False}``, makes it terminal.
+
+    >>> from toolkit.algorithms import DoubleDQN
+    >>> model = DoubleDQN("MlpPolicy", "CartPole-v1", learning_starts=50, seed=0).learn(200)
+    >>> action, _ = model.predict(model.get_env().reset(), deterministic=True)
+    >>> action.shape
+    (1,)
 
     :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``, one of these with ``Dueling`` in front,
         or a policy class
-    :param env: the environment to learn from; its action space must be ``Discrete``
-    :param double: whether to use Double-DQN targets; ``False`` gives SB3's own DQN targets
+    :param env: environment to learn from, or its Gymnasium id; its action space is ``Discrete``
+    :param learning_rate: Adam's learning rate, above 0, or a function of the remaining progress from 1 to 0
+    :param buffer_size: transitions that the replay buffer holds, over all environments
+    :param learning_starts: timesteps before the first update; actions are random until then
+    :param batch_size: transitions in a minibatch, at least 1
+    :param tau: share of the online network in an update of the target network, above 0 and at most 1; 1 copies it
+    :param gamma: discount factor, 0 to 1
+    :param train_freq: vector steps between updates, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: minibatches after each ``train_freq``; -1 for as many as vector steps since the last ones
+    :param replay_buffer_class: class of the replay buffer, as ``HerReplayBuffer``; by default it follows from the
+        observations and ``n_steps``
+    :param replay_buffer_kwargs: arguments of the replay buffer
+    :param optimize_memory_usage: store each observation once; slower, and without Dict observations
+    :param n_steps: steps in an n-step return, at least 1; without Dict observations if above 1
+    :param target_update_interval: timesteps between updates of the target network, or ``(n, "episode")``: an update
+        when an episode starts after every n completed ones, over all environments
+    :param exploration_fraction: share of the training in which epsilon falls linearly, above 0 and at most 1
+    :param exploration_initial_eps: epsilon at the start, 0 to 1
+    :param exploration_final_eps: epsilon at the end, 0 to 1
+    :param max_grad_norm: the gradient is clipped to this norm, above 0; ``inf`` clips nothing
+    :param stats_window_size: episodes over which SB3 averages what it logs of rollouts
+    :param tensorboard_log: directory of TensorBoard's logs; by default none are written
+    :param policy_kwargs: arguments of the policy
+    :param verbose: 0 prints nothing, 1 information, 2 debugging messages
+    :param seed: seed of the random generators; by default it is not fixed
+    :param device: PyTorch's device; ``auto`` is the GPU if there is one
+    :param _init_setup_model: whether to build the networks in the constructor
+    :param double: whether to use Double DQN's targets; ``False`` gives SB3's own DQN targets
     :param loss: ``huber`` (SB3's smooth L1) or ``mse``, averaged over the minibatch
     :param loss_over_all_actions: average the loss over the outputs of all actions, as ``fit`` in Keras does; the
-        targets of the actions not taken are the network's own predictions before the update
-    :param n_epochs: passes over each minibatch, with targets computed once, before the first
+        target of an action that was not taken is the network's own prediction before the update
+    :param n_epochs: updates on each minibatch, at least 1, with targets computed once before the first
     :param sample_with_replacement: whether a transition may come twice in one minibatch, as in SB3. If not, a
-        minibatch's transitions were stored at as many different vector steps, and updates wait for so many.
-    :param exploration: epsilon by number of completed episodes (over all environments) and timestep, both from 0,
-        from the first step on: with it, ``learning_starts`` only says when updates begin. Replaces the three
-        ``exploration_*`` parameters
-    :param compile: whether to compile the whole update to one function, which takes 10 to 40 seconds once; ``auto``:
-        on a CPU, for vectors of float32, where at least 50,000 updates are to come. Where it cannot be done, as
-        without a C++ compiler or with images, the reason is logged and updates are plain
-    :param target_update_interval: environment steps between updates of the target network, or ``(n, "episode")``:
-        updated when an episode starts after every n completed ones, counted over all environments
-    :param kwargs: every other parameter of :class:`stable_baselines3.DQN`, with SB3's defaults
+        minibatch's transitions come from as many different vector steps, and updates wait for so many
+    :param exploration: epsilon, 0 to 1, as a function of the number of completed episodes (over all environments) and
+        the timestep, both from 0. It replaces the three ``exploration_*`` parameters and applies from the first step:
+        ``learning_starts`` only delays updates then
+    :param compile: whether to compile the whole update to one function, which takes 10 to 40 seconds once. ``auto``
+        compiles on a CPU, for vectors of float32, if at least 50,000 updates are to come. If PyTorch cannot compile
+        the update, as without a C++ compiler or with images, the reason is logged and updates are plain
     :raises ValueError: if parameters are out of range or do not fit together
     """
 
@@ -80,11 +116,35 @@ class DoubleDQN(DQN):
         "DuelingMultiInputPolicy": DuelingMultiInputPolicy,
     }
 
-    def __init__(  # noqa: PLR0913 - as SB3's algorithms have it; all of these by keyword
+    def __init__(  # noqa: PLR0913, PLR0917 - SB3's parameters in SB3's order, then our own by keyword
         self,
         policy: str | type[DQNPolicy],
         env: GymEnv | str,
-        *args: Any,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int | tuple[int, Literal["step", "episode"]] = 10_000,
+        exploration_fraction: float = _FRACTION,
+        exploration_initial_eps: float = _INITIAL_EPS,
+        exploration_final_eps: float = _FINAL_EPS,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
         double: bool = True,
         loss: Literal["huber", "mse"] = "huber",
         loss_over_all_actions: bool = False,
@@ -92,9 +152,15 @@ class DoubleDQN(DQN):
         sample_with_replacement: bool = True,
         exploration: Callable[[int, int], float] | None = None,
         compile: Literal["auto"] | bool = "auto",
-        target_update_interval: int | tuple[int, Literal["step", "episode"]] = 10_000,
-        **kwargs: Any,
     ) -> None:
+        linear_exploration = {
+            "exploration_final_eps": (exploration_final_eps, _FINAL_EPS),
+            "exploration_fraction": (exploration_fraction, _FRACTION),
+            "exploration_initial_eps": (exploration_initial_eps, _INITIAL_EPS),
+        }
+        replaced = [name for name, (value, default) in linear_exploration.items() if value is not default]
+        if exploration is not None and replaced:
+            raise ValueError(f"exploration replaces {', '.join(replaced)}: give one or the other")
         self.double = double
         self.loss = loss
         self.loss_over_all_actions = loss_over_all_actions
@@ -104,44 +170,70 @@ class DoubleDQN(DQN):
         self.compile = compile
         self.target_update_episodes: int | None = None
         self._episodes_at_target_update = 0
-        if exploration is not None and (given := sorted(name for name in kwargs if name.startswith("exploration_"))):
-            raise ValueError(f"exploration replaces {', '.join(given)}: give one or the other")
-        kwargs["target_update_interval"] = target_update_interval  # which SB3 keeps until `_setup_model`
-        super().__init__(policy, env, *args, **kwargs)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,  # type: ignore[arg-type] # `_setup_model` converts it
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
 
     def _setup_model(self) -> None:
-        # here, and not in the constructor, because `load` sets parameters after that
+        # not in the constructor, because `load` sets parameters after it
         self._convert_target_update_interval()
         super()._setup_model()
         self._check_parameters()
-        self._learner = Learner(self.policy, compiles=self.compile is True)
+        self._learner = Learner(self.policy, should_compile=self.compile is True)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         self._learner.refresh()
-        is_known_to_pay = self._learner.online.is_bare and self.device.type == "cpu"
-        pays = is_known_to_pay and self._updates_until(total_timesteps) >= _UPDATES_THAT_PAY
-        asked = self.compile is True or (self.compile == "auto" and pays)
-        self._learner.compiles = asked and self._learner.can_compile
+        is_fast_when_compiled = self._learner.online.has_bare_layers and self.device.type == "cpu"
+        is_worth_it = is_fast_when_compiled and self._count_updates(total_timesteps) >= _MIN_UPDATES_TO_COMPILE
+        is_wanted = self.compile is True or (self.compile == "auto" and is_worth_it)
+        self._learner.should_compile = is_wanted and self._learner.can_compile
         return total_timesteps, callback
 
-    def _updates_until(self, total_timesteps: int) -> float:
-        """Return how many updates there will be; with ``train_freq`` in episodes that is not known: 0."""
-        steps = total_timesteps - max(self.num_timesteps, self.learning_starts)
-        a_step = 1.0
+    def _count_updates(self, total_timesteps: int) -> float:
+        """Return how many updates are to come; 0 if ``train_freq`` counts episodes, because nobody knows then."""
+        timesteps = total_timesteps - max(self.num_timesteps, self.learning_starts)
+        minibatches_per_timestep = 1.0
         if self.gradient_steps >= 0:
             frequency: TrainFreq = self.train_freq  # type: ignore[assignment]
-            in_steps = frequency.unit is TrainFrequencyUnit.STEP
-            a_step = self.gradient_steps / (frequency.frequency * self.n_envs) if in_steps else 0.0
-        return steps * a_step * self.n_epochs
+            counts_steps = frequency.unit is TrainFrequencyUnit.STEP
+            minibatches_per_timestep = (
+                self.gradient_steps / (frequency.frequency * self.n_envs) if counts_steps else 0.0
+            )
+        return timesteps * minibatches_per_timestep * self.n_epochs
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what goes on from one rollout to the next besides attributes, networks and buffer."""
-        return {"compiles": self._learner.compiles}
+        """Return what lasts from one rollout to the next besides attributes, networks and buffer."""
+        return {"compiles": self._learner.should_compile}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` returned, after learning has started: ``compile`` is decided only once."""
-        self._learner.compiles = kept["compiles"] and self._learner.can_compile
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` once learning has started, because a run decides only once whether to compile."""
+        self._learner.should_compile = state["compiles"] and self._learner.can_compile
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_learner"]
@@ -149,19 +241,19 @@ class DoubleDQN(DQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Draw ``gradient_steps`` minibatches of ``batch_size`` transitions and make ``n_epochs`` updates on each.
 
-        Without replacement nothing is done while fewer transitions are stored.
+        Without replacement, do nothing while the buffer holds fewer vector steps than ``batch_size``.
         """
-        if not self.sample_with_replacement and self._stored < batch_size:
+        if not self.sample_with_replacement and self._n_stored_steps < batch_size:
             return
         if self._learner.online.has_modes:
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        rule = UpdateConfig(
+        config = UpdateConfig(
             self.double, self.loss, self.loss_over_all_actions, self.n_epochs, self.gamma, self.max_grad_norm
         )
         losses = []
         for _ in range(gradient_steps):
-            losses += self._learner.learn(rule, self._sample(batch_size))
+            losses += self._learner.learn(config, self._sample_minibatch(batch_size))
         self._n_updates += len(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self._learner.seconds_compiling:
@@ -169,80 +261,80 @@ class DoubleDQN(DQN):
         if losses:
             self.logger.record("train/loss", sum(losses) / len(losses))
 
-    def _sample(self, batch_size: int) -> Minibatch | Stored:
+    def _sample_minibatch(self, batch_size: int) -> Minibatch | StoredBatch:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
-        gathers = self._vec_normalize_env is None and can_gather(buffer)
+        is_gathered = self._vec_normalize_env is None and can_gather(buffer)
         if not self.sample_with_replacement:
-            # `random.sample` takes time for what it draws, `np.random.choice` for all that is stored
-            steps = np.array(random.sample(range(self._stored), batch_size))
-        elif gathers:
-            steps = np.random.randint(0, self._stored, size=batch_size)
+            # `random.sample` takes time for each number drawn, `np.random.choice` for each stored
+            steps = np.array(random.sample(range(self._n_stored_steps), batch_size))
+        elif is_gathered:
+            steps = np.random.randint(0, self._n_stored_steps, size=batch_size)
         else:
             return buffer.sample(batch_size, env=self._vec_normalize_env)
-        if gathers:
-            return stored(buffer, steps) if self._learner.compiles else gather(buffer, steps)
+        if is_gathered:
+            return reference_batch(buffer, steps) if self._learner.should_compile else gather_batch(buffer, steps)
         return buffer._get_samples(steps, env=self._vec_normalize_env)
 
     @property
-    def _stored(self) -> int:
-        """How many vector steps the replay buffer holds."""
+    def _n_stored_steps(self) -> int:
+        """Vector steps that the replay buffer holds."""
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
         return buffer.buffer_size if buffer.full else buffer.pos
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        # Episodes start here: after the updates that follow the last step of one, before the first action of the next.
+        # an episode starts here: after the updates that follow the last step of the one before
         every = self.target_update_episodes
         if every and self._episode_num // every != self._episodes_at_target_update // every:
             self._episodes_at_target_update = self._episode_num
-            self._update_target()
+            self._update_target_network()
         if self.exploration is not None:
-            self.exploration_rate = self._epsilon(self.exploration)
+            self.exploration_rate = self._compute_epsilon(self.exploration)
             learning_starts = 0
-        if self.num_timesteps < learning_starts or not self._acts_plainly:
+        if self.num_timesteps < learning_starts or not self._has_stock_predict:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         if np.random.rand() < self.exploration_rate:
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
         else:
-            actions = self._learner.online.greedy(self._last_obs)  # type: ignore[arg-type] # _acts_plainly
+            actions = self._learner.online.choose_greedy_actions(self._last_obs)  # type: ignore[arg-type]
         return actions, actions
 
     @property
-    def _acts_plainly(self) -> bool:
-        """Whether actions come from arrays of observations as SB3 chooses them, and not as a subclass does."""
+    def _has_stock_predict(self) -> bool:
+        """Whether SB3's own methods choose greedy actions, without a subclass and from arrays of observations."""
         policy = type(self.policy)
-        ways = (type(self).predict, policy.predict, policy.obs_to_tensor, policy._predict, type(self.q_net)._predict)
+        own = (type(self).predict, policy.predict, policy.obs_to_tensor, policy._predict, type(self.q_net)._predict)
         stock = (DQN.predict, BasePolicy.predict, BasePolicy.obs_to_tensor, DQNPolicy._predict, QNetwork._predict)
-        return ways == stock and isinstance(self._last_obs, np.ndarray) and not self._learner.online.has_modes
+        return own == stock and isinstance(self._last_obs, np.ndarray) and not self._learner.online.has_modes
 
-    def _epsilon(self, exploration: Callable[[int, int], float]) -> float:
-        rate = exploration(self._episode_num, self.num_timesteps)
-        if not isinstance(rate, Real) or not 0 <= rate <= 1:
-            place = f"episode {self._episode_num} and timestep {self.num_timesteps}"
-            raise ValueError(f"exploration gives {rate!r} for {place}; epsilon is a number from 0 to 1")
-        return float(rate)
+    def _compute_epsilon(self, exploration: Callable[[int, int], float]) -> float:
+        epsilon = exploration(self._episode_num, self.num_timesteps)
+        if not isinstance(epsilon, Real) or not 0 <= epsilon <= 1:
+            when = f"episode {self._episode_num} and timestep {self.num_timesteps}"
+            raise ValueError(f"exploration returns {epsilon!r} for {when}; epsilon is a number from 0 to 1")
+        return float(epsilon)
 
-    def _update_target(self) -> None:
+    def _update_target_network(self) -> None:
         polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
     def _on_step(self) -> None:
-        explored_with = self.exploration_rate
+        epsilon = self.exploration_rate
         super()._on_step()
         if self.exploration is not None:
-            self.exploration_rate = explored_with
-            self.logger.record("rollout/exploration_rate", explored_with)
+            self.exploration_rate = epsilon
+            self.logger.record("rollout/exploration_rate", epsilon)
 
     def _convert_target_update_interval(self) -> None:
-        """Split an interval given as a pair; SB3 counts steps, and must never update where episodes are counted."""
-        given: Any = self.target_update_interval
-        if given == _NEVER:  # loaded, and converted when it was saved
+        """Split an interval that is a pair. SB3 counts steps, and must never update where episodes are counted."""
+        value: Any = self.target_update_interval
+        if value == _NEVER:  # a loaded model's, converted before it was saved
             return
-        interval, unit = given if isinstance(given, tuple | list) and len(given) == 2 else (given, "step")
+        interval, unit = value if isinstance(value, tuple | list) and len(value) == 2 else (value, "step")
         if unit not in ("step", "episode") or not isinstance(interval, Integral) or interval < 1:
-            wanted = "steps or (n, 'step' | 'episode'), n at least 1"
-            raise ValueError(f"target_update_interval must be {wanted}, not {given!r}")
+            expected = "steps or (n, 'step' | 'episode'), n at least 1"
+            raise ValueError(f"target_update_interval must be {expected}, not {value!r}")
         self.target_update_episodes = int(interval) if unit == "episode" else None
         self.target_update_interval = _NEVER if unit == "episode" else int(interval)
 
@@ -251,7 +343,7 @@ class DoubleDQN(DQN):
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
         if self.compile not in ("auto", True, False):
             raise ValueError(f"compile must be 'auto', True or False, not {self.compile!r}")
-        for name, fits, wanted in (
+        for name, is_in_range, expected in (
             ("n_epochs", self.n_epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
@@ -260,20 +352,22 @@ class DoubleDQN(DQN):
             ("exploration_initial_eps", 0 <= self.exploration_initial_eps <= 1, "from 0 to 1"),
             ("exploration_final_eps", 0 <= self.exploration_final_eps <= 1, "from 0 to 1"),
         ):
-            if not fits:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
+            if not is_in_range:
+                raise ValueError(f"{name} must be {expected}, not {getattr(self, name)}")
         if self.exploration is not None:
-            self._epsilon(self.exploration)
+            self._compute_epsilon(self.exploration)
         if not self.sample_with_replacement:
             self._check_sampling()
 
     def _check_sampling(self) -> None:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
         if isinstance(buffer, HerReplayBuffer) or self.optimize_memory_usage:
-            raise ValueError("sample_with_replacement=False fits neither HerReplayBuffer nor optimize_memory_usage")
-        if self.batch_size > buffer.buffer_size:
-            held = f"{buffer.buffer_size} transitions" + (f" of each of {self.n_envs} envs" if self.n_envs > 1 else "")
             raise ValueError(
-                f"a batch_size of {self.batch_size} cannot be drawn without replacement from a buffer of {held}; "
+                "sample_with_replacement=False supports neither HerReplayBuffer nor optimize_memory_usage"
+            )
+        if self.batch_size > buffer.buffer_size:
+            size = f"{buffer.buffer_size} transitions" + (f" of each of {self.n_envs} envs" if self.n_envs > 1 else "")
+            raise ValueError(
+                f"a batch_size of {self.batch_size} cannot be drawn without replacement from a buffer of {size}; "
                 f"make buffer_size at least {self.batch_size * self.n_envs}"
             )

@@ -1,4 +1,4 @@
-"""Who makes the updates: the networks, their optimizer, and the choice between the plain and the compiled way."""
+"""The updates of a policy's networks: plain, or compiled where that is asked for and possible."""
 
 from __future__ import annotations
 
@@ -9,42 +9,34 @@ from typing import Any
 import torch as th
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from toolkit.algorithms.compiled import Update, compile_update
-from toolkit.algorithms.replay import Stored
-from toolkit.algorithms.updates import (
-    Minibatch,
-    Moments,
-    QValues,
-    UpdateConfig,
-    adam_,
-    clip_,
-    is_plain_adam,
-    is_watched,
-    kind_of,
-    learn,
-    moments_of,
-)
+from toolkit.algorithms.adam import AdamState, clip_gradients, get_adam_state, is_plain_adam, step_adam
+from toolkit.algorithms.compiled import CompiledUpdate, compile_update
+from toolkit.algorithms.fast_path import FastQNetwork
+from toolkit.algorithms.replay import StoredBatch
+from toolkit.algorithms.targets import Minibatch
+from toolkit.algorithms.updates import UpdateConfig, update_networks
 
 _log = logging.getLogger(__name__)
-_MOST_CASES = 8
+_MAX_COMPILED_UPDATES = 8
 
 
 class Learner:
-    """Makes the updates of a DQN policy's networks.
+    """Updates the networks of a DQN policy.
 
-    Adam, if nothing else is asked for, runs in its fused form: one call in place of a dozen for each layer.
+    Adam runs in its fused form unless the policy's ``optimizer_kwargs`` say otherwise. That is one call instead of a
+    dozen for each layer.
 
     :param policy: the policy whose ``q_net`` learns
-    :param compiles: whether to compile updates; may be changed at any time
+    :param should_compile: whether to compile updates; may change at any time
     """
 
-    def __init__(self, policy: DQNPolicy, compiles: bool) -> None:
-        self.compiles = compiles
+    def __init__(self, policy: DQNPolicy, should_compile: bool) -> None:
+        self.should_compile = should_compile
         self.can_compile = True
         self.seconds_compiling = 0.0
         self._policy = policy
-        self._parts: list[Any] = []
-        self._compiled: dict[Any, Update] = {}
+        self._known_parts: list[Any] = []
+        self._compiled_updates: dict[Any, CompiledUpdate] = {}
         if type(policy.optimizer) in (th.optim.Adam, th.optim.AdamW) and policy.device.type in ("cpu", "cuda"):
             for group in policy.optimizer.param_groups:
                 if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
@@ -52,77 +44,92 @@ class Learner:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look the networks over; needed again when modules were replaced."""
+        """Look the networks over again. This is needed when modules were replaced."""
         networks = self._policy.q_net, self._policy.q_net_target
-        self.online, self.target = (QValues(network) for network in networks)
+        self.online, self.target = (FastQNetwork(network) for network in networks)
         self._parameters = [*networks[0].parameters()]
         modules = [module for network in networks for module in network.modules()]
         parts = [*modules, *(parameter for network in networks for parameter in network.parameters())]
-        if [*map(id, parts)] != [*map(id, self._parts)]:
-            self._parts = parts  # kept, so that no other can get the same id
-            self._compiled.clear()
+        if [*map(id, parts)] != [*map(id, self._known_parts)]:
+            self._known_parts = parts  # a reference to each, so that no other object gets the same id
+            self._compiled_updates.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out of a copy what was compiled, as that changes the networks it was compiled for."""
-        return {**vars(self), "_compiled": {}, "_parts": []}
+        """Leave compiled updates out of a copy: they change the networks that they were compiled for."""
+        return {**vars(self), "_compiled_updates": {}, "_known_parts": []}
 
-    def learn(self, rule: UpdateConfig, batch: Minibatch | Stored) -> list[float]:
-        """Make a minibatch's updates; return the losses before each."""
-        moments = moments_of(self._policy.optimizer)
-        if self.compiles and (update := self._compile(rule, batch, moments)):
-            return update(moments, batch).tolist()  # type: ignore[arg-type]
+    def learn(self, config: UpdateConfig, batch: Minibatch | StoredBatch) -> list[float]:
+        """Make the updates of one minibatch and return the loss before each."""
+        state = get_adam_state(self._policy.optimizer)
+        if self.should_compile and (compiled := self._get_compiled_update(config, batch, state)):
+            return compiled(state, batch).tolist()  # type: ignore[arg-type]
 
-        minibatch = batch.taken() if isinstance(batch, Stored) else batch
+        minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
 
-        def descend(loss: th.Tensor) -> None:
-            self._descend(loss, rule.max_grad_norm, moments)
+        def step_optimizer(loss: th.Tensor) -> None:
+            self._step_optimizer(loss, config.max_grad_norm, state)
 
-        return [loss.item() for loss in learn(rule, self.online, self.target, minibatch, descend)]
+        losses = update_networks(config, self.online, self.target, minibatch, step_optimizer)
+        return [loss.item() for loss in losses]
 
-    def _descend(self, loss: th.Tensor, max_grad_norm: float, moments: Moments | None) -> None:
+    def _step_optimizer(self, loss: th.Tensor, max_grad_norm: float, state: AdamState | None) -> None:
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        clip_([parameter.grad for parameter in self._parameters if parameter.grad is not None], max_grad_norm)
+        clip_gradients([parameter.grad for parameter in self._parameters if parameter.grad is not None], max_grad_norm)
         options = self._policy.optimizer.param_groups[0]
         gradients = [parameter.grad for parameter in options["params"] if parameter.grad is not None]
-        if moments and len(gradients) == len(options["params"]):
-            adam_(options, options["params"], gradients, moments)
+        if state and len(gradients) == len(options["params"]):
+            step_adam(options, options["params"], gradients, state)
         else:
             self._policy.optimizer.step()
 
-    def _compile(self, rule: UpdateConfig, batch: Minibatch | Stored, moments: Moments | None) -> Update | None:
-        """Return the update compiled for a rule and such minibatches; None if that cannot be, or not yet."""
-        if moments is None and is_plain_adam(self._policy.optimizer):
+    def _get_compiled_update(
+        self, config: UpdateConfig, batch: Minibatch | StoredBatch, state: AdamState | None
+    ) -> CompiledUpdate | None:
+        """Return the update compiled for this config and such minibatches; ``None`` if the update has to be plain."""
+        if state is None and is_plain_adam(self._policy.optimizer):
             return None  # before the optimizer's first step
-        if (
-            any(is_watched(parameter) for parameter in self._parameters)
-            or self.online.is_hooked
-            or self.target.is_hooked
-        ):
+        if any(map(_is_frozen_or_hooked, self._parameters)) or self.online.has_hooks or self.target.has_hooks:
             return None
         options = self._policy.optimizer.param_groups[0]
         constants = (options[name] for name in options if name not in ("params", "lr"))
-        case = (rule, kind_of(batch), *map(id, options["params"]), *constants)
-        if case not in self._compiled:
+        key = (config, _describe_layout(batch), *map(id, options["params"]), *constants)
+        if key not in self._compiled_updates:
             start = time.perf_counter()
             try:
-                self._compiled[case] = self._newly_compiled(rule, batch, moments)
+                self._compiled_updates[key] = self._compile_update(config, batch, state)
             except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
-                self.compiles, self.can_compile = False, False
+                self.should_compile, self.can_compile = False, False
                 _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0] or type(error).__name__)
                 return None
             self.seconds_compiling += time.perf_counter() - start
             _log.info("compiled the update in %.1f s", time.perf_counter() - start)
-        return self._compiled[case]
+        return self._compiled_updates[key]
 
-    def _newly_compiled(self, rule: UpdateConfig, batch: Minibatch | Stored, moments: Moments | None) -> Update:
+    def _compile_update(
+        self, config: UpdateConfig, batch: Minibatch | StoredBatch, state: AdamState | None
+    ) -> CompiledUpdate:
         if self.online.has_modes:
-            raise ValueError("the network has modules that may compute otherwise in training")
-        if moments is None:
-            raise ValueError("only the steps of Adam and AdamW are known, without amsgrad, hooks and the like")
+            raise ValueError("the network has modules that may compute differently in training mode")
+        if state is None:
+            raise ValueError("the optimizer is not Adam or AdamW, or uses amsgrad or hooks")
         if [*map(id, self._policy.optimizer.param_groups[0]["params"])] != [*map(id, self._parameters)]:
-            raise ValueError("the optimizer's parameters are not the network's, one by one")
-        if len(self._compiled) == _MOST_CASES:
-            raise ValueError(f"{_MOST_CASES} were, each for other parameters of the algorithm, which keep changing")
-        return compile_update(self._policy, rule, moments, batch)
+            raise ValueError("the optimizer's parameters are not the network's, in the same order")
+        if len(self._compiled_updates) == _MAX_COMPILED_UPDATES:
+            raise ValueError(f"the algorithm's parameters changed after each of {_MAX_COMPILED_UPDATES} compilations")
+        return compile_update(self._policy, config, state, batch)
+
+
+def _is_frozen_or_hooked(parameter: th.nn.Parameter) -> bool:
+    """Say whether a parameter takes no gradient, or has hooks on its gradient, which only autograd runs."""
+    return not parameter.requires_grad or bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def _describe_layout(value: Any) -> Any:
+    """Return what two minibatches of one compiled update share: classes, shapes, strides, types and devices."""
+    if isinstance(value, th.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, dict):
+        return tuple((name, _describe_layout(item)) for name, item in value.items())
+    return (type(value), *map(_describe_layout, value)) if isinstance(value, tuple) else None

@@ -334,9 +334,9 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
         ({"exploration_final_eps": float("nan")}, "exploration_final_eps must be from 0 to 1, not nan"),
         (
             {"exploration": Noted(1.2)},
-            "exploration gives 1.2 for episode 0 and timestep 0; epsilon is a number from 0",
+            "exploration returns 1.2 for episode 0 and timestep 0; epsilon is a number from 0",
         ),
-        ({"exploration": Noted(None)}, "exploration gives None for episode 0 and timestep 0"),
+        ({"exploration": Noted(None)}, "exploration returns None for episode 0 and timestep 0"),
         ({"target_update_interval": 10.5}, "target_update_interval must be steps or"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm must be above 0, not nan"),
@@ -353,7 +353,7 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
                 "optimize_memory_usage": True,
                 "replay_buffer_kwargs": {"handle_timeout_termination": False},
             },
-            "sample_with_replacement=False fits neither",
+            "sample_with_replacement=False supports neither",
         ),
         (
             {
@@ -362,7 +362,7 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
                 "env": GoalEnv(),
                 "replay_buffer_class": HerReplayBuffer,
             },
-            "sample_with_replacement=False fits neither",
+            "sample_with_replacement=False supports neither",
         ),
     ],
 )
@@ -373,7 +373,7 @@ def test_what_does_not_fit_is_refused_before_training(params: dict[str, Any], me
 
 def test_an_epsilon_out_of_range_ends_training_where_it_comes() -> None:
     model = DoubleDQN("MlpPolicy", Counting(), exploration=Noted(0.5, float("nan")), seed=0)
-    with pytest.raises(ValueError, match="exploration gives nan for episode 1 and timestep 10"):
+    with pytest.raises(ValueError, match="exploration returns nan for episode 1 and timestep 10"):
         model.learn(20)
 
 

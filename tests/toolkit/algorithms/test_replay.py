@@ -9,7 +9,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
-from toolkit.algorithms.replay import can_gather, gather
+from toolkit.algorithms.replay import can_gather, gather_batch
 
 SIZE = 100
 
@@ -31,7 +31,7 @@ def test_a_minibatch_is_the_one_that_the_buffer_itself_gives(n_envs: int, n_step
     assert can_gather(buffer)
     drawn = np.random.default_rng(0).integers(0, buffer.size(), size=500)
     np.random.seed(0)
-    ours = gather(buffer, drawn)
+    ours = gather_batch(buffer, drawn)
     np.random.seed(0)
     theirs = buffer._get_samples(drawn)
     for name, mine, other in zip(ours._fields, ours, theirs, strict=True):
