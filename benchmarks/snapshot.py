@@ -76,13 +76,13 @@ def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
     for memory in (buffer.observations, buffer.next_observations, buffer.rewards):
         memory[:] = rng.random(memory.shape, dtype=np.float32)
     buffer.full = True
-    taker = training_state.TrainingStateCapture(model, [])
+    capture = training_state.TrainingStateCapture(model, [])
     times: dict[str, Any] = {"writing": [], "reading": []}
     for repeat in range(repeats):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             directory = Path(folder) / f"{repeat}"
             start = time.perf_counter()
-            archive.write(directory, taker.take())
+            archive.write(directory, capture.capture())
             times["writing"].append(time.perf_counter() - start)
             times["megabytes"] = sum(path.stat().st_size for path in directory.iterdir()) / 1e6
             start = time.perf_counter()

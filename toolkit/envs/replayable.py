@@ -143,7 +143,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._first_episode = 0
         self._actions: list[Any] = []
         self._inner_resets: list[int] = []  # number of actions before each reset that did not reach the environment
-        self._start: list[capture.Live] | None = None  # the wrappers' live objects after the first reset
+        self._start: list[capture.Structure] | None = None  # the wrappers' live objects after the first reset
         self._initial_states = self._states_before = deepcopy(self.wrapper_states())
         self._has_memory = not all(type(layer) in _WITHOUT_MEMORY for layer in self._layers())
         self._shape = env.observation_space.shape if isinstance(env.observation_space, gym.spaces.Box) else None
@@ -162,7 +162,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         else:  # for example, a lost life ended the episode, and the game continues
             self._inner_resets.append(len(self._actions))
         if self._start is None:
-            self._start = [captured.live for _, captured in self._captured()]
+            self._start = [captured.structure for _, captured in self._captured()]
         return self._check(observation), {**(info or {}), RAW_EPISODE: self._monitor.pop_episode()}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -212,14 +212,14 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 self.reset()
             if number < len(state["actions"]):
                 self.step(action)
-        is_same = state["observation"] is None or plain_data.same(self._last_observation(), state["observation"])
+        is_same = state["observation"] is None or plain_data.is_equal(self._last_observation(), state["observation"])
         self.load_wrapper_states(state["wrappers"])
         return is_same
 
     def _last_observation(self) -> Any:
         """Return the environment's own last observation; None if it is not plain data."""
         try:
-            return capture.encode(self._monitor.observation)
+            return capture.capture_value(self._monitor.observation)
         except plain_data.NotPlainError:
             return None
 
@@ -229,7 +229,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 restore.restore(layer, state)
                 continue
             for name, data in state["state"].items():
-                with suppress(*restore.MISFITS):  # a reset made it, and makes it again
+                with suppress(*restore.RESTORE_ERRORS):  # a reset made it, and makes it again
                     restore.restore_attributes(layer, {name: data})
 
     def wrapper_states(self) -> list[dict[str, Any]]:
@@ -256,7 +256,9 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         Objects that a wrapper makes during an episode are named as well, though a replay makes them again.
         """
         captured_layers = self._captured()
-        return [f"wrapper {type(layer).__name__}: {name}" for layer, state in captured_layers for name in state.missed]
+        return [
+            f"wrapper {type(layer).__name__}: {name}" for layer, state in captured_layers for name in state.unsaved
+        ]
 
     def freeze_statistics(self) -> None:
         """Stop wrappers from learning, where they have a switch (Gymnasium's have)."""

@@ -50,4 +50,4 @@ def vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
 
 def _vec_statistics(layer: VecEnvWrapper) -> dict[str, Any]:
     names = ("obs_rms", "ret_rms") if isinstance(layer, VecNormalize) else ()
-    return {name: capture.encode(getattr(layer, name)) for name in names if name in vars(layer)}
+    return {name: capture.capture_value(getattr(layer, name)) for name in names if name in vars(layer)}

@@ -1,4 +1,4 @@
-"""The whole training state as plain data: captured, written, read and restored, without pickle.
+"""The whole training state as plain data without pickle: capture, archives on disk, restore, and checked weights.
 
-When training starts, stops and resumes is decided in `training`.
+`training` decides when a run starts, stops and resumes; `envs` replays episodes.
 """

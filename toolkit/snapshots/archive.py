@@ -1,6 +1,6 @@
-"""Plain data with arrays in a directory that is there whole or not at all, checked when it is read, and never pickled.
+"""Plain data with arrays in a directory: written whole or not at all, checked when it is read, never pickled.
 
-An archive holds ``state.json``, ``arrays.safetensors`` and ``SHA256SUMS``, which ``sha256sum -c`` reads as well.
+An archive holds ``state.json``, ``arrays.safetensors`` and ``SHA256SUMS``, which ``sha256sum -c`` checks as well.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from toolkit.utils.files import sync
 from toolkit.utils.memory import installed_memory
 
 _STATE, _ARRAYS, _SUMS = "state.json", "arrays.safetensors", "SHA256SUMS"
-_MOST_JSON, _MOST_PARTS = 1 << 24, 1 << 19  # bytes; lists and mappings, which take a hundred bytes of memory each
+_MAX_JSON, _MAX_CONTAINERS = 1 << 24, 1 << 19  # bytes; lists and mappings, each of a hundred bytes of memory
 _TEMPORARY = ".tmp-"
 
 
-class DamagedError(RunError):
-    """An archive is not what was written."""
+class DamagedArchiveError(RunError):
+    """An archive that differs from what was written."""
 
 
 def write(directory: Path, data: Any) -> None:
-    """Write an archive where there is nothing yet.
+    """Write an archive to a directory that does not exist yet.
 
-    It is written under another name, synced, and renamed, so that a crash at any instant leaves it whole or absent.
+    It is written under another name, synced and renamed, so that a crash at any instant leaves it whole or absent.
 
-    :param data: None, bool, int, float, text, arrays, and lists and mappings (text for keys) of these; all but the
-        arrays makes 16 MiB of JSON and 500,000 lists and mappings at most
-    :raises OSError: if it cannot be written, :func:`read` would refuse it, or there is a directory of that name with
-        something in it, which stays as it is; nothing of the archive is left behind
+    :param data: plain data; without the arrays at most 16 MiB of JSON and 500,000 lists and mappings
+    :raises OSError: if it cannot be written, :func:`read` would refuse it, or the directory exists and is not empty;
+        no part of the archive remains, and such a directory stays as it is
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.parent / f"{_TEMPORARY}{directory.name}"
@@ -47,54 +46,54 @@ def write(directory: Path, data: Any) -> None:
     try:
         temporary.mkdir()
         arrays: dict[str, NDArray[Any]] = {}
-        text = json.dumps(_without_arrays(data, arrays))
-        if len(text) > _MOST_JSON:  # ASCII
-            raise OSError(errno.EFBIG, f"{_STATE} would be larger than {_MOST_JSON >> 20} MiB")
-        if _parts(text) > _MOST_PARTS:
-            raise OSError(errno.EFBIG, f"{_STATE} would have more than {_MOST_PARTS} lists and mappings")
+        text = json.dumps(_extract_arrays(data, arrays))
+        if len(text) > _MAX_JSON:  # ASCII
+            raise OSError(errno.EFBIG, f"{_STATE} would be larger than {_MAX_JSON >> 20} MiB")
+        if _count_containers(text) > _MAX_CONTAINERS:
+            raise OSError(errno.EFBIG, f"{_STATE} would have more than {_MAX_CONTAINERS} lists and mappings")
         (temporary / _STATE).write_text(text, encoding="utf-8")
         save_file(arrays, temporary / _ARRAYS)
-        sums = [f"{_sum(temporary / name)}  {name}\n" for name in (_STATE, _ARRAYS)]
+        sums = [f"{_checksum(temporary / name)}  {name}\n" for name in (_STATE, _ARRAYS)]
         (temporary / _SUMS).write_text("".join(sums), encoding="utf-8")
         for name in (_STATE, _ARRAYS, _SUMS):
             sync(temporary / name)
         sync(temporary)
         temporary.rename(directory)
         sync(directory.parent)
-    except SafetensorError as error:  # what it has for a full disk, too
+    except SafetensorError as error:  # also if the disk is full
         raise OSError(None, f"{error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read(directory: Path, most: int | None = None) -> Any:
-    """Read an archive; memory is bounded by the size of its files.
+def read(directory: Path, max_bytes: int | None = None) -> Any:
+    """Read an archive; it takes no more memory than its files are large.
 
-    :param most: bytes that a file of it may have; by default what the machine has of memory
-    :raises DamagedError: if it is damaged, or no archive
-    :raises RunError: if it cannot be read here, which says nothing against it
+    :param max_bytes: size that a file of it may have; by default the memory of the machine
+    :raises DamagedArchiveError: if it is damaged, or no archive
+    :raises RunError: if this machine cannot read it, though it may be valid
     """
-    most = most or installed_memory()
+    max_bytes = max_bytes or installed_memory()
     try:
-        sums = dict(line.split("  ", 1)[::-1] for line in _text(directory / _SUMS, 1 << 12).splitlines())
+        sums = dict(line.split("  ", 1)[::-1] for line in _read_text(directory / _SUMS, 1 << 12).splitlines())
         for name in (_STATE, _ARRAYS):
             _refuse_links(directory / name)
-            if (directory / name).stat().st_size > (min(most, _MOST_JSON) if name == _STATE else most):
+            if (directory / name).stat().st_size > (min(max_bytes, _MAX_JSON) if name == _STATE else max_bytes):
                 raise RunError(f"{directory / name}: is too large to be read")
-            if _sum(directory / name) != sums.get(name):
-                raise DamagedError(f"{directory / name}: is damaged: its checksum is not the one in {_SUMS}")
-        text = _text(directory / _STATE, _MOST_JSON)
-        if _parts(text) > _MOST_PARTS:
-            raise ValueError(f"{_STATE} has more than {_MOST_PARTS} lists and mappings")
-        return _with_arrays(json.loads(text), load_file(directory / _ARRAYS))
+            if _checksum(directory / name) != sums.get(name):
+                raise DamagedArchiveError(f"{directory / name}: is damaged: its checksum is not the one in {_SUMS}")
+        text = _read_text(directory / _STATE, _MAX_JSON)
+        if _count_containers(text) > _MAX_CONTAINERS:
+            raise ValueError(f"{_STATE} has more than {_MAX_CONTAINERS} lists and mappings")
+        return _insert_arrays(json.loads(text), load_file(directory / _ARRAYS))
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise DamagedError(f"{directory}: is damaged: {error}") from error
+        raise DamagedArchiveError(f"{directory}: is damaged: {error}") from error
     except OSError as error:
         raise RunError(f"{directory}: cannot be read: {describe(error)}") from error
 
 
 def remove(directory: Path) -> None:
-    """Delete an archive; it is never seen half deleted."""
+    """Delete an archive. It is renamed first, so that it never looks valid when it is half deleted."""
     temporary = directory.parent / f"{_TEMPORARY}{directory.name}-old"
     try:
         directory.rename(temporary)
@@ -103,8 +102,8 @@ def remove(directory: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def stored(root: Path) -> Iterator[Path]:
-    """Give the archives in a directory by their names, the newest number first."""
+def list_archives(root: Path) -> Iterator[Path]:
+    """Yield the archives in a directory whose names are numbers, from the greatest to the least."""
     numbered = [
         path
         for path in root.glob("*")
@@ -113,46 +112,46 @@ def stored(root: Path) -> Iterator[Path]:
     yield from sorted(numbered, key=lambda path: int(path.name), reverse=True)
 
 
-def _without_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+def _extract_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(data, np.ndarray):
-        # what has no elements or axes keeps its shape beside it
+        # safetensors loses the shape of an array without elements or axes
         arrays[str(len(arrays))] = np.ascontiguousarray(data).reshape(-1)
         return {"$": "array", "array": str(len(arrays) - 1), "shape": list(data.shape)}
     if isinstance(data, dict):
-        return {key: _without_arrays(one, arrays) for key, one in data.items()}
+        return {key: _extract_arrays(item, arrays) for key, item in data.items()}
     if isinstance(data, list):
-        return [_without_arrays(one, arrays) for one in data]
+        return [_extract_arrays(item, arrays) for item in data]
     return data
 
 
-def _with_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+def _insert_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(data, dict):
         if data.get("$") == "array":
-            # each is named once, so that a few bytes do not ask for many copies of one
+            # each may be named once, so that a few bytes cannot ask for many copies
             return arrays.pop(data["array"]).reshape([int(size) for size in data["shape"]])
-        return {key: _with_arrays(one, arrays) for key, one in data.items()}
+        return {key: _insert_arrays(item, arrays) for key, item in data.items()}
     if isinstance(data, list):
-        return [_with_arrays(one, arrays) for one in data]
+        return [_insert_arrays(item, arrays) for item in data]
     return data
 
 
-def _parts(text: str) -> int:
-    """Return how many lists and mappings JSON may have; brackets in its text count as well."""
+def _count_containers(text: str) -> int:
+    """Return how many lists and mappings JSON has at most; brackets in its strings count as well."""
     return text.count("[") + text.count("{")
 
 
-def _sum(path: Path) -> str:
+def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _text(path: Path, most: int) -> str:
+def _read_text(path: Path, max_bytes: int) -> str:
     _refuse_links(path)
-    if path.stat().st_size > most:
+    if path.stat().st_size > max_bytes:
         raise ValueError(f"{path.name} is too large")
     return path.read_text(encoding="utf-8")
 
 
 def _refuse_links(path: Path) -> None:
     if path.is_symlink() or not path.is_file():
-        raise ValueError(f"{path.name} is no file of its own")
+        raise ValueError(f"{path.name} is a link, or no file")

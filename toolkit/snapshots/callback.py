@@ -1,4 +1,4 @@
-"""What is done between two rollouts of a training, where all of it can be saved and brought back."""
+"""What happens between two rollouts of a training, where its whole state can be saved and restored."""
 
 from __future__ import annotations
 
@@ -16,41 +16,44 @@ from toolkit.utils.signals import SignalGuard
 _log = logging.getLogger("toolkit")
 
 
-class StopTraining(Exception):  # noqa: N818 - as StopIteration, no error
-    """Ends the training of an algorithm that goes on after a callback said stop."""
+class StopTraining(Exception):  # noqa: N818 - no error, as StopIteration
+    """Ends the training of an algorithm that continues after a callback returned False."""
 
 
 class RunCallbackList(CallbackList):
-    """A run's callbacks; the word of each counts: ARS drops what ``on_step`` returns, so the next step ends it."""
+    """The callbacks of a run. Each of them can end training.
 
-    def __init__(self, callbacks: list[BaseCallback], boundary: RolloutHook) -> None:
+    ARS ignores what ``on_step`` returns, so the next step raises :class:`StopTraining`.
+    """
+
+    def __init__(self, callbacks: list[BaseCallback], rollout_hook: RolloutHook) -> None:
         super().__init__(callbacks)
-        self._boundary = boundary
-        self._stopped = False
+        self._rollout_hook = rollout_hook
+        self._is_stopped = False
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        self._boundary.begin()
+        self._rollout_hook.on_training_start()
 
     def _on_rollout_start(self) -> None:
-        self._boundary.on_rollout_start()
+        self._rollout_hook.on_rollout_start()
         super()._on_rollout_start()
 
     def _on_step(self) -> bool:
-        if self._stopped:
+        if self._is_stopped:
             raise StopTraining
-        self._stopped = not super()._on_step()
-        return not self._stopped
+        self._is_stopped = not super()._on_step()
+        return not self._is_stopped
 
 
 class RolloutHook:
-    """What happens where a rollout starts: the state of a snapshot is put back, or one is taken, or training stops.
+    """Restores a snapshot where the first rollout starts, and saves one or stops training where others start.
 
-    :param callbacks: those whose state is a part of training's
-    :param score: gives the mean raw return of the last episodes, if any has been completed
-    :param kept: the snapshot that training goes on from, if there is one
-    :ivar rollouts: how many there have been before
-    :ivar is_resumed: whether there is such a snapshot
+    :param callbacks: those whose state belongs to the training state
+    :param score: returns the mean raw return of the last episodes; None before the first has ended
+    :param saved_state: the snapshot that training resumes from; None if it starts anew
+    :ivar rollouts: number of rollouts that have started
+    :ivar is_resumed: whether training resumes from a snapshot
     """
 
     def __init__(
@@ -59,49 +62,49 @@ class RolloutHook:
         callbacks: Sequence[BaseCallback],
         score: Callable[[], float | None],
         snapshots: SnapshotStore,
-        interrupts: SignalGuard,
-        kept: dict[str, Any] | None,
+        signal_guard: SignalGuard,
+        saved_state: dict[str, Any] | None,
     ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._score = score
-        self._interrupts = interrupts
-        self._kept = kept
-        self._first = self.rollouts = kept["rollouts"] if kept else 0
-        self.is_resumed = kept is not None
+        self._signal_guard = signal_guard
+        self._saved_state = saved_state
+        self._first_rollout = self.rollouts = saved_state["rollouts"] if saved_state else 0
+        self.is_resumed = saved_state is not None
         self._snapshots = snapshots
-        self._taker: training_state.TrainingStateCapture  # from the start of training on
-        self._said = 0
+        self._state_capture: training_state.TrainingStateCapture  # from the start of training on
+        self._n_warned = 0
 
-    def begin(self) -> None:
-        """Say what no snapshot could bring back."""
-        self._taker = training_state.TrainingStateCapture(self._model, self._callbacks)
-        self._say_what_is_missed()
+    def on_training_start(self) -> None:
+        """Warn of what no snapshot can restore."""
+        self._state_capture = training_state.TrainingStateCapture(self._model, self._callbacks)
+        self._warn_of_unsaved()
 
     def on_rollout_start(self) -> None:
-        """Pass from one rollout to the next.
+        """Restore or save what is due, then let a rollout start.
 
-        :raises InterruptedTraining: if a signal has come, after a snapshot
+        :raises InterruptedTraining: if a signal has come; the snapshot is saved before
         """
         if not training_state.can_resume(self._model):
             return
         timesteps = self._model.num_timesteps
-        if self._kept is not None:
-            training_state.restore_at_rollout_start(self._model, self._callbacks, self._kept)
-            self._kept = None
-        if self.rollouts == self._first:
+        if self._saved_state is not None:
+            training_state.restore_at_rollout_start(self._model, self._callbacks, self._saved_state)
+            self._saved_state = None
+        if self.rollouts == self._first_rollout:
             self._snapshots.resume_from(timesteps)
-        if self._interrupts.pending is not None or self._snapshots.is_due(timesteps):
-            self._snapshots.save(timesteps, self._take, self._score())
-        self._interrupts.raise_pending()
+        if self._signal_guard.pending is not None or self._snapshots.is_due(timesteps):
+            self._snapshots.save(timesteps, self._capture, self._score())
+        self._signal_guard.raise_pending()
         self.rollouts += 1
 
-    def _take(self) -> dict[str, Any]:
-        taken = self._taker.take() | {"rollouts": self.rollouts}
-        self._say_what_is_missed()
-        return taken
+    def _capture(self) -> dict[str, Any]:
+        state = self._state_capture.capture() | {"rollouts": self.rollouts}
+        self._warn_of_unsaved()
+        return state
 
-    def _say_what_is_missed(self) -> None:
-        for what in self._taker.missed[self._said :]:
-            _log.warning("not exact after `toolkit resume`: %s", what)
-        self._said = len(self._taker.missed)
+    def _warn_of_unsaved(self) -> None:
+        for part in self._state_capture.unsaved[self._n_warned :]:
+            _log.warning("not exact after `toolkit resume`: %s", part)
+        self._n_warned = len(self._state_capture.unsaved)

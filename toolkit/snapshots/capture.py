@@ -1,16 +1,16 @@
-"""What an object holds, as plain data, and back into another like it.
+"""Capture the state of an object as plain data, which :mod:`toolkit.snapshots.restore` puts into another like it.
 
-Nothing is ever constructed from a name in the data. Numbers, text, arrays, tensors, generators and Python's own
-containers are made anew; everything else, an object, a network, a named tuple, a container of another type, is put
-into the one that is at the same place. So it has to have been there when training started, of the same type: of what
-training makes later, the attribute that holds it is named as missed, and not kept. So is what cannot be seen in its
-data: that a function is another one, that an attribute holds another one of the objects, that an attribute is gone.
+No object is ever constructed from a name in the data. Numbers, text, arrays, tensors, generators and Python's own
+containers are recreated. Everything else is restored in place: an object, a network, a named tuple or a subclass of a
+container goes into the one at the same path. That one must exist when training starts, and be of the same type.
+
+So some attributes stay unsaved, and are named: those that hold an object that training makes, another function or
+another one of the objects than at the start, and those that training deletes.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -18,210 +18,234 @@ import numpy as np
 import torch
 
 from toolkit.snapshots.object_kinds import (
-    CONTAINERS,
-    STATIC,
+    STATIC_TYPES,
+    has_identity,
     has_state_dict,
     is_frozen,
-    is_live,
     is_object,
-    is_pointed_at,
-    references,
+    is_restored_in_place,
+    reference_attributes,
 )
-from toolkit.snapshots.plain_data import PLAIN, NotPlainError, checked, listed, turned
+from toolkit.snapshots.plain_data import (
+    CONTAINER_TYPES,
+    MAX_DEPTH,
+    PLAIN_TYPES,
+    NotPlainError,
+    check_int,
+    encode,
+    encode_container,
+    encode_value,
+)
 
-Live = Mapping[str, Mapping[tuple[Any, ...], Any]]
-_DEPTH = 8
+# how a snapshot says what a mapping is; version 0.1.0 wrote the same
+OBJECT, ATTRIBUTES, STATE_DICT, NOTHING, UNCHANGED = "live", "attributes", "own", "nothing", "known"
+
+
+class Part(NamedTuple):
+    """A part that is restored in place, as far as it must be the same after a restart.
+
+    :ivar type_name: name of its class
+    :ivar static: the part itself if it is a function, a class or the like
+    :ivar first_path: where the walk met the same object before, if it did
+    """
+
+    type_name: str
+    static: Any
+    first_path: tuple[str, tuple[Any, ...]] | None
+
+
+class Structure(NamedTuple):
+    """What of an object cannot be recreated and must be the same after a restart.
+
+    :ivar parts: by attribute (dotted, also of objects in attributes), its parts by their keys in it; None if unsaved
+    :ivar attributes: by the dotted path of an object, the names of its attributes
+    """
+
+    parts: dict[str, dict[tuple[Any, ...], Part] | None]
+    attributes: dict[str, list[str]]
 
 
 class CapturedState(NamedTuple):
-    """What an object holds.
+    """The state of an object.
 
-    :param state: plain data
-    :param missed: names of attributes, also of objects in attributes, that cannot be put back
-    :param live: by attribute, what is known of all that can only be put into the one that is there, by its place;
-        by an object's path and a dot, the names of its attributes
+    :ivar state: plain data
+    :ivar unsaved: dotted names of attributes that the state lacks and that cannot be restored
+    :ivar structure: what the next capture compares with the start
     """
 
     state: dict[str, Any]
-    missed: list[str]
-    live: Live
+    unsaved: list[str]
+    structure: Structure
 
 
-def capture(owner: Any, elsewhere: Iterable[Any] = (), start: Live | None = None) -> CapturedState:
-    """Return what an object holds: what its ``state_dict`` says, or else its attributes.
+def capture(owner: Any, saved_elsewhere: Iterable[Any] = (), start: Structure | None = None) -> CapturedState:
+    """Capture the state of an object: its ``state_dict``, or else its attributes.
 
-    :param elsewhere: what others look after, wherever it is held
-    :param start: what was live when training started; None if it starts now
+    :param saved_elsewhere: objects whose state others save, wherever the owner refers to them
+    :param start: the structure when training started; None if it starts now
     """
-    capturing = _Capturing(elsewhere, start)
+    walk = _Walk(saved_elsewhere, start)
     try:
-        state = capturing.whole(owner, "", 0)
+        state = walk.capture_object(owner, _ROOT)
     except NotPlainError:
-        return CapturedState({"$": "nothing"}, ["what its state_dict returns"], {})
-    return CapturedState(state, capturing.missed, capturing.live)
+        return CapturedState({"$": NOTHING}, ["the value of its state_dict"], Structure({}, {}))
+    return CapturedState(state, walk.unsaved, walk.structure)
 
 
-def attributes(
-    owner: Any, skipped: Collection[str], elsewhere: Iterable[Any] = (), start: Live | None = None
+def capture_attributes(
+    owner: Any, skipped: Collection[str], saved_elsewhere: Iterable[Any] = (), start: Structure | None = None
 ) -> CapturedState:
-    """Return the attributes of an object but those ``skipped``, as :func:`capture` does."""
-    capturing = _Capturing(elsewhere, start)
-    return CapturedState(capturing.attributes(owner, skipped, "", 0), capturing.missed, capturing.live)
+    """Capture the attributes of an object except those ``skipped``, as :func:`capture` does."""
+    walk = _Walk(saved_elsewhere, start)
+    return CapturedState(walk.capture_attributes(owner, skipped, _ROOT), walk.unsaved, walk.structure)
 
 
-def encode(value: Any) -> Any:
-    """Turn a value into plain data, to be put into one like it; arrays are not copied.
+def capture_value(value: Any) -> Any:
+    """Capture a value as plain data that can be restored into a value like it; arrays are not copied.
 
-    :raises NotPlainError: if it cannot be put back
+    :raises NotPlainError: if a part of it cannot be restored
     """
-    capturing = _Capturing((), None)
-    encoded = capturing.encode(value, _Way("", (), 0))
-    if capturing.missed:
+    walk = _Walk((), None)
+    data = walk.encode(value, AttributePath(""))
+    if walk.unsaved:
         raise NotPlainError
-    return encoded
+    return data
 
 
-def encode_value(value: Any) -> Any:
-    """Turn a value into plain data of which all can be made anew, wherever it is put.
+class AttributePath(NamedTuple):
+    """Where a value is in an object.
 
-    :raises NotPlainError: if it cannot
+    :ivar attribute: dotted name of the nearest attribute
+    :ivar keys: keys and indices that lead from the attribute to the value
+    :ivar depth: how many steps lead from the first attribute to the value
+    :ivar owners: ids of the objects around, which their parts may refer to
     """
-    capturing = _Capturing((), None)
-    encoded = capturing.encode(value, _Way("", (), 0))
-    if capturing.live:
-        raise NotPlainError
-    return encoded
-
-
-class _Way(NamedTuple):
-    """Where in an object a value is: the nearest attribute, the place in it, and how deep that is."""
 
     attribute: str
-    place: tuple[Any, ...]
-    depth: int
+    keys: tuple[Any, ...] = ()
+    depth: int = 0
+    owners: tuple[int, ...] = ()
 
-    def to(self, key: Any) -> _Way:
-        return _Way(self.attribute, (*self.place, key), self.depth + 1)
+    def __str__(self) -> str:
+        return ".".join(map(str, (self.attribute, *self.keys)))
+
+    def item(self, key: Any) -> AttributePath:
+        """Return the path of an item of the container here."""
+        return AttributePath(self.attribute, (*self.keys, key), self.depth + 1, self.owners)
+
+    def attribute_of(self, owner: Any, name: str) -> AttributePath:
+        """Return the path of an attribute of the object here."""
+        return AttributePath(f"{self}.{name}".lstrip("."), (), self.depth + 1, (*self.owners, id(owner)))
 
 
-class _Capturing:
-    """One object's state on its way to plain data."""
+_ROOT = AttributePath("", depth=-1)
 
-    def __init__(self, elsewhere: Iterable[Any], start: Live | None) -> None:
-        self._elsewhere = frozenset(map(id, elsewhere))
+
+class _Walk:
+    """One walk over an object and the objects in it, which encodes them and notes their structure."""
+
+    def __init__(self, saved_elsewhere: Iterable[Any], start: Structure | None) -> None:
+        self._saved_elsewhere = frozenset(map(id, saved_elsewhere))
         self._start = start
-        self.missed: list[str] = []
-        self.live: dict[str, dict[tuple[Any, ...], Any]] = {}
-        self._places: dict[int, tuple[Any, ...]] = {}  # by id, where what can be held twice was met first
+        self.structure = Structure({}, {})
+        self._first_paths: dict[int, tuple[str, tuple[Any, ...]]] = {}  # by the id of an object
 
-    def whole(self, owner: Any, path: str, depth: int) -> dict[str, Any]:
+    @property
+    def unsaved(self) -> list[str]:
+        return [name for name, parts in self.structure.parts.items() if parts is None]
+
+    def capture_object(self, owner: Any, path: AttributePath) -> dict[str, Any]:
         if has_state_dict(owner):
-            return {"$": "own", "state": encode_value(owner.state_dict())}
-        return {"$": "attributes", "state": self.attributes(owner, references(owner), path, depth)}
+            return {"$": STATE_DICT, "state": encode_value(owner.state_dict())}
+        return {"$": ATTRIBUTES, "state": self.capture_attributes(owner, reference_attributes(owner), path)}
 
-    def attributes(self, owner: Any, skipped: Collection[str], path: str, depth: int) -> dict[str, Any]:
-        held = {}
-        outside, self._elsewhere = self._elsewhere, self._elsewhere | {id(owner)}  # what is in it may refer to it
-        for name, value in [*vars(owner).items()]:  # some may be set where it is asked for its state
-            if name in skipped:
-                continue
-            here, missed, met = f"{path}.{name}" if path else name, len(self.missed), len(self._places)
-            try:
-                data = self.encode(value, _Way(here, (), depth))
-                if self._start is not None and self.live.get(here, {}) != self._start.get(here, {}):
-                    raise NotPlainError
-            except NotPlainError:
-                self.missed[missed:] = [here]
-                self.live[here] = {("what cannot be written",): ""}
-                self._forget(met)
-                continue
-            if not (isinstance(data, dict) and data.get("$") == "known"):
-                held[name] = data
-        self._elsewhere = outside
-        self._miss_gone({name for name in vars(owner) if name not in skipped}, path)
-        return held
+    def capture_attributes(self, owner: Any, skipped: Collection[str], path: AttributePath) -> dict[str, Any]:
+        state = {}
+        for name, value in [*vars(owner).items()]:  # a property or a state_dict may set more on the way
+            if name not in skipped:
+                data = self._encode_attribute(value, path.attribute_of(owner, name))
+                if not (isinstance(data, dict) and data.get("$") == UNCHANGED):
+                    state[name] = data
+        names = [name for name in vars(owner) if name not in skipped]
+        for name in self._start.attributes.get(str(path), ()) if self._start else ():
+            if name not in names:  # training deleted it
+                self.structure.parts[path.attribute_of(owner, name).attribute] = None
+        self.structure.attributes[str(path)] = names
+        return state
 
-    def _miss_gone(self, names: set[str], path: str) -> None:
-        """Name the attributes that the object had at the start: the one it is put into has them."""
-        gone = [name for (name,) in (self._start or {}).get(f"{path}.", {}) if name not in names]
-        self.missed += [f"{path}.{name}" if path else name for name in gone]
-        self.live[f"{path}."] = {(name,): None for name in names}
+    def _encode_attribute(self, value: Any, path: AttributePath) -> Any:
+        """Encode an attribute, which is unsaved if it cannot be written or its structure differs from the start."""
+        n_objects, n_attributes = len(self._first_paths), len(self.structure.parts)
+        try:
+            data = self.encode(value, path)
+            if self._start and self.structure.parts.get(path.attribute) != self._start.parts.get(path.attribute):
+                raise NotPlainError
+        except NotPlainError:
+            _truncate(self._first_paths, n_objects)
+            _truncate(self.structure.parts, n_attributes)
+            self.structure.parts[path.attribute] = None
+            return {"$": UNCHANGED}
+        return data
 
-    def _first(self, value: Any, way: _Way) -> tuple[Any, ...] | None:
-        """Return where the same object was met before."""
-        here = (way.attribute, way.place)
-        first = self._places.setdefault(id(value), here)
-        return None if first == here else first
-
-    def _forget(self, met: int) -> None:
-        """Forget what was met after so many: it is not kept there, or in a copy."""
-        while len(self._places) > met:
-            self._places.popitem()
-
-    def encode(self, value: Any, way: _Way) -> Any:
-        if type(value) in PLAIN:
-            return checked(value)
-        if way.depth > _DEPTH:
+    def encode(self, value: Any, path: AttributePath) -> Any:
+        if type(value) in PLAIN_TYPES:
+            return check_int(value)
+        if path.depth > MAX_DEPTH:
             raise NotPlainError
-        if id(value) in self._elsewhere or is_live(value):
-            return self._live(value, way)
-        if type(value) not in CONTAINERS:
-            return turned(value)
-        # two attributes would each get one of their own; what a state_dict returns is only read
-        if way.attribute and not isinstance(value, tuple | frozenset) and self._first(value, way):
+        if self._is_saved_elsewhere(value, path) or is_restored_in_place(value):
+            return self._encode_part(value, path)
+        if type(value) not in CONTAINER_TYPES:
+            return encode(value)
+        # each attribute would get a container of its own; a value without an attribute is only read
+        if path.attribute and not isinstance(value, tuple | frozenset) and self._first_path(value, path):
             raise NotPlainError
-        return self._contained(value, way)
+        return self._encode_container(value, path)
 
-    def _live(self, value: Any, way: _Way) -> dict[str, Any]:
-        kind, known = type(value).__name__, id(value) in self._elsewhere
-        static = isinstance(value, STATIC) and not known
-        first = self._first(value, way) if is_pointed_at(value) and not known else None
-        self.live.setdefault(way.attribute, {})[way.place] = (kind, value if static else None, first)
-        if static or known or first:
-            return {"$": "known"}
-        met, inside = len(self._places), self._inside(value, way)
-        if is_frozen(value):
-            self._forget(met)
-        return {"$": "live", "type": kind, "state": inside}
+    def _encode_part(self, value: Any, path: AttributePath) -> dict[str, Any]:
+        """Encode what is restored in place, and note it as a part."""
+        is_saved = self._is_saved_elsewhere(value, path)
+        is_static = isinstance(value, STATIC_TYPES) and not is_saved
+        first_path = self._first_path(value, path) if has_identity(value) and not is_saved else None
+        parts = self.structure.parts.get(path.attribute) or {}
+        parts[path.keys] = Part(type(value).__name__, value if is_static else None, first_path)
+        self.structure.parts[path.attribute] = parts
+        if is_static or is_saved or first_path:
+            return {"$": UNCHANGED}
+        n_objects = len(self._first_paths)
+        state = self._encode_state(value, path)
+        if is_frozen(value):  # a copy of it is restored
+            _truncate(self._first_paths, n_objects)
+        return {"$": OBJECT, "type": type(value).__name__, "state": state}
 
-    def _inside(self, value: Any, way: _Way) -> Any:
+    def _encode_state(self, value: Any, path: AttributePath) -> Any:
         if isinstance(value, Enum):
-            if value.name not in type(value).__members__:  # flags together
+            if value.name not in type(value).__members__:  # a combination of flags
                 raise NotPlainError
             return value.name
         if isinstance(value, torch.Tensor | np.random.Generator):
-            return turned(value)
-        if isinstance(value, CONTAINERS) and (hasattr(value, "_fields") or not isinstance(value, tuple)):
+            return encode(value)
+        if isinstance(value, CONTAINER_TYPES) and (hasattr(value, "_fields") or not isinstance(value, tuple)):
             if getattr(value, "__dict__", None):
                 raise NotPlainError
-            return self._contained(value, way)
+            return self._encode_container(value, path)
         if not is_object(value):
             raise NotPlainError
-        return self.whole(value, ".".join(map(str, (way.attribute, *way.place))), way.depth + 1)
+        return self.capture_object(value, path)
 
-    def _contained(self, value: Any, way: _Way) -> Any:
-        if isinstance(value, list):
-            return self._each(value, way)
-        if isinstance(value, deque):
-            return {"$": "deque", "items": self._each(value, way), "maxlen": value.maxlen}
-        if isinstance(value, tuple):
-            return {"$": "tuple", "items": self._each(value, way)}
-        if isinstance(value, dict):
-            return self._mapping(value, way)
-        kind = "set" if isinstance(value, set) else "frozenset"
-        return {"$": kind, "items": [encode_value(one) for one in sorted(value, key=repr)]}
+    def _encode_container(self, container: Any, path: AttributePath) -> Any:
+        return encode_container(container, lambda item, key: self.encode(item, path.item(key)))
 
-    def _each(self, values: Iterable[Any], way: _Way) -> Any:
-        return listed(
-            [
-                checked(one) if type(one) in PLAIN else self.encode(one, way.to(index))
-                for index, one in enumerate(values)
-            ]
-        )
+    def _is_saved_elsewhere(self, value: Any, path: AttributePath) -> bool:
+        return id(value) in self._saved_elsewhere or id(value) in path.owners
 
-    def _mapping(self, mapping: dict[Any, Any], way: _Way) -> dict[str, Any]:
-        pairs = [(key, self.encode(one, way.to(key))) for key, one in mapping.items()]
-        if type(mapping) is dict and all(type(key) is str for key in mapping) and "$" not in mapping:
-            return dict(pairs)
-        kind = type(mapping).__name__ if type(mapping) in (OrderedDict, Counter) else "dict"
-        return {"$": "mapping", "of": kind, "pairs": [[encode_value(key), one] for key, one in pairs]}
+    def _first_path(self, value: Any, path: AttributePath) -> tuple[str, tuple[Any, ...]] | None:
+        """Return where the walk met the same object before, if it did."""
+        here = (path.attribute, path.keys)
+        first = self._first_paths.setdefault(id(value), here)
+        return None if first == here else first
+
+
+def _truncate(mapping: dict[Any, Any], length: int) -> None:
+    """Forget what was added last."""
+    while len(mapping) > length:
+        mapping.popitem()

@@ -1,10 +1,9 @@
-"""What of an object's parts can be made anew, and what is only put into the one that is there."""
+"""What plain data can recreate of an object, and what can only be restored in place."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections import Counter, OrderedDict, deque
 from enum import Enum
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -18,14 +17,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from toolkit.snapshots.plain_data import PLAIN, is_value
+from toolkit.snapshots.plain_data import CONTAINER_TYPES, PLAIN_TYPES, is_value
 
-CONTAINERS = (list, tuple, set, frozenset, deque, dict, OrderedDict, Counter)
-STATIC = (  # the same whenever a run's config is built
+STATIC_TYPES = (  # the same objects whenever a config is built
     *(type, FunctionType, MethodType, BuiltinFunctionType, functools.partial, ModuleType, np.ufunc, Path),
     *(torch.device, torch.dtype, np.dtype, gym.Space, Logger, logging.Logger),
 )
-_APART = (gym.Env, VecEnv, BaseAlgorithm, BaseException)  # these hold more than their attributes
+_OPAQUE_TYPES = (gym.Env, VecEnv, BaseAlgorithm, BaseException)  # attributes are not their whole state
 _REFERENCES = {
     BaseCallback: {"model", "parent", "locals", "globals", "context"},
     gym.Wrapper: {"env", "_cached_spec", "_metadata", "_saved_kwargs"},
@@ -33,40 +31,40 @@ _REFERENCES = {
 }
 
 
-def is_live(value: Any) -> bool:
-    """Say whether a value can only be put into one that is there already."""
-    return not (type(value) in PLAIN or type(value) in CONTAINERS or is_value(value))
+def is_restored_in_place(value: Any) -> bool:
+    """Return whether a value is restored into the one at the same path, as plain data cannot recreate it."""
+    return not (type(value) in PLAIN_TYPES or type(value) in CONTAINER_TYPES or is_value(value))
 
 
 def is_object(value: Any) -> bool:
-    """Say whether an object's attributes, or its ``state_dict``, are all that it holds."""
-    if isinstance(value, _APART) or not hasattr(value, "__dict__"):
+    """Return whether the attributes of an object, or its ``state_dict``, are its whole state."""
+    if isinstance(value, _OPAQUE_TYPES) or not hasattr(value, "__dict__"):
         return False
-    written_in_python = getattr(type(value), "__new__", None) is object.__new__
-    return has_state_dict(value) or (written_in_python and not any(map(_slots, type(value).__mro__)))
+    is_written_in_python = getattr(type(value), "__new__", None) is object.__new__
+    return has_state_dict(value) or (is_written_in_python and not any(map(_own_slots, type(value).__mro__)))
 
 
 def is_frozen(value: Any) -> bool:
-    """Say whether it is an object of a frozen dataclass."""
+    """Return whether a value is an instance of a frozen dataclass."""
     return bool(getattr(getattr(value, "__dataclass_params__", None), "frozen", False))
 
 
-def is_pointed_at(value: Any) -> bool:
-    """Say whether it matters where else the same object is held: what happens to it shows there too."""
-    return not (isinstance(value, (*STATIC, Enum, tuple)) or is_frozen(value))
-
-
-def _slots(kind: type[Any]) -> list[str]:
-    """Return the names of a class's own slots, which are beside its objects' attributes."""
-    slots = vars(kind).get("__slots__", ())
-    return [name for name in ([slots] if isinstance(slots, str) else slots) if not name.startswith("__")]
+def has_identity(value: Any) -> bool:
+    """Return whether it matters that two attributes hold the same object: a change shows in both."""
+    return not (isinstance(value, (*STATIC_TYPES, Enum, tuple)) or is_frozen(value))
 
 
 def has_state_dict(owner: Any) -> bool:
-    """Say whether an object gives and takes its state itself."""
+    """Return whether an object saves and loads its state itself."""
     return all(callable(getattr(type(owner), name, None)) for name in ("state_dict", "load_state_dict"))
 
 
-def references(owner: Any) -> set[str]:
-    """Return the attributes of an object that only say where it belongs."""
-    return {name for kind, names in _REFERENCES.items() if isinstance(owner, kind) for name in names}
+def reference_attributes(owner: Any) -> set[str]:
+    """Return the names of attributes that only refer to the run around an object."""
+    return {name for owner_type, names in _REFERENCES.items() if isinstance(owner, owner_type) for name in names}
+
+
+def _own_slots(owner_type: type[Any]) -> list[str]:
+    """Return the names of a class's own slots, which ``vars`` of an instance lacks."""
+    slots = vars(owner_type).get("__slots__", ())
+    return [name for name in ([slots] if isinstance(slots, str) else slots) if not name.startswith("__")]

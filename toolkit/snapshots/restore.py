@@ -1,10 +1,10 @@
-"""What was captured of an object, back into another like it."""
+"""Restore what :mod:`toolkit.snapshots.capture` captured of an object into another one like it."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any
@@ -12,137 +12,141 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.snapshots.capture import encode
-from toolkit.snapshots.object_kinds import STATIC, has_state_dict, is_frozen, is_live, is_object, references
-from toolkit.snapshots.plain_data import NotPlainError, made, same
-from toolkit.snapshots.weights import put_state
+from toolkit.snapshots.capture import NOTHING, OBJECT, STATE_DICT, UNCHANGED, capture_value
+from toolkit.snapshots.object_kinds import (
+    STATIC_TYPES,
+    has_state_dict,
+    is_frozen,
+    is_object,
+    is_restored_in_place,
+    reference_attributes,
+)
+from toolkit.snapshots.plain_data import NotPlainError, decode, decode_container, is_container, is_equal
+from toolkit.snapshots.weights import load_state_dict
 
-# what comes of data that is put into an object which it is not of
-MISFITS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
+# what restoring raises if a state is not that of such an object
+RESTORE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
+
+# classes that earlier versions stored under other names
+FORMER_CLASS_NAMES = {"Bookkeeper": "MonitorCsvWriter"}
 
 
-def restore(owner: Any, kept: dict[str, Any]) -> None:
-    """Put back what :func:`capture` returned of an object like this one.
+def current_class_name(class_name: Any) -> Any:
+    """Return the name that a stored class has today."""
+    return FORMER_CLASS_NAMES.get(class_name, class_name)
 
-    :raises ValueError: if it does not fit; also another of :data:`MISFITS`
+
+def check_class(owner: Any, class_name: Any) -> None:
+    """Check that an object is of the class that a snapshot names.
+
+    :raises ValueError: if it is of another class
     """
-    if kept["$"] == "nothing":
+    if current_class_name(class_name) != type(owner).__name__:
+        raise ValueError(f"the snapshot has a {class_name} where the run has a {type(owner).__name__}")
+
+
+def restore(owner: Any, saved_state: dict[str, Any]) -> None:
+    """Restore what :func:`toolkit.snapshots.capture.capture` returned of an object like this one.
+
+    :raises ValueError: if it does not fit; also another of :data:`RESTORE_ERRORS`
+    """
+    if saved_state["$"] == NOTHING:
         return
-    if has_state_dict(owner) != (kept["$"] == "own"):
+    if has_state_dict(owner) != (saved_state["$"] == STATE_DICT):
         raise ValueError(f"it has no state of a {type(owner).__name__}")
     if not has_state_dict(owner):
-        restore_attributes(owner, kept["state"], references(owner))
+        restore_attributes(owner, saved_state["state"], reference_attributes(owner))
     elif isinstance(owner, torch.nn.Module | torch.optim.Optimizer):
-        put_state(decode(kept["state"]), owner)
+        load_state_dict(restore_value(saved_state["state"]), owner)
     else:
-        owner.load_state_dict(decode(kept["state"]))
+        owner.load_state_dict(restore_value(saved_state["state"]))
 
 
-def restore_attributes(owner: Any, kept: dict[str, Any], skipped: Collection[str] = ()) -> None:
-    """Put back attributes; those that are the same are not touched, as others may hold the same object.
+def restore_attributes(owner: Any, saved_attributes: dict[str, Any], skipped: Collection[str] = ()) -> None:
+    """Restore attributes; those that are equal stay untouched, as others may refer to the same object.
 
-    :raises ValueError: if they do not fit, or are no attributes that training could have set
+    :raises ValueError: if they do not fit, or training cannot have set them
     """
-    for name, wanted in kept.items():
-        if name in skipped or not _is_data(owner, name):
-            raise ValueError(f"{type(owner).__name__}.{name} is nothing that training keeps")
-        present = vars(owner).get(name)
-        if not _is_same(present, wanted):
-            value = decode(wanted, present)
-            if value is not present:
-                object.__setattr__(owner, name, value)  # past what a frozen dataclass has
+    for name, data in saved_attributes.items():
+        if name in skipped or not _is_settable(owner, name):
+            raise ValueError(f"{type(owner).__name__}.{name} is not an attribute that training sets")
+        current = vars(owner).get(name)
+        if not _has_value(current, data):
+            value = restore_value(data, current)
+            if value is not current:
+                object.__setattr__(owner, name, value)  # a frozen dataclass refuses setattr
 
 
-def decode(kept: Any, present: Any = None) -> Any:
-    """Turn plain data back into a value; what is live is put into the one that is ``present``.
+def restore_value(data: Any, current: Any = None) -> Any:
+    """Return the value that plain data describes; parts that cannot be recreated come from the ``current`` value.
 
     :raises ValueError: if the two do not fit
     """
-    if isinstance(kept, dict) and kept.get("$") in ("known", "live"):
-        return _into(kept, present)
-    if is_live(present):
-        raise ValueError(f"where it has plain data there is a {type(present).__name__}")
-    if isinstance(kept, list):
-        there = present if isinstance(present, list) and len(present) == len(kept) else [None] * len(kept)
-        return [decode(*pair) for pair in zip(kept, there, strict=True)]
-    if not isinstance(kept, dict):
-        return kept.copy() if isinstance(kept, np.ndarray) else kept
-    if "$" not in kept:
-        known = present if isinstance(present, dict) else {}
-        return {key: decode(one, known.get(key)) for key, one in kept.items()}
-    return _filled(kept, present) if kept["$"] in ("mapping", *_FILLED) else made(kept, present)
+    if isinstance(data, dict) and data.get("$") in (UNCHANGED, OBJECT):
+        return _restore_part(data, current)
+    if is_restored_in_place(current):
+        raise ValueError(f"the snapshot has plain data where the run has a {type(current).__name__}")
+    if is_container(data):
+        return decode_container(data, current, restore_value)
+    return decode(data, current)
 
 
-def _into(kept: dict[str, Any], present: Any) -> Any:
-    """Return what is present with the state put into it, or what its own class makes of the state."""
-    if kept["$"] == "known" and present is not None:
-        return present
-    if type(present).__name__ != kept.get("type"):
-        raise ValueError(f"where it has a {kept.get('type')} there is a {type(present).__name__}")
-    for kinds, put in _PUT.items():
-        if isinstance(present, kinds):
-            return put(kept["state"], present)
-    if isinstance(present, STATIC) or not is_object(present):
-        raise ValueError(f"a {type(present).__name__} has no state to put back")
-    if is_frozen(present):
-        present = copy.copy(present)  # others may hold it, who rely on what it says
-    restore(present, kept["state"])
-    return present
+def _restore_part(data: dict[str, Any], current: Any) -> Any:
+    """Return the current part with the state put into it, or what its class makes of the state."""
+    if data["$"] == UNCHANGED and current is not None:
+        return current
+    check_class(current, data.get("type"))
+    for types, restore_part in _IN_PLACE.items():
+        if isinstance(current, types):
+            return restore_part(data["state"], current)
+    if isinstance(current, STATIC_TYPES) or not is_object(current):
+        raise ValueError(f"a {type(current).__name__} has no state to restore")
+    if is_frozen(current):
+        current = copy.copy(current)  # others may refer to it and rely on its values
+    restore(current, data["state"])
+    return current
 
 
-def _overwritten(kept: dict[str, Any], present: torch.Tensor) -> torch.Tensor:
-    tensor: torch.Tensor = made(kept, present)
-    if tensor.shape != present.shape:
+def _restore_tensor(data: dict[str, Any], current: torch.Tensor) -> torch.Tensor:
+    tensor: torch.Tensor = decode(data, current)
+    if tensor.shape != current.shape:
         raise ValueError("a tensor has another shape")
-    present.data.copy_(tensor)
-    return present
+    current.data.copy_(tensor)
+    return current
 
 
-def _refilled(kept: Any, present: Any) -> Any:
-    """Put what a container held into the one that is there, which keeps what else makes its type."""
-    if isinstance(present, list):
-        present[:] = decode(kept, [*present])
-        return present
-    values = _filled(kept, dict(present) if isinstance(present, dict) else [*present])
-    present.clear()
-    present.extend(values) if isinstance(present, deque) else present.update(values)
-    return present
+def _restore_named_tuple(data: Any, current: Any) -> Any:
+    return current._make(decode_container(data, current, restore_value))
 
 
-def _filled(kept: dict[str, Any], present: Any) -> Any:
-    """Make a container of what another one held."""
-    if kept["$"] == "mapping":
-        known = present if isinstance(present, dict) else {}
-        pairs = [(decode(key), one) for key, one in kept["pairs"]]
-        return _FILLED[kept["of"]]({key: decode(one, known.get(key)) for key, one in pairs})
-    items = _items(kept, present)
-    return deque(items, kept["maxlen"]) if kept["$"] == "deque" else _FILLED[kept["$"]](items)
+def _restore_container(data: Any, current: Any) -> Any:
+    """Refill a container, which keeps whatever else makes its type."""
+    if isinstance(current, list):
+        current[:] = restore_value(data, [*current])
+        return current
+    items = decode_container(data, dict(current) if isinstance(current, dict) else [*current], restore_value)
+    current.clear()
+    current.extend(items) if isinstance(current, deque) else current.update(items)
+    return current
 
 
-def _items(kept: dict[str, Any], present: Any) -> Any:
-    return decode(kept["items"], [*present] if isinstance(present, list | tuple | deque) else None)
-
-
-def _is_same(present: Any, wanted: Any) -> bool:
+def _has_value(current: Any, data: Any) -> bool:
     try:
-        return same(encode(present), wanted)
+        return is_equal(capture_value(current), data)
     except NotPlainError:
         return False
 
 
-def _is_data(owner: Any, name: str) -> bool:
-    """Say whether an attribute can be set: it is there, or it is new and nothing else in the class."""
-    of_class = inspect.getattr_static(type(owner), name, None)
-    return name in vars(owner) or not (callable(of_class) or hasattr(type(of_class), "__get__"))
+def _is_settable(owner: Any, name: str) -> bool:
+    """Return whether an attribute is data: the object has it, or it is new and no method or property."""
+    in_class = inspect.getattr_static(type(owner), name, None)
+    return name in vars(owner) or not (callable(in_class) or hasattr(type(in_class), "__get__"))
 
 
-_FILLED: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind for kind in (tuple, set, frozenset, deque, dict, OrderedDict, Counter)
-}
-_PUT: dict[tuple[type[Any], ...], Callable[[Any, Any], Any]] = {
-    (Enum,): lambda kept, present: type(present)[kept],
-    (torch.Tensor,): _overwritten,
-    (np.random.Generator,): made,
-    (tuple,): lambda kept, present: present._make(_items(kept, present)),
-    (list, deque, dict, set): _refilled,
+_IN_PLACE: dict[tuple[type[Any], ...], Callable[[Any, Any], Any]] = {
+    (Enum,): lambda data, current: type(current)[data],
+    (torch.Tensor,): _restore_tensor,
+    (np.random.Generator,): decode,
+    (tuple,): _restore_named_tuple,
+    (list, deque, dict, set): _restore_container,
 }

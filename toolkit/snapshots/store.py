@@ -1,4 +1,4 @@
-"""When snapshots of a run are taken, which are kept, and which one training goes on from."""
+"""The snapshots of a run: when one is due, which ones stay, and which one training resumes from."""
 
 from __future__ import annotations
 
@@ -20,92 +20,94 @@ _SCORES = "scores.json"
 
 
 class SnapshotStore:
-    """The snapshots of a run: ``snapshots/<timesteps>/`` in its directory, the newest of them and the best.
+    """The snapshots of a run: ``snapshots/<timesteps>/`` in its directory, the latest ones and the best.
 
-    :param run_directory: whose they are
-    :param config: of the run; it says when they are taken and how many are kept
+    :param run_directory: directory of the run
+    :param config: the run's config; ``snapshots`` says when one is due and how many stay
     """
 
     def __init__(self, run_directory: Path, config: RunConfig) -> None:
         self._config = config
         self._root = run_directory / "snapshots"
-        self._plan = config.snapshots
-        self._last_minutes = time.monotonic()
-        self._last_mark = 0
+        self._last_save_time = time.monotonic()
+        self._last_interval = 0
         self._damaged: list[Path] = []
 
     def latest_valid(self) -> dict[str, Any] | None:
-        """Read the newest snapshot that is not damaged; None if there is none.
+        """Read the latest snapshot that is not damaged; None if there is none.
 
-        :raises RunError: if it is of another config than the run has now, or there are some and none can be read here
+        :raises RunError: if it is of another config, or no snapshot can be read and not all are damaged
         """
         unread: RunError | None = None
-        for directory in archive.stored(self._root):
+        for directory in archive.list_archives(self._root):
             try:
-                kept: dict[str, Any] = archive.read(directory)
+                state: dict[str, Any] = archive.read(directory)
             except RunError as error:
-                _log.warning("%s; the one before it is taken", error.message)
-                if isinstance(error, archive.DamagedError):
+                _log.warning("%s; the snapshot before it is used", error.message)
+                if isinstance(error, archive.DamagedArchiveError):
                     self._damaged.append(directory)
                 else:
                     unread = error
                 continue
-            if not isinstance(kept, dict) or kept.get("config") != self._config.to_yaml():
-                hint = "restore it, or train it as a run of its own"
-                raise RunError(f"{self._root.parent}: config.yaml is not the one that {directory} was made with", hint)
-            return kept
+            if not isinstance(state, dict) or state.get("config") != self._config.to_yaml():
+                message = f"{self._root.parent}: config.yaml differs from the config of the snapshot {directory}"
+                raise RunError(message, "restore config.yaml, or start another run with the new config")
+            return state
         if unread:
             raise unread
         return None
 
     def resume_from(self, timesteps: int) -> None:
-        """Count from a snapshot that training goes on from; those that are damaged make room."""
+        """Count timesteps from here on, and delete damaged snapshots to make room for new ones."""
         for directory in self._damaged:
             archive.remove(directory)
-        self._last_mark = self._mark(timesteps)
+        self._last_interval = self._interval(timesteps)
 
     def is_due(self, timesteps: int) -> bool:
-        """Say whether it is time for a snapshot, by steps or by the clock."""
-        minutes = self._plan.every_minutes
-        by_clock = minutes is not None and time.monotonic() - self._last_minutes >= 60 * minutes
-        return by_clock or self._mark(timesteps) > self._last_mark
+        """Return whether a snapshot is due, by timesteps or by the clock."""
+        minutes = self._config.snapshots.every_minutes
+        is_due_by_clock = minutes is not None and time.monotonic() - self._last_save_time >= 60 * minutes
+        return is_due_by_clock or self._interval(timesteps) > self._last_interval
 
-    def save(self, timesteps: int, take: Callable[[], dict[str, Any]], score: float | None) -> None:
-        """Write a snapshot and delete those that are not kept; where it cannot be written, say so and go on.
+    def save(self, timesteps: int, capture: Callable[[], dict[str, Any]], score: float | None) -> None:
+        """Write a snapshot and delete those that ``keep`` does not allow; warn if it cannot be written.
 
-        :param score: mean raw return of the last episodes, if any has been completed: it says which one is the best
+        :param capture: returns the training state
+        :param score: mean raw return of the last episodes, by which the best snapshot is chosen; None if unknown
         """
-        self._last_minutes = time.monotonic()
-        self._last_mark = self._mark(timesteps)
+        self._last_save_time = time.monotonic()
+        self._last_interval = self._interval(timesteps)
         directory = self._root / str(timesteps)
         if directory.exists():
             return
         try:
-            archive.write(directory, take() | {"config": self._config.to_yaml()})
+            archive.write(directory, capture() | {"config": self._config.to_yaml()})
             self._prune({timesteps: score})
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            _log.warning("no snapshot at timestep %d: %s%s", timesteps, error.strerror or error, where)
+            location = f": {error.filename}" if error.filename else ""
+            _log.warning("no snapshot at timestep %d: %s%s", timesteps, error.strerror or error, location)
         except NotPlainError as error:
             _log.warning("no snapshot at timestep %d: %s", timesteps, error)
 
-    def _mark(self, timesteps: int) -> int:
-        every = self._plan.every_timesteps
+    def _interval(self, timesteps: int) -> int:
+        """Return how often ``every_timesteps`` has passed."""
+        every = self._config.snapshots.every_timesteps
         return timesteps // every if every else 0
 
-    def _prune(self, new: dict[int, float | None]) -> None:
-        there = [*archive.stored(self._root)]
-        scores = {name: score for name, score in self._scores().items() if name in {path.name for path in there}}
-        scores |= {str(timesteps): score for timesteps, score in new.items() if score is not None}
+    def _prune(self, new_scores: dict[int, float | None]) -> None:
+        directories = [*archive.list_archives(self._root)]
+        names = {directory.name for directory in directories}
+        scores = {name: score for name, score in self._read_scores().items() if name in names}
+        scores |= {str(timesteps): score for timesteps, score in new_scores.items() if score is not None}
         best = max(scores, key=lambda name: (scores[name], int(name)), default=None)
-        for old in there[self._plan.keep :]:
-            if old.name != best:
-                archive.remove(old)
-                scores.pop(old.name, None)
+        for directory in directories[self._config.snapshots.keep :]:
+            if directory.name != best:
+                archive.remove(directory)
+                scores.pop(directory.name, None)
         with atomic_file(self._root / _SCORES) as path:
             path.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8", newline="")
 
-    def _scores(self) -> dict[str, float]:
+    def _read_scores(self) -> dict[str, float]:
         try:
             scores = json.loads(read_text(self._root / _SCORES))
             return {name: float(score) for name, score in scores.items()}

@@ -1,7 +1,7 @@
-"""The whole state of training out of its live objects and into others like them, as plain data without pickle.
+"""The whole state of training as plain data without pickle, out of its live objects and into others like them.
 
-It is taken and put back where a rollout starts: there the algorithms of SB3 hold nothing in local variables that
-matters, and a rollout buffer is empty.
+It is captured and restored where a rollout starts: there SB3's algorithms hold nothing that matters in local
+variables, and a rollout buffer is empty.
 """
 
 from __future__ import annotations
@@ -14,235 +14,206 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from toolkit.snapshots.capture import CapturedState, Live, attributes, capture, encode_value
+from toolkit.snapshots.capture import CapturedState, Structure, capture, capture_attributes
 from toolkit.snapshots.object_kinds import has_state_dict
-from toolkit.snapshots.plain_data import NotPlainError
-from toolkit.snapshots.replay_buffer import put_transitions_back, transitions, unrestorable
-from toolkit.snapshots.restore import MISFITS, decode, restore, restore_attributes
-from toolkit.snapshots.rng import generators, put_generators_back
-from toolkit.snapshots.weights import put_weights
+from toolkit.snapshots.plain_data import NotPlainError, encode_value
+from toolkit.snapshots.replay_buffer import capture_replay_buffer, find_unsaved_parts, restore_replay_buffer
+from toolkit.snapshots.restore import (
+    RESTORE_ERRORS,
+    check_class,
+    current_class_name,
+    restore,
+    restore_attributes,
+    restore_value,
+)
+from toolkit.snapshots.rng import capture_rng_state, restore_rng_state
+from toolkit.snapshots.weights import load_parameters
 from toolkit.utils.errors import RunError, describe
 
-_NOT_THE_MODELS = {"replay_buffer", "rollout_buffer", "start_time", "_learner", "tensorboard_log", "_custom_logger"}
-
-# what snapshots of earlier versions call a class
-_FORMER_CLASS_NAMES = {"Bookkeeper": "MonitorCsvWriter"}
+# saved apart, or made anew whenever training starts
+_SKIPPED_ATTRIBUTES = {
+    *("replay_buffer", "rollout_buffer", "start_time", "_learner", "tensorboard_log", "_custom_logger"),
+}
 
 
 def can_resume(model: BaseAlgorithm) -> bool:
-    """Say whether an algorithm collects rollouts as SB3's do, so that there is a place to take snapshots."""
+    """Return whether an algorithm collects rollouts as SB3's do, so that snapshots can be taken between them."""
     return isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm)
 
 
 class TrainingStateCapture:
-    """Takes the whole state of a training out of its live objects; made where training starts.
+    """Captures the whole state of a training. Create it where training starts.
 
-    :ivar missed: names what of the training no snapshot brings back, as far as that has shown; grows
+    :ivar unsaved: names the parts that no snapshot can restore; grows when training makes more of them
     """
 
     def __init__(self, model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> None:
-        self.missed: list[str] = []
+        self.unsaved: list[str] = []
         self._model = model
         self._callbacks = callbacks
-        self._start: dict[int, Live] = {}  # by owner
+        self._start: dict[int, Structure] = {}  # by the id of the owner
         if not can_resume(model):
-            self._miss([f"algorithm {type(model).__name__}: it collects no rollouts as SB3's algorithms do"])
+            self._note_unsaved([f"algorithm {type(model).__name__}: it collects no rollouts as SB3's algorithms do"])
             return
-        self._miss(unrestorable(getattr(model, "replay_buffer", None)))
-        self._attributes_of_all()
+        self._note_unsaved(find_unsaved_parts(getattr(model, "replay_buffer", None)))
+        self._capture_attributes()
 
-    def take(self) -> dict[str, Any]:
+    def capture(self) -> dict[str, Any]:
         """Return the whole state of training as plain data; large arrays are those of the live objects.
 
         :raises NotPlainError: if weights are of a kind that cannot be written
         """
         model = self._model
-        venv = _environments(model)
+        venv = _get_env(model)
         return {
             "parameters": encode_value(model.get_parameters()),
-            "variables": {name: encode_value(recursive_getattr(model, name).data) for name in _variables(model)},
-            "replay_buffer": transitions(getattr(model, "replay_buffer", None)),
+            "variables": {name: encode_value(recursive_getattr(model, name).data) for name in _variable_names(model)},
+            "replay_buffer": capture_replay_buffer(getattr(model, "replay_buffer", None)),
             "environments": venv.env_method("replay_state"),
-            "logger": _logger_state(model.logger),
-            "generators": generators(model),
-            "trained": [one.requires_grad for one in model.policy.parameters()],
-            **self._attributes_of_all(),
+            "logger": _capture_logger(model.logger),
+            "generators": capture_rng_state(model),
+            "trained": [parameter.requires_grad for parameter in model.policy.parameters()],
+            **self._capture_attributes(),
         }
 
-    def _attributes_of_all(self) -> dict[str, Any]:
-        elsewhere = [*_looked_after(self._model), *self._callbacks]
-        venv = _environments(self._model)
-        self._miss(itertools.chain(*venv.env_method("list_unrestorable")))
-        layers = [self._of("wrapper", layer, elsewhere) for layer in _layers(venv)]
-        called = [
-            [*self._of("callback", one, [*elsewhere, *_context(one)]), one.n_calls, one.num_timesteps]
-            for one in self._callbacks
+    def _capture_attributes(self) -> dict[str, Any]:
+        saved_elsewhere = [*_saved_objects(self._model), *self._callbacks]
+        venv = _get_env(self._model)
+        self._note_unsaved(itertools.chain(*venv.env_method("list_unrestorable")))
+        vec_wrappers = [self._capture_object("wrapper", layer, saved_elsewhere) for layer in _vec_wrappers(venv)]
+        callbacks = [
+            [
+                *self._capture_object("callback", callback, [*saved_elsewhere, *_context_objects(callback)]),
+                callback.n_calls,
+                callback.num_timesteps,
+            ]
+            for callback in self._callbacks
         ]
-        return {"progress": self._progress(elsewhere), "vec_wrappers": layers, "callbacks": called}
+        progress = self._capture_progress(saved_elsewhere)
+        return {"progress": progress, "vec_wrappers": vec_wrappers, "callbacks": callbacks}
 
-    def _of(self, what: str, owner: Any, elsewhere: Sequence[Any]) -> list[Any]:
-        captured = capture(owner, elsewhere, self._start.get(id(owner)))
-        return [type(owner).__name__, self._noted(what, owner, captured).state]
+    def _capture_object(self, role: str, owner: Any, saved_elsewhere: Sequence[Any]) -> list[Any]:
+        captured = capture(owner, saved_elsewhere, self._start.get(id(owner)))
+        self._note(role, owner, captured)
+        return [type(owner).__name__, captured.state]
 
-    def _progress(self, elsewhere: Sequence[Any]) -> dict[str, Any]:
+    def _capture_progress(self, saved_elsewhere: Sequence[Any]) -> dict[str, Any]:
         model = self._model
-        captured = attributes(model, _NOT_THE_MODELS, elsewhere, self._start.get(id(model)))
-        held, live = self._noted("algorithm", model, captured).state, captured.live
+        captured = capture_attributes(model, _SKIPPED_ATTRIBUTES, saved_elsewhere, self._start.get(id(model)))
+        self._note("algorithm", model, captured)
+        parts = captured.structure.parts
         return {
-            "attributes": {name: one for name, one in held.items() if name not in live},
-            "objects": {name: one for name, one in held.items() if name in live},
-            "own": self._of("algorithm", model, ())[1] if has_state_dict(model) else None,
+            "attributes": {name: data for name, data in captured.state.items() if name not in parts},
+            "objects": {name: data for name, data in captured.state.items() if name in parts},
+            "own": self._capture_object("algorithm", model, ())[1] if has_state_dict(model) else None,
             "seconds": (time.time_ns() - model.start_time) / 1e9,
         }
 
-    def _noted(self, what: str, owner: Any, captured: CapturedState) -> CapturedState:
-        self._start.setdefault(id(owner), captured.live)
-        self._miss(f"{what} {type(owner).__name__}: {name}" for name in captured.missed)
-        return captured
+    def _note(self, role: str, owner: Any, captured: CapturedState) -> None:
+        self._start.setdefault(id(owner), captured.structure)
+        self._note_unsaved(f"{role} {type(owner).__name__}: {name}" for name in captured.unsaved)
 
-    def _miss(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self.missed:
-                self.missed.append(name)
-
-
-def _looked_after(model: BaseAlgorithm) -> Iterator[Any]:
-    """Give what a snapshot has of the model and its environments, wherever else it is held."""
-    yield from (model, model.logger, getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None))
-    yield from (*model.policy.modules(), *model.policy.parameters(), *model.policy.buffers())
-    for names in model._get_torch_save_params():
-        yield from (recursive_getattr(model, name) for name in names)
-    venv = _environments(model)
-    yield from _layers(venv)
-    yield venv.unwrapped
-    for env in getattr(venv.unwrapped, "envs", ()):
-        yield from (env, env.unwrapped)
-
-
-def _context(callback: BaseCallback) -> Iterator[Any]:
-    """Give what a callback may know of its run."""
-    context = getattr(callback, "context", None)
-    yield context
-    yield from vars(context).values() if hasattr(context, "__dict__") else ()
+    def _note_unsaved(self, names: Iterable[str]) -> None:
+        self.unsaved += [name for name in dict.fromkeys(names) if name not in self.unsaved]
 
 
 def restore_before_learning(
-    model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]
+    model: BaseAlgorithm, callbacks: Sequence[BaseCallback], saved_state: dict[str, Any]
 ) -> list[int]:
-    """Put back what ``learn`` reads when it starts, and all that is large.
+    """Restore what ``learn`` reads when it starts, and all that is large.
 
-    :return: the environments that did not come back to where they were
+    :return: indices of the environments that show another observation after their episode was replayed
     :raises RunError: if the state is not that of such a run
     """
-    with _fitting():
-        then, now = (
-            [_current_name(name) for name, *_ in kept["callbacks"]],
-            [type(callback).__name__ for callback in callbacks],
-        )
-        if then != now:
-            raise ValueError(f"its callbacks are {', '.join(then[1:])}, and here they are {', '.join(now[1:])}")
-        venv = _environments(model)
-        if len(kept["environments"]) != venv.num_envs:
-            raise ValueError(f"it is of {len(kept['environments'])} environments, not {venv.num_envs}")
-        put_weights(decode(kept["parameters"]), model)
-        for name in _variables(model):
-            recursive_getattr(model, name).data.copy_(decode(kept["variables"][name]))
-        put_transitions_back(getattr(model, "replay_buffer", None), kept["replay_buffer"])
-        venv.reset()  # so that wrappers of all environments have what they make when they are reset
-        reached = [_replay(venv, index, place) for index, place in enumerate(kept["environments"])]
-        for layer, (name, data) in zip(_layers(venv), kept["vec_wrappers"], strict=True):
-            _into(layer, name, data)
-        # without objects, of which `learn` makes some: noise for each environment
-        restore_attributes(model, kept["progress"]["attributes"], _NOT_THE_MODELS)
-        # the live objects have it now; a replay buffer is not to be in memory twice
-        kept.update(parameters=None, replay_buffer=None, environments=None)
-        return [index for index, there in enumerate(reached) if not there]
+    with _refusing_misfits():
+        _check_callbacks(callbacks, [name for name, *_ in saved_state["callbacks"]])
+        venv = _get_env(model)
+        n_saved = len(saved_state["environments"])
+        if n_saved != venv.num_envs:
+            raise ValueError(f"it has {n_saved} environments, not {venv.num_envs}")
+        load_parameters(restore_value(saved_state["parameters"]), model)
+        for name in _variable_names(model):
+            recursive_getattr(model, name).data.copy_(restore_value(saved_state["variables"][name]))
+        restore_replay_buffer(getattr(model, "replay_buffer", None), saved_state["replay_buffer"])
+        venv.reset()  # so that all wrappers have what they make in a reset
+        is_reached = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
+        for layer, (name, state) in zip(_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
+            _restore_object(layer, name, state)
+        # without objects, as `learn` makes some: noise for each environment
+        restore_attributes(model, saved_state["progress"]["attributes"], _SKIPPED_ATTRIBUTES)
+        # the live objects have these now; memory should not hold a replay buffer twice
+        saved_state.update(parameters=None, replay_buffer=None, environments=None)
+        return [index for index, reached in enumerate(is_reached) if not reached]
 
 
-def _replay(venv: VecEnv, index: int, place: dict[str, Any]) -> bool:
-    """Bring an environment where it was; say whether it shows what it showed there."""
-    try:
-        (reached,) = venv.env_method("replay", place, indices=[index])
-    except Exception as error:
-        message = f"environment {index} failed while its episode was played again: {describe(error)}"
-        raise RunError(message) from error
-    return bool(reached)
-
-
-def restore_at_rollout_start(model: BaseAlgorithm, callbacks: Sequence[BaseCallback], kept: dict[str, Any]) -> None:
-    """Put back the rest, where the first rollout starts: what starting to learn has changed, and what it draws from.
+def restore_at_rollout_start(
+    model: BaseAlgorithm, callbacks: Sequence[BaseCallback], saved_state: dict[str, Any]
+) -> None:
+    """Restore the rest where the first rollout starts: what ``learn`` has changed since, and the generators.
 
     :raises RunError: if the state is not that of such a run
     """
-    with _fitting():
-        _put_progress_back(model, kept["progress"])
-        _freeze(model, kept["trained"])
-        for callback, (name, data, n_calls, num_timesteps) in zip(callbacks, kept["callbacks"], strict=True):
-            _into(callback, name, data)
+    with _refusing_misfits():
+        _restore_progress(model, saved_state["progress"])
+        _restore_requires_grad(model, saved_state["trained"])
+        for callback, (name, state, n_calls, num_timesteps) in zip(callbacks, saved_state["callbacks"], strict=True):
+            _restore_object(callback, name, state)
             callback.n_calls, callback.num_timesteps = n_calls, num_timesteps
-        _put_logger_back(model.logger, kept["logger"])
-        put_generators_back(model, kept["generators"])
+        _restore_logger(model.logger, saved_state["logger"])
+        restore_rng_state(model, saved_state["generators"])
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
-    """Say of data that does not fit that it does not."""
+def _refusing_misfits() -> Iterator[None]:
     try:
         yield
-    except MISFITS as error:
+    except RESTORE_ERRORS as error:
         raise RunError(f"the snapshot is not of a run of this config: {error}") from error
 
 
-def _into(owner: Any, name: str, data: dict[str, Any]) -> None:
-    if _current_name(name) != type(owner).__name__:
-        raise ValueError(f"where it has {name} there is {type(owner).__name__}")
-    restore(owner, data)
+def _check_callbacks(callbacks: Sequence[BaseCallback], class_names: list[str]) -> None:
+    saved = [current_class_name(name) for name in class_names]
+    current = [type(callback).__name__ for callback in callbacks]
+    if saved != current:  # the first is the toolkit's own
+        raise ValueError(f"its callbacks are {', '.join(saved[1:])}, but the run has {', '.join(current[1:])}")
 
 
-def _current_name(class_name: str) -> str:
-    return _FORMER_CLASS_NAMES.get(class_name, class_name)
+def _replay(venv: VecEnv, index: int, episode: dict[str, Any]) -> bool:
+    """Replay an environment's episode; return whether it shows the saved observation."""
+    try:
+        (is_reached,) = venv.env_method("replay", episode, indices=[index])
+    except Exception as error:
+        raise RunError(f"environment {index} failed while its episode was replayed: {describe(error)}") from error
+    return bool(is_reached)
 
 
-def _environments(model: BaseAlgorithm) -> VecEnv:
-    venv = model.get_env()
-    if venv is None:
-        raise ValueError("the model has no environments")
-    return venv
+def _restore_object(owner: Any, class_name: str, state: dict[str, Any]) -> None:
+    check_class(owner, class_name)
+    restore(owner, state)
 
 
-def _layers(venv: VecEnv) -> Iterator[VecEnvWrapper]:
-    while isinstance(venv, VecEnvWrapper):
-        yield venv
-        venv = venv.venv
-
-
-def _variables(model: BaseAlgorithm) -> list[str]:
-    return model._get_torch_save_params()[1]
-
-
-def _put_progress_back(model: BaseAlgorithm, kept: dict[str, Any]) -> None:
-    restore_attributes(model, {**kept["attributes"], **kept["objects"]}, _NOT_THE_MODELS)
+def _restore_progress(model: BaseAlgorithm, progress: dict[str, Any]) -> None:
+    restore_attributes(model, {**progress["attributes"], **progress["objects"]}, _SKIPPED_ATTRIBUTES)
     if has_state_dict(model):
-        restore(model, kept["own"])
-    model.start_time = time.time_ns() - int(kept["seconds"] * 1e9)
+        restore(model, progress["own"])
+    model.start_time = time.time_ns() - int(progress["seconds"] * 1e9)
 
 
-def _freeze(model: BaseAlgorithm, trained: list[bool]) -> None:
-    """Let each parameter of the policy be trained or not, as it was."""
-    if any(type(one) is not bool for one in trained):
-        raise ValueError("what is trained is not told by true and false")
-    for parameter, one in zip(model.policy.parameters(), trained, strict=True):
-        parameter.requires_grad = one
+def _restore_requires_grad(model: BaseAlgorithm, flags: list[bool]) -> None:
+    if any(type(flag) is not bool for flag in flags):
+        raise ValueError("'trained' does not say true or false of each parameter")
+    for parameter, flag in zip(model.policy.parameters(), flags, strict=True):
+        parameter.requires_grad = flag
 
 
-def _logger_state(logger: Logger) -> dict[str, Any]:
-    """Return what was recorded and not yet dumped, and where each output stands."""
+def _capture_logger(logger: Logger) -> dict[str, Any]:
+    """Return what is recorded and not yet dumped, and the state of each output."""
     recorded: dict[str, Any] = {}
     for name, value in logger.name_to_value.items():
         try:
@@ -251,24 +222,61 @@ def _logger_state(logger: Logger) -> dict[str, Any]:
                 logger.name_to_count.get(name),
                 list(logger.name_to_excluded.get(name, ())),
             ]
-        except NotPlainError:  # a figure, a video: for TensorBoard alone
+        except NotPlainError:  # a figure or a video, which only TensorBoard takes
             continue
-    outputs = [
-        [type(output).__name__, capture(output).state]
-        for output in logger.output_formats
-        if hasattr(type(output), "state_dict")
-    ]
+    outputs = [[type(output).__name__, capture(output).state] for output in _stateful_outputs(logger)]
     return {"recorded": recorded, "outputs": outputs}
 
 
-def _put_logger_back(logger: Logger, kept: dict[str, Any]) -> None:
+def _restore_logger(logger: Logger, saved_state: dict[str, Any]) -> None:
     for recorded in (logger.name_to_value, logger.name_to_count, logger.name_to_excluded):
         recorded.clear()  # of what callbacks record when training starts
-    for name, (value, count, excluded) in kept["recorded"].items():
-        logger.name_to_value[name] = decode(value)
+    for name, (value, count, excluded) in saved_state["recorded"].items():
+        logger.name_to_value[name] = restore_value(value)
         logger.name_to_excluded[name] = tuple(excluded)
         if count is not None:
             logger.name_to_count[name] = count
-    outputs = [output for output in logger.output_formats if hasattr(type(output), "state_dict")]
-    for output, (name, data) in zip(outputs, kept["outputs"], strict=True):
-        _into(output, name, data)
+    for output, (name, state) in zip(_stateful_outputs(logger), saved_state["outputs"], strict=True):
+        _restore_object(output, name, state)
+
+
+def _stateful_outputs(logger: Logger) -> list[KVWriter]:
+    return [output for output in logger.output_formats if hasattr(type(output), "state_dict")]
+
+
+def _saved_objects(model: BaseAlgorithm) -> Iterator[Any]:
+    """Yield what a snapshot saves of the model and its environments, wherever others refer to it."""
+    yield from (model, model.logger, getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None))
+    yield from (*model.policy.modules(), *model.policy.parameters(), *model.policy.buffers())
+    for names in model._get_torch_save_params():
+        yield from (recursive_getattr(model, name) for name in names)
+    venv = _get_env(model)
+    yield from _vec_wrappers(venv)
+    yield venv.unwrapped
+    for env in getattr(venv.unwrapped, "envs", ()):
+        yield from (env, env.unwrapped)
+
+
+def _context_objects(callback: BaseCallback) -> Iterator[Any]:
+    """Yield what a callback refers to of its run."""
+    context = getattr(callback, "context", None)
+    yield context
+    yield from vars(context).values() if hasattr(context, "__dict__") else ()
+
+
+def _get_env(model: BaseAlgorithm) -> VecEnv:
+    venv = model.get_env()
+    if venv is None:
+        raise ValueError("the model has no environments")
+    return venv
+
+
+def _vec_wrappers(venv: VecEnv) -> Iterator[VecEnvWrapper]:
+    while isinstance(venv, VecEnvWrapper):
+        yield venv
+        venv = venv.venv
+
+
+def _variable_names(model: BaseAlgorithm) -> list[str]:
+    """Return the names of the tensors that belong to no module: SAC's entropy coefficient, for example."""
+    return model._get_torch_save_params()[1]

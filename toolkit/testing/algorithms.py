@@ -134,7 +134,7 @@ def _goes_on_after_loading(label: str, run: RunDirectory, model: BaseAlgorithm) 
 
 def _resumes(label: str, config: ResolvedConfig, model: BaseAlgorithm, out: Path) -> None:
     """Break training off and resume it, if the toolkit says that it can: ARS for one has no snapshots."""
-    if not training_state.can_resume(model) or replay_buffer.unrestorable(getattr(model, "replay_buffer", None)):
+    if not training_state.can_resume(model) or replay_buffer.find_unsaved_parts(getattr(model, "replay_buffer", None)):
         return
     advice = "offer state_dict and load_state_dict for what it keeps that SB3's algorithms do not, tensors above all"
     failed = f"{label}: going on after a break with `toolkit resume` failed"

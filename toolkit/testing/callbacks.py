@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.snapshots.plain_data import same
+from toolkit.snapshots.plain_data import is_equal
 from toolkit.testing.component import STATE_ADVICE, ConformanceError, Env, config_of, env_of
 from toolkit.testing.short_runs import Observer, differing, dry_run, few, rehearse_in_two
 from toolkit.training.run_directory import RunDirectory
@@ -91,7 +91,7 @@ def _goes_on(label: str, config: ResolvedConfig, run: RunDirectory, whole: Obser
 def _otherwise(one: Observer, first: RunDirectory, other: Observer, second: RunDirectory) -> set[str]:
     """Name what two runs ended up with that is not the same."""
     held, also = (_held(observer) for observer in (one, other))
-    names = {name for name in held.keys() | also.keys() if not same(held.get(name), also.get(name))}
+    names = {name for name in held.keys() | also.keys() if not is_equal(held.get(name), also.get(name))}
     names |= {f"progress.csv ({name})" for name, _ in _columns(first).items() ^ _columns(second).items()}
     return names | {f"the weights ({name})" for name in differing(one.model, other.model)}
 

@@ -49,10 +49,10 @@ class Observer(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         for callback in self._watched:  # as a snapshot has it, which is taken just before
-            ((_, held, *_),) = self._taker.take()["callbacks"]
+            ((_, held, *_),) = self._taker.capture()["callbacks"]
             self.held = copy.deepcopy(held)
             own = f"callback {type(callback).__name__}: "
-            self.missed = [what.removeprefix(own) for what in self._taker.missed if what.startswith(own)]
+            self.missed = [what.removeprefix(own) for what in self._taker.unsaved if what.startswith(own)]
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self.stop_at:

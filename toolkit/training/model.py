@@ -19,7 +19,7 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import make_vec_env
 from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statistics
 from toolkit.snapshots import archive
-from toolkit.snapshots.restore import MISFITS
+from toolkit.snapshots.restore import RESTORE_ERRORS
 from toolkit.snapshots.weights import load_weights
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError
@@ -121,7 +121,7 @@ def _teach(model: BaseAlgorithm, run: RunDirectory) -> None:
         return
     try:
         load_wrapper_statistics(venv, archive.read(directory, _MOST_LEARNT))
-    except MISFITS as error:
+    except RESTORE_ERRORS as error:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
 
 

@@ -14,7 +14,7 @@ from toolkit.training.trainer import train
 
 
 def test_what_would_not_be_read_back_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_MOST_JSON", 1 << 20)
+    monkeypatch.setattr(archive, "_MAX_JSON", 1 << 20)
     fits, too_large = {"text": "x" * 1_000_000}, {"text": "x" * 1_100_000}
     archive.write(tmp_path / "archive", fits)
     assert archive.read(tmp_path / "archive") == fits
@@ -26,7 +26,7 @@ def test_what_would_not_be_read_back_is_not_written(tmp_path: Path, monkeypatch:
 def test_a_snapshot_that_could_not_be_read_back_costs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(archive, "_MOST_JSON", 1_000)
+    monkeypatch.setattr(archive, "_MAX_JSON", 1_000)
     run = train(config(timesteps=200), tmp_path / "run")
     assert (run.result or {})["status"] == "finished"
     assert "no snapshot at timestep 150: state.json would be larger than 0 MiB" in caplog.messages

@@ -83,11 +83,11 @@ def carried_over(make: Made, change: Callable[[Any], None], folder: Path) -> tup
     trained = make()
     start = capture(trained)
     change(trained)
-    captured = capture(trained, start=start.live)
+    captured = capture(trained, start=start.structure)
     archive.write(folder / "archive", captured.state)
     another = make()
     restore(another, archive.read(folder / "archive"))
-    return another, [*dict.fromkeys([*start.missed, *captured.missed])]
+    return another, [*dict.fromkeys([*start.unsaved, *captured.unsaved])]
 
 
 def held(value: Any, folder: Path, first: Made = lambda: None) -> Any:
@@ -301,7 +301,7 @@ def test_what_others_look_after_is_neither_kept_nor_named() -> None:
     owner = Holder(network=network, weights=[*network.parameters()], itself=None, part=3)
     owner.itself = owner
     captured = capture(owner, [network, *network.parameters()])
-    assert captured.missed == []
+    assert captured.unsaved == []
     assert captured.state["state"] == {"weights": [{"$": "known"}, {"$": "known"}], "part": 3}
 
 

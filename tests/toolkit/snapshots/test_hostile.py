@@ -228,7 +228,7 @@ def test_a_pickle_for_every_other_file_is_not_read_or_refused(bomb: bytes, run: 
 
 TUPLES = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
 WEIGHTS: dict[str, tuple[bytes, str]] = {
-    "names os.system": (pth(pickle.dumps({"a": Call(os.system, "x")}, 2)), "system', which no weights are made of"),
+    "names os.system": (pth(pickle.dumps({"a": Call(os.system, "x")}, 2)), "system', which no weights need"),
     "names bytearray": (pth(pickle.dumps({"a": Call(bytearray, 10**11)}, 2)), "bytearray', which no weights"),
     "builds a sparse tensor": (saved({"a": torch.eye(2).to_sparse()}), "_rebuild_sparse_tensor', which no weights"),
     "names a numpy scalar": (saved({"a": __import__("numpy").float64(1)}), "scalar', which no weights"),
@@ -301,7 +301,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a learning rate of text": (lambda one: changed_group(one, lr={}), "lr is no setting"),
     "a larger moment": (lambda one: one | {"state": {0: {"exp_avg": torch.zeros(100)}}}, "has the shape (100,)"),
     "a moment of NaN": (lambda one: one | {"state": {0: {"exp_avg": torch.full((4, 4), torch.nan)}}}, "not finite"),
-    "a moment of no parameter": (lambda one: one | {"state": {99: {}}}, "of a parameter that there is not"),
+    "a moment of no parameter": (lambda one: one | {"state": {99: {}}}, "of a parameter that does not exist"),
 }
 
 

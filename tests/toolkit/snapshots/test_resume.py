@@ -216,7 +216,7 @@ def test_callbacks_that_are_missing_are_named_before_anything_is_changed(tmp_pat
         train(config(), tmp_path / "run", [StopAt(300)])
     refused = toolkit("resume", tmp_path / "run")
     assert refused.status == 2
-    assert "its callbacks are MeanReturnSuccess, StopAt, and here they are MeanReturnSuccess" in refused.err
+    assert "its callbacks are MeanReturnSuccess, StopAt, but the run has MeanReturnSuccess" in refused.err
     assert (tmp_path / "run" / "result.json").exists()
 
 
@@ -314,7 +314,7 @@ def test_a_run_whose_config_was_edited_is_refused(tmp_path: Path, toolkit: Toolk
     run = stopped(tmp_path / "run")
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("[16, 16]", "[32, 16]"))
-    assert "config.yaml is not the one that" in refused(run, toolkit)
+    assert "config.yaml differs from the config of the snapshot" in refused(run, toolkit)
 
 
 def test_a_model_that_was_not_trained_here_is_not_trained_over(tmp_path: Path, toolkit: Toolkit) -> None:
@@ -344,10 +344,10 @@ def shrink_moments(data: dict[str, Any]) -> None:
         (shrink_moments, "exp_avg of parameter 0"),
         (lambda data: data.update(parameters="/etc/passwd"), "no weights of such a model"),
         (lambda data: data["progress"].update(attributes=[]), "not of a run of this config"),
-        (lambda data: data["progress"]["attributes"].update(learn=5), "DoubleDQN.learn is nothing"),
-        (lambda data: data["progress"]["attributes"].update(policy=5), "where it has plain data"),
+        (lambda data: data["progress"]["attributes"].update(learn=5), "DoubleDQN.learn is not an attribute"),
+        (lambda data: data["progress"]["attributes"].update(policy=5), "has plain data where"),
         (lambda data: data["replay_buffer"]["memory"].update(rewards=np.zeros((5, 9), np.float32)), "other shapes"),
-        (lambda data: data["environments"][0].update(actions=np.full(5, 77)), "episode was played again"),
+        (lambda data: data["environments"][0].update(actions=np.full(5, 77)), "episode was replayed"),
         (lambda data: data["callbacks"].pop(), "its callbacks are"),
     ],
     ids=["moments", "path", "attributes", "method", "network", "transitions", "actions", "callbacks"],

@@ -18,7 +18,7 @@ from trained import StopAt, config, differences, stop_and_go_on
 
 from toolkit import Run, RunConfig
 from toolkit.snapshots import archive
-from toolkit.snapshots.plain_data import made, turned
+from toolkit.snapshots.plain_data import decode, encode
 from toolkit.training.model import load_model
 from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import ToolkitError, TrainingError
@@ -339,9 +339,9 @@ def test_environments_that_show_what_cannot_be_written_down(tmp_path: Path, capl
     ("change", "message"),
     [
         (lambda data: data["generators"]["numpy"]["state"].update(pos=400_000_000), "not between 0 and 624"),
-        (lambda data: data["environments"].clear(), "it is of 0 environments, not 1"),
+        (lambda data: data["environments"].clear(), "it has 0 environments, not 1"),
         (lambda data: data["trained"].pop(), "not of a run of this config"),
-        (lambda data: data.update(trained=[0] * len(data["trained"])), "what is trained is not told"),
+        (lambda data: data.update(trained=[0] * len(data["trained"])), "'trained' does not say"),
     ],
     ids=["generator", "environments", "fewer parameters", "numbers for flags"],
 )
@@ -361,8 +361,8 @@ def test_snapshots_that_do_not_fit_are_refused(change: Any, message: str, tmp_pa
 
 @pytest.mark.parametrize("kind", [np.random.MT19937, np.random.Philox])
 def test_a_generator_does_not_read_what_is_not_its_own(kind: type[np.random.BitGenerator]) -> None:
-    kept = turned(np.random.Generator(kind(3)))
+    kept = encode(np.random.Generator(kind(3)))
     numbers = kept["state"] if "buffer_pos" in kept["state"] else kept["state"]["state"]
     numbers["buffer_pos" if "buffer_pos" in numbers else "pos"] = -400_000_000
     with pytest.raises(ValueError, match="of a generator is not between"):
-        made(kept, np.random.Generator(kind(3)))
+        decode(kept, np.random.Generator(kind(3)))

@@ -206,7 +206,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def snapshots_of(run: str | Path) -> list[Path]:
-    return [*archive.stored(Path(run) / "snapshots")]
+    return [*archive.list_archives(Path(run) / "snapshots")]
 
 
 def assert_failed_truly(run: Path, n_envs: int = 1) -> None:
@@ -311,7 +311,7 @@ def test_one_that_hangs_while_its_episode_is_played_again_is_named(toolkit: Tool
     done = toolkit("resume", "run", "--quiet")
     did_not = "environment 0 did not play its episode again within 1.5 s"  # a reset and two steps after timestep 50
     assert done.status == 2
-    assert done.err.startswith(f"error: environment 0 failed while its episode was played again: {did_not}")
+    assert done.err.startswith(f"error: environment 0 failed while its episode was replayed: {did_not}")
     assert processes() == []
     Path("stuck").unlink()
     assert toolkit("resume", "run", "--quiet").status == 0
@@ -648,7 +648,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith(str(newest))
     assert "is damaged" in said
-    assert said.endswith("; the one before it is taken")
+    assert said.endswith("; the snapshot before it is used")
     assert differences(undisturbed, Path("run")) == []
 
 
