@@ -1,9 +1,9 @@
-"""What rliable says of some scores, for the tests of `toolkit.reports.statistics`.
+"""Write the estimates of rliable for some scores, as a reference for `toolkit.reports.statistics`.
 
     python3 -m venv rliable && rliable/bin/pip install rliable==1.2.0 "statsmodels<0.15" "pandas<3"
     rliable/bin/python tests/rliable_reference.py > tests/rliable_reference.json
 
-takes a few minutes. Scores are made here, too, so that the tests need nothing but the JSON.
+The second command takes a few minutes. The JSON also holds the scores, so that the tests do not need rliable.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ REPEATS = {"iqm": 50_000, "improvement": 10_000, "profile": 10_000}
 THRESHOLDS = [-1.0, -0.3, 0.0, 0.4, 1.1]
 
 
-def cases() -> dict[str, tuple[list[list[float]], list[list[float]]]]:
-    """Return scores of two methods, (tasks, runs): one task and several, few runs and many, ties."""
+def make_cases() -> dict[str, tuple[list[list[float]], list[list[float]]]]:
+    """Return scores of two methods, each of shape (tasks, runs): one task and several, few runs and many, ties."""
     random = np.random.default_rng(5)
 
     def scores(tasks: int, runs: int, shift: float, digits: int = 6) -> list[list[float]]:
-        made = random.normal(shift, 1, (tasks, runs)) * np.arange(1, tasks + 1)[:, None] / tasks
-        return made.round(digits).tolist()
+        values = random.normal(shift, 1, (tasks, runs)) * np.arange(1, tasks + 1)[:, None] / tasks
+        return values.round(digits).tolist()
 
     return {
         "one task": (scores(1, 10, 0.5), scores(1, 10, 0.0)),
@@ -33,29 +33,31 @@ def cases() -> dict[str, tuple[list[list[float]], list[list[float]]]]:
     }
 
 
-def judged_by_rliable(ours: list[list[float]], theirs: list[list[float]], repeats: dict[str, int]) -> dict[str, Any]:
-    """Return value, low and high of each of rliable's estimates; only this needs rliable."""
+def estimate_with_rliable(
+    ours: list[list[float]], theirs: list[list[float]], repeats: dict[str, int]
+) -> dict[str, Any]:
+    """Return value, low and high of each estimate of rliable; this function alone needs rliable."""
     from rliable import library, metrics
 
     np.random.seed(0)  # rliable draws from the global generator
     x, y = np.array(ours).T, np.array(theirs).T
-    found = {
+    estimates = {
         "iqm": library.get_interval_estimates(
             {"": x}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=repeats["iqm"]
         ),
         "improvement": library.get_interval_estimates(
             {"": (x, y)},
-            lambda one, other: np.array([metrics.probability_of_improvement(one, other)]),
+            lambda scores, others: np.array([metrics.probability_of_improvement(scores, others)]),
             reps=repeats["improvement"],
         ),
         "profile": library.create_performance_profile({"": x}, np.array(THRESHOLDS), reps=repeats["profile"]),
     }
-    return {name: [value[""].tolist(), *interval[""].tolist()] for name, (value, interval) in found.items()}
+    return {name: [value[""].tolist(), *interval[""].tolist()] for name, (value, interval) in estimates.items()}
 
 
 if __name__ == "__main__":
-    judged = {
-        name: {"ours": ours, "theirs": theirs, **judged_by_rliable(ours, theirs, REPEATS)}
-        for name, (ours, theirs) in cases().items()
+    results = {
+        name: {"ours": ours, "theirs": theirs, **estimate_with_rliable(ours, theirs, REPEATS)}
+        for name, (ours, theirs) in make_cases().items()
     }
-    print(json.dumps({"rliable": version("rliable"), "repeats": REPEATS, "cases": judged}, indent=1))
+    print(json.dumps({"rliable": version("rliable"), "repeats": REPEATS, "cases": results}, indent=1))

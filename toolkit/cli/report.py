@@ -27,13 +27,13 @@ def report(
 ) -> None:
     """Compare variants over seeds, with confidence intervals: HTML, Markdown, CSV, figures."""
     from toolkit.reports import write
-    from toolkit.reports.contents import read_report
-    from toolkit.reports.markdown import overview
+    from toolkit.reports.contents import build_report
+    from toolkit.reports.markdown import format_overview
 
     show_notes()
-    directory = write.report_directory(directories, out)
+    directory = write.resolve_report_directory(directories, out)
     if evaluate:
         write.evaluate_missing(directories, trust)
-    contents = read_report(directories)
+    contents = build_report(directories)
     page = write.write_report(contents, directory, trust)
-    print_line(f"{overview(contents)}\n{page}")
+    print_line(f"{format_overview(contents)}\n{page}")

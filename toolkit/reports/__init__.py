@@ -1,1 +1,1 @@
-"""Runs compared: what they measured, what that allows to say, and a report of it."""
+"""Reports: compare runs over seeds with confidence intervals, and write what they show."""

@@ -1,4 +1,4 @@
-"""Run directories, read back to be compared: what each says of its run, and which runs are variants of one another."""
+"""Collect run directories for a report, and group them into variants: runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +16,90 @@ from toolkit.config.schema import RunConfig
 from toolkit.evaluation.learning_curves import disambiguate_names
 from toolkit.experiments.status import EXPERIMENT_FILE
 from toolkit.experiments.variants import grid_labels
-from toolkit.reports.run_record import Outcome, OutcomeReader
+from toolkit.reports.run_record import RunRecord, RunRecordReader
+from toolkit.utils.data import flatten
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError, readable
 from toolkit.utils.files import looking_at
+from toolkit.utils.text import abbreviate, format_count
 
-_MOST_REPORTED = 20
-_LONGEST_DETAILS = 80  # characters
-_UNREADABLE = "name a run's directory, or an experiment's, that you may read"
+_MAX_PROBLEMS = 20
+_MAX_DETAILS_LENGTH = 80  # characters
+_HINT = "name the directory of a run or of an experiment that you may read"
 
-_Environment = tuple[str, int | None, str]  # its id, time limit and parameters
+_EnvironmentKey = tuple[str, int | None, str]  # id, time limit and parameters
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Runs that differ in their seeds alone.
+class VariantRuns:
+    """The runs of one variant on one environment.
 
-    :param task: the environment, as a reader tells it from the others
+    :param environment: name of the environment, different from that of every other environment in the report
     :param runs: at least one
     """
 
     name: str
-    task: str
-    runs: tuple[Outcome, ...]
+    environment: str
+    runs: tuple[RunRecord, ...]
 
     @property
-    def ended(self) -> list[Outcome]:
-        """Those whose training came to its own end."""
+    def ended_runs(self) -> list[RunRecord]:
+        """The runs whose training ended by itself."""
         return [run for run in self.runs if run.has_ended]
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What there is to compare.
+class RunCollection:
+    """The runs of a report.
 
-    :param title: the experiment's name, or what these runs are
-    :param absent: how many runs of experiments have not begun
+    :param title: names of the experiments, and of the other run or how many other runs there are
+    :param n_not_started: how many planned runs of the experiments have no directory yet
     """
 
     title: str
-    variants: tuple[Variant, ...]
-    absent: int
+    variants: tuple[VariantRuns, ...]
+    n_not_started: int
 
     @property
-    def runs(self) -> list[Outcome]:
+    def runs(self) -> list[RunRecord]:
         """All runs, in the order of the variants."""
         return [run for variant in self.variants for run in variant.runs]
 
 
 @dataclass(frozen=True)
+class _Experiment:
+    """An experiment directory.
+
+    :param runs: directories of the runs that have started, in the order of the variants in the experiment's file
+    :param environment_labels: how a grid over environments names them in the names of directories
+    """
+
+    title: str
+    runs: list[Path]
+    n_not_started: int
+    environment_labels: list[str]
+
+    def name_variant(self, directory: str, config: RunConfig) -> str:
+        """Name a variant by its directory without the environment, so that it has one name on all environments."""
+        labels = self.environment_labels or grid_labels({"env.id": [config.env.id]})["env.id"]
+        return readable(",".join(part for part in directory.split(",") if part not in labels)) or config.name
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A run directory, and the experiment that it belongs to."""
+
+    directory: Path
+    experiment: _Experiment | None = None
+
+
+@dataclass
 class _Group:
-    """Runs that differ in their seeds alone, before they have a name that no other has."""
+    """The runs of one variant before its name is unique."""
 
     name: str
-    experiment: str | None
-    runs: list[Outcome]
+    experiment_title: str | None
+    environment: _EnvironmentKey
+    runs: list[RunRecord] = field(default_factory=list)
 
     @property
     def config(self) -> RunConfig:
@@ -77,189 +107,187 @@ class _Group:
 
 
 def is_experiment(directory: Path) -> bool:
-    """Say whether a directory is that of an experiment, or has runs in it as ``<variant>/seed-<n>``.
+    """Return whether a directory is that of an experiment, or has runs in it as ``<variant>/seed-<n>``.
 
-    :raises RunError: if it cannot be looked at
+    :raises RunError: if the directory cannot be read
     """
-    with looking_at(directory, _UNREADABLE):
+    with looking_at(directory, _HINT):
         if (directory / "config.yaml").exists():
             return False
         return (directory / EXPERIMENT_FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
 
 
-def gather(directories: Sequence[Path]) -> Gathered:
-    """Read runs and experiments, each run once however often it is named.
+def collect_runs(directories: Sequence[Path]) -> RunCollection:
+    """Read runs and experiments; a run counts once, even if several directories lead to it.
 
-    Runs of an experiment are variants by their directories, other runs by their configs: equal but for the seed.
-    Runs on different environments are never of one variant.
+    In an experiment, each directory of runs is a variant. Other runs are one variant if their configs are equal except
+    for the seed. Runs on different environments are always different variants.
 
-    :raises RunError: if a directory is neither, or cannot be looked at, or files in them are damaged: all that are
-    :raises ConfigError: if a run's config is none
+    :raises RunError: if a directory is neither a run nor an experiment, or cannot be read, or files are damaged
+    :raises ConfigError: if the config of a run is not valid
     """
-    places = [*{os.path.realpath(directory): directory for directory in directories}.values()]
-    experiments = [place for place in places if is_experiment(place)]
-    alone = [run for place in places if place not in experiments for run in _runs_in(place)]
-    for place in alone:
-        _check_run(place)
-    plans = {place: _plan(place) for place in experiments}
-    named = [(plan, run) for plan in plans.values() for run in plan.begun] + [(None, run) for run in alone]
-    distinct: dict[Path, tuple[_Plan | None, Path]] = {}
-    for plan, run in named:
-        distinct.setdefault(run.resolve(), (plan, run))
-    runs = [*distinct.values()]
-    outcomes = _read([run for _, run in runs])
-    titles = dict(zip(experiments, map(readable, disambiguate_names(experiments)), strict=True))
-    groups: dict[tuple[str, _Environment], _Group] = {}
-    for plan, run in runs:
-        config = outcomes[run].config
-        key, name, experiment = _recipe(config), config.name, None
-        if plan:
-            key, name, experiment = str(run.parent), plan.name_of(run.parent.name, config), titles[plan.directory]
-        group = groups.setdefault((key, _environment(config)), _Group(name, experiment, []))
-        group.runs.append(outcomes[run])
-    alone = [run for plan, run in runs if plan is None]
-    several = [outcomes[alone[0]].config.name] if len(alone) == 1 else [f"{len(alone):,} runs"]
-    title = ", ".join([*titles.values(), *(several if alone else [])])
-    return Gathered(title, _variants([*groups.values()]), sum(plan.absent for plan in plans.values()))
+    unique = [*{os.path.realpath(directory): directory for directory in directories}.values()]
+    experiment_directories = [directory for directory in unique if is_experiment(directory)]
+    others = [run for directory in unique if directory not in experiment_directories for run in _list_runs(directory)]
+    for run in others:
+        _check_run_directory(run)
+    titles = map(readable, disambiguate_names(experiment_directories))
+    experiments = [_read_experiment(*pair) for pair in zip(experiment_directories, titles, strict=True)]
+    sources = [_Source(run, experiment) for experiment in experiments for run in experiment.runs]
+    sources = _drop_duplicates([*sources, *map(_Source, others)])
+    groups = _group_runs(sources, _read_runs([source.directory for source in sources]))
+    return RunCollection(
+        title=", ".join([*(experiment.title for experiment in experiments), *_describe_other_runs(groups)]),
+        variants=_name_variants(groups),
+        n_not_started=sum(experiment.n_not_started for experiment in experiments),
+    )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which runs of an experiment have begun, variant by variant in the order of its file, and how many have not.
-
-    :param environments: what a grid over environments calls them in the names of directories
-    """
-
-    directory: Path
-    begun: list[Path]
-    absent: int
-    environments: list[str]
-
-    def name_of(self, directory: str, config: RunConfig) -> str:
-        """Name a variant by its directory, but for the environment, as a grid gives it once for each of them."""
-        labels = self.environments or grid_labels({"env.id": [config.env.id]})["env.id"]
-        return readable(",".join(part for part in directory.split(",") if part not in labels)) or config.name
-
-
-def _plan(experiment: Path) -> _Plan:
-    with looking_at(experiment, _UNREADABLE):
-        runs = [*experiment.glob("*/seed-*/")]
-        begun = [run for run in runs if (run / "config.yaml").exists()]
-    try:
-        file = yaml_document.read(experiment / EXPERIMENT_FILE).data
-        variants, grid = [*(file.get("variants") or [""])], file.get("grid") or {}
-        planned = len(variants) * math.prod(map(len, grid.values())) * len(file["seeds"])
-        labels = grid_labels(grid)
-        orders = [{part: place for place, part in enumerate(parts)} for parts in (variants, *labels.values())]
-    except (ConfigError, AttributeError, KeyError, TypeError):  # made by hand: what is there is what there is
-        planned, labels, orders = len(runs), {}, []
-
-    def order(run: Path) -> tuple[list[int], str, int]:
-        parts, seed = run.parent.name.split(","), run.name.removeprefix("seed-")
-        places = [places.get(part, len(places)) for part, places in zip(parts, orders, strict=False)]
-        return places, run.parent.name, int(seed) if seed.isdecimal() and len(seed) < 20 else -1
-
-    absent = max(0, planned - len(begun))
-    return _Plan(experiment, sorted(begun, key=order), absent, labels.get("env.id", []))
-
-
-def _runs_in(directory: Path) -> list[Path]:
-    """Return the runs of the variant that a directory is, or else itself."""
+def _list_runs(directory: Path) -> list[Path]:
+    """Return the runs of a variant's directory, or else the directory itself."""
     runs = [path.parent for path in directory.glob("seed-*/config.yaml")]
     if not runs or (directory / "config.yaml").exists():
         return [directory]
     return sorted(runs, key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
 
 
-def _check_run(directory: Path) -> None:
+def _check_run_directory(directory: Path) -> None:
     if not directory.exists():
-        raise RunError(f"{directory}: there is no such directory", "name a run's directory, or an experiment's")
+        raise RunError(f"{directory}: does not exist", "name the directory of a run or of an experiment")
     if not (directory / "config.yaml").is_file():
-        what = "is neither a run, with a config.yaml, nor an experiment, with runs as <variant>/seed-<n>"
-        raise RunError(f"{directory}: {what}", "`toolkit train` and `toolkit experiment` make them")
+        problem = "is neither a run with a config.yaml nor an experiment with runs as <variant>/seed-<n>"
+        raise RunError(f"{directory}: {problem}", "create one with `toolkit train` or `toolkit experiment`")
 
 
-def _read(runs: Sequence[Path]) -> dict[Path, Outcome]:
-    reader = OutcomeReader()
-    outcomes: dict[Path, Outcome] = {}
+def _read_experiment(directory: Path, title: str) -> _Experiment:
+    with looking_at(directory, _HINT):
+        directories = [*directory.glob("*/seed-*/")]
+        runs = [run for run in directories if (run / "config.yaml").exists()]
+    try:
+        file = yaml_document.read(directory / EXPERIMENT_FILE).data
+        variants, grid = [*(file.get("variants") or [""])], file.get("grid") or {}
+        n_planned = len(variants) * math.prod(map(len, grid.values())) * len(file["seeds"])
+        labels = grid_labels(grid)
+        ranks = [{part: rank for rank, part in enumerate(parts)} for parts in (variants, *labels.values())]
+    except (ConfigError, AttributeError, KeyError, TypeError):  # without a valid file, the directories are the plan
+        n_planned, labels, ranks = len(directories), {}, []
+
+    def rank_run(run: Path) -> tuple[list[int], str, int]:
+        parts, seed = run.parent.name.split(","), run.name.removeprefix("seed-")
+        part_ranks = [rank.get(part, len(rank)) for part, rank in zip(parts, ranks, strict=False)]
+        return part_ranks, run.parent.name, int(seed) if seed.isdecimal() and len(seed) < 20 else -1
+
+    n_not_started = max(0, n_planned - len(runs))
+    return _Experiment(title, sorted(runs, key=rank_run), n_not_started, labels.get("env.id", []))
+
+
+def _drop_duplicates(sources: Sequence[_Source]) -> list[_Source]:
+    unique: dict[Path, _Source] = {}
+    for source in sources:
+        unique.setdefault(source.directory.resolve(), source)
+    return [*unique.values()]
+
+
+def _read_runs(directories: Sequence[Path]) -> list[RunRecord]:
+    reader = RunRecordReader()
+    records: list[RunRecord] = []
     problems: list[ToolkitError] = []
-    for run in runs:
+    for directory in directories:
         try:
-            outcomes[run] = reader.read(run)
+            records.append(reader.read(directory))
         except ToolkitError as error:
             problems.append(error)
     if problems:
-        more = [f"and {len(problems) - _MOST_REPORTED} more"] if len(problems) > _MOST_REPORTED else []
-        lines = [problem.message for problem in problems[:_MOST_REPORTED]] + more
-        raise RunError("\n".join(lines), problems[0].hint or "restore it, or take the run's directory away")
-    return outcomes
+        lines = abbreviate([problem.message for problem in problems], _MAX_PROBLEMS)
+        raise RunError("\n".join(lines), problems[0].hint or "restore the file, or move the run directory away")
+    return records
 
 
-def _recipe(config: RunConfig) -> str:
+def _group_runs(sources: Sequence[_Source], records: Sequence[RunRecord]) -> list[_Group]:
+    groups: dict[tuple[str, _EnvironmentKey], _Group] = {}
+    for source, record in zip(sources, records, strict=True):
+        config, experiment = record.config, source.experiment
+        environment = _get_environment_key(config)
+        if experiment is None:
+            key, group = _dump_without_seed(config), _Group(config.name, None, environment)
+        else:
+            name = experiment.name_variant(source.directory.parent.name, config)
+            key, group = str(source.directory.parent), _Group(name, experiment.title, environment)
+        groups.setdefault((key, environment), group).runs.append(record)
+    return [*groups.values()]
+
+
+def _describe_other_runs(groups: Sequence[_Group]) -> list[str]:
+    """Name the run that belongs to no experiment, or count several."""
+    others = [run for group in groups if group.experiment_title is None for run in group.runs]
+    if len(others) == 1:
+        return [others[0].config.name]
+    return [format_count(len(others), "run")] if others else []
+
+
+def _dump_without_seed(config: RunConfig) -> str:
     return json.dumps(config.model_dump(mode="json") | {"seed": None}, sort_keys=True)
 
 
-def _variants(groups: Sequence[_Group]) -> tuple[Variant, ...]:
-    tasks = _tasks([group.config for group in groups])
+def _get_environment_key(config: RunConfig) -> _EnvironmentKey:
+    return config.env.id, config.env.max_episode_steps, _format_value(config.env.params)
+
+
+def _name_variants(groups: Sequence[_Group]) -> tuple[VariantRuns, ...]:
+    """Give groups of one name different names, if they are on one environment."""
+    environments = _name_environments([group.environment for group in groups])
     namesakes: dict[tuple[str, str], list[int]] = {}
-    for place, (group, task) in enumerate(zip(groups, tasks, strict=True)):
-        namesakes.setdefault((group.name, task), []).append(place)
-    variants: dict[int, Variant] = {}
-    for (_, task), places in namesakes.items():
-        names = _told_apart([groups[place] for place in places])
-        for place, name in zip(places, names, strict=True):
-            again = names.count(name) > 1
-            variants[place] = Variant(f"{name} {place + 1}" if again else name, task, tuple(groups[place].runs))
-    return tuple(variants[place] for place in range(len(groups)))
+    for index, (group, environment) in enumerate(zip(groups, environments, strict=True)):
+        namesakes.setdefault((group.name, environment), []).append(index)
+    names: dict[int, str] = {}
+    for indices in namesakes.values():
+        candidates = _disambiguate([groups[index] for index in indices])
+        for index, name in zip(indices, candidates, strict=True):
+            names[index] = f"{name} {index + 1}" if candidates.count(name) > 1 else name
+    return tuple(
+        VariantRuns(names[index], environment, tuple(group.runs))
+        for index, (group, environment) in enumerate(zip(groups, environments, strict=True))
+    )
 
 
-def _environment(config: RunConfig) -> _Environment:
-    return config.env.id, config.env.max_episode_steps, _shown(config.env.params)
-
-
-def _tasks(configs: Sequence[RunConfig]) -> list[str]:
-    """Name environments by their ids, and by their time limits and parameters where one id has several."""
-    kinds = [_environment(config) for config in configs]
-    several = Counter(name for name, *_ in set(kinds))
+def _name_environments(keys: Sequence[_EnvironmentKey]) -> list[str]:
+    """Name environments by their ids; add time limit and parameters if an id occurs with several of them."""
+    n_keys = Counter(env_id for env_id, *_ in set(keys))
     names = []
-    for name, limit, params in kinds:
-        details = ", ".join([f"{limit or 'own limit of'} steps", *([params] if params else [])])
-        names.append(readable(f"{name} ({details})" if several[name] > 1 else name))
+    for env_id, limit, params in keys:
+        details = ", ".join([f"{limit} steps" if limit else "default time limit", *([params] if params else [])])
+        names.append(readable(f"{env_id} ({details})" if n_keys[env_id] > 1 else env_id))
     return names
 
 
-def _told_apart(namesakes: Sequence[_Group]) -> list[str]:
-    """Name groups of one name by the experiments that they are of, or by what their configs have otherwise."""
-    if len(namesakes) == 1:
-        return [namesakes[0].name]
-    if len({one.experiment for one in namesakes}) > 1:
-        return [f"{one.experiment}/{one.name}" if one.experiment else one.name for one in namesakes]
-    flat = [_leaves(one.config.model_dump(mode="json", exclude={"seed"})) for one in namesakes]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    differing = [key for key in keys if len({_shown(one.get(key)) for one in flat}) > 1]
+def _disambiguate(groups: Sequence[_Group]) -> list[str]:
+    """Add to the common name of groups what differs: their experiments, or else values of their configs."""
+    if len(groups) == 1:
+        return [groups[0].name]
+    if len({group.experiment_title for group in groups}) > 1:
+        return [f"{group.experiment_title}/{group.name}" if group.experiment_title else group.name for group in groups]
+    configs = [flatten(group.config.model_dump(mode="json", exclude={"seed"}), enter_lists=False) for group in groups]
+    keys = [*dict.fromkeys(key for config in configs for key in config)]
+    differing = [key for key in keys if len({_format_value(config.get(key)) for config in configs}) > 1]
     return [
-        f"{group.name} ({readable(_details(one, differing), _LONGEST_DETAILS)})" if differing else group.name
-        for group, one in zip(namesakes, flat, strict=True)
+        f"{group.name} ({readable(_format_values(config, differing), _MAX_DETAILS_LENGTH)})"
+        if differing
+        else group.name
+        for group, config in zip(groups, configs, strict=True)
     ]
 
 
-def _details(leaves: dict[str, Any], keys: Sequence[str]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]}={_shown(leaves[key])}" for key in keys if key in leaves)
+def _format_values(config: dict[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]}={_format_value(config[key])}" for key in keys if key in config)
 
 
-def _leaves(data: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict) or not data:
-        return {path: data}
-    return {key: leaf for name, value in data.items() for key, leaf in _leaves(value, f"{path}.{name}").items()}
-
-
-def _shown(value: Any) -> str:
-    """Write a value of a config as shortly as it can be told from others: components by their names."""
+def _format_value(value: Any) -> str:
+    """Return a value of a config as short text that differs from that of other values; name components."""
     match value:
         case {"name": name, "params": params}:
-            return f"{name}({_shown(params)})" if params else str(name)
+            return f"{name}({_format_value(params)})" if params else str(name)
         case dict():
-            return ", ".join(f"{key}={_shown(one)}" for key, one in value.items())
+            return ", ".join(f"{key}={_format_value(item)}" for key, item in value.items())
         case list() | tuple():
-            return "+".join(map(_shown, value)) or "none"
+            return "+".join(map(_format_value, value)) or "none"
     return str(value)

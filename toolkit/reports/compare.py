@@ -1,4 +1,4 @@
-"""Variants on one environment, side by side: what their runs allow to say of each and of each pair."""
+"""Compare variants on one environment: estimates for each variant and for each pair of variants."""
 
 from __future__ import annotations
 
@@ -8,56 +8,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.reports.collect import Variant
-from toolkit.reports.run_record import Outcome
+from toolkit.reports.collect import VariantRuns
+from toolkit.reports.run_record import RunRecord
 from toolkit.reports.statistics import (
     Array,
     Band,
     Estimate,
     EventTimes,
-    interquartile_band,
-    interquartile_mean,
-    performance_profile,
-    probability_of_improvement,
-    success_rate,
-    time_to_event,
+    estimate_interquartile_curve,
+    estimate_interquartile_mean,
+    estimate_performance_profile,
+    estimate_probability_of_improvement,
+    estimate_success_rate,
+    estimate_time_to_event,
 )
 
-MOST_DRAWN = 10  # variants in one picture or table of pairs; more cannot be told apart
-_CURVE_POINTS = 100
-_PROFILE_POINTS = 101
+MAX_SELECTION = 10  # variants in one figure or table of pairs; nobody can tell more apart
+_N_CURVE_POINTS = 100
+_N_PROFILE_POINTS = 101
+
+Improvements = dict[tuple[str, str], Estimate]
+"""How probably a run of the first variant scores higher than a run of the second, by their names."""
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A band over timesteps, and of how many runs it is."""
+class LearningCurve:
+    """Interquartile mean of training returns over timesteps, and of how many runs."""
 
     timesteps: Array
     band: Band
-    runs: int
+    n_runs: int
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the runs of a variant say; None where they say nothing.
+class VariantSummary:
+    """Estimates for one variant; an estimate is None if no run supports it.
 
-    :param scores: of the runs that have ended and have one, of shape (runs,)
-    :param score: interquartile mean of the scores
-    :param solved: how many have met their success criterion, of those that ended and have one
-    :param success: the share of them
-    :param times: when the criterion was met; runs that were stopped before are censored
+    :param scores: scores of the ended runs that have one, of shape (runs,)
+    :param mean_score: interquartile mean of the scores
+    :param success_rate: share of the ended runs with a success criterion that met it
+    :param time_to_success: when runs meet the criterion; runs that stopped before are censored
     """
 
-    variant: Variant
+    variant: VariantRuns
     scores: Array
-    score: Estimate | None
-    solved: int
-    success: Estimate | None
-    times: EventTimes | None
+    mean_score: Estimate | None
+    success_rate: Estimate | None
+    time_to_success: EventTimes | None
 
     @property
     def name(self) -> str:
-        """The variant's name."""
+        """Name of the variant."""
         return self.variant.name
 
 
@@ -65,115 +66,143 @@ class Summary:
 class Comparison:
     """Variants on one environment.
 
-    :param greedy: whether scores are final greedy returns; else they are means over the last training episodes
-    :param drawn: those to put into one picture: the best, if there are many
-    :param curves: of those drawn, by their names: interquartile mean of the moving averages of training returns
-    :param pairs: how probably one scores higher than another, by their names
+    :param uses_greedy_returns: whether scores are final greedy returns, or else means over the last training episodes
+    :param selection: the variants in figures and pairs: all, or the best if there are many
+    :param curves: learning curves of the selection, by the names of the variants
+    :param improvements: for each pair of the selection
     """
 
-    task: str
-    greedy: bool
-    summaries: tuple[Summary, ...]
-    drawn: tuple[Summary, ...]
-    curves: dict[str, Curve]
-    pairs: dict[tuple[str, str], Estimate]
+    environment: str
+    uses_greedy_returns: bool
+    summaries: tuple[VariantSummary, ...]
+    selection: tuple[VariantSummary, ...]
+    curves: dict[str, LearningCurve]
+    improvements: Improvements
 
     @property
-    def compared(self) -> list[Summary]:
-        """Those drawn that have scores."""
-        return [one for one in self.drawn if len(one.scores)]
+    def scored_selection(self) -> list[VariantSummary]:
+        """The variants of the selection that have scores."""
+        return _drop_unscored(self.selection)
 
-    def profiles(self) -> tuple[Array, list[Band]]:
-        """Return thresholds of the score, and for each of ``compared`` the share of runs above."""
-        scores = np.concatenate([one.scores for one in self.compared])
+    def estimate_profiles(self) -> tuple[Array, list[Band]]:
+        """Return thresholds of the score, and for each of ``scored_selection`` the share of runs above them."""
+        scores = np.concatenate([summary.scores for summary in self.scored_selection])
         margin = 0.02 * np.ptp(scores) or 1.0
-        thresholds = np.linspace(scores.min() - margin, scores.max() + margin, _PROFILE_POINTS)
-        return thresholds, [performance_profile([one.scores], thresholds) for one in self.compared]
+        thresholds = np.linspace(scores.min() - margin, scores.max() + margin, _N_PROFILE_POINTS)
+        bands = [estimate_performance_profile([summary.scores], thresholds) for summary in self.scored_selection]
+        return thresholds, bands
 
 
-def compare(variants: Sequence[Variant]) -> list[Comparison]:
-    """Compare variants, environment by environment."""
-    tasks = dict.fromkeys(variant.task for variant in variants)
-    return [_comparison(task, [one for one in variants if one.task == task]) for task in tasks]
+def compare_variants(variants: Sequence[VariantRuns]) -> list[Comparison]:
+    """Compare variants on each environment."""
+    environments = dict.fromkeys(variant.environment for variant in variants)
+    return [
+        _compare_on_environment(name, [variant for variant in variants if variant.environment == name])
+        for name in environments
+    ]
 
 
-def over_tasks(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], Estimate]:
-    """Return how probably one variant scores higher than another over all environments, if both are on all of several.
+def average_improvements(comparisons: Sequence[Comparison]) -> Improvements:
+    """Average the probability of improvement over environments, for pairs of variants that are on all of them.
 
-    Scores of different environments have no common scale, but who scores higher can be averaged.
+    Scores of different environments have no common scale, but which run scores higher can be averaged.
+
+    :return: empty if there is only one environment
     """
     if len(comparisons) < 2:
         return {}
-    scores = [{one.name: one.scores for one in comparison.compared} for comparison in comparisons]
-    common = [name for name in scores[0] if all(name in task for task in scores)]
+    scores = [{summary.name: summary.scores for summary in comparison.scored_selection} for comparison in comparisons]
+    common_names = [name for name in scores[0] if all(name in by_name for by_name in scores)]
     return {
-        (one, other): probability_of_improvement([task[one] for task in scores], [task[other] for task in scores])
-        for one in common
-        for other in common
-        if one != other
+        (first, second): estimate_probability_of_improvement(
+            [by_name[first] for by_name in scores], [by_name[second] for by_name in scores]
+        )
+        for first, second in itertools.permutations(common_names, 2)
     }
 
 
-def score_of(run: Outcome, greedy: bool) -> float | None:
-    """Return what a run is judged by."""
-    return run.greedy_return if greedy else run.training_return
+def get_score(run: RunRecord, uses_greedy_returns: bool) -> float | None:
+    """Return the score of a run, if it has one."""
+    return run.greedy_return if uses_greedy_returns else run.training_return
 
 
-def median_run(summary: Summary, greedy: bool) -> Outcome | None:
-    """Return the run in the middle, by its score; any that has ended where none has one."""
-    ended = [(score_of(run, greedy), run) for run in summary.variant.ended]
-    scored = sorted(((score, run) for score, run in ended if score is not None), key=lambda pair: pair[0])
+def select_median_run(summary: VariantSummary, uses_greedy_returns: bool) -> RunRecord | None:
+    """Return the ended run with the median score (the upper of two), or any ended run if none has a score."""
+    runs = summary.variant.ended_runs
+    scored = [(score, run) for run in runs if (score := get_score(run, uses_greedy_returns)) is not None]
     if scored:
+        scored.sort(key=lambda pair: pair[0])
         return scored[len(scored) // 2][1]
-    return ended[0][1] if ended else None
+    return runs[0] if runs else None
 
 
-def _comparison(task: str, variants: Sequence[Variant]) -> Comparison:
-    greedy = any(run.greedy_return is not None for variant in variants for run in variant.ended)
-    summaries = tuple(_summary(variant, greedy) for variant in variants)
-    drawn = summaries
-    if len(summaries) > MOST_DRAWN:
-        best = sorted(summaries, key=lambda one: one.score.value if one.score else -np.inf, reverse=True)
-        names = {one.name for one in best[:MOST_DRAWN]}
-        drawn = tuple(one for one in summaries if one.name in names)
-    scored = [one for one in drawn if len(one.scores)]
-    pairs = {}
-    for one, other in itertools.combinations(scored, 2):
-        pairs[one.name, other.name] = better = probability_of_improvement([one.scores], [other.scores])
-        pairs[other.name, one.name] = Estimate(1 - better.value, 1 - better.high, 1 - better.low)
-    curves = {one.name: curve for one in drawn if (curve := _curve(one.variant.ended))}
-    return Comparison(task, greedy, summaries, drawn, curves, pairs)
+def _compare_on_environment(environment: str, variants: Sequence[VariantRuns]) -> Comparison:
+    uses_greedy_returns = any(run.greedy_return is not None for variant in variants for run in variant.ended_runs)
+    summaries = tuple(_summarize(variant, uses_greedy_returns) for variant in variants)
+    selection = _select_best(summaries)
+    curves = {summary.name: curve for summary in selection if (curve := _estimate_curve(summary.variant.ended_runs))}
+    improvements = _estimate_improvements(_drop_unscored(selection))
+    return Comparison(environment, uses_greedy_returns, summaries, selection, curves, improvements)
 
 
-def _summary(variant: Variant, greedy: bool) -> Summary:
-    ended = variant.ended
-    scores = [score for run in ended if (score := score_of(run, greedy)) is not None]
-    judged = [run for run in ended if run.criterion]
-    solved = sum(run.solved_at is not None for run in judged)
-    return Summary(
+def _select_best(summaries: tuple[VariantSummary, ...]) -> tuple[VariantSummary, ...]:
+    """Return the variants with the highest scores in their own order, or all if they are few."""
+    if len(summaries) <= MAX_SELECTION:
+        return summaries
+
+    def rank(summary: VariantSummary) -> float:
+        return summary.mean_score.value if summary.mean_score else -np.inf
+
+    names = {summary.name for summary in sorted(summaries, key=rank, reverse=True)[:MAX_SELECTION]}
+    return tuple(summary for summary in summaries if summary.name in names)
+
+
+def _drop_unscored(summaries: Sequence[VariantSummary]) -> list[VariantSummary]:
+    return [summary for summary in summaries if len(summary.scores)]
+
+
+def _estimate_improvements(summaries: Sequence[VariantSummary]) -> Improvements:
+    improvements = {}
+    for first, second in itertools.combinations(summaries, 2):
+        estimate = estimate_probability_of_improvement([first.scores], [second.scores])
+        improvements[first.name, second.name] = estimate
+        improvements[second.name, first.name] = Estimate(1 - estimate.value, 1 - estimate.high, 1 - estimate.low)
+    return improvements
+
+
+def _summarize(variant: VariantRuns, uses_greedy_returns: bool) -> VariantSummary:
+    runs = variant.ended_runs
+    scores = [score for run in runs if (score := get_score(run, uses_greedy_returns)) is not None]
+    runs_with_criterion = [run for run in runs if run.criterion]
+    n_successes = sum(run.success_timestep is not None for run in runs_with_criterion)
+    return VariantSummary(
         variant=variant,
         scores=np.array(scores, dtype=np.float64),
-        score=interquartile_mean([np.array(scores)]) if scores else None,
-        solved=solved,
-        success=success_rate(solved, len(judged)) if judged else None,
-        times=_times(variant.runs) if judged else None,
+        mean_score=estimate_interquartile_mean([np.array(scores)]) if scores else None,
+        success_rate=estimate_success_rate(n_successes, len(runs_with_criterion)) if runs_with_criterion else None,
+        time_to_success=_estimate_time_to_success(variant.runs) if runs_with_criterion else None,
     )
 
 
-def _times(runs: Sequence[Outcome]) -> EventTimes | None:
-    watched = [(run.solved_at or run.timesteps, run.solved_at is not None) for run in runs if run.timesteps]
-    if not watched:
+def _estimate_time_to_success(runs: Sequence[RunRecord]) -> EventTimes | None:
+    observations = [
+        (run.success_timestep or run.timesteps, run.success_timestep is not None) for run in runs if run.timesteps
+    ]
+    if not observations:
         return None
-    times, happened = zip(*watched, strict=True)
-    return time_to_event(np.array(times, dtype=np.float64), np.array(happened))
+    times, successes = zip(*observations, strict=True)
+    return estimate_time_to_event(np.array(times, dtype=np.float64), np.array(successes))
 
 
-def _curve(runs: Sequence[Outcome]) -> Curve | None:
-    """Put runs on one grid, from where each has an episode to where the last ends; the others keep their value."""
-    drawn = [run for run in runs if len(run.ends)]
-    if not drawn:
+def _estimate_curve(runs: Sequence[RunRecord]) -> LearningCurve | None:
+    """Put runs on one grid: from where each has an episode to where the last run ends; earlier ones keep their value.
+
+    :return: None if no run has an episode
+    """
+    runs = [run for run in runs if len(run.curve_timesteps)]
+    if not runs:
         return None
-    start, end = max(run.ends[0] for run in drawn), max(run.ends[-1] for run in drawn)
-    grid = np.unique(np.linspace(start, end, _CURVE_POINTS).round())
-    values = [run.averages[np.searchsorted(run.ends, grid, side="right") - 1] for run in drawn]
-    return Curve(grid, interquartile_band(np.array(values)), len(drawn))
+    start, end = max(run.curve_timesteps[0] for run in runs), max(run.curve_timesteps[-1] for run in runs)
+    grid = np.unique(np.linspace(start, end, _N_CURVE_POINTS).round())
+    values = [run.curve_returns[np.searchsorted(run.curve_timesteps, grid, side="right") - 1] for run in runs]
+    return LearningCurve(grid, estimate_interquartile_curve(np.array(values)), len(runs))

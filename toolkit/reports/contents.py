@@ -1,4 +1,4 @@
-"""What is in a report, whatever it is written as."""
+"""The contents of a report, before it is written as HTML, Markdown or CSV."""
 
 from __future__ import annotations
 
@@ -7,43 +7,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.reports import captions
-from toolkit.reports.collect import Gathered, gather
-from toolkit.reports.compare import Comparison, compare, over_tasks
-from toolkit.reports.figures import figures
-from toolkit.reports.tables import Table, improvement_table, pairs_table, runs_table, summary_table
+from toolkit.reports.collect import RunCollection, collect_runs
+from toolkit.reports.compare import Comparison, average_improvements, compare_variants
+from toolkit.reports.figures import ReportFigure, draw_figures
+from toolkit.reports.tables import Table, make_improvement_table, make_run_table, make_summary_table
 from toolkit.utils.errors import RunError
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure with its captions.
-
-    :param file: where its SVG is, relative to the report
-    """
-
-    title: str
-    caption: str
-    svg: str
-    file: str
-
-
-@dataclass(frozen=True)
 class Section:
-    """What there is to say of one environment."""
+    """What a report says of one environment.
+
+    :param figures: by their files, relative to the directory of the report
+    :param pairs: probability of improvement of each variant over each other, if two have scores
+    """
 
     comparison: Comparison
     table: Table
     findings: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    figures: dict[str, ReportFigure]
     pairs: Table | None
     pairs_caption: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """All of a report but its videos."""
+    """Everything in a report except its videos.
 
-    gathered: Gathered
+    :param overall: probability of improvement over all environments, if there are several
+    """
+
+    collection: RunCollection
     headline: str
     notices: tuple[str, ...]
     sections: tuple[Section, ...]
@@ -53,45 +47,43 @@ class Report:
     methods: str
 
 
-def read_report(directories: Sequence[Path]) -> Report:
-    """Read runs and experiments, and say what they say.
+def build_report(directories: Sequence[Path]) -> Report:
+    """Read runs and experiments, and compare their variants.
 
-    :raises RunError: if a directory is neither, a file in it is damaged, or no run has ended
-    :raises ConfigError: if a run's config is none
+    :raises RunError: if a directory is neither a run nor an experiment, a file in it is damaged, or no run has ended
+    :raises ConfigError: if the config of a run is not valid
     """
-    gathered = gather(directories)
-    if not any(run.has_ended for run in gathered.runs):
-        told = "; ".join(captions.notices(gathered)[:1])
-        going = any(run.status == "unfinished" for run in gathered.runs)
-        hint = "wait for one" if going else "`toolkit resume RUN` goes on with one, `toolkit experiment FILE` with all"
-        raise RunError(f"{directories[0]}: no run has ended{f': {told}' if told else ''}", hint)
-    comparisons = compare(gathered.variants)
-    overall = over_tasks(comparisons)
-    names = [*dict.fromkeys(name for name, _ in overall)]
+    collection = collect_runs(directories)
+    notices = captions.list_notices(collection)
+    if not any(run.has_ended for run in collection.runs):
+        is_training = any(run.status == "unfinished" for run in collection.runs)
+        hint = (
+            "wait for a run to end"
+            if is_training
+            else "continue with `toolkit resume RUN` or `toolkit experiment FILE`"
+        )
+        raise RunError(": ".join([f"{directories[0]}", "no run has ended", *notices[:1]]), hint)
+    comparisons = compare_variants(collection.variants)
+    improvements = average_improvements(comparisons)
     return Report(
-        gathered=gathered,
-        headline=captions.headline(gathered),
-        notices=tuple(captions.notices(gathered)),
-        sections=tuple(_section(one, number) for number, one in enumerate(comparisons, start=1)),
-        overall=improvement_table(names, overall) if overall else None,
-        overall_caption=captions.overall_caption(len(comparisons)),
-        runs=runs_table(gathered),
+        collection=collection,
+        headline=captions.write_headline(collection),
+        notices=tuple(notices),
+        sections=tuple(_build_section(comparison, number) for number, comparison in enumerate(comparisons, start=1)),
+        overall=make_improvement_table(improvements) if improvements else None,
+        overall_caption=captions.write_overall_caption(len(comparisons)),
+        runs=make_run_table(collection),
         methods=captions.METHODS,
     )
 
 
-def _section(comparison: Comparison, number: int) -> Section:
+def _build_section(comparison: Comparison, number: int) -> Section:
     suffix = f"-{number}" if number > 1 else ""
-    drawn = tuple(
-        Figure(one.title, captions.caption(comparison, one.kind), one.svg, f"figures/{one.kind}{suffix}.svg")
-        for one in figures(comparison)
-    )
-    several = len(comparison.summaries) > 1
     return Section(
         comparison=comparison,
-        table=summary_table(comparison),
-        findings=tuple(captions.findings(comparison)) if several else (),
-        figures=drawn,
-        pairs=pairs_table(comparison) if comparison.pairs else None,
-        pairs_caption=captions.pairs_caption(comparison),
+        table=make_summary_table(comparison),
+        findings=tuple(captions.list_findings(comparison)) if len(comparison.summaries) > 1 else (),
+        figures={f"figures/{figure.kind}{suffix}.svg": figure for figure in draw_figures(comparison)},
+        pairs=make_improvement_table(comparison.improvements) if comparison.improvements else None,
+        pairs_caption=captions.write_pairs_caption(comparison),
     )

@@ -1,88 +1,125 @@
-"""A report as text: Markdown, CSV, and the few lines that a terminal shows."""
+"""A report as text: Markdown, CSV, and the summary that a terminal shows."""
 
 from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
-from toolkit.reports.contents import Report
+from toolkit.reports.collect import VariantRuns
+from toolkit.reports.contents import Report, Section
+from toolkit.reports.run_record import RunRecord
 from toolkit.reports.tables import Table
 from toolkit.utils.errors import readable
+from toolkit.utils.text import format_table
 
-_ABOUT = ("variant", "environment", "seed", "status", "reason", "timesteps", "episodes", "seconds")
-_JUDGED = ("success_timestep", "final_greedy_return", "greedy_episodes", "training_return", "directory")
-_MARKDOWN = re.compile(r"([\\`*_\[\]|~$#]|:(?=//)|(?<=www)\.)")  # the last two: GitHub makes links of addresses
-_LONGEST_PATH = 4096  # characters
+_COLUMNS = (
+    "variant",
+    "environment",
+    "seed",
+    "status",
+    "reason",
+    "timesteps",
+    "episodes",
+    "seconds",
+    "success_timestep",
+    "final_greedy_return",
+    "greedy_episodes",
+    "training_return",
+    "directory",
+)
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$#]|:(?=//)|(?<=www)\.)")  # GitHub makes links of addresses: the last two
+_FORMULA_STARTS = ("=", "+", "-", "@")
+_MAX_PATH_LENGTH = 4096  # characters
 
 
-def csv_of(report: Report) -> str:
-    """Return one line for each run; what is not known is left empty."""
+def to_csv(report: Report) -> str:
+    """Return one row for each run; unknown values are empty."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_ABOUT, *_JUDGED])
-    for variant in report.gathered.variants:
+    writer.writerow(_COLUMNS)
+    for variant in report.collection.variants:
         for run in variant.runs:
-            went = (run.status, run.reason, run.timesteps, run.episodes, run.seconds)
-            judged = (run.solved_at, run.greedy_return, run.greedy_episodes or None, run.training_return)
-            directory = readable(str(run.directory), _LONGEST_PATH)
-            writer.writerow(map(_cell, [variant.name, variant.task, run.seed, *went, *judged, directory]))
+            writer.writerow(map(_escape_formula, _list_values(variant, run)))
     return file.getvalue()
 
 
-def _cell(value: Any) -> Any:
-    """Write text so that a spreadsheet takes it for no formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+def _list_values(variant: VariantRuns, run: RunRecord) -> list[Any]:
+    return [
+        variant.name,
+        variant.environment,
+        run.seed,
+        run.status,
+        run.failure_reason,
+        run.timesteps,
+        run.episodes,
+        run.seconds,
+        run.success_timestep,
+        run.greedy_return,
+        run.greedy_episodes or None,
+        run.training_return,
+        readable(str(run.directory), _MAX_PATH_LENGTH),
+    ]
 
 
-def markdown(report: Report) -> str:
-    """Return the report but for its videos, with links to its figures."""
-    blocks = [f"# {_plain(report.gathered.title)}", _plain(report.headline), *_list(report.notices)]
+def _escape_formula(value: Any) -> Any:
+    """Quote text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+def to_markdown(report: Report) -> str:
+    """Return the report without its videos, with links to its figures."""
+    blocks = [f"# {_escape(report.collection.title)}", _escape(report.headline), *_format_list(report.notices)]
     for section in report.sections:
-        blocks += [f"## {_plain(section.comparison.task)}", _table(section.table), *_list(section.findings)]
-        for figure in section.figures:
-            blocks += [
-                f"### {figure.title}",
-                f"![{_plain(figure.title)}]({figure.file})",
-                _plain(figure.caption),
-            ]
-        if section.pairs:
-            blocks += ["### Probability of improvement", _table(section.pairs), _plain(section.pairs_caption)]
+        blocks += _format_section(section)
     if report.overall:
-        blocks += ["## All environments", _table(report.overall), _plain(report.overall_caption)]
-    blocks += ["## Methods", _plain(report.methods)]
+        blocks += ["## All environments", _format_table(report.overall), _escape(report.overall_caption)]
+    blocks += ["## Methods", _escape(report.methods)]
     return "\n\n".join(blocks) + "\n"
 
 
-def overview(report: Report) -> str:
-    """Return the tables of variants for a terminal."""
-    blocks = []
+def _format_section(section: Section) -> list[str]:
+    blocks = [f"## {_escape(section.comparison.environment)}", _format_table(section.table)]
+    blocks += _format_list(section.findings)
+    for file, figure in section.figures.items():
+        blocks += [f"### {figure.title}", f"![{_escape(figure.title)}]({file})", _escape(figure.caption)]
+    if section.pairs:
+        blocks += ["### Probability of improvement", _format_table(section.pairs), _escape(section.pairs_caption)]
+    return blocks
+
+
+def format_overview(report: Report) -> str:
+    """Return the headline, the notices and the tables of variants for a terminal."""
+    blocks = [report.headline, *(f"note: {notice}" for notice in report.notices)]
     for section in report.sections:
-        drawn = {one.name for one in section.comparison.drawn}
-        shown = [row for row in section.table.rows if row[0] in drawn]
-        rows = [section.table.header, *shown]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        left = len(section.table.rows) - len(shown)
-        lines += [f"and {left:,} more, which score lower, in the report"] if left else []
-        blocks.append("\n".join([section.comparison.task, *(f"  {line}" for line in lines)]))
-    return "\n".join([report.headline, *(f"note: {notice}" for notice in report.notices), *blocks])
+        selection = {summary.name for summary in section.comparison.selection}
+        rows = [row for row in section.table.rows if row[0] in selection]
+        lines = format_table(section.table.header, rows)
+        n_left_out = len(section.table.rows) - len(rows)
+        if n_left_out:
+            lines.append(f"and {n_left_out:,} more with lower scores, in the report")
+        blocks += [section.comparison.environment, *(f"  {line}" for line in lines)]
+    return "\n".join(blocks)
 
 
-def _table(table: Table) -> str:
+def _format_table(table: Table) -> str:
     rows = [
-        [f"**{_plain(cell)}**" if (row, column) in table.strong else _plain(cell) for column, cell in enumerate(cells)]
+        [
+            f"**{_escape(cell)}**" if (row, column) in table.bold_cells else _escape(cell)
+            for column, cell in enumerate(cells)
+        ]
         for row, cells in enumerate(table.rows)
     ]
-    lines = [[*map(_plain, table.header)], ["---"] * len(table.header), *rows]
+    lines = [[*map(_escape, table.header)], ["---"] * len(table.header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _list(sentences: tuple[str, ...]) -> list[str]:
-    return ["\n".join(f"- {_plain(one)}" for one in sentences)] if sentences else []
+def _format_list(sentences: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {_escape(sentence)}" for sentence in sentences)] if sentences else []
 
 
-def _plain(text: str) -> str:
-    """Write text so that Markdown shows it as it is."""
-    return _MARKDOWN.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _escape(text: str) -> str:
+    """Escape text so that Markdown shows it as it is."""
+    return _SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,11 +1,11 @@
-"""One run directory, read back to be compared with others: how the run went, and what was measured of it."""
+"""What one run directory says of its run, read back for comparison with other runs."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,31 @@ from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError, readable
 from toolkit.utils.files import read_text
 
-_CURVE_POINTS = 1000  # more than a picture has columns, and little to keep of a thousand runs
-_TRACEBACK = re.compile(r"^Traceback\b.*\n", re.MULTILINE)
-_SEED = re.compile(r"^seed: (\d{1,10})\n", re.MULTILINE)
+_MAX_CURVE_POINTS = 1000  # more than a picture has columns, and little memory for a thousand runs
+_MAX_REASON_LENGTH = 300  # characters
+_TRACEBACK_START = re.compile(r"^Traceback\b.*\n", re.MULTILINE)
+_SEED_LINE = re.compile(r"^seed: (\d{1,10})\n", re.MULTILINE)
+
+
+class Criterion(NamedTuple):
+    """Success criterion of a run: a mean return of ``threshold`` over the last ``window`` episodes."""
+
+    threshold: float
+    window: int
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunRecord:
     """What a run directory says of its run.
 
-    :param config: that of the run but for the seed
-    :param status: that of ``result.json``, or ``unfinished`` where there is none
-    :param reason: why it failed, if it did
-    :param criterion: threshold, and over how many episodes, if there is a success criterion
-    :param solved_at: the timestep that met it
-    :param ends: timesteps at the ends of episodes, of shape (points,)
-    :param averages: mean raw return of the last episodes then, as many as the criterion has, or else 100
+    :param config: the config of the run; its seed may be that of another run of the variant
+    :param status: the status in ``result.json``, or ``unfinished`` if there is no such file
+    :param failure_reason: the exception that ended a failed run; empty for other runs
+    :param criterion: the success criterion, if the run has one
+    :param success_timestep: the timestep at which the run met it
+    :param curve_timesteps: timesteps at the ends of episodes, of shape (points,)
+    :param curve_returns: mean raw return of the last episodes at each of them, of shape (points,); the window is that
+        of the success criterion, by default 100
     :param greedy_return: mean raw return of the greedy episodes in ``evaluation.json``
     """
 
@@ -42,98 +51,101 @@ class Outcome:
     config: RunConfig
     seed: int
     status: str
-    reason: str
+    failure_reason: str
     timesteps: int
     episodes: int
     seconds: float | None
-    criterion: tuple[float, int] | None
-    solved_at: int | None
-    ends: NDArray[np.int64]
-    averages: NDArray[np.float64]
+    criterion: Criterion | None
+    success_timestep: int | None
+    curve_timesteps: NDArray[np.int64]
+    curve_returns: NDArray[np.float64]
     greedy_return: float | None
     greedy_episodes: int
 
     @property
     def has_ended(self) -> bool:
-        """Whether training came to its own end."""
+        """Whether training ended by itself."""
         return self.status in ENDED
 
     @property
     def training_return(self) -> float | None:
-        """Mean raw return of its last training episodes, if it had any."""
-        return float(self.averages[-1]) if len(self.averages) else None
+        """Mean raw return of the last training episodes, if there are any."""
+        return float(self.curve_returns[-1]) if len(self.curve_returns) else None
 
 
-class OutcomeReader:
-    """Reads run directories; configs that differ in the seed alone are parsed once, as that takes longest."""
+class RunRecordReader:
+    """Read run directories; parse configs that differ only in the seed once, because parsing takes longest."""
 
     def __init__(self) -> None:
         self._configs: dict[str, RunConfig] = {}
 
-    def read(self, directory: Path) -> Outcome:
-        """Read what a run directory says.
+    def read(self, directory: Path) -> RunRecord:
+        """Read what a run directory says of its run.
 
         :raises RunError: if ``result.json``, ``monitor.csv`` or ``evaluation.json`` is damaged
-        :raises ConfigError: if its config is none
+        :raises ConfigError: if ``config.yaml`` is not a valid config
         """
-        config, seed = self._config(directory / "config.yaml")
+        config, seed = self._read_config(directory / "config.yaml")
         result = read_result(directory / "result.json") or {}
         success: dict[str, Any] = result.get("success") or {}
-        ends, averages, episodes = _curve(directory / "monitor.csv", success.get("episodes", DEFAULT_WINDOW))
+        window = success.get("episodes", DEFAULT_WINDOW)
+        curve_timesteps, curve_returns, n_episodes = _read_curve(directory / "monitor.csv", window)
         evaluation = read_evaluation(directory / EVALUATION_FILE) or {}
         status = result.get("status", "unfinished")
+        last_timestep = int(curve_timesteps[-1]) if len(curve_timesteps) else 0
         try:
-            return Outcome(
+            return RunRecord(
                 directory=directory,
                 config=config,
                 seed=seed,
                 status=status,
-                reason=_reason(directory / "traceback.txt") if status == "failed" else "",
-                timesteps=result["timesteps"] if result else int(ends[-1]) if len(ends) else 0,
-                episodes=result["episodes"] if result else episodes,
+                failure_reason=_read_failure_reason(directory / "traceback.txt") if status == "failed" else "",
+                timesteps=result["timesteps"] if result else last_timestep,
+                episodes=result["episodes"] if result else n_episodes,
                 seconds=result.get("seconds"),
-                criterion=(success["threshold"], success["episodes"]) if success else None,
-                solved_at=success["timestep"] if success.get("solved") else None,
-                ends=ends,
-                averages=averages,
+                criterion=Criterion(success["threshold"], success["episodes"]) if success else None,
+                success_timestep=success["timestep"] if success.get("solved") else None,
+                curve_timesteps=curve_timesteps,
+                curve_returns=curve_returns,
                 greedy_return=evaluation.get("mean_return"),
                 greedy_episodes=evaluation.get("episodes", 0),
             )
         except KeyError as error:
             raise RunError(f"{directory / 'result.json'}: is damaged: it has no {error}") from None
 
-    def _config(self, path: Path) -> tuple[RunConfig, int]:
+    def _read_config(self, path: Path) -> tuple[RunConfig, int]:
+        """Return a config, perhaps that of another seed, and the seed."""
         try:
             text = read_text(path)
         except (OSError, ValueError):
-            text = ""  # why it cannot be read is said below
-        seed = _SEED.search(text)
-        if not seed or "extends" in text:  # what it extends depends on where it is
+            text = ""  # read_config below says why the file cannot be read
+        seed = _SEED_LINE.search(text)
+        if not seed or "extends" in text:  # the path in `extends` is relative to the file
             config = read_config(path)
             return config, config.seed
-        rest = _SEED.sub("", text, count=1)
-        if rest not in self._configs:
-            self._configs[rest] = read_config(path)
-        return self._configs[rest], int(seed[1])
+        text_without_seed = _SEED_LINE.sub("", text, count=1)
+        if text_without_seed not in self._configs:
+            self._configs[text_without_seed] = read_config(path)
+        return self._configs[text_without_seed], int(seed[1])
 
 
-def _curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Return points of the moving average of returns, and how many episodes there are."""
+def _read_curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """Return the timesteps and values of the moving average of returns, and the number of episodes."""
     try:
         episodes = read_episodes(path)
     except FileNotFoundError:
         episodes = []
     table = np.array(episodes, dtype=np.float64).reshape(-1, 2)
-    last, averages = compute_moving_average(table[:, 0], window, _CURVE_POINTS)
-    return np.cumsum(table[:, 1]).astype(np.int64)[last - 1], averages, len(table)
+    last_episodes, averages = compute_moving_average(table[:, 0], window, _MAX_CURVE_POINTS)
+    return np.cumsum(table[:, 1]).astype(np.int64)[last_episodes - 1], averages, len(table)
 
 
-def _reason(path: Path) -> str:
-    """Return the first line of a traceback's exception; a link could bring any file of this user into a report."""
+def _read_failure_reason(path: Path) -> str:
+    """Return the first line of the exception in a traceback; skip links, which could leak any file of the user."""
     try:
         text = "" if path.is_symlink() else read_text(path)
     except (OSError, ValueError):
         text = ""
-    lines = _TRACEBACK.split(text)[-1].splitlines()
-    own = next((line for line in lines if line[:1].strip()), "")  # those of the code that raised it are indented
-    return readable(own[:300]) or "traceback.txt does not say why"
+    lines = _TRACEBACK_START.split(text)[-1].splitlines()
+    message = next((line for line in lines if line[:1].strip()), "")  # lines of source code are indented
+    return readable(message[:_MAX_REASON_LENGTH]) or "traceback.txt does not say why"

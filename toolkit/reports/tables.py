@@ -1,110 +1,109 @@
-"""What a report says in tables, and how an estimate is written."""
+"""The tables of a report, and how it writes numbers and estimates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolkit.reports.collect import Gathered, Variant
-from toolkit.reports.compare import Comparison, Summary
+from toolkit.reports.collect import RunCollection
+from toolkit.reports.compare import Comparison, Improvements, VariantSummary
 from toolkit.reports.statistics import Estimate
 from toolkit.utils.errors import readable
+from toolkit.utils.text import format_count
 
-_NOTHING = "-"
-_LARGEST_IN_FULL = 1e12
+_MISSING = "-"
+_MAX_DECIMAL_NOTATION = 1e12  # larger numbers are written with a power of ten
+_MAX_DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class Table:
     """Text in rows and columns.
 
-    :param strong: rows and columns of the cells that stand out
+    :param bold_cells: row and column of each cell that stands out
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    strong: frozenset[tuple[int, int]] = frozenset()
+    bold_cells: frozenset[tuple[int, int]] = frozenset()
 
 
-def plural(count: int, what: str) -> str:
-    """Write a number of things."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def format_number(value: float, decimals: int) -> str:
+    """Write a number with so many decimal places, or a very large one with its power of ten."""
+    return f"{value:,.{decimals}f}" if abs(value) < _MAX_DECIMAL_NOTATION else f"{value:.6g}"
 
 
-def number(one: float, places: int) -> str:
-    """Write a number with as many decimal places, or a very large one with its power of ten."""
-    return f"{one:,.{places}f}" if abs(one) < _LARGEST_IN_FULL else f"{one:.6g}"
+def format_estimate(estimate: Estimate | None, decimals: int | None = None, percent: bool = False) -> str:
+    """Write an estimate with its interval.
 
-
-def estimate(one: Estimate | None, digits: int | None = None, percent: bool = False) -> str:
-    """Write an estimate with its interval; of several digits as many as matter, or as many as are said."""
-    if one is None:
-        return _NOTHING
-    ends = [one.value, *([one.low, one.high] if one.has_interval else [])]
+    :param decimals: by default as many as tell the ends of the interval apart
+    """
+    if estimate is None:
+        return _MISSING
+    numbers = [estimate.value, *([estimate.low, estimate.high] if estimate.has_interval else [])]
     if percent:
-        value, *interval = (f"{100 * end:.0f}" for end in ends)
-        return f"{value} %" + (f" ({' to '.join(interval)})" if interval else "")
-    places = _places(ends) if digits is None else digits
-    value, *interval = ("not reached" if math.isinf(end) else number(end, places) for end in ends)
-    if math.isinf(one.high):
-        return value if math.isinf(one.low) else f"{value} ({interval[0]} or more)"
-    return value + (f" ({' to '.join(interval)})" if interval else "")
+        value, *interval = (f"{100 * number:.0f}" for number in numbers)
+        return _add_interval(f"{value} %", interval)
+    decimals = _count_decimals(numbers) if decimals is None else decimals
+    value, *interval = ("not reached" if math.isinf(number) else format_number(number, decimals) for number in numbers)
+    if math.isinf(estimate.high):
+        return value if math.isinf(estimate.low) else f"{value} ({interval[0]} or more)"
+    return _add_interval(value, interval)
 
 
-def _places(ends: Sequence[float]) -> int:
+def _add_interval(value: str, interval: Sequence[str]) -> str:
+    return f"{value} ({' to '.join(interval)})" if interval else value
+
+
+def _count_decimals(numbers: Sequence[float]) -> int:
     """Return how many decimal places tell the ends of an interval apart."""
-    width = max(ends) - min(ends) or abs(ends[0]) / 100
-    return min(6, max(0, 1 - math.floor(math.log10(width)))) if width else 0
+    width = max(numbers) - min(numbers) or abs(numbers[0]) / 100
+    return min(_MAX_DECIMALS, max(0, 1 - math.floor(math.log10(width)))) if width else 0
 
 
-def summary_table(comparison: Comparison) -> Table:
+def make_summary_table(comparison: Comparison) -> Table:
     """Return one row for each variant."""
-    judged = any(one.success for one in comparison.summaries)
-    score = "final greedy return" if comparison.greedy else "return at the end of training"
-    header = ("variant", "runs", *(("success rate", "median timesteps to success") if judged else ()), score)
+    has_criterion = any(summary.success_rate for summary in comparison.summaries)
+    score = "final greedy return" if comparison.uses_greedy_returns else "return at the end of training"
+    header = ["variant", "runs", *(["success rate", "median timesteps to success"] if has_criterion else []), score]
     rows = []
-    for one in comparison.summaries:
-        cells = [one.name, _counts(one.variant)]
-        if judged:
-            cells.append(estimate(one.success, percent=True))
-            cells.append(estimate(one.times.median if one.times else None, digits=0))
-        rows.append((*cells, estimate(one.score) + _few(one)))
-    return Table(header, tuple(rows))
+    for summary in comparison.summaries:
+        cells = [summary.name, _count_runs(summary)]
+        if has_criterion:
+            median = summary.time_to_success.median if summary.time_to_success else None
+            cells += [format_estimate(summary.success_rate, percent=True), format_estimate(median, decimals=0)]
+        rows.append((*cells, format_estimate(summary.mean_score) + _count_scores(summary)))
+    return Table(tuple(header), tuple(rows))
 
 
-def _counts(variant: Variant) -> str:
-    ended, runs = len(variant.ended), len(variant.runs)
-    return str(runs) if ended == runs else f"{ended} of {runs}"
+def _count_runs(summary: VariantSummary) -> str:
+    n_ended, n_runs = len(summary.variant.ended_runs), len(summary.variant.runs)
+    return str(n_runs) if n_ended == n_runs else f"{n_ended} of {n_runs}"
 
 
-def _few(summary: Summary) -> str:
-    """Say of how many runs a score is, where it is not of all that have ended."""
-    scored, ended = len(summary.scores), len(summary.variant.ended)
-    return f" of {plural(scored, 'run')}" if 0 < scored < ended else ""
+def _count_scores(summary: VariantSummary) -> str:
+    """Say how many runs have a score, if not all that have ended."""
+    n_scores, n_ended = len(summary.scores), len(summary.variant.ended_runs)
+    return f" of {format_count(n_scores, 'run')}" if 0 < n_scores < n_ended else ""
 
 
-def pairs_table(comparison: Comparison) -> Table:
+def make_improvement_table(improvements: Improvements) -> Table:
     """Return how probably the variant of a row scores higher than that of a column."""
-    return improvement_table([one.name for one in comparison.compared], comparison.pairs)
-
-
-def improvement_table(names: Sequence[str], pairs: Mapping[tuple[str, str], Estimate]) -> Table:
-    """Return how probably each scores higher than each other."""
+    names = [*dict.fromkeys(name for name, _ in improvements)]
     rows = [
-        (name, *(estimate(pairs[name, other], percent=True) if name != other else "" for other in names))
+        (name, *(format_estimate(improvements[name, other], percent=True) if name != other else "" for other in names))
         for name in names
     ]
-    places = {name: place for place, name in enumerate(names)}
-    strong = {(places[one], places[other] + 1) for (one, other), pair in pairs.items() if _is_clear(pair)}
-    return Table(("higher than →", *names), tuple(rows), frozenset(strong))
+    bold_cells = {
+        (names.index(first), names.index(second) + 1)
+        for (first, second), estimate in improvements.items()
+        if estimate.has_interval and not estimate.low <= 0.5 <= estimate.high
+    }
+    return Table(("higher than →", *names), tuple(rows), frozenset(bold_cells))
 
 
-def _is_clear(pair: Estimate) -> bool:
-    return pair.has_interval and not pair.low <= 0.5 <= pair.high
-
-
-def runs_table(gathered: Gathered) -> Table:
+def make_run_table(collection: RunCollection) -> Table:
     """Return one row for each run."""
     header = ("variant", "seed", "status", "timesteps", "episodes", "success at", "training", "greedy", "directory")
     rows = [
@@ -114,12 +113,12 @@ def runs_table(gathered: Gathered) -> Table:
             run.status,
             f"{run.timesteps:,}",
             f"{run.episodes:,}",
-            _NOTHING if run.solved_at is None else f"{run.solved_at:,}",
-            _NOTHING if run.training_return is None else number(run.training_return, 1),
-            _NOTHING if run.greedy_return is None else number(run.greedy_return, 1),
+            _MISSING if run.success_timestep is None else f"{run.success_timestep:,}",
+            _MISSING if run.training_return is None else format_number(run.training_return, 1),
+            _MISSING if run.greedy_return is None else format_number(run.greedy_return, 1),
             readable(str(run.directory)),
         )
-        for variant in gathered.variants
+        for variant in collection.variants
         for run in variant.runs
     ]
     return Table(header, tuple(rows))

@@ -1,10 +1,13 @@
-"""Small computations on data that several packages share."""
+"""Plain data that several packages share: means of episodes, nested mappings and lists."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+
+from toolkit.utils.errors import KeyPath
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 
@@ -20,3 +23,26 @@ def mean_of_last(values: Sequence[float], window: int = DEFAULT_WINDOW) -> float
     """
     last = values[max(0, len(values) - window) :]
     return float(np.mean(last)) if len(last) else None
+
+
+def iterate_leaves(data: Any, path: KeyPath = (), enter_lists: bool = True) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the path and the value of each leaf of nested data; an empty mapping or list is a leaf.
+
+    :param path: path of ``data`` itself
+    :param enter_lists: whether the items of a list are leaves, or else the list
+    """
+    containers = (dict, list) if enter_lists else (dict,)
+    if not isinstance(data, containers) or not data:
+        yield path, data
+        return
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        yield from iterate_leaves(value, (*path, key), enter_lists)
+
+
+def flatten(data: Any, separator: str = ".", enter_lists: bool = True) -> dict[str, Any]:
+    """Return the leaves of nested data by their joined paths.
+
+    >>> flatten({"a": {"b": [1, 2]}, "c": {}})
+    {'a.b.0': 1, 'a.b.1': 2, 'c': {}}
+    """
+    return {separator.join(map(str, path)): leaf for path, leaf in iterate_leaves(data, (), enter_lists)}

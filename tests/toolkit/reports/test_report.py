@@ -1,4 +1,4 @@
-"""Reports: what runs say together, nothing left out, on a page that needs nothing else."""
+"""Reports: collection of runs, comparison of variants, and the files of a report."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from support import SMALL_CONFIG, Toolkit, files_in
 import toolkit as package
 from toolkit.config.load import load_config
 from toolkit.experiments.config import load_plan
-from toolkit.reports.captions import findings, notices
-from toolkit.reports.collect import gather
-from toolkit.reports.compare import compare
-from toolkit.reports.figures import figures
-from toolkit.reports.statistics import interquartile_mean
-from toolkit.reports.tables import runs_table, summary_table
+from toolkit.reports.captions import list_findings, list_notices
+from toolkit.reports.collect import collect_runs
+from toolkit.reports.compare import Comparison, compare_variants
+from toolkit.reports.figures import draw_figures
+from toolkit.reports.statistics import estimate_interquartile_mean
+from toolkit.reports.tables import make_run_table, make_summary_table
 
 HEAD = '#{"t_start": 1.0, "env_id": "CartPole-v1"}\nr,l,t\n'
 MakeRun = Callable[..., Path]
@@ -71,46 +71,50 @@ def make_run(config_file: Path) -> MakeRun:
 
 @pytest.fixture
 def experiment(make_run: MakeRun) -> Path:
-    """Two variants of four runs each: one learns, and one does not."""
+    """Make an experiment of two variants with four runs each: `clip` learns, `none` does not."""
     for seed in range(4):
         make_run(f"rewards/clip/seed-{seed}", [20, 100, 195 + seed], solved=seed > 0, greedy=190.0 + seed)
         make_run(f"rewards/none/seed-{seed}", [20, 21, 22, 23 + seed], greedy=20.0 + seed)
     return Path("rewards")
 
 
-def lines(directory: Path) -> list[dict[str, str]]:
+def read_csv(directory: Path) -> list[dict[str, str]]:
     with (directory / "report.csv").open() as file:
         return [*csv.DictReader(file)]
 
 
+def compare_directory(directory: str | Path) -> list[Comparison]:
+    return compare_variants(collect_runs([Path(directory)]).variants)
+
+
 class Page(HTMLParser):
-    """What a page consists of."""
+    """The elements and the text of an HTML page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.said: list[str] = []
+        self.parts: list[str] = []
         self.source = path.read_text()
         self.feed(self.source)
-        self.text = " ".join(" ".join(self.said).split())
+        self.text = " ".join(" ".join(self.parts).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.said.append(data)
+        self.parts.append(data)
 
-    def all(self, tag: str) -> list[dict[str, str | None]]:
+    def find_all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_an_experiment_is_reported_in_its_directory(experiment: Path, toolkit: Toolkit) -> None:
-    done = toolkit("report", experiment)
-    assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[0] == "8 runs of 2 variants on CartPole-v1; all have ended."
-    assert done.out.splitlines()[-1] == "rewards/report/report.html"
-    assert re.search(r"clip +4 +75 % \(30 to 95\) +317 \(316 or more\) +191\.5 \(", done.out)
-    assert re.search(r"none +4 +0 % \(0 to 49\) +not reached +21\.5 \(", done.out)
+def test_report_of_experiment_goes_into_its_directory(experiment: Path, toolkit: Toolkit) -> None:
+    finished = toolkit("report", experiment)
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.out.splitlines()[0] == "8 runs of 2 variants on CartPole-v1; all have ended."
+    assert finished.out.splitlines()[-1] == "rewards/report/report.html"
+    assert re.search(r"clip +4 +75 % \(30 to 95\) +317 \(316 or more\) +191\.5 \(", finished.out)
+    assert re.search(r"none +4 +0 % \(0 to 49\) +not reached +21\.5 \(", finished.out)
     assert files_in(experiment / "report") == {
         "report.html",
         "report.md",
@@ -122,11 +126,11 @@ def test_an_experiment_is_reported_in_its_directory(experiment: Path, toolkit: T
     }
 
 
-def test_the_table_has_one_line_for_each_run(experiment: Path) -> None:
+def test_csv_has_one_row_per_run(experiment: Path) -> None:
     page = package.report(experiment)
-    read = lines(page.parent)
-    assert len(read) == 8
-    assert read[1] == {
+    rows = read_csv(page.parent)
+    assert len(rows) == 8
+    assert rows[1] == {
         "variant": "clip",
         "environment": "CartPole-v1",
         "seed": "1",
@@ -143,25 +147,25 @@ def test_the_table_has_one_line_for_each_run(experiment: Path) -> None:
     }
 
 
-def test_what_is_said_is_what_the_statistics_say(experiment: Path) -> None:
-    (comparison,) = compare(gather([experiment]).variants)
+def test_comparison_has_the_estimates_of_the_statistics(experiment: Path) -> None:
+    (comparison,) = compare_directory(experiment)
     clip, none = comparison.summaries
-    assert clip.score == interquartile_mean([np.array([190.0, 191, 192, 193])])
-    assert comparison.pairs["clip", "none"].value == 1
-    assert clip.success is not None
-    assert (clip.solved, clip.success.value) == (3, 0.75)
-    assert clip.times is not None
-    assert clip.times.median.value == 317  # without success until 315, then of three with at 316, 317 and 318
-    assert none.times is not None
-    assert none.times.median.value == np.inf
+    assert clip.mean_score == estimate_interquartile_mean([np.array([190.0, 191, 192, 193])])
+    assert comparison.improvements["clip", "none"].value == 1
+    assert clip.success_rate is not None
+    assert clip.success_rate.value == 0.75
+    assert clip.time_to_success is not None
+    assert clip.time_to_success.median.value == 317  # one run stops at 315, three succeed at 316, 317 and 318
+    assert none.time_to_success is not None
+    assert none.time_to_success.median.value == np.inf
 
 
-def test_curves_go_on_with_the_last_value_of_runs_that_ended_early(make_run: MakeRun) -> None:
+def test_learning_curve_keeps_last_value_of_shorter_runs(make_run: MakeRun) -> None:
     make_run("e/a/seed-0", [10, 10, 10, 190], solved=True)
     make_run("e/a/seed-1", [100, 100, 100, 100])
-    (comparison,) = compare(gather([Path("e")]).variants)
+    (comparison,) = compare_directory("e")
     curve = comparison.curves["a"]
-    assert (curve.timesteps[0], curve.timesteps[-1]) == (100, 400)  # from where both have an episode
+    assert (curve.timesteps[0], curve.timesteps[-1]) == (100, 400)  # both runs have an episode by then
     assert curve.band.value[0] == (10 + 100) / 2
     assert curve.band.value[-1] == (55 + 100) / 2
 
@@ -182,7 +186,7 @@ mend it, or its wrappers
 """
 
 
-def test_runs_that_have_not_ended_are_named_and_in_no_average(
+def test_runs_that_have_not_ended_are_named_but_not_averaged(
     experiment: Path, make_run: MakeRun, toolkit: Toolkit
 ) -> None:
     failed = make_run("rewards/clip/seed-4", [1, 1], status="failed", greedy=1.0)
@@ -191,26 +195,30 @@ def test_runs_that_have_not_ended_are_named_and_in_no_average(
     make_run("rewards/none/seed-4", [1, 1], status=None)
     file = {"base": {}, "variants": {"none": {}, "clip": {}}, "grid": {"a.b": [1]}, "seeds": [*range(10)]}
     (experiment / "experiment.yaml").write_text(json.dumps(file))
-    done = toolkit("report", experiment)
-    assert done.status == 0
-    for said in (
+    finished = toolkit("report", experiment)
+    assert finished.status == 0
+    for sentence in (
         "11 runs of 2 variants on CartPole-v1; 8 have ended.",
         "rewards/clip/seed-4 failed at timestep 2: RuntimeError: the pole broke.",
         "Interrupted, can be resumed: rewards/clip/seed-5.",
-        "Not ended, at work or killed: rewards/none/seed-4.",
-        "Not begun: 9 runs.",
+        "Still running, or killed: rewards/none/seed-4.",
+        "Not started: 9 runs.",
     ):
-        assert said in done.out
-        assert said in Page(experiment / "report" / "report.html").text
-    assert done.out.index("These are in no average") < done.out.index("Not begun")  # of which there is nothing to say
-    assert re.search(r"clip +4 of 6 +75 % .*191\.5 ", done.out)
-    assert [line["variant"] for line in lines(experiment / "report")] == ["none"] * 5 + ["clip"] * 6  # as in the file
-    assert [line["status"] for line in lines(experiment / "report")][-2:] == ["failed", "interrupted"]
+        assert sentence in finished.out
+        assert sentence in Page(experiment / "report" / "report.html").text
+    assert finished.out.index("Averages and success rates leave these runs out.") < finished.out.index("Not started")
+    assert re.search(r"clip +4 of 6 +75 % .*191\.5 ", finished.out)
+    assert [row["variant"] for row in read_csv(experiment / "report")] == ["none"] * 5 + [
+        "clip"
+    ] * 6  # the order of the file
+    assert [row["status"] for row in read_csv(experiment / "report")][-2:] == ["failed", "interrupted"]
 
 
-def test_the_page_needs_nothing_else(experiment: Path) -> None:
+def test_page_loads_no_other_file(experiment: Path) -> None:
     page = Page(package.report([experiment], "out"))
-    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        meta["content"] for meta in page.find_all("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert str(policy).startswith("default-src 'none'; ")
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object")
@@ -218,12 +226,12 @@ def test_the_page_needs_nothing_else(experiment: Path) -> None:
             if name.endswith(("src", "href")):
                 assert str(value).startswith(("#", "data:")), (tag, value)
     assert not re.findall(r"url\((?!#)|@import|https?:", page.source)
-    assert "width=device-width" in str(page.all("meta")[1]["content"])
+    assert "width=device-width" in str(page.find_all("meta")[1]["content"])
 
 
-def test_figures_are_described_and_do_not_disturb_one_another(experiment: Path) -> None:
+def test_inline_figures_have_labels_and_unique_ids(experiment: Path) -> None:
     page = Page(package.report([experiment]))
-    labels = [str(svg["aria-label"]) for svg in page.all("svg")]
+    labels = [str(svg["aria-label"]) for svg in page.find_all("svg")]
     assert len(labels) == 4
     assert all(" on CartPole-v1. " in label for label in labels)
     ids = [str(attributes["id"]) for _, attributes in page.elements if "id" in attributes]
@@ -233,45 +241,45 @@ def test_figures_are_described_and_do_not_disturb_one_another(experiment: Path) 
     assert {*used} <= {*ids}
 
 
-def test_the_words_say_of_how_many_runs_and_what_may_not_be_concluded(experiment: Path) -> None:
+def test_captions_count_runs_and_limit_conclusions(experiment: Path) -> None:
     text = Page(package.report([experiment])).text
     assert "over 100 greedy episodes" in text
     assert "interquartile mean over runs (4 each)" in text
-    assert "goes on with its last value" in text
+    assert "keeps its last value" in text
     assert "Ticks: runs that stopped without success (clip 1, none 4)." in text
-    assert "A run of clip scores higher than one of none with probability 100 % (100 to 100)." in text
+    assert "A run of clip scores higher than a run of none with probability 100 % (100 to 100)." in text
     assert "cannot put that in doubt, other seeds could" in text
-    assert "Nothing is corrected for looking at 1 pair" in text
+    assert "not corrected for multiple comparisons (1 pair)" in text
 
 
-def test_a_single_run_is_no_reason_for_intervals(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_single_run_has_no_intervals(make_run: MakeRun, toolkit: Toolkit) -> None:
     run = make_run("runs/alone-1", [20, 30, 40], greedy=50.0)
-    done = toolkit("report", run)
-    assert done.status == 0
-    assert done.out.splitlines()[-1] == "report/report.html"
-    assert re.search(r"small +1 +0 % \(0 to 79\) +not reached +50\.00$", done.out, re.MULTILINE)
+    finished = toolkit("report", run)
+    assert finished.status == 0
+    assert finished.out.splitlines()[-1] == "report/report.html"
+    assert re.search(r"small +1 +0 % \(0 to 79\) +not reached +50\.00$", finished.out, re.MULTILINE)
     page = Page(Path("report/report.html"))
-    assert len(page.all("svg")) == 1
+    assert len(page.find_all("svg")) == 1
     assert "Probability" not in page.text.partition("Methods")[0]
 
 
-def test_a_variant_without_a_score_is_no_single_run(make_run: MakeRun) -> None:
+def test_variant_without_score_is_not_compared(make_run: MakeRun) -> None:
     for seed in range(3):
         make_run(f"e/a/seed-{seed}", greedy=5.0 + seed)
         make_run(f"e/b/seed-{seed}", status="failed")
-    (comparison,) = compare(gather([Path("e")]).variants)
-    assert findings(comparison) == ["Fewer than two variants have a score: nothing can be said of which is better."]
+    (comparison,) = compare_directory("e")
+    assert list_findings(comparison) == ["Fewer than two variants have a score, so none can be called better."]
 
 
-def test_one_huge_return_takes_nothing_from_the_averages_after_it(make_run: MakeRun) -> None:
+def test_huge_return_does_not_distort_later_averages(make_run: MakeRun) -> None:
     run = make_run("runs/huge")
     (run / "monitor.csv").write_text(f"{HEAD}-1e20,1,0.5\n" + "200.0,1,1.5\n" * 300)
-    (outcome,) = gather([run]).runs
-    assert outcome.training_return == 200
-    assert outcome.averages[[8, 9, 10]].tolist() == [-1e20 / 9, -1e20 / 10, 200]  # of ten episodes
+    (record,) = collect_runs([run]).runs
+    assert record.training_return == 200
+    assert record.curve_returns[[8, 9, 10]].tolist() == [-1e20 / 9, -1e20 / 10, 200]  # means of ten episodes
 
 
-def test_variants_of_a_grid_are_in_the_order_of_its_values(make_run: MakeRun, config_file: Path) -> None:
+def test_variants_of_grid_keep_the_order_of_the_file(make_run: MakeRun, config_file: Path) -> None:
     grid = {"algorithm.params.batch_size": [32, 64, 128], "algorithm.params.gamma": [0.99, 0.9]}
     file = {"base": config_file.name, "variants": {"b": {}, "a": {}}, "grid": grid, "seeds": 1}
     Path("e.yaml").write_text(json.dumps(file))
@@ -282,32 +290,32 @@ def test_variants_of_a_grid_are_in_the_order_of_its_values(make_run: MakeRun, co
     Path("e/experiment.yaml").write_text(plan.text)
     names = [variant.name for variant in plan.variants]
     assert names[:3] == ["b,batch_size=32,gamma=0.99", "b,batch_size=32,gamma=0.9", "b,batch_size=64,gamma=0.99"]
-    assert [variant.name for variant in gather([Path("e")]).variants] == [*names[:6], "b,by=hand", *names[6:]]
+    assert [variant.name for variant in collect_runs([Path("e")]).variants] == [*names[:6], "b,by=hand", *names[6:]]
 
 
 def test_two_single_runs_allow_no_conclusion(make_run: MakeRun) -> None:
     page = Page(package.report([make_run(f"runs/{gamma}", algorithm__params__gamma=gamma) for gamma in (0.9, 0.99)]))
-    assert "With a single run of a variant nothing can be said" in page.text
-    assert not page.all("strong")
+    assert "A single run does not show how the runs of its variant differ" in page.text
+    assert not page.find_all("strong")
 
 
-def test_without_evaluations_runs_are_judged_by_training(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_scores_are_training_returns_without_evaluations(make_run: MakeRun, toolkit: Toolkit) -> None:
     for seed in range(3):
         make_run(f"e/a/seed-{seed}", [10 + seed, 20 + seed])
-    done = toolkit("report", "e")
-    assert "3 runs without evaluation.json" in done.out
-    assert "--evaluate" in done.out
-    assert re.search(r"return at the end of training\n.* 16\.0 \(", done.out)
+    finished = toolkit("report", "e")
+    assert "without a final greedy return: 3 runs." in finished.out
+    assert "--evaluate" in finished.out
+    assert re.search(r"return at the end of training\n.* 16\.0 \(", finished.out)
 
 
-def test_runs_with_equal_configs_are_one_variant_and_named_by_what_differs(make_run: MakeRun) -> None:
+def test_runs_with_equal_configs_are_one_variant_named_by_differences(make_run: MakeRun) -> None:
     runs = [
         make_run(f"runs/{name}/seed-{seed}", algorithm__params__gamma=gamma, env__wrappers=wrappers)
         for name, gamma, wrappers in (("a", 0.9, []), ("b", 0.99, []), ("c", 0.99, ["angle_penalty"]))
         for seed in range(2)
     ]
-    variants = gather(runs).variants
-    assert [(one.name, len(one.runs)) for one in variants] == [
+    variants = collect_runs(runs).variants
+    assert [(variant.name, len(variant.runs)) for variant in variants] == [
         ("small (wrappers=none, gamma=0.9)", 2),
         ("small (wrappers=none, gamma=0.99)", 2),
         ("small (wrappers=angle_penalty, gamma=0.99)", 2),
@@ -315,49 +323,55 @@ def test_runs_with_equal_configs_are_one_variant_and_named_by_what_differs(make_
     assert [run.seed for run in variants[1].runs] == [0, 1]
 
 
-def test_variants_of_one_name_are_told_apart_by_their_experiments(make_run: MakeRun) -> None:
-    for place in ("first/a/seed-0", "second/a/seed-0", "second/b/seed-0"):
-        make_run(place)
-    assert [one.name for one in gather([Path("first"), Path("second")]).variants] == ["first/a", "second/a", "b"]
+def test_equal_variant_names_get_their_experiments_names(make_run: MakeRun) -> None:
+    for directory in ("first/a/seed-0", "second/a/seed-0", "second/b/seed-0"):
+        make_run(directory)
+    assert [variant.name for variant in collect_runs([Path("first"), Path("second")]).variants] == [
+        "first/a",
+        "second/a",
+        "b",
+    ]
 
 
-def test_experiments_of_one_name_are_told_apart_by_where_they_are(make_run: MakeRun) -> None:
-    for place in ("first/same/a/seed-0", "second/same/a/seed-0"):
-        make_run(place)
-    gathered = gather([Path("first/same"), Path("second/same")])
-    assert gathered.title == "first/same, second/same"
-    assert [one.name for one in gathered.variants] == ["first/same/a", "second/same/a"]
+def test_equal_experiment_names_get_their_parent_directories(make_run: MakeRun) -> None:
+    for directory in ("first/same/a/seed-0", "second/same/a/seed-0"):
+        make_run(directory)
+    collection = collect_runs([Path("first/same"), Path("second/same")])
+    assert collection.title == "first/same, second/same"
+    assert [variant.name for variant in collection.variants] == ["first/same/a", "second/same/a"]
 
 
 def test_a_run_counts_once_however_often_it_is_named(experiment: Path) -> None:
     Path("again").symlink_to(experiment)
     (experiment / "clip" / "seed-9").symlink_to("seed-0")
-    gathered = gather([experiment / "clip" / "seed-0", experiment, Path("again"), experiment / "none"])
-    assert gathered.title == "rewards"
-    assert [(one.name, len(one.runs)) for one in gathered.variants] == [("clip", 4), ("none", 4)]
+    collection = collect_runs([experiment / "clip" / "seed-0", experiment, Path("again"), experiment / "none"])
+    assert collection.title == "rewards"
+    assert [(variant.name, len(variant.runs)) for variant in collection.variants] == [("clip", 4), ("none", 4)]
 
 
-def test_runs_of_one_seed_are_not_passed_over(make_run: MakeRun) -> None:
+def test_repeated_seed_is_a_notice(make_run: MakeRun) -> None:
     runs = [make_run(f"runs/small-{number}", greedy=9.36) for number in range(3)]
-    assert notices(gather(runs)) == [
-        "Seed 0 is there 3 times in small: these runs are not independent, and intervals are too narrow."
+    assert list_notices(collect_runs(runs)) == [
+        "Seed 0 occurs 3 times in small: these runs are not independent, so that intervals are too narrow."
     ]
 
 
-def test_a_variant_of_an_experiment_can_be_reported_alone(experiment: Path) -> None:
-    (variant,) = gather([experiment / "clip"]).variants
+def test_directory_of_one_variant_is_a_valid_input(experiment: Path) -> None:
+    (variant,) = collect_runs([experiment / "clip"]).variants
     assert [run.seed for run in variant.runs] == [0, 1, 2, 3]
 
 
-def test_runs_on_different_environments_are_not_of_one_variant(make_run: MakeRun) -> None:
+def test_runs_on_different_environments_are_different_variants(make_run: MakeRun) -> None:
     make_run("mixed/a/seed-0", greedy=200.0)
     make_run("mixed/a/seed-1", greedy=-500.0, env__id="Acrobot-v1")
     make_run("mixed/a/seed-2", greedy=100.0, env__max_episode_steps=100)
-    scores = {one.task: one.summaries[0].scores.tolist() for one in compare(gather([Path("mixed")]).variants)}
+    scores = {
+        comparison.environment: comparison.summaries[0].scores.tolist() for comparison in compare_directory("mixed")
+    }
     assert scores == {"CartPole-v1 (200 steps)": [200], "Acrobot-v1": [-500], "CartPole-v1 (100 steps)": [100]}
 
 
-def test_a_grid_over_environments_gives_each_variant_on_all_of_them(make_run: MakeRun, config_file: Path) -> None:
+def test_grid_over_environments_keeps_variant_names(make_run: MakeRun, config_file: Path) -> None:
     ids = ["CartPole-v1", "gymnasium.envs.classic_control:CartPole-v1"]
     grid = {"env.id": ids, "algorithm.params.gamma": [0.9, 0.99]}
     file = {"base": config_file.name, "variants": {"a": {}, "b": {}}, "grid": grid, "seeds": 1}
@@ -366,42 +380,44 @@ def test_a_grid_over_environments_gives_each_variant_on_all_of_them(make_run: Ma
     for run in plan.runs():
         make_run(f"e/{run.name}", env__id=run.config.env.id)
     Path("e/experiment.yaml").write_text(plan.text)
-    variants = gather([Path("e")]).variants
+    variants = collect_runs([Path("e")]).variants
     names = ["a,gamma=0.9", "a,gamma=0.99", "b,gamma=0.9", "b,gamma=0.99"]
-    for task in ids:
-        assert [one.name for one in variants if one.task == task] == names
+    for environment in ids:
+        assert [variant.name for variant in variants if variant.environment == environment] == names
 
 
-def test_a_variant_that_is_called_by_its_environment_alone_has_a_name(make_run: MakeRun) -> None:
+def test_variant_named_only_by_environment_gets_config_name(make_run: MakeRun) -> None:
     make_run("e/id=CartPole-v1/seed-0")
     make_run("e/id=Acrobot-v1/seed-0", env__id="Acrobot-v1")
-    assert [one.name for one in gather([Path("e")]).variants] == ["small", "small"]
+    assert [variant.name for variant in collect_runs([Path("e")]).variants] == ["small", "small"]
 
 
-def test_a_single_run_of_the_first_variant_hides_no_figure(make_run: MakeRun) -> None:
-    for place in ("e/a/seed-0", "e/b/seed-0", "e/b/seed-1"):
-        make_run(place)
-    (comparison,) = compare(gather([Path("e")]).variants)
-    assert "success" in [figure.kind for figure in figures(comparison)]
+def test_single_run_of_first_variant_hides_no_figure(make_run: MakeRun) -> None:
+    for directory in ("e/a/seed-0", "e/b/seed-0", "e/b/seed-1"):
+        make_run(directory)
+    (comparison,) = compare_directory("e")
+    assert "success" in [figure.kind for figure in draw_figures(comparison)]
 
 
-def test_huge_returns_are_written_in_few_characters(make_run: MakeRun) -> None:
+def test_huge_returns_use_powers_of_ten(make_run: MakeRun) -> None:
     for seed in range(2):
         make_run(f"e/a/seed-{seed}", greedy=1e149 + seed * 1e148)
-    gathered = gather([Path("e")])
-    (comparison,) = compare(gathered.variants)
-    assert summary_table(comparison).rows[0][-1] == "1.05e+149 (1e+149 to 1.1e+149)"
-    assert runs_table(gathered).rows[1][-2] == "1.1e+149"
+    collection = collect_runs([Path("e")])
+    (comparison,) = compare_variants(collection.variants)
+    assert make_summary_table(comparison).rows[0][-1] == "1.05e+149 (1e+149 to 1.1e+149)"
+    assert make_run_table(collection).rows[1][-2] == "1.1e+149"
 
 
-def test_environments_are_compared_each_by_itself(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_each_environment_has_its_own_section(make_run: MakeRun, toolkit: Toolkit) -> None:
     environments = {"cart": "CartPole-v1", "acro": "Acrobot-v1"}
-    for place, env_id in environments.items():
+    for directory, env_id in environments.items():
         for seed in range(3):
-            make_run(f"{place}/dqn/seed-{seed}", greedy=-100.0 + seed, env__id=env_id, env__wrappers=[])
-            make_run(f"{place}/double,id={env_id}/seed-{seed}", greedy=-99.0 + seed, env__id=env_id, env__wrappers=[])
-    done = toolkit("report", *environments)
-    assert done.status == 0
+            make_run(f"{directory}/dqn/seed-{seed}", greedy=-100.0 + seed, env__id=env_id, env__wrappers=[])
+            make_run(
+                f"{directory}/double,id={env_id}/seed-{seed}", greedy=-99.0 + seed, env__id=env_id, env__wrappers=[]
+            )
+    finished = toolkit("report", *environments)
+    assert finished.status == 0
     page = Page(Path("report/report.html"))
     headings = re.findall(r"<h2>(.*?)</h2>", page.source)
     assert headings == ["CartPole-v1", "Acrobot-v1", "All environments", "Videos", "Runs", "Methods"]
@@ -410,22 +426,25 @@ def test_environments_are_compared_each_by_itself(make_run: MakeRun, toolkit: To
     assert (Path("report/figures") / "learning-2.svg").is_file()
 
 
-def test_one_environment_with_two_time_limits_is_two_tasks(make_run: MakeRun) -> None:
+def test_two_time_limits_are_two_environments(make_run: MakeRun) -> None:
     runs = [make_run(f"runs/{limit}", env__max_episode_steps=limit) for limit in (200, 500)]
-    assert [one.task for one in gather(runs).variants] == ["CartPole-v1 (200 steps)", "CartPole-v1 (500 steps)"]
+    assert [variant.environment for variant in collect_runs(runs).variants] == [
+        "CartPole-v1 (200 steps)",
+        "CartPole-v1 (500 steps)",
+    ]
 
 
-def test_of_many_variants_the_best_are_drawn_and_all_are_in_the_table(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_only_best_of_many_variants_are_plotted(make_run: MakeRun, toolkit: Toolkit) -> None:
     for number in range(12):
         for seed in range(2):
             make_run(f"e/v{number:02}/seed-{seed}", greedy=float(number + seed))
-    done = toolkit("report", "e")
-    assert "and 2 more, which score lower, in the report" in done.out
+    finished = toolkit("report", "e")
+    assert "and 2 more with lower scores, in the report" in finished.out
     page = Page(Path("e/report/report.html"))
-    assert "Of 12 variants the 10 that score highest are drawn" in page.text
+    assert "The 10 of 12 variants with the highest scores are plotted" in page.text
     assert "v00" in page.text
     assert "v00" not in Path("e/report/figures/learning.svg").read_text()
-    assert len(lines(Path("e/report"))) == 24
+    assert len(read_csv(Path("e/report"))) == 24
 
 
 HOSTILE = [
@@ -441,7 +460,7 @@ HOSTILE = [
 ]
 
 
-def test_names_show_as_they_are_and_do_nothing(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_hostile_names_are_escaped_everywhere(make_run: MakeRun, toolkit: Toolkit) -> None:
     for name in HOSTILE:
         for seed in range(2):
             run = make_run(f"e/{name}/seed-{seed}", greedy=float(seed))
@@ -449,27 +468,27 @@ def test_names_show_as_they_are_and_do_nothing(make_run: MakeRun, toolkit: Toolk
     failed = make_run(f"e/{HOSTILE[0]}/seed-2", status="failed")
     (failed / "traceback.txt").write_text("<img src=http://example.com/x>\n")
     (run / "traceback.txt").write_text("not shown")
-    done = toolkit("report", "e")
-    assert done.status == 0
-    assert "\x1b" not in done.out
+    finished = toolkit("report", "e")
+    assert finished.status == 0
+    assert "\x1b" not in finished.out
     page = Page(Path("e/report/report.html"))
-    assert not page.all("script")
-    assert not page.all("img")
+    assert not page.find_all("script")
+    assert not page.find_all("img")
     for name in (*HOSTILE[:5], *HOSTILE[6:8], "\\x1b[31mred\\n", "\\udcff"):
         assert name in page.text
-    assert "svg-k" not in page.text  # only what is an id is made one of its own
+    assert "svg-k" not in page.text  # only ids get a prefix
     text = Path("e/report/report.md").read_text()
     assert "<script" not in text
     assert "a\\|b\\`\\*\\_" in text
-    assert "www.x" not in text  # of which GitHub would make a link
+    assert "www.x" not in text  # GitHub would make a link
     assert "http://" not in text
-    read = lines(Path("e/report"))
+    rows = read_csv(Path("e/report"))
     names = {"'" + name if name.startswith("=") else name for name in HOSTILE}  # no formulas
-    assert {line["variant"] for line in read} == names - {HOSTILE[5], HOSTILE[8]} | {"\\x1b[31mred\\n", "\\udcff"}
-    assert {"\\udcff" in line["directory"] for line in read} == {True, False}
+    assert {row["variant"] for row in rows} == names - {HOSTILE[5], HOSTILE[8]} | {"\\x1b[31mred\\n", "\\udcff"}
+    assert {"\\udcff" in row["directory"] for row in rows} == {True, False}
 
 
-def test_a_report_is_replaced_and_nothing_else_is_touched(experiment: Path, toolkit: Toolkit) -> None:
+def test_second_report_replaces_only_its_own_files(experiment: Path, toolkit: Toolkit) -> None:
     out = Path("out")
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -477,7 +496,7 @@ def test_a_report_is_replaced_and_nothing_else_is_touched(experiment: Path, tool
     first = {name: (out / name).read_bytes() for name in files_in(out)}
     (out / "report.html").write_text("spoilt")
     assert toolkit("report", experiment, "--out", out).status == 0
-    assert {name: (out / name).read_bytes() for name in files_in(out)} == first  # equal runs give equal files
+    assert {name: (out / name).read_bytes() for name in files_in(out)} == first  # the report is deterministic
     (experiment / "clip" / "seed-0" / "evaluation.json").unlink()
     assert toolkit("report", experiment, "--out", out).status == 0
     assert "of 3 runs" in (out / "report.html").read_text()
@@ -485,10 +504,10 @@ def test_a_report_is_replaced_and_nothing_else_is_touched(experiment: Path, tool
     assert not [name for name in files_in(Path()) if name.endswith(".tmp")]
 
 
-def test_runs_that_share_all_but_the_seed_are_read_as_they_are(make_run: MakeRun) -> None:
-    """Configs are read once for all seeds; one that differs otherwise is read anew."""
+def test_shared_configs_keep_each_runs_seed(make_run: MakeRun) -> None:
+    """The reader parses configs that differ only in the seed once."""
     runs = [make_run(f"runs/{seed}/seed-{seed}", timesteps=300 + (seed == 2)) for seed in range(3)]
-    assert [[(run.seed, run.config.timesteps) for run in one.runs] for one in gather(runs).variants] == [
+    assert [[(run.seed, run.config.timesteps) for run in variant.runs] for variant in collect_runs(runs).variants] == [
         [(0, 300), (1, 300)],
         [(2, 301)],
     ]
@@ -504,51 +523,51 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_file_is_bad_input(experiment: Path, toolkit: Toolkit, name: str) -> None:
+def test_damaged_file_is_bad_input(experiment: Path, toolkit: Toolkit, name: str) -> None:
     content, message = DAMAGE[name]
     (experiment / "none" / "seed-2" / name).write_text(content)
     before = files_in(Path())
-    done = toolkit("report", experiment)
-    assert (done.status, done.out) == (2, "")
-    assert "rewards/none/seed-2/" in done.err
-    assert message in done.err
-    assert "Traceback" not in done.err
+    finished = toolkit("report", experiment)
+    assert (finished.status, finished.out) == (2, "")
+    assert "rewards/none/seed-2/" in finished.err
+    assert message in finished.err
+    assert "Traceback" not in finished.err
     assert files_in(Path()) == before
 
 
-def test_all_damaged_files_are_named_at_once(experiment: Path, toolkit: Toolkit) -> None:
+def test_all_damaged_files_are_listed(experiment: Path, toolkit: Toolkit) -> None:
     for seed, value in enumerate(("{}", "[1]", '{"episodes": 1, "mean_return": NaN}', "\0")):
         (experiment / "none" / f"seed-{seed}" / "evaluation.json").write_text(value)
-    done = toolkit("report", experiment)
-    assert done.status == 2
-    assert done.err.count("evaluation.json: is damaged") == 4
-    assert done.err.splitlines()[-1] == "remove it: the run then counts as not evaluated"
+    finished = toolkit("report", experiment)
+    assert finished.status == 2
+    assert finished.err.count("evaluation.json: is damaged") == 4
+    assert finished.err.splitlines()[-1] == "remove it: the run then counts as not evaluated"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent"], "absent: there is no such directory"),
-        (["loop"], "loop: there is no such directory"),
+        (["absent"], "absent: does not exist"),
+        (["loop"], "loop: does not exist"),
         ([LONG], f"{LONG}/config.yaml: cannot be read: File name too long"),
         (["rewards", LONG], f"{LONG}/config.yaml: cannot be read: File name too long"),
         (["rewards", "--out", LONG], f"{LONG}: cannot be written: File name too long"),
-        (["empty"], "empty: is neither a run, with a config.yaml, nor an experiment"),
+        (["empty"], "empty: is neither a run with a config.yaml nor an experiment"),
         (["small.yaml"], "small.yaml: is neither a run"),
         (["rewards", "empty"], "empty: is neither a run"),
         (["rewards", "--out", "small.yaml"], "small.yaml: cannot be written: small.yaml is not a directory"),
         (["rewards", "--out", "small.yaml/report"], "small.yaml/report: cannot be written"),
         (["rewards", "--out", "spoilt"], "spoilt/figures: cannot be written"),
-        (["going"], "going: no run has ended: Not ended, at work or killed: going/a/seed-0.\nwait for one"),
+        (["going"], "going: no run has ended: Still running, or killed: going/a/seed-0.\nwait for a run to end"),
         (
             ["broken"],
             "broken: no run has ended: broken/a/seed-0 failed at timestep 50: traceback.txt does not say why.",
         ),
-        (["broken"], "`toolkit resume RUN` goes on with one"),
+        (["broken"], "continue with `toolkit resume RUN`"),
         ([], "Missing argument 'DIR"),
     ],
 )
-def test_what_is_no_report_is_bad_input(
+def test_invalid_input_is_refused(
     experiment: Path, make_run: MakeRun, toolkit: Toolkit, arguments: list[str], message: str
 ) -> None:
     Path("empty").mkdir()
@@ -558,39 +577,39 @@ def test_what_is_no_report_is_bad_input(
     make_run("going/a/seed-0", status=None)
     make_run("broken/a/seed-0", status="failed")
     before = files_in(Path())
-    done = toolkit("report", *arguments)
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
-    assert "Traceback" not in done.err
+    finished = toolkit("report", *arguments)
+    assert (finished.status, finished.out) == (2, "")
+    assert message in finished.err
+    assert "Traceback" not in finished.err
     assert files_in(Path()) == before
 
 
-def test_runs_are_evaluated_and_filmed(working_directory: Path, toolkit: Toolkit) -> None:
+def test_evaluate_option_evaluates_and_records_runs(working_directory: Path, toolkit: Toolkit) -> None:
     Path("small.yaml").write_text(SMALL_CONFIG)
     runs = [package.train("small.yaml", seed=seed, timesteps=100).directory for seed in (0, 1)]
-    done = toolkit("report", *runs, "--evaluate", "--out", "out")
-    assert done.status == 0
+    finished = toolkit("report", *runs, "--evaluate", "--out", "out")
+    assert finished.status == 0
     for run in runs:
         asked = json.loads(toolkit("evaluate", run, "--json").out)
         assert json.loads((run / "evaluation.json").read_text()) == asked
-    assert "without" not in done.out
+    assert "Without" not in finished.out
     page = Page(Path("out/report.html"))
-    (video,) = page.all("video")
+    (video,) = page.find_all("video")
     assert base64.b64decode(str(video["src"]).partition(",")[2])[4:8] == b"ftyp"
-    assert "of 2 runs the median (the upper of two) by final greedy return: " in page.text
+    assert "the median (the upper of two) of 2 runs by final greedy return: " in page.text
     assert not files_in(Path("runs/small-1/videos"))
 
 
-def test_a_run_that_cannot_be_evaluated_is_named_and_no_reason_to_say_nothing(
+def test_run_that_cannot_be_evaluated_is_named(
     make_run: MakeRun, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_run("e/a/seed-0", greedy=5.0)
     make_run("e/a/seed-1")
-    done = toolkit("report", "e", "--evaluate")
-    assert done.status == 0
-    assert "e/a/seed-1 is not evaluated: e/a/seed-1: has no model.zip" in caplog.text
-    assert "1 run without evaluation.json" in done.out
-    assert "5.000 of 1 run" in done.out
+    finished = toolkit("report", "e", "--evaluate")
+    assert finished.status == 0
+    assert "e/a/seed-1 cannot be evaluated: e/a/seed-1: has no model.zip" in caplog.text
+    assert "without a final greedy return: 1 run." in finished.out
+    assert "5.000 of 1 run" in finished.out
 
 
 BREAKS = """\
@@ -606,34 +625,34 @@ class Breaks(gymnasium.Wrapper):
 """
 
 
-def test_an_environment_that_raises_is_no_reason_to_say_nothing(
+def test_report_survives_environment_that_raises(
     config_file: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path("breaks.py").write_text(BREAKS)
     run = package.train(config_file, timesteps=8, env__wrappers=["./breaks.py:Breaks"]).directory
     Path("broken").touch()
-    done = toolkit("report", run, "--evaluate")
-    assert done.status == 0, done.err
-    assert f"{run} is not evaluated: RuntimeError: it does not close (" in caplog.text
+    finished = toolkit("report", run, "--evaluate")
+    assert finished.status == 0, finished.err
+    assert f"{run} cannot be evaluated: RuntimeError: it does not close (" in caplog.text
     assert "No video of seed 0: RuntimeError: it does not close (" in Page(Path("report/report.html")).text
 
 
-def test_a_run_of_somebody_elses_code_runs_none_of_it(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_untrusted_code_of_a_run_does_not_execute(make_run: MakeRun, toolkit: Toolkit) -> None:
     Path("mine.py").write_text(
         "import pathlib, gymnasium\npathlib.Path('ran').touch()\nclass Mine(gymnasium.Wrapper):\n    pass\n"
     )
     run = make_run("runs/theirs-1", env__wrappers=["./mine.py:Mine"])
-    Path("ran").unlink()  # while the config was made
+    Path("ran").unlink()  # building the config imported it
     (run / "model.zip").write_bytes(b"none")
-    done = toolkit("report", run)
-    assert done.status == 0
+    finished = toolkit("report", run)
+    assert finished.status == 0
     assert "has not trained this run here" in Page(Path("report/report.html")).text
     assert not Path("ran").exists()
     assert toolkit("report", run, "--trust").status == 0
     assert "has not trained this run here" not in Page(Path("report/report.html")).text
 
 
-def test_links_bring_no_other_file_into_the_page(make_run: MakeRun, toolkit: Toolkit) -> None:
+def test_symlinks_bring_no_other_file_into_the_page(make_run: MakeRun, toolkit: Toolkit) -> None:
     run = make_run("runs/theirs-1")
     failed = make_run("runs/theirs-2", status="failed")
     Path("secret.mp4").write_text("secret")
@@ -642,6 +661,6 @@ def test_links_bring_no_other_file_into_the_page(make_run: MakeRun, toolkit: Too
     (failed / "traceback.txt").symlink_to(Path("secret.mp4").resolve())
     assert toolkit("report", run, failed).status == 0
     page = Page(Path("report/report.html"))
-    assert not page.all("video")
+    assert not page.find_all("video")
     assert "it has no model.zip" in page.text
     assert "secret" not in page.source

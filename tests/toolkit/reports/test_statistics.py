@@ -1,4 +1,4 @@
-"""What runs on several seeds allow to say: rliable's numbers, a textbook's, and nothing where nothing can be said."""
+"""Estimates from several runs, against rliable, textbooks and published tables."""
 
 from __future__ import annotations
 
@@ -8,126 +8,128 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rliable_reference import THRESHOLDS, cases, judged_by_rliable
+from rliable_reference import THRESHOLDS, estimate_with_rliable, make_cases
 from support import PROJECT
 
 from toolkit.reports.statistics import (
     Band,
     Estimate,
-    interquartile_band,
-    interquartile_mean,
-    performance_profile,
-    probability_of_improvement,
-    success_rate,
-    time_to_event,
+    estimate_interquartile_curve,
+    estimate_interquartile_mean,
+    estimate_performance_profile,
+    estimate_probability_of_improvement,
+    estimate_success_rate,
+    estimate_time_to_event,
 )
 
-REFERENCE = json.loads((PROJECT / "tests" / "rliable_reference.json").read_text())["cases"]
+REFERENCE_CASES = json.loads((PROJECT / "tests" / "rliable_reference.json").read_text())["cases"]
 
 
-def judged(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, list[Any]]:
+def estimate_all(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, list[Any]]:
     x, y = [[*map(np.array, tasks)] for tasks in (ours, theirs)]
-    profile = performance_profile(x, np.array(THRESHOLDS))
+    profile = estimate_performance_profile(x, np.array(THRESHOLDS))
     return {
-        "iqm": whole(interquartile_mean(x)),
-        "improvement": whole(probability_of_improvement(x, y)),
+        "iqm": to_columns(estimate_interquartile_mean(x)),
+        "improvement": to_columns(estimate_probability_of_improvement(x, y)),
         "profile": [profile.value, profile.low, profile.high],
     }
 
 
-def whole(estimate: Estimate) -> list[list[float]]:
+def to_columns(estimate: Estimate) -> list[list[float]]:
     return [[estimate.value], [estimate.low], [estimate.high]]
 
 
-def check(ours: dict[str, list[Any]], rliables: dict[str, list[Any]], runs: int, tolerance: float) -> None:
-    """Values agree to rounding; ends of intervals as closely as random resampling lets them."""
+def assert_close_to_rliable(
+    estimates: dict[str, list[Any]], reference: dict[str, list[Any]], runs: int, tolerance: float
+) -> None:
+    """Check that values agree up to rounding, and ends of intervals up to the noise of resampling."""
     for name in ("iqm", "improvement", "profile"):
-        (value, low, high), (their_value, their_low, their_high) = ours[name], rliables[name]
-        assert value == pytest.approx(their_value, rel=1e-12, abs=1e-12), name
-        width = np.subtract(their_high, their_low)
-        # a share of runs moves in steps of one run
+        (value, low, high), (expected_value, expected_low, expected_high) = estimates[name], reference[name]
+        assert value == pytest.approx(expected_value, rel=1e-12, abs=1e-12), name
+        width = np.subtract(expected_high, expected_low)
+        # a share of runs changes in steps of one run
         allowed = tolerance * width + (1.001 / runs if name == "profile" else 0)
-        assert (np.abs(np.subtract(low, their_low)) <= allowed).all(), name
-        assert (np.abs(np.subtract(high, their_high)) <= allowed).all(), name
+        assert (np.abs(np.subtract(low, expected_low)) <= allowed).all(), name
+        assert (np.abs(np.subtract(high, expected_high)) <= allowed).all(), name
 
 
-@pytest.mark.parametrize("case", REFERENCE)
-def test_estimates_are_those_that_rliable_gave(case: str) -> None:
-    reference = REFERENCE[case]
-    assert [reference["ours"], reference["theirs"]] == [*cases()[case]]
+@pytest.mark.parametrize("case", REFERENCE_CASES)
+def test_estimates_match_stored_rliable_results(case: str) -> None:
+    reference = REFERENCE_CASES[case]
+    assert [reference["ours"], reference["theirs"]] == [*make_cases()[case]]
     runs = sum(map(len, reference["ours"]))
-    check(judged(reference["ours"], reference["theirs"]), reference, runs, tolerance=0.03)
+    assert_close_to_rliable(estimate_all(reference["ours"], reference["theirs"]), reference, runs, tolerance=0.03)
 
 
-def test_estimates_are_those_that_rliable_gives_here() -> None:
+def test_estimates_match_installed_rliable() -> None:
     pytest.importorskip("rliable")
-    ours, theirs = cases()["three tasks"]
-    given = judged_by_rliable(ours, theirs, {"iqm": 5_000, "improvement": 500, "profile": 2_000})
-    check(judged(ours, theirs), given, sum(map(len, ours)), tolerance=0.12)
+    ours, theirs = make_cases()["three tasks"]
+    results = estimate_with_rliable(ours, theirs, {"iqm": 5_000, "improvement": 500, "profile": 2_000})
+    assert_close_to_rliable(estimate_all(ours, theirs), results, sum(map(len, ours)), tolerance=0.12)
 
 
-def test_a_task_is_resampled_by_itself() -> None:
-    """Were runs drawn from all tasks together, there would be an interval."""
+def test_tasks_are_resampled_separately() -> None:
+    """Resampling all tasks together would give an interval with width."""
     tasks = [np.full(8, 1.0), np.full(8, 100.0)]
-    assert interquartile_mean(tasks) == Estimate(50.5, 50.5, 50.5)
-    assert interquartile_mean([np.concatenate(tasks)]).high > 80
+    assert estimate_interquartile_mean(tasks) == Estimate(50.5, 50.5, 50.5)
+    assert estimate_interquartile_mean([np.concatenate(tasks)]).high > 80
 
 
-def test_outliers_do_not_move_the_interquartile_mean() -> None:
+def test_outliers_do_not_move_interquartile_mean() -> None:
     scores = np.arange(8.0)
-    spoilt = np.array([-1e9, 1, 2, 3, 4, 5, 6, 1e9])
-    assert interquartile_mean([scores]).value == interquartile_mean([spoilt]).value == 3.5
+    outliers = np.array([-1e9, 1, 2, 3, 4, 5, 6, 1e9])
+    assert estimate_interquartile_mean([scores]).value == estimate_interquartile_mean([outliers]).value == 3.5
 
 
-def test_a_single_run_has_no_interval() -> None:
-    one, other = [np.array([3.0])], [np.array([1.0, 2.0])]
-    assert interquartile_mean(one).value == 3
-    assert not interquartile_mean(one).has_interval
-    assert not probability_of_improvement(one, other).has_interval
-    assert np.isnan(performance_profile(one, np.array([1.0])).low).all()
-    assert np.isnan(interquartile_band(np.ones((1, 3))).low).all()
+def test_single_run_has_no_interval() -> None:
+    single, several = [np.array([3.0])], [np.array([1.0, 2.0])]
+    assert estimate_interquartile_mean(single).value == 3
+    assert not estimate_interquartile_mean(single).has_interval
+    assert not estimate_probability_of_improvement(single, several).has_interval
+    assert np.isnan(estimate_performance_profile(single, np.array([1.0])).low).all()
+    assert np.isnan(estimate_interquartile_curve(np.ones((1, 3))).low).all()
 
 
 def test_improvement_needs_no_common_scale() -> None:
     small, large = np.array([1.0, 2, 3, 4]), np.array([1e6, 2e6, 3e6])
-    better = probability_of_improvement([small + 2, large], [small, large])
-    assert better.value == pytest.approx((14 / 16 + 1 / 2) / 2)  # a tie counts half
-    assert 0.4 < better.low < 0.5 < better.value < better.high < 1
+    improvement = estimate_probability_of_improvement([small + 2, large], [small, large])
+    assert improvement.value == pytest.approx((14 / 16 + 1 / 2) / 2)  # a tie counts half
+    assert 0.4 < improvement.low < 0.5 < improvement.value < improvement.high < 1
 
 
-def test_a_band_is_the_interval_of_each_point() -> None:
+def test_band_is_the_interval_at_each_point() -> None:
     curves = np.random.default_rng(3).standard_cauchy(size=(9, 4)) * [1, 2, 3, 0]
-    band = interquartile_band(curves)
+    band = estimate_interquartile_curve(curves)
     for point in range(4):
-        alone = interquartile_mean([curves[:, point]])
-        width = alone.high - alone.low
-        assert band.value[point] == pytest.approx(alone.value)
-        assert band.low[point] == pytest.approx(alone.low, abs=0.1 * width)
-        assert band.high[point] == pytest.approx(alone.high, abs=0.1 * width)
+        estimate = estimate_interquartile_mean([curves[:, point]])
+        width = estimate.high - estimate.low
+        assert band.value[point] == pytest.approx(estimate.value)
+        assert band.low[point] == pytest.approx(estimate.low, abs=0.1 * width)
+        assert band.high[point] == pytest.approx(estimate.high, abs=0.1 * width)
 
 
 @pytest.mark.parametrize(
     ("successes", "runs", "low", "high"),
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (9, 10, 0.5958, 0.9821), (81, 263, 0.2553, 0.3662)],  # Newcombe 1998
 )
-def test_a_success_rate_has_wilsons_interval(successes: int, runs: int, low: float, high: float) -> None:
-    rate = success_rate(successes, runs)
+def test_success_rate_has_wilson_interval(successes: int, runs: int, low: float, high: float) -> None:
+    rate = estimate_success_rate(successes, runs)
     assert rate.value == successes / runs
     assert (rate.low, rate.high) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_times_are_those_of_a_textbook() -> None:
+def test_time_to_event_matches_textbook() -> None:
     """Remissions under 6-MP, Freireich et al. 1963, the example in Kalbfleisch and Prentice."""
     weeks = [6, 6, 6, 7, 10, 13, 16, 22, 23, 6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
-    found = time_to_event(np.array(weeks, dtype=float), np.arange(21) < 9)
-    left = dict(zip(found.times, 1 - found.share.value, strict=True))
-    assert [left[week] for week in (6, 7, 10, 13, 16, 22, 23)] == pytest.approx(
+    times_to_event = estimate_time_to_event(np.array(weeks, dtype=float), np.arange(21) < 9)
+    survival = dict(zip(times_to_event.times, 1 - times_to_event.share.value, strict=True))
+    assert [survival[week] for week in (6, 7, 10, 13, 16, 22, 23)] == pytest.approx(
         [0.8571, 0.8067, 0.7529, 0.6902, 0.6275, 0.5378, 0.4482], abs=5e-5
     )
-    place = [*found.times].index(23)
-    assert 1 - found.share.high[place] == pytest.approx(0.1881, abs=5e-4)
-    assert 1 - found.share.low[place] == pytest.approx(0.6801, abs=5e-4)
-    assert found.median == Estimate(23, 13, np.inf)
+    index = [*times_to_event.times].index(23)
+    assert 1 - times_to_event.share.high[index] == pytest.approx(0.1881, abs=5e-4)
+    assert 1 - times_to_event.share.low[index] == pytest.approx(0.6801, abs=5e-4)
+    assert times_to_event.median == Estimate(23, 13, np.inf)
 
 
 @pytest.mark.parametrize(
@@ -138,21 +140,21 @@ def test_times_are_those_of_a_textbook() -> None:
         ([1, 0, 0, 0], Estimate(np.inf, 10, np.inf)),
     ],
 )
-def test_a_median_is_infinite_until_half_have_got_there(happened: list[int], median: Estimate) -> None:
-    found = time_to_event(np.array([10.0, 20, 30, 40]), np.array(happened, dtype=bool))
-    assert found.median == median
-    assert_ordered(found.share)
+def test_median_time_is_infinite_below_half(happened: list[int], median: Estimate) -> None:
+    times_to_event = estimate_time_to_event(np.array([10.0, 20, 30, 40]), np.array(happened, dtype=bool))
+    assert times_to_event.median == median
+    assert_ordered(times_to_event.share)
 
 
-def test_shares_never_fall_and_lie_in_their_intervals() -> None:
+def test_shares_rise_and_lie_in_their_intervals() -> None:
     random = np.random.default_rng(0)
     for runs in (1, 2, 5, 40):
         for share in (0, 0.3, 1):
             times = random.integers(1, 20, runs).astype(float)
-            found = time_to_event(times, random.random(runs) < share)
-            assert_ordered(found.share)
-            assert all(one <= other for one, other in itertools.pairwise(found.share.value))
-            assert (found.times[0], found.share.value[0]) == (0, 0)
+            times_to_event = estimate_time_to_event(times, random.random(runs) < share)
+            assert_ordered(times_to_event.share)
+            assert all(share <= later for share, later in itertools.pairwise(times_to_event.share.value))
+            assert (times_to_event.times[0], times_to_event.share.value[0]) == (0, 0)
 
 
 def assert_ordered(band: Band) -> None:
@@ -161,13 +163,16 @@ def assert_ordered(band: Band) -> None:
     assert ((band.low >= 0) & (band.high <= 1)).all()
 
 
-def test_equal_numbers_give_equal_intervals() -> None:
+def test_equal_scores_give_equal_intervals() -> None:
     scores = [np.random.default_rng(0).normal(size=12)]
-    np.random.seed(1)  # what others do to the global generator does not matter
-    assert interquartile_mean(scores) == interquartile_mean(scores)
+    np.random.seed(1)  # the global generator does not matter
+    assert estimate_interquartile_mean(scores) == estimate_interquartile_mean(scores)
 
 
-def test_intervals_of_ten_runs_hold_the_truth_nearly_as_often_as_they_say() -> None:
+def test_intervals_of_ten_runs_have_nearly_nominal_coverage() -> None:
     random = np.random.default_rng(0)
-    held = [(found := interquartile_mean([random.normal(size=10)])).low <= 0 <= found.high for _ in range(200)]
-    assert 0.86 <= np.mean(held) <= 0.98
+    is_covered = [
+        (times_to_event := estimate_interquartile_mean([random.normal(size=10)])).low <= 0 <= times_to_event.high
+        for _ in range(200)
+    ]
+    assert 0.86 <= np.mean(is_covered) <= 0.98
