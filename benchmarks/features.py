@@ -35,7 +35,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import toolkit
 import toolkit.envs.factory
-from toolkit.training.logger import run_logger
+from toolkit.training.logger import make_logger
 from toolkit.training.model import build_model
 from toolkit.training.run_directory import RunDirectory
 
@@ -198,7 +198,7 @@ def learn(config: toolkit.RunConfig, logged: bool, directory: Path, turn: Turn) 
     env = toolkit.envs.factory.make_vec_env(config, seed=0)
     model = build_model(config, env, seed=0)
     if logged:
-        model.set_logger(run_logger(RunDirectory.create(config, directory)))
+        model.set_logger(make_logger(RunDirectory.create(config, directory)))
     model.learn(config.timesteps, callback=turn)
     model.logger.close()
     env.close()

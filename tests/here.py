@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from toolkit import Ended, Launcher
 from toolkit.experiments.launcher import Job
-from toolkit.utils.errors import describe
+from toolkit.utils.errors import describe_error
 
 
 class Here(Launcher):
@@ -16,4 +16,4 @@ class Here(Launcher):
                 job.function(job.directory, **job.arguments)
                 yield Ended(job, None)
             except Exception as error:
-                yield Ended(job, describe(error))
+                yield Ended(job, describe_error(error))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from toolkit.experiments.launcher import MAX_ERROR_LENGTH, Ended, Job, Launcher
 from toolkit.utils import processes
-from toolkit.utils.errors import ToolkitError, describe
+from toolkit.utils.errors import ToolkitError, describe_error
 
 _PRELOADED = ("toolkit.evaluation.preload", "scipy.stats")  # the latter for evaluations
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -37,7 +37,7 @@ class LocalLauncher(Launcher):
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise ValueError("workers should be at least 1")
-        cores = processes.cores()
+        cores = processes.available_cores()
         self._workers = cores if workers is None else workers
         self._threads = max(1, cores // self._workers)
 
@@ -47,12 +47,12 @@ class LocalLauncher(Launcher):
         :raises ToolkitError: if this program cannot be imported in other processes
         """
         _refuse_unreadable_script()
-        context = processes.context(_PRELOADED)
+        context = processes.start_context(_PRELOADED)
         if context.get_start_method() == "forkserver":
             from multiprocessing import forkserver
 
             try:
-                with processes.blocked(*_STOPPING):
+                with processes.block_signals(*_STOPPING):
                     forkserver.ensure_running()
             except RuntimeError:  # of multiprocessing, in a job's process, which imports the script
                 sys.exit(_GUARD)
@@ -68,7 +68,7 @@ class LocalLauncher(Launcher):
             for job in jobs:
                 while len(running) >= self._workers:
                     yield from _ended(running)
-                with processes.blocked(*_STOPPING):  # so that none is started and not known
+                with processes.block_signals(*_STOPPING):  # so that none is started and not known
                     started = _Running.start(job, self._threads)
                     running[started.process.sentinel] = started
             while running:
@@ -126,7 +126,7 @@ class _Running:
 
     @classmethod
     def start(cls, job: Job, threads: int) -> _Running:
-        context = processes.context(_PRELOADED)
+        context = processes.start_context(_PRELOADED)
         here, there = context.Pipe()
         log = job.directory.parent / f"log-{job.directory.name}.txt"
         process = context.Process(target=_work, args=(job, log, there, threads))  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ class _Running:
             if self.talk.poll():
                 return Ended(self.job, self.talk.recv())
         code = self.process.exitcode or 0
-        error = f"its process {processes.ending(code)}"
+        error = f"its process {processes.describe_exit(code)}"
         if code == -getattr(signal, "SIGKILL", 0):
             error += ", perhaps for want of memory"
         elif code > 0 and not has_begun:
@@ -169,7 +169,7 @@ def _work(job: Job, log: Path, talk: Connection, threads: int) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         _write_to(log)
     except OSError as error:
-        talk.send(describe(error)[:MAX_ERROR_LENGTH])
+        talk.send(describe_error(error)[:MAX_ERROR_LENGTH])
     else:
         talk.send(_failure_of(job, threads))
 
@@ -184,7 +184,7 @@ def _failure_of(job: Job, threads: int) -> str | None:
     except (Exception, SystemExit) as error:
         with suppress(OSError):  # the disk is full, perhaps
             traceback.print_exc()
-        return describe(error)[:MAX_ERROR_LENGTH]
+        return describe_error(error)[:MAX_ERROR_LENGTH]
     return None
 
 

@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from toolkit.utils.files import locked
+from toolkit.utils.files import lock_directory
 from toolkit_plugins.tracking import TrackingCallback, flat
 
 # MLflow reports how it is used to its makers, and refuses stores of plain files, unless it is told before its import
@@ -118,7 +118,7 @@ def _one_after_the_other(uri: str) -> Iterator[None]:
         return
     store = Path(local_file_uri_to_path(uri))
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store):
+    with lock_directory(store):
         yield
 
 

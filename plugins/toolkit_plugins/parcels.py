@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 
 from toolkit.experiments.monitor_tail import MonitorTail
 from toolkit.experiments.status import RunStatus
-from toolkit.utils.errors import ToolkitError, describe
+from toolkit.utils.errors import ToolkitError, describe_error
 
 _log = logging.getLogger("toolkit")
 _LOOKS_EVERY = 1.0  # seconds
@@ -34,7 +34,7 @@ def make_storage(url: str) -> None:
         files.makedirs(root, exist_ok=True)
     except Exception as error:  # of any package for any storage
         hint = "is the URL right, and the package installed that fsspec needs for it?"
-        raise ToolkitError(f"storage '{url}' cannot be used: {describe(error)}", hint) from error
+        raise ToolkitError(f"storage '{url}' cannot be used: {describe_error(error)}", hint) from error
 
 
 class RemoteDirectory:
@@ -131,7 +131,7 @@ class RemoteDirectory:
                 self.send(own)
                 sent = there
             except Exception as error:  # it is tried again, and training goes on
-                _log.warning("%s: a snapshot could not be sent: %s", self.home, describe(error))
+                _log.warning("%s: a snapshot could not be sent: %s", self.home, describe_error(error))
 
 
 def _how_far(directory: Path) -> tuple[int, bool, bool]:

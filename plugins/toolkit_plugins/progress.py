@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.data import DEFAULT_WINDOW
-from toolkit.utils.display import in_notebook
+from toolkit.utils.display import is_notebook
 
 
 class ProgressCallback(RunCallback):
@@ -28,7 +28,7 @@ class ProgressCallback(RunCallback):
     def _on_training_start(self) -> None:
         total = self.context.run.config.timesteps
         console = Console(stderr=True)
-        if in_notebook():
+        if is_notebook():
             self._display = _NotebookBar(total)
         elif console.is_terminal:
             self._display = _TerminalBar(total, console)

@@ -19,8 +19,8 @@ from typing import Any
 
 from toolkit.experiments.launcher import MAX_ERROR_LENGTH, Ended, Job, Launcher
 from toolkit.utils import processes
-from toolkit.utils.errors import RunError, ToolkitError, describe
-from toolkit.utils.files import locked
+from toolkit.utils.errors import RunError, ToolkitError, describe_error
+from toolkit.utils.files import lock_directory
 from toolkit_plugins.parcels import RemoteDirectory, make_storage
 
 # Ray reports how it is used to its makers, and prints what its machines say, unless it is told before its import
@@ -85,8 +85,10 @@ class RayLauncher(Launcher):
             pass
         elif self.address is not None:
             _refuse_silence(self.address)
-        elif self.cpus_per_run > processes.cores():
-            raise ToolkitError(f"cpus_per_run is {self.cpus_per_run}, and this machine has {processes.cores()}")
+        elif self.cpus_per_run > processes.available_cores():
+            raise ToolkitError(
+                f"cpus_per_run is {self.cpus_per_run}, and this machine has {processes.available_cores()}"
+            )
         self._tried = time.monotonic()
 
     def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
@@ -140,14 +142,14 @@ class RayLauncher(Launcher):
             if parcel and job.directory.exists() and (not parcel.is_there() or parcel.is_behind()):
                 parcel.send(job.directory)
         except Exception as error:  # of any storage
-            return f"is not sent to {self.storage}: {describe(error)}"
+            return f"is not sent to {self.storage}: {describe_error(error)}"
         return None
 
     def _ended(self, job: Job, future: Future[str | None]) -> Ended:
         try:
             error = future.result()
         except RayTaskError as raised:
-            error = describe(raised.cause)
+            error = describe_error(raised.cause)
         except RayError as raised:
             error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         lost = self._bring_home(job)
@@ -160,7 +162,7 @@ class RayLauncher(Launcher):
             if parcel and parcel.is_there():
                 parcel.download()
         except Exception as error:  # of any storage
-            return f"stays in {self.storage}, and is not copied back: {describe(error)}"
+            return f"stays in {self.storage}, and is not copied back: {describe_error(error)}"
         return None
 
     def _stop(self, at_work: Mapping[Future[str | None], tuple[Any, Job]], stop: str) -> None:
@@ -209,9 +211,9 @@ def _call(
             try:
                 function(own, **arguments)
             except Exception as error:
-                return describe(error).replace(str(own), str(directory))
+                return describe_error(error).replace(str(own), str(directory))
     except (Exception, SystemExit) as error:
-        return describe(error)
+        return describe_error(error)
     except BaseException as error:
         raise _StoppedError from error
     return None
@@ -231,7 +233,7 @@ def _wait_for_the_dead(directory: Path) -> None:
         return
     end = time.monotonic() + _LOCKED_AFTER_DEATH
     while time.monotonic() < end:
-        with suppress(RunError), locked(directory, "works in it"):
+        with suppress(RunError), lock_directory(directory, "works in it"):
             return
         time.sleep(0.2)
 
@@ -267,7 +269,11 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        settings |= {"num_cpus": processes.cores(), "include_dashboard": False, "object_store_memory": _OBJECTS}
+        settings |= {
+            "num_cpus": processes.available_cores(),
+            "include_dashboard": False,
+            "object_store_memory": _OBJECTS,
+        }
     try:
         _connect(address or "local", settings)
         yield
@@ -280,7 +286,7 @@ def _connect(address: str, settings: dict[str, Any]) -> None:
         with _own_sigterm():
             ray.init(address, **settings)
     except Exception as error:  # there are many
-        raise ToolkitError(f"Ray does not start: {describe(error)}") from error
+        raise ToolkitError(f"Ray does not start: {describe_error(error)}") from error
 
 
 @contextmanager

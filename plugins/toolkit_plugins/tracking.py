@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from toolkit.training.callbacks import RunCallback
-from toolkit.utils.errors import describe
+from toolkit.utils.errors import describe_error
 from toolkit.utils.files import read_text
 
 
@@ -95,7 +95,7 @@ class TrackingCallback(RunCallback):
         except (Exception, SystemExit) as error:
             self._fails = True
             logging.getLogger("toolkit").warning(
-                "%s: %s; training goes on without it", self.SERVICE, describe(error).replace("\n", "; ")
+                "%s: %s; training goes on without it", self.SERVICE, describe_error(error).replace("\n", "; ")
             )
 
 

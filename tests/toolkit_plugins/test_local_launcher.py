@@ -172,7 +172,7 @@ def test_a_signal_that_another_thread_gets_does_not_come_between_the_start_of_a_
     before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
         other.start()
-        with processes.blocked("SIGTERM"):
+        with processes.block_signals("SIGTERM"):
             os.kill(os.getpid(), signal.SIGTERM)  # the other thread gets it, as this one does not let it through
             time.sleep(0.1)
             assert came == []

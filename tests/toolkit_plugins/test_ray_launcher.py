@@ -29,7 +29,7 @@ from toolkit.experiments.runner import run_job
 from toolkit.testing import check_launcher
 from toolkit.training.trainer import resume
 from toolkit.utils.errors import ToolkitError, TrainingError
-from toolkit.utils.files import locked
+from toolkit.utils.files import lock_directory
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
 RemoteDirectory = pytest.importorskip("toolkit_plugins.parcels").RemoteDirectory
@@ -203,7 +203,7 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
     with ThreadPoolExecutor() as pool, ExitStack() as busy:
         if shared:  # a lost machine may be at work in it for a while
             jobs[0].directory.mkdir(parents=True)
-            busy.enter_context(locked(jobs[0].directory, "works in it"))
+            busy.enter_context(lock_directory(jobs[0].directory, "works in it"))
         lost = pool.submit(lose_a_node)
         errors = {ended.job.name: ended.error for ended in launcher.launch([*jobs, failing])}
         lost.result()

@@ -19,7 +19,7 @@ def describe(
     trust: Trust = False,
 ) -> None:
     """Describe a run's networks: layers, output shapes, parameters."""
-    from toolkit.utils.pictures import picture_format
+    from toolkit.utils.files import picture_format
 
     if picture:
         picture_format(picture)  # refuse a bad suffix before the model is built

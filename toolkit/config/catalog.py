@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from toolkit.config.docstrings import first_line
 from toolkit.config.registry import Kind, entries, find, install_command, provider, reference
 from toolkit.config.sources import docstring_of
-from toolkit.utils.errors import ComponentError, describe
+from toolkit.utils.errors import ComponentError, describe_error
 
 TOOLKIT = "sb3-toolkit"
 
@@ -48,7 +48,7 @@ def _claim(kind: Kind, entry: EntryPoint, rivals: list[EntryPoint]) -> Claim:
         install = install_command(entry) if _lacks_extras(entry) else ""
         return Claim(entry.name, provider(entry), first_line(_docstring(kind, entry)), install=install)
     except ComponentError as error:
-        return Claim(entry.name, provider(entry), problem=describe(error))
+        return Claim(entry.name, provider(entry), problem=describe_error(error))
 
 
 def _docstring(kind: Kind, entry: EntryPoint) -> object:

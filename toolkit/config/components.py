@@ -13,8 +13,8 @@ from toolkit.config.registry import KINDS, Kind, entries, find, load_module, loa
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig
 from toolkit.config.signatures import bind_arguments
 from toolkit.config.trust import resolving_for
-from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe, did_you_mean
-from toolkit.utils.memory import installed_memory, is_shortage, no_more_than_installed
+from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe_error, did_you_mean
+from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_memory_to_installed
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class BoundComponent:
         :raises ConfigError: if it raises; building happens before a run exists, so this is bad input
         """
         try:
-            with no_more_than_installed():
+            with limit_memory_to_installed():
                 return self.cls(*supplied, **self.arguments, **more)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
             what, hint, path = "cannot be built", "", self._blamed(error)
-            if is_shortage(error):
+            if is_memory_shortage(error):
                 what = f"does not fit into this machine's memory of {installed_memory() / 2**30:.0f} GiB"
                 hint = "make what sizes it smaller: buffer_size, n_steps, net_arch, ..."
-            raise self.make_error([Problem(path, f"'{self.name}' {what}: {describe(error)}", hint)]) from error
+            raise self.make_error([Problem(path, f"'{self.name}' {what}: {describe_error(error)}", hint)]) from error
 
     def _blamed(self, error: BaseException) -> KeyPath:
         """Return the path of the parameter that an exception speaks of, if it is one, or else the component's."""
@@ -179,7 +179,7 @@ def _env_problems(env: EnvConfig) -> list[Problem]:
         return [Problem(("env", "id"), f"'{env.id}' cannot be made: {error.message}", error.hint)]
     except gym.error.Error as error:
         message, _, hint = " ".join(str(error).split()).partition(". ")
-        hint = hint or did_you_mean(bare_id, [*gym.registry], few=0)
+        hint = hint or did_you_mean(bare_id, [*gym.registry], max_listed=0)
         if not hint or hint.startswith("Have you installed"):
             hint = "name the package that registers it under import_modules"
         return [Problem(("env", "id"), message.rstrip("."), hint[:1].lower() + hint[1:])]

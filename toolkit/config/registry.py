@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.config.imports import import_by_name, import_file
-from toolkit.utils.errors import ComponentError, describe, did_you_mean
+from toolkit.utils.errors import ComponentError, describe_error, did_you_mean
 
 _ALIAS = re.compile("(Mlp|Cnn|MultiInput)(Lstm)?Policy")  # SB3's and sb3_contrib's names under policy_aliases
 
@@ -201,7 +201,7 @@ def load_object(reference: str) -> Any:
                 hint = "it was defined in a notebook or script: define it here as well, or keep it in a file"
             raise ComponentError(f"'{source}' has no '{attribute}'", hint) from None
         except Exception as error:  # a module that imports on demand
-            raise ComponentError(f"importing '{reference}' failed: {describe(error)}") from error
+            raise ComponentError(f"importing '{reference}' failed: {describe_error(error)}") from error
     return found
 
 
@@ -217,11 +217,11 @@ def load_module(source: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if source == error.name or source.startswith(f"{error.name}."):
             raise ComponentError(f"there is no module '{error.name}'", "is its package installed here?") from error
-        raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
+        raise ComponentError(f"importing '{source}' failed: {describe_error(error)}") from error
     except ComponentError:
         raise
     except (Exception, SystemExit) as error:
-        raise ComponentError(f"importing '{source}' failed: {describe(error)}") from error
+        raise ComponentError(f"importing '{source}' failed: {describe_error(error)}") from error
 
 
 def _of_kind(kind: Kind, name: str, found: Any) -> type[Any]:

@@ -23,7 +23,7 @@ from toolkit.config.type_hints import (
     is_union,
     type_name,
 )
-from toolkit.utils.errors import ComponentError, KeyPath, Problem, describe, did_you_mean
+from toolkit.utils.errors import ComponentError, KeyPath, Problem, describe_error, did_you_mean
 
 
 @dataclass
@@ -176,7 +176,7 @@ def _make(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
     try:
         return cls(**arguments)
     except Exception as error:
-        raise _UnfitError(path, f"{name} cannot be built: {describe(error)}") from error
+        raise _UnfitError(path, f"{name} cannot be built: {describe_error(error)}") from error
 
 
 def _may_stand_for(cls: type[Any], annotation: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Environments that step together: in this process, or each in a process of its own."""
+"""SB3 vec envs of the toolkit: all environments in this process, or each in a subprocess."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from toolkit.utils import processes
-from toolkit.utils.errors import FaultyEnvironmentError, ToolkitError, describe
+from toolkit.utils.errors import FaultyEnvironmentError, ToolkitError, describe_error
 
-_UNCHANGING = (int, float, str, np.generic, type(None))
-_SECONDS_TO_START = 60.0
-_SECONDS_TO_CLOSE = 5.0
-Maker = Callable[[], gym.Env[Any, Any]]
+_IMMUTABLE = (int, float, str, np.generic, type(None))
+_START_TIMEOUT = 60.0  # seconds
+_CLOSE_TIMEOUT = 5.0  # seconds
+EnvFactory = Callable[[], gym.Env[Any, Any]]
 
 
 class InProcessVecEnv(DummyVecEnv):
-    """SB3's environments in this process, which copy of a step's ``info`` only what an environment could change later.
+    """SB3's ``DummyVecEnv`` that copies only the mutable values of ``info``.
 
-    For many environments SB3's ``DummyVecEnv`` spends as much time on such copies as on their wrappers.
+    With many environments, SB3's deep copies take as much time as the wrappers.
     """
 
-    def __init__(self, makers: list[Maker]) -> None:
-        super().__init__(makers)
-        # the first environment's own is the same object: it must not draw from what the algorithm draws from
+    def __init__(self, factories: list[EnvFactory]) -> None:
+        super().__init__(factories)
+        # the first environment has the same object: it must not share the algorithm's random generator
         self.action_space = deepcopy(self.action_space)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -49,7 +49,7 @@ class InProcessVecEnv(DummyVecEnv):
         infos: list[dict[str, Any]] = []
         for index, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
             observation, self.buf_rews[index], terminated, truncated, info = env.step(action)
-            info = {key: value if isinstance(value, _UNCHANGING) else deepcopy(value) for key, value in info.items()}
+            info = {key: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for key, value in info.items()}
             info["TimeLimit.truncated"] = truncated and not terminated
             self.buf_dones[index] = terminated or truncated
             if terminated or truncated:
@@ -61,44 +61,45 @@ class InProcessVecEnv(DummyVecEnv):
 
 
 class SubprocessVecEnv(SubprocVecEnv):
-    """SB3's environments in processes of their own, which say what went wrong there, and do not wait for ever.
+    """SB3's ``SubprocVecEnv`` that reports what went wrong in a subprocess, and does not wait forever.
 
-    :param makers: build the environments
-    :param step_timeout: seconds that a step with the reset that may follow, or a reset, can take, when an episode is
-        played again as well; to be built and to start, an environment has a minute at least. None for no limit
+    :param factories: build the environments
+    :param step_timeout: seconds for a reset, or for a step and the reset that may follow; a replay has as much for
+        each of its steps. An environment has at least a minute to start. None for no limit
     :raises FaultyEnvironmentError: if a process does not start
-    :raises ToolkitError: what building an environment raises
+    :raises ToolkitError: if an environment cannot be built
     """
 
-    def __init__(self, makers: list[Maker], step_timeout: float | None) -> None:
+    def __init__(self, factories: list[EnvFactory], step_timeout: float | None) -> None:
         self.waiting = False
         self.closed = False
         self.processes: list[BaseProcess] = []
-        self.remotes: list[_Remote] = []
-        self._end = weakref.finalize(self, _kill, self.processes)  # at the latest when Python ends
+        self.remotes: list[_RemoteEnv] = []
+        self._kill_all = weakref.finalize(self, _kill, self.processes)  # called when Python ends, at the latest
         try:
-            for index, make in enumerate(makers):
-                self.remotes.append(self._start(index, make, step_timeout))
+            for index, factory in enumerate(factories):
+                self.remotes.append(self._start(index, factory, step_timeout))
             spaces = [remote.recv() for remote in self.remotes]
-            VecEnv.__init__(self, len(makers), *spaces[0])
+            VecEnv.__init__(self, len(factories), *spaces[0])
         except BaseException:
             self.close()
             raise
 
-    def _start(self, index: int, make: Maker, step_timeout: float | None) -> _Remote:
-        context = processes.context(["__main__", make.__module__])
-        here, there = context.Pipe()
+    def _start(self, index: int, factory: EnvFactory, step_timeout: float | None) -> _RemoteEnv:
+        context = processes.start_context(["__main__", factory.__module__])
+        connection, remote_connection = context.Pipe()
         try:
-            process = context.Process(target=_work, args=(there, cloudpickle.dumps(make)), daemon=True)  # type: ignore[attr-defined]
-            with processes.blocked("SIGINT"):  # which would print a traceback there
+            arguments = (remote_connection, cloudpickle.dumps(factory))
+            process = context.Process(target=_run_worker, args=arguments, daemon=True)  # type: ignore[attr-defined]
+            with processes.block_signals("SIGINT"):  # it would print a traceback in the subprocess
                 process.start()
         except (EOFError, OSError) as error:
-            hint = "a script that trains needs `if __name__ == '__main__':` around what it does"
-            raise FaultyEnvironmentError("the environments' processes did not start", hint) from error
+            hint = "put the code of a script that trains under `if __name__ == '__main__':`"
+            raise FaultyEnvironmentError("the subprocesses of the environments did not start", hint) from error
         finally:
-            there.close()
+            remote_connection.close()
         self.processes.append(process)
-        return _Remote(index, here, process, step_timeout)
+        return _RemoteEnv(index, connection, process, step_timeout)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for every environment's step.
@@ -109,18 +110,18 @@ class SubprocessVecEnv(SubprocVecEnv):
         return observations, rewards, dones, [*infos]
 
     def close(self) -> None:
-        """End the processes, by force if one does not end when it is told to."""
+        """End the processes; kill one that does not end by itself."""
         if self.closed:
             return
         self.closed = True
-        busy = any(remote.sent is not None for remote in self.remotes)
+        is_busy = any(remote.pending is not None for remote in self.remotes)
         for remote in self.remotes:
             with suppress(FaultyEnvironmentError):  # it has ended already
                 remote.send(("close", None))
-        deadline = time.monotonic() + (_SECONDS_TO_CLOSE / 5 if busy else _SECONDS_TO_CLOSE)
+        deadline = time.monotonic() + (_CLOSE_TIMEOUT / 5 if is_busy else _CLOSE_TIMEOUT)
         for remote in self.remotes:
             remote.end(deadline)
-        self._end()
+        self._kill_all()
 
 
 def _kill(processes: Sequence[BaseProcess]) -> None:
@@ -131,10 +132,10 @@ def _kill(processes: Sequence[BaseProcess]) -> None:
         process.join()
 
 
-class _Remote:
-    """An environment in its process, seen from here; SB3 takes it for the end of a pipe.
+class _RemoteEnv:
+    """The parent's side of an environment in a subprocess; for SB3 it is the connection to it.
 
-    :ivar sent: what it was told last, while it has not answered
+    :ivar pending: the activity that the environment has not answered yet
     """
 
     def __init__(self, index: int, connection: Connection, process: BaseProcess, step_timeout: float | None) -> None:
@@ -142,129 +143,133 @@ class _Remote:
         self._connection = connection
         self._process = process
         self._step_timeout = step_timeout
-        self.sent: str | None = None
-        self._wait_for("start", None if step_timeout is None else max(step_timeout, _SECONDS_TO_START))
+        self.pending: str | None = None
+        self._expect("start", None if step_timeout is None else max(step_timeout, _START_TIMEOUT))
 
-    def send(self, told: tuple[str, Any]) -> None:
-        """Tell it to do something."""
-        if self.sent is not None and told[0] != "close":  # an interrupt came while its answer was waited for
-            if not self._connection.poll(_SECONDS_TO_CLOSE):
+    def send(self, command: tuple[str, Any]) -> None:
+        """Send a command: its name and its data."""
+        if self.pending is not None and command[0] != "close":  # an interrupt came during the wait for its answer
+            if not self._connection.poll(_CLOSE_TIMEOUT):
                 self._process.kill()
-                raise FaultyEnvironmentError(f"environment {self._index} did not {self.sent}")
+                raise FaultyEnvironmentError(f"environment {self._index} did not {self.pending}")
             self._connection.recv()
-        doing, steps = _doing(*told)
-        self._wait_for(doing, self._step_timeout * steps if self._step_timeout and steps else None)
+        activity, n_steps = _activity(*command)
+        self._expect(activity, self._step_timeout * n_steps if self._step_timeout and n_steps else None)
         try:
-            self._connection.send(told)
+            self._connection.send(command)
         except OSError as error:
             raise self._death() from error
 
     def recv(self) -> Any:
-        """Return what it answers.
+        """Return the answer to the last command.
 
-        :raises FaultyEnvironmentError: if it raised, died, or takes too long
-        :raises ToolkitError: what the toolkit raised there
+        :raises FaultyEnvironmentError: if the environment raised, died, or takes too long
+        :raises ToolkitError: if the toolkit raised one in the subprocess
         """
         if self._deadline is not None and not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
             self._process.kill()
-            message = f"environment {self._index} did not {self.sent} within {self._limit:g} s"
-            raise FaultyEnvironmentError(message, "env.step_timeout says how long it may take")
+            message = f"environment {self._index} did not {self.pending} within {self._limit:g} s"
+            raise FaultyEnvironmentError(message, "increase env.step_timeout if it needs longer")
         try:
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._death() from error
-        self.sent = None
-        if isinstance(answer, _Fault):
+        self.pending = None
+        if isinstance(answer, _RemoteError):
             answer.throw(self._index)
         return answer
 
     def end(self, deadline: float) -> None:
-        """Wait until its process has ended, which closes its end of the pipe; after the deadline, kill it.
+        """Wait until the process closes its end of the connection; kill it after the deadline.
 
-        A signal to all processes may have ended the one that would know.
+        A signal to all processes may have ended the fork server, so the process itself cannot be waited for.
         """
         with suppress(EOFError, OSError):
             while self._connection.poll(max(0.0, deadline - time.monotonic())):
-                self._connection.recv_bytes()  # what nobody waits for any more
+                self._connection.recv_bytes()  # an answer that nobody needs any more
             self._process.kill()
             if self._process.pid is not None and hasattr(signal, "SIGKILL"):
                 os.kill(self._process.pid, signal.SIGKILL)
         self._connection.close()
         self._process.join(timeout=1)
 
-    def _wait_for(self, doing: str, limit: float | None) -> None:
-        self.sent, self._limit = doing, limit
+    def _expect(self, activity: str, limit: float | None) -> None:
+        self.pending, self._limit = activity, limit
         self._deadline = None if limit is None else time.monotonic() + limit
 
     def _death(self) -> FaultyEnvironmentError:
-        self._process.join(timeout=_SECONDS_TO_CLOSE)
+        self._process.join(timeout=_CLOSE_TIMEOUT)
         code = self._process.exitcode
         if code is None:
             return FaultyEnvironmentError(f"the process of environment {self._index} no longer answers")
-        return FaultyEnvironmentError(f"the process of environment {self._index} {processes.ending(code)}")
+        return FaultyEnvironmentError(f"the process of environment {self._index} {processes.describe_exit(code)}")
 
 
-def _doing(told: str, data: Any) -> tuple[str, int]:
-    """Name what an environment is told to do, and how many steps and resets that takes; 0 if it is something else."""
-    if told == "env_method" and data[0] == "go_to":
-        (place,) = data[1]
-        return "play its episode again", 1 + len(place["actions"]) + len(place["resets"])
-    return told, 1 if told in ("step", "reset") else 0
+def _activity(command: str, data: Any) -> tuple[str, int]:
+    """Return the verb for a command, and how many steps and resets it takes; 0 if it is something else."""
+    if command == "env_method" and data[0] == "replay":
+        (state,) = data[1]
+        return "replay its episode", 1 + len(state["actions"]) + len(state["resets"])
+    return command, 1 if command in ("step", "reset") else 0
 
 
-class _Fault(NamedTuple):
-    """What was raised in an environment's process."""
+class _RemoteError(NamedTuple):
+    """An exception from the subprocess of an environment.
 
-    own: ToolkitError | None
-    said: str
+    :param error: the exception itself, if the toolkit raised it
+    :param description: the exception in one line
+    """
+
+    error: ToolkitError | None
+    description: str
     traceback: str
 
     @classmethod
-    def of(cls, error: BaseException) -> _Fault:
+    def from_exception(cls, error: BaseException) -> _RemoteError:
         text = "".join(traceback.format_exception(error))
-        return cls(error if isinstance(error, ToolkitError) else None, describe(error), text)
+        return cls(error if isinstance(error, ToolkitError) else None, describe_error(error), text)
 
     def throw(self, index: int) -> None:
-        error = self.own
+        error = self.error
         if isinstance(error, FaultyEnvironmentError):
             error = FaultyEnvironmentError(f"environment {index}: {error.message}", error.hint)
         elif error is None:
-            error = FaultyEnvironmentError(f"environment {index} failed in its process: {self.said}")
+            error = FaultyEnvironmentError(f"environment {index} failed in its process: {self.description}")
         error.add_note(f"In the process of environment {index}:\n{self.traceback}")
         raise error
 
 
-def _work(connection: Connection, pickled: bytes) -> None:
-    """Be the process of an environment: do what one is told, until told to end or nobody is there to tell."""
-    _leave_signals_to_the_parent()
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+def _run_worker(connection: Connection, pickled_factory: bytes) -> None:
+    """Run an environment in this subprocess: answer commands until ``close``, or until the parent is gone."""
+    _leave_signals_to_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        env: gym.Env[Any, Any] = cloudpickle.loads(pickled)()
+        env: gym.Env[Any, Any] = cloudpickle.loads(pickled_factory)()
     except (Exception, SystemExit) as error:
-        with suppress(OSError):  # nobody is there
-            connection.send(_Fault.of(error))
+        with suppress(OSError):  # the parent is gone
+            connection.send(_RemoteError.from_exception(error))
         return
     with suppress(EOFError, OSError):
         connection.send((env.observation_space, env.action_space))
-        while (told := connection.recv())[0] != "close":
-            _reply(connection, env, told)
+        while (command := connection.recv())[0] != "close":
+            _answer(connection, env, command)
     try:
         env.close()
     except Exception as error:
-        logging.getLogger("toolkit").warning("an environment does not close: %s", describe(error))
+        logging.getLogger("toolkit").warning("an environment does not close: %s", describe_error(error))
 
 
-def _reply(connection: Connection, env: gym.Env[Any, Any], told: tuple[str, Any]) -> None:
+def _answer(connection: Connection, env: gym.Env[Any, Any], command: tuple[str, Any]) -> None:
     try:
-        answer = _ANSWERS[told[0]](env, told[1])
+        answer = _HANDLERS[command[0]](env, command[1])
     except (Exception, SystemExit) as error:
-        answer = _Fault.of(error)
+        answer = _RemoteError.from_exception(error)
     try:
         connection.send(answer)
     except OSError:
         raise
-    except Exception as error:  # what cannot be pickled, as something in info
-        connection.send(_Fault.of(error))
+    except Exception as error:  # something in it cannot be pickled, for example in info
+        connection.send(_RemoteError.from_exception(error))
 
 
 def _step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, ...]:
@@ -277,7 +282,7 @@ def _step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, ...]:
     return observation, float(reward), bool(terminated or truncated), info, reset_info
 
 
-_ANSWERS: dict[str, Callable[[gym.Env[Any, Any], Any], Any]] = {
+_HANDLERS: dict[str, Callable[[gym.Env[Any, Any], Any], Any]] = {
     "step": _step,
     "reset": lambda env, data: env.reset(seed=data[0], **({"options": data[1]} if data[1] else {})),
     "render": lambda env, _: env.render(),
@@ -289,21 +294,21 @@ _ANSWERS: dict[str, Callable[[gym.Env[Any, Any], Any], Any]] = {
 }
 
 
-def _leave_signals_to_the_parent() -> None:
-    """Outlive what reaches all processes of a terminal or a job: training is to be saved before they go."""
+def _leave_signals_to_parent() -> None:
+    """Survive signals to all processes of a terminal or a job: the parent saves training before this one ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # a function: programs that an environment starts do not inherit it
+        if hasattr(signal, name):  # a function: unlike SIG_IGN, programs that an environment starts do not inherit it
             signal.signal(getattr(signal, name), lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
-        # the others too: a launcher may have started the process that this one is forked from
+        # a launcher may have blocked them in the fork server that started this process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
-def _end_with_the_parent() -> None:
-    """End this process some time after its parent, even if the environment hangs."""
+def _end_with_parent() -> None:
+    """End this process some seconds after its parent, even if the environment hangs."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        time.sleep(_SECONDS_TO_CLOSE)
+        time.sleep(_CLOSE_TIMEOUT)
         signal.raise_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGABRT)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError
-from toolkit.utils.figures import INK, add_legend, distinct_colours, plain_axes, saving, shortened
-from toolkit.utils.pictures import picture_file, picture_format
+from toolkit.utils.figures import INK, add_legend, distinct_colours, figure_style, shorten, style_axes
+from toolkit.utils.files import picture_file, picture_format
 
 By = Literal["timestep", "episode"]
 
@@ -119,7 +119,7 @@ def plot(runs: Sequence[RunDirectory], out: str | Path | None = None, by: By = "
     path = Path(out or default)
     suffix = picture_format(path)
     figure = learning_curves(runs, by)
-    with saving(), picture_file(path) as temporary:
+    with figure_style(), picture_file(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
     return path
 
@@ -158,11 +158,11 @@ def _dot_style(count: int) -> dict[str, Any]:
 
 
 def _decorate(axes: Axes, by: By, title: str) -> None:
-    axes.set_title(shortened(title, _TITLE_WIDTH), loc="left", parse_math=False, color=INK)
+    axes.set_title(shorten(title, _TITLE_WIDTH), loc="left", parse_math=False, color=INK)
     axes.set_xlabel(f"{by}s", color=INK)
     axes.set_ylabel("raw return of an episode", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
-    plain_axes(axes)
+    style_axes(axes)
 
 
 def _title(runs: Sequence[RunDirectory]) -> str:

@@ -33,7 +33,7 @@ from toolkit.evaluation.networks import (
     make_trace_error,
 )
 from toolkit.utils.errors import NetworkError
-from toolkit.utils.pictures import picture_file, picture_format
+from toolkit.utils.files import picture_file, picture_format
 
 _LEARNT, _FIXED, _INPUT = '"#cfe3f7"', '"#f3f3f3"', '"#fff3c4"'
 _STYLE = """\

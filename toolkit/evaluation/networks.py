@@ -131,7 +131,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 def make_trace_error(name: str, network: nn.Module, error: BaseException) -> NetworkError:
     """Make the error for a network that an observation does not pass through."""
     return NetworkError(
-        f"{name} ({type(network).__name__}) cannot be followed: {errors.describe(error)}",
+        f"{name} ({type(network).__name__}) cannot be followed: {errors.describe_error(error)}",
         "a network takes an observation, a critic an action as well",
     )
 

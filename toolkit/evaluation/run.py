@@ -17,7 +17,7 @@ from toolkit.evaluation.notebook import render_run
 from toolkit.evaluation.summary import format_run_summary
 from toolkit.evaluation.video import VideoFormat
 from toolkit.training import run_directory, trainer
-from toolkit.utils.display import in_notebook
+from toolkit.utils.display import is_notebook
 from toolkit.utils.errors import ToolkitError
 
 
@@ -49,7 +49,7 @@ class Run(run_directory.RunDirectory):
         :param tail: frames, 0 to 1000, that go on after a fall
         :raises RunError: if the run has no model
         """
-        if not in_notebook():
+        if not is_notebook():
             self.record(tail=tail)
             print(format_run_summary(self))
             return
@@ -90,7 +90,7 @@ def train(
         hint = "change the config's own by their path: callbacks__0__params__threshold=100"
         raise ToolkitError("callbacks takes objects of SB3's BaseCallback", hint)
     loaded = load_config(config, overrides)
-    shown = in_notebook() if progress_bar is None else progress_bar
+    shown = is_notebook() if progress_bar is None else progress_bar
     trained = trainer.train(loaded, None if out is None else Path(out), callbacks, progress_bar=shown)
     return Run(trained.directory, trained.config)
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from toolkit.utils.errors import RunError, describe
+from toolkit.utils.errors import RunError, describe_error
 
 MAX_TAIL = 1000  # steps; a recorder keeps as many frames in memory
 
@@ -69,7 +69,8 @@ class Tail(gym.Wrapper[Any, Any, Any, Any]):
                 spec = self.unwrapped.spec
                 name = spec.id if spec else type(self.unwrapped).__name__
                 raise RunError(
-                    f"{name} cannot be stepped after the end of its episode: {describe(error)}", "leave out --tail"
+                    f"{name} cannot be stepped after the end of its episode: {describe_error(error)}",
+                    "leave out --tail",
                 ) from error
             self._show()
 

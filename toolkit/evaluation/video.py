@@ -24,8 +24,8 @@ from toolkit.evaluation.rollout import check_episodes, play_greedy_episodes
 from toolkit.evaluation.tail import Tail, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.display import no_display
-from toolkit.utils.errors import RecordingError, RunError, ToolkitError, describe
+from toolkit.utils.display import disable_display
+from toolkit.utils.errors import RecordingError, RunError, ToolkitError, describe_error
 
 Frame = NDArray[np.uint8]
 VideoFormat = Literal["mp4", "gif"]
@@ -106,7 +106,7 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
             return Tail(recorder, tail, seed, recorder.capture)
 
         try:
-            with no_display(), warnings.catch_warnings():
+            with disable_display(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what matters of them is in the error
                 _play_on_camera(model, config, seed, episodes, wrap)
             return _publish(clips, directory, name, formats, episodes)
@@ -116,7 +116,7 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
             raise RecordingError(f"no video was made: {error.message}", error.hint) from error
         except Exception as error:
             hint = "moviepy and imageio-ffmpeg bring the encoder" if "ffmpeg" in str(error).lower() else ""
-            raise RecordingError(f"no video was made: {describe(error)}", hint) from error
+            raise RecordingError(f"no video was made: {describe_error(error)}", hint) from error
 
 
 def _play_on_camera(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: WrapEnv) -> None:

@@ -18,8 +18,8 @@ from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, play
 from toolkit.evaluation.tail import Tail, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.display import has_display, real_display
-from toolkit.utils.errors import ToolkitError, WatchingError, describe
+from toolkit.utils.display import has_display, require_display
+from toolkit.utils.errors import ToolkitError, WatchingError, describe_error
 
 _WITHOUT_WINDOW = "'toolkit record' makes a video without one"
 
@@ -61,7 +61,7 @@ def watch(
         if ended:
             ended(episode)
 
-    with real_display():
+    with require_display():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of the environment was said when the model was loaded
             env = make_vec_env(run.resolved_config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
@@ -79,7 +79,7 @@ def _play(
         raise
     except Exception as error:  # each window system has its own
         raise WatchingError(
-            f"{name} cannot be watched in a window here: {describe(error)}", _WITHOUT_WINDOW
+            f"{name} cannot be watched in a window here: {describe_error(error)}", _WITHOUT_WINDOW
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.experiments.config import load_plan
 from toolkit.experiments.display import create_display
 from toolkit.experiments.runner import Experiment, run_experiment
-from toolkit.utils.display import in_notebook
+from toolkit.utils.display import is_notebook
 
 
 def experiment(
@@ -33,5 +33,5 @@ def experiment(
     :raises ToolkitError: if the file describes too many runs, or the launcher has nowhere to run them
     """
     plan = load_plan(Path(file), overrides, yes)
-    has_display = in_notebook() if progress_bar is None else progress_bar
+    has_display = is_notebook() if progress_bar is None else progress_bar
     return run_experiment(plan, None if out is None else Path(out), create_display() if has_display else None)

@@ -28,7 +28,7 @@ from toolkit.experiments.variants import PlannedRun
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import dry_run, resume, train
 from toolkit.utils.errors import ConfigError
-from toolkit.utils.files import claimed, write_text
+from toolkit.utils.files import claim_directory, write_text
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 DEFAULT_ROOT = Path("experiments")
@@ -76,7 +76,7 @@ def run_experiment(
     """
     directory = DEFAULT_ROOT / plan.name if out is None else out
     experiment = Experiment(plan, directory)
-    with claimed(directory, "trains in it"):
+    with claim_directory(directory, "trains in it"):
         unfinished = _find_unfinished_runs(plan, directory)
         _dry_run_variants(plan, unfinished)
         write_text(directory / EXPERIMENT_FILE, plan.text)
@@ -108,7 +108,7 @@ def _launch(experiment: Experiment, runs: Sequence[PlannedRun], display: Experim
     runs_by_name = {run.name: run for run in runs}
     launched = experiment.plan.launcher.launch([_make_job(experiment, run) for run in runs])
     try:
-        with SignalGuard(put_off=False).installed(), closing(launched):
+        with SignalGuard(defer_first=False).installed(), closing(launched):
             for ended in launched:
                 if ended.error is not None:
                     experiment.failed[ended.job.name] = ended.error

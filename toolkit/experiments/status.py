@@ -15,7 +15,7 @@ from toolkit.config.schema import RunConfig
 from toolkit.experiments.variants import PlannedRun
 from toolkit.training.results import ENDED, LARGEST_RETURN, read_evaluation, read_result
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError
-from toolkit.utils.files import looking_at, read_text
+from toolkit.utils.files import convert_read_errors, read_text
 from toolkit.utils.text import abbreviate
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def find_started_runs(directory: Path, planned: Mapping[str, PlannedRun], file: 
     :param text: the resolved file, which is about to be written there as ``experiment.yaml``
     :raises RunError: if the directory holds something else than these runs, with the differences
     """
-    with looking_at(directory, _OTHER_DIRECTORY):
+    with convert_read_errors(directory, _OTHER_DIRECTORY):
         if not directory.exists() or _is_empty(directory):
             return set()
     if not (directory / EXPERIMENT_FILE).is_file():

@@ -12,7 +12,7 @@ from toolkit.evaluation.summary import format_command, format_next_commands
 from toolkit.experiments.runner import Experiment
 from toolkit.experiments.status import RunStatus
 from toolkit.experiments.variants import PlannedRun
-from toolkit.utils.errors import readable
+from toolkit.utils.errors import make_printable
 from toolkit.utils.text import abbreviate, format_table
 
 _MAX_FAILURES = 20
@@ -26,7 +26,7 @@ def format_run_end(experiment: Path, run: PlannedRun, error: str | None) -> str:
     :param error: why the run failed, if it did
     """
     if error is not None:
-        return f"{run.name}: failed: {readable(error)}"
+        return f"{run.name}: failed: {make_printable(error)}"
     run_status = RunStatus.read(experiment / run.name)
     status, timesteps = run_status.result.get("status"), run_status.result.get("timesteps", 0)
     greedy_return = run_status.evaluation.get("mean_return", math.nan)
@@ -51,7 +51,7 @@ def format_summary(experiment: Experiment) -> str:
 
 def format_failures(experiment: Experiment) -> list[str]:
     """Return a line for each failed run, at most twenty."""
-    lines = [f"failed: {name}: {readable(error)}" for name, error in experiment.failed.items()]
+    lines = [f"failed: {name}: {make_printable(error)}" for name, error in experiment.failed.items()]
     return abbreviate(lines, _MAX_FAILURES, "more failed")
 
 

@@ -12,7 +12,7 @@ from toolkit.reports.run_record import RunRecord
 from toolkit.reports.statistics import N_BAND_RESAMPLES, N_RESAMPLES
 from toolkit.reports.tables import format_estimate
 from toolkit.utils.data import DEFAULT_WINDOW
-from toolkit.utils.errors import readable
+from toolkit.utils.errors import make_printable
 from toolkit.utils.text import abbreviate, format_count
 
 METHODS = (
@@ -63,7 +63,7 @@ def list_notices(collection: RunCollection) -> list[str]:
 
 def _list_failed_runs(runs: Sequence[RunRecord]) -> list[str]:
     sentences = [
-        f"{readable(str(run.directory))} failed at timestep {run.timesteps:,}: {run.failure_reason}."
+        f"{make_printable(str(run.directory))} failed at timestep {run.timesteps:,}: {run.failure_reason}."
         for run in runs
         if run.status == "failed"
     ]
@@ -80,7 +80,7 @@ def _list_stopped_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def _list_directories(state: str, directories: Sequence[Path]) -> list[str]:
-    names = abbreviate([readable(str(directory)) for directory in directories], _MAX_LISTED)
+    names = abbreviate([make_printable(str(directory)) for directory in directories], _MAX_LISTED)
     return [f"{state}: {', '.join(names)}."] if names else []
 
 

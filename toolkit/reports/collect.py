@@ -18,8 +18,8 @@ from toolkit.experiments.status import EXPERIMENT_FILE
 from toolkit.experiments.variants import grid_labels
 from toolkit.reports.run_record import RunRecord, RunRecordReader
 from toolkit.utils.data import flatten
-from toolkit.utils.errors import ConfigError, RunError, ToolkitError, readable
-from toolkit.utils.files import looking_at
+from toolkit.utils.errors import ConfigError, RunError, ToolkitError, make_printable
+from toolkit.utils.files import convert_read_errors
 from toolkit.utils.text import abbreviate, format_count
 
 _MAX_PROBLEMS = 20
@@ -81,7 +81,7 @@ class _Experiment:
     def name_variant(self, directory: str, config: RunConfig) -> str:
         """Name a variant by its directory without the environment, so that it has one name on all environments."""
         labels = self.environment_labels or grid_labels({"env.id": [config.env.id]})["env.id"]
-        return readable(",".join(part for part in directory.split(",") if part not in labels)) or config.name
+        return make_printable(",".join(part for part in directory.split(",") if part not in labels)) or config.name
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def is_experiment(directory: Path) -> bool:
 
     :raises RunError: if the directory cannot be read
     """
-    with looking_at(directory, _HINT):
+    with convert_read_errors(directory, _HINT):
         if (directory / "config.yaml").exists():
             return False
         return (directory / EXPERIMENT_FILE).is_file() or any(directory.glob("*/seed-*/config.yaml"))
@@ -131,7 +131,7 @@ def collect_runs(directories: Sequence[Path]) -> RunCollection:
     others = [run for directory in unique if directory not in experiment_directories for run in _list_runs(directory)]
     for run in others:
         _check_run_directory(run)
-    titles = map(readable, disambiguate_names(experiment_directories))
+    titles = map(make_printable, disambiguate_names(experiment_directories))
     experiments = [_read_experiment(*pair) for pair in zip(experiment_directories, titles, strict=True)]
     sources = [_Source(run, experiment) for experiment in experiments for run in experiment.runs]
     sources = _drop_duplicates([*sources, *map(_Source, others)])
@@ -160,7 +160,7 @@ def _check_run_directory(directory: Path) -> None:
 
 
 def _read_experiment(directory: Path, title: str) -> _Experiment:
-    with looking_at(directory, _HINT):
+    with convert_read_errors(directory, _HINT):
         directories = [*directory.glob("*/seed-*/")]
         runs = [run for run in directories if (run / "config.yaml").exists()]
     try:
@@ -256,7 +256,7 @@ def _name_environments(keys: Sequence[_EnvironmentKey]) -> list[str]:
     names = []
     for env_id, limit, params in keys:
         details = ", ".join([f"{limit} steps" if limit else "default time limit", *([params] if params else [])])
-        names.append(readable(f"{env_id} ({details})" if n_keys[env_id] > 1 else env_id))
+        names.append(make_printable(f"{env_id} ({details})" if n_keys[env_id] > 1 else env_id))
     return names
 
 
@@ -270,7 +270,7 @@ def _disambiguate(groups: Sequence[_Group]) -> list[str]:
     keys = [*dict.fromkeys(key for config in configs for key in config)]
     differing = [key for key in keys if len({_format_value(config.get(key)) for config in configs}) > 1]
     return [
-        f"{group.name} ({readable(_format_values(config, differing), _MAX_DETAILS_LENGTH)})"
+        f"{group.name} ({make_printable(_format_values(config, differing), _MAX_DETAILS_LENGTH)})"
         if differing
         else group.name
         for group, config in zip(groups, configs, strict=True)

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from toolkit.reports.captions import write_figure_caption
 from toolkit.reports.compare import Comparison, VariantSummary
 from toolkit.reports.statistics import Array, Band
-from toolkit.utils.figures import GRID, INK, add_legend, distinct_colours, plain_axes, saving, shortened
+from toolkit.utils.figures import GRID, INK, add_legend, distinct_colours, figure_style, shorten, style_axes
 
 _WIDTH, _HEIGHT = 5.2, 3.1  # inches; text of ten points stays legible on a telephone
 _GREY = "#8a8a8a"
@@ -46,7 +46,7 @@ class ReportFigure:
 
 def draw_figures(comparison: Comparison) -> list[ReportFigure]:
     """Draw the figures that the runs of a comparison have data for."""
-    with saving(_SETTINGS):
+    with figure_style(_SETTINGS):
         return [
             ReportFigure(kind, title, write_figure_caption(comparison, kind), _to_svg(figure))
             for kind, title, figure in _draw_available(comparison)
@@ -95,9 +95,9 @@ def _draw_scores(comparison: Comparison, styles: _LineStyles, label: str) -> Fig
         axes.plot(mean.value, row, "D", color="white", markeredgecolor=INK, markeredgewidth=1.5, markersize=6)
         if row:
             axes.axhline(row - 0.55, color=GRID, linewidth=0.8, zorder=0)
-        name = shortened(summary.name, _MAX_NAME_LENGTH)
+        name = shorten(summary.name, _MAX_NAME_LENGTH)
         axes.text(0, row - 0.15, name, transform=axes.get_yaxis_transform(), color=INK, va="bottom", parse_math=False)
-    plain_axes(axes, grid="x")
+    style_axes(axes, grid="x")
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.4, -0.75)
     axes.set_xlabel(label, color=INK)
@@ -156,7 +156,7 @@ def _draw_band(axes: Axes, x: Array, band: Band, style: dict[str, Any], is_stepw
 
 def _label(axes: Axes, x: str, y: str, is_share: bool = False) -> None:
     """Label axes; a share of runs is between 0 % and 100 %."""
-    plain_axes(axes)
+    style_axes(axes)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))

@@ -12,7 +12,7 @@ from toolkit.reports.collect import VariantRuns
 from toolkit.reports.contents import Report, Section
 from toolkit.reports.run_record import RunRecord
 from toolkit.reports.tables import Table
-from toolkit.utils.errors import readable
+from toolkit.utils.errors import make_printable
 from toolkit.utils.text import format_table
 
 _COLUMNS = (
@@ -60,7 +60,7 @@ def _list_values(variant: VariantRuns, run: RunRecord) -> list[Any]:
         run.greedy_return,
         run.greedy_episodes or None,
         run.training_return,
-        readable(str(run.directory), _MAX_PATH_LENGTH),
+        make_printable(str(run.directory), _MAX_PATH_LENGTH),
     ]
 
 

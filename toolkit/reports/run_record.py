@@ -16,7 +16,7 @@ from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION_FILE
 from toolkit.training.results import ENDED, read_episodes, read_evaluation, read_result
 from toolkit.utils.data import DEFAULT_WINDOW
-from toolkit.utils.errors import RunError, readable
+from toolkit.utils.errors import RunError, make_printable
 from toolkit.utils.files import read_text
 
 _MAX_CURVE_POINTS = 1000  # more than a picture has columns, and little memory for a thousand runs
@@ -148,4 +148,4 @@ def _read_failure_reason(path: Path) -> str:
         text = ""
     lines = _TRACEBACK_START.split(text)[-1].splitlines()
     message = next((line for line in lines if line[:1].strip()), "")  # lines of source code are indented
-    return readable(message[:_MAX_REASON_LENGTH]) or "traceback.txt does not say why"
+    return make_printable(message[:_MAX_REASON_LENGTH]) or "traceback.txt does not say why"

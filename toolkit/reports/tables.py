@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from toolkit.reports.collect import RunCollection
 from toolkit.reports.compare import Comparison, Improvements, VariantSummary
 from toolkit.reports.statistics import Estimate
-from toolkit.utils.errors import readable
+from toolkit.utils.errors import make_printable
 from toolkit.utils.text import format_count
 
 _MISSING = "-"
@@ -116,7 +116,7 @@ def make_run_table(collection: RunCollection) -> Table:
             _MISSING if run.success_timestep is None else f"{run.success_timestep:,}",
             _MISSING if run.training_return is None else format_number(run.training_return, 1),
             _MISSING if run.greedy_return is None else format_number(run.greedy_return, 1),
-            readable(str(run.directory)),
+            make_printable(str(run.directory)),
         )
         for variant in collection.variants
         for run in variant.runs

@@ -13,7 +13,7 @@ from toolkit.reports.compare import Comparison, VariantSummary, get_score, selec
 from toolkit.reports.run_record import RunRecord
 from toolkit.reports.tables import format_number
 from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.errors import RunError, ToolkitError, describe
+from toolkit.utils.errors import RunError, ToolkitError, describe_error
 
 _MAX_VIDEO_BYTES = 4 << 20
 _MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
@@ -49,7 +49,7 @@ def make_clips(comparison: Comparison, name_environment: bool, trust: bool) -> I
         try:
             element, source = _make_video(run, trust)
         except Exception as error:  # the environment can raise anything
-            reason = error.message.splitlines()[0] if isinstance(error, ToolkitError) else describe(error)
+            reason = error.message.splitlines()[0] if isinstance(error, ToolkitError) else describe_error(error)
             yield VideoClip(title, "", f"No video of {description}: {reason}.")
             continue
         yield VideoClip(title, element, f"{description[:1].upper()}{description[1:]}; {source}.")

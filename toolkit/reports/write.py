@@ -14,7 +14,7 @@ from toolkit.reports.contents import Report, build_report
 from toolkit.reports.html import to_html
 from toolkit.reports.markdown import to_csv, to_markdown
 from toolkit.reports.videos import make_clips, open_run
-from toolkit.utils.errors import RunError, describe, readable
+from toolkit.utils.errors import RunError, describe_error, make_printable
 from toolkit.utils.files import atomic_file
 
 _EVALUATION_EPISODES = 100
@@ -91,7 +91,7 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
             run = open_run(record, trust)
             text = format_evaluation(run.directory, evaluate(run, _EVALUATION_EPISODES))
         except Exception as error:  # the environment can raise anything
-            _log.warning("%s cannot be evaluated: %s", readable(str(record.directory)), describe(error))
+            _log.warning("%s cannot be evaluated: %s", make_printable(str(record.directory)), describe_error(error))
             continue
         with _explain_write_errors(run.directory):
             run.write(EVALUATION_FILE, text)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from toolkit.utils.errors import RunError, describe
+from toolkit.utils.errors import RunError, describe_error
 from toolkit.utils.files import sync
 from toolkit.utils.memory import installed_memory
 
@@ -89,7 +89,7 @@ def read(directory: Path, max_bytes: int | None = None) -> Any:
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise DamagedArchiveError(f"{directory}: is damaged: {error}") from error
     except OSError as error:
-        raise RunError(f"{directory}: cannot be read: {describe(error)}") from error
+        raise RunError(f"{directory}: cannot be read: {describe_error(error)}") from error
 
 
 def remove(directory: Path) -> None:

@@ -34,7 +34,7 @@ from toolkit.snapshots.restore import (
 )
 from toolkit.snapshots.rng import capture_rng_state, restore_rng_state
 from toolkit.snapshots.weights import load_parameters
-from toolkit.utils.errors import RunError, describe
+from toolkit.utils.errors import RunError, describe_error
 
 # saved apart, or made anew whenever training starts
 _SKIPPED_ATTRIBUTES = {
@@ -189,7 +189,9 @@ def _replay(venv: VecEnv, index: int, episode: dict[str, Any]) -> bool:
     try:
         (is_reached,) = venv.env_method("replay", episode, indices=[index])
     except Exception as error:
-        raise RunError(f"environment {index} failed while its episode was replayed: {describe(error)}") from error
+        raise RunError(
+            f"environment {index} failed while its episode was replayed: {describe_error(error)}"
+        ) from error
     return bool(is_reached)
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 from toolkit.snapshots.torch_reader import BoundedFile, DamagedWeightsError, read_member, read_torch_file
-from toolkit.utils.errors import RunError, describe
+from toolkit.utils.errors import RunError, describe_error
 
 _VARIABLES = "pytorch_variables"  # tensors that belong to no module: SAC's entropy coefficient, for example
 _IGNORED_MEMBERS = {"data", "_stable_baselines3_version", "system_info.txt"}
@@ -50,7 +50,7 @@ def load_weights(path: Path, model: BaseAlgorithm, config_name: str) -> None:
     except DamagedWeightsError as error:
         raise RunError(f"{path}: is damaged, or no SB3 model: {error}") from None
     except Exception as error:
-        raise RunError(f"{path}: is damaged, or no SB3 model: {describe(error)}") from error
+        raise RunError(f"{path}: is damaged, or no SB3 model: {describe_error(error)}") from error
 
 
 def load_parameters(parameters: Any, model: BaseAlgorithm) -> None:

@@ -12,7 +12,7 @@ from toolkit.config.compose import override
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.signatures import bind_arguments
 from toolkit.config.yaml_document import Document
-from toolkit.utils.errors import ComponentError, ConfigError, Problem, describe
+from toolkit.utils.errors import ComponentError, ConfigError, Problem, describe_error
 
 _MODULE = "class_under_test"
 SEED = 20  # any will do
@@ -40,7 +40,7 @@ def called(what: str, advice: str, *allowed: type[Exception]) -> Iterator[None]:
     except passed_on:
         raise
     except Exception as error:
-        raise ConformanceError(f"{what} raised {describe(error)}; {advice}") from error
+        raise ConformanceError(f"{what} raised {describe_error(error)}; {advice}") from error
 
 
 @contextmanager
@@ -75,7 +75,9 @@ def build(cls: type[Any], params: Mapping[str, Any]) -> Any:
     try:
         return cls(**arguments)
     except Exception as error:
-        raise ConfigError([Problem(("params",), f"{cls.__name__} cannot be built: {describe(error)}")]) from error
+        raise ConfigError(
+            [Problem(("params",), f"{cls.__name__} cannot be built: {describe_error(error)}")]
+        ) from error
 
 
 def env_of(env: Env) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from toolkit.config.registry import KINDS, find
 from toolkit.experiments.launcher import Ended, Job, Launcher
 from toolkit.testing import sample_jobs
 from toolkit.testing.component import ConformanceError, build, called
-from toolkit.utils.errors import ToolkitError, describe
+from toolkit.utils.errors import ToolkitError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 _ARGUMENTS = {"said": {"text": "ä\n", "numbers": [1, 0.5, None]}}
@@ -107,14 +107,14 @@ def _stops_when_interrupted(label: str, launcher: Launcher, folder: Path) -> Non
                 return
 
     watcher = threading.Thread(target=interrupt)
-    with SignalGuard(put_off=False).installed(), closing(_launched(label, launcher, [waiting])) as given:
+    with SignalGuard(defer_first=False).installed(), closing(_launched(label, launcher, [waiting])) as given:
         watcher.start()
         try:
             seen = f"gave {next(given, None)!r:.200}"
         except InterruptedTraining:
             seen = ""
         except (SystemExit, KeyboardInterrupt) as error:
-            seen = f"raised {describe(error)}"
+            seen = f"raised {describe_error(error)}"
         finally:
             is_over.set()
             watcher.join()
@@ -149,7 +149,7 @@ def _refuse_unfit(label: str, ended: Any, launched: Sequence[Job], left: Sequenc
         raise ConformanceError(f"{label}.launch gave {ended.job.name} twice; give every job once, at its end")
     error = ended.error
     if error is not None and not (isinstance(error, str) and len(error.splitlines()) == 1):
-        advice = "give None, or one line, as toolkit.utils.errors.describe makes of an exception"
+        advice = "give None, or one line, as toolkit.utils.errors.describe_error makes of an exception"
         raise ConformanceError(f"{label}.launch gave {error!r:.200} as the error of {ended.job.name}; {advice}")
 
 

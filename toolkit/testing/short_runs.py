@@ -17,7 +17,7 @@ from toolkit.snapshots import training_state
 from toolkit.testing.component import ConformanceError
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import resume, train
-from toolkit.utils.errors import TrainingError, describe
+from toolkit.utils.errors import TrainingError, describe_error
 
 
 class BrokenOff(Exception):  # noqa: N818 - no error: it was asked for
@@ -98,12 +98,12 @@ def rehearse_in_two(config: RunConfig, out: Path, stop_at: int, failed: str, adv
     try:
         resume(RunDirectory(out, config), [observer])
     except Exception as error:
-        raise ConformanceError(f"{failed}: {describe(error)}; {advice}") from error
+        raise ConformanceError(f"{failed}: {describe_error(error)}; {advice}") from error
     return observer
 
 
 def _cause(error: TrainingError) -> str:
-    return describe(error.__cause__ or error)
+    return describe_error(error.__cause__ or error)
 
 
 def tensors(owner: Any) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from toolkit.envs.factory import make_env
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.testing.component import SEED, ConformanceError, called
 from toolkit.testing.scripted_env import Inside
-from toolkit.utils.errors import describe
+from toolkit.utils.errors import describe_error
 
 _NEEDS = "if it needs a certain environment, name that one: env=..."
 _COUNTED = "at the end of an episode info['episode'] is there, and Monitor's: the toolkit counts episodes itself"
@@ -155,7 +155,7 @@ def rigged(config: ResolvedConfig, render_mode: str | None = None) -> Iterator[R
     try:
         env = make_env(config, (*others, between, subject), render_mode)
     except AttributeError as error:
-        seen = f"{subject.cls.__name__} cannot be used once it is built: {describe(error)}"
+        seen = f"{subject.cls.__name__} cannot be used once it is built: {describe_error(error)}"
         raise ConformanceError(f"{seen}; {_CONSTRUCTED}") from error
     try:
         wrapper: Any = env.env

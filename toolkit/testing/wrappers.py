@@ -23,7 +23,7 @@ from toolkit.snapshots import archive
 from toolkit.testing.component import SEED, STATE_ADVICE, ConformanceError, Env, called, config_of, env_of
 from toolkit.testing.scripted_env import MARK
 from toolkit.testing.wrapper_harness import AsNew, Rig, Step, difference, rigged
-from toolkit.utils.errors import ConfigError, Problem, describe
+from toolkit.utils.errors import ConfigError, Problem, describe_error
 
 _STEPS = 60
 _ENDS = {"terminated": (True, False), "truncated": (False, True), "terminated and truncated at once": (True, True)}
@@ -54,7 +54,9 @@ def _warnings_of_the_environment(config: ResolvedConfig) -> set[str]:
         return _gymnasium_warnings(AsNew(env, env))
     except Exception as error:
         hint = "check the wrapper in an environment that does"
-        problem = Problem(("env",), f"'{config.env.id}' does not pass Gymnasium's check_env: {describe(error)}", hint)
+        problem = Problem(
+            ("env",), f"'{config.env.id}' does not pass Gymnasium's check_env: {describe_error(error)}", hint
+        )
         raise ConfigError([problem]) from error
     finally:
         env.close()

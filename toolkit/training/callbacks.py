@@ -1,7 +1,7 @@
-"""What a callback may know of the run it serves, for plugin authors.
+"""Base classes of callbacks that know their run, for plugin authors.
 
-An SB3 ``BaseCallback`` works as it is. One that needs the run's directory, its episodes or its success criterion
-subclasses :class:`RunCallback`; a criterion subclasses :class:`SuccessCriterion`.
+An SB3 ``BaseCallback`` works as it is. A callback that needs the run's directory, episodes or success criterion
+subclasses :class:`RunCallback`. A success criterion subclasses :class:`SuccessCriterion`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from toolkit.training.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class Success:
-    """When a success criterion was met.
+    """The moment at which training met the success criterion.
 
-    :param episode: number of training episodes completed by then
-    :param timestep: environment steps taken by then, over all environments
-    :param seconds: since training started
-    :param mean_return: the mean raw return that met the threshold
+    :param episode: number of completed training episodes
+    :param timestep: number of environment steps, over all environments
+    :param seconds: wall-clock time since training started
+    :param mean_return: mean raw return that reached the threshold
     """
 
     episode: int
@@ -34,10 +34,10 @@ class Success:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """The run that a callback serves, while it trains.
+    """The run that a callback belongs to.
 
-    :param run: the run directory and config
-    :param episodes: completed training episodes; grows during training
+    :param run: the run directory, with the config
+    :param episodes: completed training episodes; the log grows during training
     :param criterion: the run's success criterion, if it has one
     """
 
@@ -47,19 +47,27 @@ class TrainingContext:
 
 
 class RunCallback(BaseCallback):
-    """An SB3 callback that knows its run: ``self.context`` is set before training starts."""
+    """An SB3 callback that knows its run: ``self.context`` is set before training starts.
+
+    Override the same methods as in a ``BaseCallback``::
+
+        class CountEpisodes(RunCallback):
+            def _on_step(self) -> bool:
+                self.logger.record("rollout/episodes", len(self.context.episodes))
+                return True
+    """
 
     context: TrainingContext
 
     def close(self) -> None:
-        """Give resources back; called once when training is over, however it ended."""
+        """Release resources; called once at the end of training, also after an error."""
 
 
 class SuccessCriterion(RunCallback):
-    """Decides when training has succeeded, and stops it then; a run has at most one.
+    """Decide when training has succeeded, and stop it; a run has at most one criterion.
 
-    :param threshold: raw mean return to reach
-    :param episodes: size of the window of last completed training episodes
+    :param threshold: mean raw return to reach
+    :param episodes: number of last training episodes that the mean is taken over
     """
 
     def __init__(self, threshold: float, episodes: int) -> None:
@@ -71,11 +79,11 @@ class SuccessCriterion(RunCallback):
     @property
     @abstractmethod
     def mean_return(self) -> float | None:
-        """Mean raw return of the last ``episodes`` completed episodes, or of as many as there are; None before any."""
+        """Mean raw return of the last ``episodes`` completed episodes, or of fewer; None before any."""
 
     def report(self) -> dict[str, Any]:
         """Return the ``success`` entry of ``result.json``."""
-        reached: dict[str, Any] = {"episode": None, "timestep": None, "seconds": None, "mean_return": self.mean_return}
+        moment: dict[str, Any] = {"episode": None, "timestep": None, "seconds": None, "mean_return": self.mean_return}
         if self.success:
-            reached = asdict(self.success)
-        return {"threshold": self.threshold, "episodes": self.episodes, "solved": self.success is not None} | reached
+            moment = asdict(self.success)
+        return {"threshold": self.threshold, "episodes": self.episodes, "solved": self.success is not None} | moment

@@ -1,4 +1,4 @@
-"""The SB3 model of a run: built from its config, saved whole, loaded without running anything that a file contains."""
+"""Build the SB3 model of a run, save it, and load it without running code from a file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from toolkit.snapshots.weights import load_weights
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError
 
-_WRAPPERS = "wrappers"  # the archive beside model.zip
-_MOST_LEARNT = 1 << 24  # bytes
+_WRAPPER_ARCHIVE = "wrappers"  # beside model.zip
+_MAX_ARCHIVE_BYTES = 1 << 24
 _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
 
 
@@ -54,18 +54,18 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
     if env.num_envs > 1 and isinstance(train_freq, TrainFreq) and train_freq.unit is TrainFrequencyUnit.EPISODE:
         problem = Problem(
             ("algorithm", "params", "train_freq"),
-            f"is counted in episodes, which {env.num_envs} environments end at different times",
+            f"is counted in episodes, but {env.num_envs} environments end them at different times",
             "count it in steps, or set env.n_envs to 1",
         )
         raise config.make_error([problem])
-    _spread(getattr(model, "action_noise", None), env)
+    _expand_noise(getattr(model, "action_noise", None), env)
     return model
 
 
-def _spread(noise: ActionNoise | None, env: EpisodeRecorder) -> None:
-    """Let a number as mean or sigma of SB3's action noise stand for every dimension of an action.
+def _expand_noise(noise: ActionNoise | None, env: EpisodeRecorder) -> None:
+    """Expand a number as mean or sigma of SB3's action noise to every dimension of an action.
 
-    SB3 takes arrays alone, whose size a config may not know; of those of size 1 it draws one value for all dimensions.
+    SB3 takes arrays only, and a config may not know their size. For size 1, SB3 draws one value for all dimensions.
     """
     if isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise):
         for name in ("_mu", "_sigma"):
@@ -85,21 +85,21 @@ def untrained_model(config: ResolvedConfig) -> BaseAlgorithm:
 
 
 def save_model(run: RunDirectory, model: BaseAlgorithm) -> None:
-    """Save the model as ``model.zip``, whole or not at all, and before it what wrappers have learnt."""
+    """Save the statistics of the wrappers, then the model as ``model.zip``, each completely or not at all."""
     venv = model.get_env()
-    if venv is not None and (learnt := wrapper_statistics(venv)):
-        run.model_path.unlink(missing_ok=True)  # the one from before would not go with what comes now
-        archive.remove(run.directory / _WRAPPERS)
-        archive.write(run.directory / _WRAPPERS, learnt)
+    if venv is not None and (statistics := wrapper_statistics(venv)):
+        run.model_path.unlink(missing_ok=True)  # an earlier model does not fit the new statistics
+        archive.remove(run.directory / _WRAPPER_ARCHIVE)
+        archive.write(run.directory / _WRAPPER_ARCHIVE, statistics)
     with run.atomic_file(run.model_path.name) as path, path.open("wb") as file:
         model.save(file)
 
 
 def load_model(run: RunDirectory) -> BaseAlgorithm:
-    """Rebuild a run's model from its config and put the saved weights in; the pickled part of the zip is not read.
+    """Build a run's model from its config and load the saved weights; the pickled part of the zip is not read.
 
-    It predicts for any number of environments; its own are closed. No random generator that a training in this process
-    draws from moves.
+    The model predicts for any number of environments; its own are closed. The global random generators keep their
+    state, so a training in this process is not affected.
 
     :raises RunError: if the run has no model, or one that does not fit its config
     """
@@ -108,26 +108,29 @@ def load_model(run: RunDirectory) -> BaseAlgorithm:
     with preserve_rng_state():
         model = untrained_model(run.resolved_config)
     load_weights(run.model_path, model, "the run's config.yaml")
-    _teach(model, run)
+    _load_wrapper_archive(model, run)
     return model
 
 
-def _teach(model: BaseAlgorithm, run: RunDirectory) -> None:
-    """Give the wrappers of a model's environments what those that it was trained in had learnt."""
-    directory, venv = run.directory / _WRAPPERS, model.get_env()
+def _load_wrapper_archive(model: BaseAlgorithm, run: RunDirectory) -> None:
+    """Load the statistics that the wrappers learned in training into those of a model's own environments."""
+    directory, venv = run.directory / _WRAPPER_ARCHIVE, model.get_env()
     if venv is None or not directory.exists():
         if run.config.env.vec_wrappers:
-            raise RunError(f"{directory}: is missing: what the wrappers had learnt is in it")
+            raise RunError(
+                f"{directory}: does not exist, but must hold the statistics of the wrappers",
+                "restore it, or train the run again",
+            )
         return
     try:
-        load_wrapper_statistics(venv, archive.read(directory, _MOST_LEARNT))
+        load_wrapper_statistics(venv, archive.read(directory, _MAX_ARCHIVE_BYTES))
     except RESTORE_ERRORS as error:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
 
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Give the global random generators back as they were."""
+    """Restore the state of the global random generators at the end."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -139,16 +142,16 @@ def preserve_rng_state() -> Iterator[None]:
 
 @contextmanager
 def limit_torch_threads(model: BaseAlgorithm) -> Iterator[None]:
-    """Compute with one CPU thread while the network is small.
+    """Compute with one CPU thread if the network is small.
 
-    Threads that wait for each other cost a small network more than they bring, on a busy machine fifty times more.
-    ``OMP_NUM_THREADS`` in the environment, and larger networks, keep what torch has chosen.
+    Waiting for each other costs threads more than a small network gains, on a busy machine fifty times more. Torch's
+    own choice stays for larger networks, and if the environment has ``OMP_NUM_THREADS``.
     """
-    chosen = torch.get_num_threads()
+    default = torch.get_num_threads()
     size = sum(parameter.numel() for parameter in model.policy.parameters())
     if size <= _SMALL_NETWORK and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(chosen)
+        torch.set_num_threads(default)

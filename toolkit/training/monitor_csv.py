@@ -1,4 +1,4 @@
-"""``monitor.csv``, as training goes on."""
+"""Write ``monitor.csv`` during training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.utils.files import AppendOnlyFile
 
 
 class MonitorCsvWriter(RunCallback):
-    """Writes ``monitor.csv`` in SB3's format, and logs the shaped return beside SB3's raw one."""
+    """Write ``monitor.csv`` in SB3's format, and log the mean shaped return beside SB3's raw one."""
 
     NAME = "monitor.csv"
 
@@ -26,7 +26,7 @@ class MonitorCsvWriter(RunCallback):
 
     @property
     def seconds(self) -> float:
-        """How long training took, without what other callbacks do at its end."""
+        """Wall-clock time of training, without what other callbacks do at its end."""
         return self._env.seconds if self._seconds is None else self._seconds
 
     def _init_callback(self) -> None:
@@ -46,12 +46,12 @@ class MonitorCsvWriter(RunCallback):
             self._file.write(text.encode())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return when training started; the environments keep the episodes."""
+        """Return when training started; the :class:`EpisodeRecorder` has the episodes."""
         return {"started": self._started}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Write the episodes so far once more."""
-        self._started = kept["started"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rewrite the file with the episodes of the snapshot."""
+        self._started = state["started"]
         self._rewrite()
 
     def _rewrite(self) -> None:

@@ -1,4 +1,4 @@
-"""One run directory: every path in it, and how its files are written and found."""
+"""A run directory: the paths in it, and how its files are created, found and written."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from toolkit.config.load import ResolvedConfig, read_config, resolve_config
 from toolkit.config.schema import RunConfig
 from toolkit.training.results import read_episodes, read_result
 from toolkit.utils.errors import RunError
-from toolkit.utils.files import atomic_file, locked, read_text
+from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text
 
 DEFAULT_ROOT = Path("runs")
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
 
 
 class RunDirectory:
-    """A run directory and the config it was made from.
+    """A run directory, and the config of the run.
 
-    :param directory: where the run's files are
-    :param config: the resolved config, as in ``config.yaml``
-
-    ``stopped_by`` is the signal that told its training in this process to stop, if one did, be it in its last moment.
+    :param directory: holds the run's files
+    :param config: the checked config, as in ``config.yaml``
+    :ivar stopped_by: the signal that stopped its training in this process, also one that came when training ended
     """
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
@@ -41,57 +40,54 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config: RunConfig, out: Path | None = None) -> Self:
-        """Make a new run directory: ``out``, or the next free ``runs/<name>-<n>``, which no other process gets.
+        """Create a run directory: ``out``, or the next free ``runs/<name>-<n>``, which no other process gets.
 
-        :raises RunError: if ``out`` is not empty, or the directory cannot be made
-        :raises ConfigError: if the config holds what YAML cannot
+        :raises RunError: if ``out`` is not empty, or the directory cannot be created
+        :raises ConfigError: if the config holds a value that YAML cannot represent
         """
         text = config.to_yaml()
         try:
-            run = cls(_next_free(DEFAULT_ROOT, config.name) if out is None else _made(out), config)
-            with run.locked():
+            run = cls(_next_free(DEFAULT_ROOT, config.name) if out is None else _create_directory(out), config)
+            with run.lock():
                 if any(not path.name.endswith(".tmp") for path in run.directory.iterdir()):
                     raise RunError(f"{out}: is not empty", "choose a new directory with --out")
                 run.write("config.yaml", text)
                 run.write("environment.json", json.dumps(_environment(), indent=2) + "\n")
         except OSError as error:
-            place = out or DEFAULT_ROOT / config.name
-            raise RunError(f"{place}: cannot be made: {error.strerror}", "choose another place with --out") from None
+            raise cannot_create(out or DEFAULT_ROOT / config.name, error) from None
         return run
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Open an existing run directory; what its config names is looked up when it is needed.
+        """Open an existing run directory; the components of its config are found when they are needed.
 
-        :raises RunError: if it is not one
-        :raises ConfigError: if its config is none
+        :raises RunError: if it is not a run directory
+        :raises ConfigError: if its config is not valid
         """
         if not os.path.exists(directory):
-            raise RunError(f"{directory}: there is no such run", "`toolkit train CONFIG` makes one under runs/")
+            raise RunError(f"{directory}: does not exist", "`toolkit train CONFIG` creates a run under runs/")
         if not (directory / "config.yaml").is_file():
-            raise RunError(f"{directory}: is not a run directory: it has no config.yaml")
+            raise RunError(f"{directory}: is not a run directory, because it has no config.yaml")
         return cls(directory, read_config(directory / "config.yaml"))
 
     @classmethod
     def newest(cls, root: Path = DEFAULT_ROOT) -> Self:
-        """Open the run under ``root`` that was started last.
+        """Open the run under ``root`` that started last.
 
-        :raises RunError: if there is none
+        :raises RunError: if there is no run
         """
         configs = sorted(root.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns)
         if not configs:
-            raise RunError(
-                f"{root}/: there is no run here yet", "`toolkit train CONFIG` makes one, or name a run's path"
-            )
+            raise RunError(f"{root}/: has no run yet", "`toolkit train CONFIG` creates one, or name the path of a run")
         return cls.open(configs[-1].parent)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training in the run's directory; the lock goes when this process does.
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in the run's directory; the lock ends with this process.
 
-        :raises RunError: if another process does
+        :raises RunError: if another process trains in it
         """
-        with locked(self.directory, "trains in it"):
+        with lock_directory(self.directory, "trains in it"):
             yield
 
     @cached_property
@@ -113,34 +109,34 @@ class RunDirectory:
         return self.directory / "videos"
 
     def refuse_links(self) -> None:
-        """Refuse a run with links in it: what is written or deleted through one could lie anywhere.
+        """Refuse a run with symbolic links: writing or deleting through a link could hit any file.
 
-        :raises RunError: with the first of them
+        :raises RunError: with the first link
         """
         for path in self.directory.rglob("*"):
             if path.is_symlink():
-                raise RunError(f"{path}: is a link, and nothing is written through it", "put there what it leads to")
+                raise RunError(f"{path}: is a link, and nothing is written through it", "replace it by its target")
 
     def remove_leftovers(self) -> None:
-        """Delete what a process that was killed had begun to write; none may be at work in the run."""
-        for place in (self.directory, self.directory / "snapshots", self.videos):
-            for path in [*place.glob(".*.tmp"), *place.glob(".tmp-*"), *place.glob(".recording-*")]:
+        """Delete temporary files of a process that was killed; call it only while the run is locked."""
+        for directory in (self.directory, self.directory / "snapshots", self.videos):
+            for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp-*"), *directory.glob(".recording-*")]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
 
-    def differences(self) -> list[str]:
-        """Name what is installed here in another version than the run was started with."""
+    def version_differences(self) -> list[str]:
+        """Name the packages that are installed in another version than the run started with."""
         try:
             then = json.loads(read_text(self.directory / "environment.json"))["versions"]
             return [f"{name} was {then[name]} and is {now}" for name, now in _versions().items() if then[name] != now]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return [f"{self.directory / 'environment.json'} does not say what the run was started with"]
+            return [f"{self.directory / 'environment.json'} does not have the versions that the run started with"]
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What ``result.json`` says; ``None`` while the run goes on, or when it was killed.
+        """The content of ``result.json``; None while the run trains, or when it was killed.
 
         :raises RunError: if the file is damaged
         """
@@ -148,11 +144,11 @@ class RunDirectory:
 
     @property
     def episodes(self) -> list[tuple[float, int]]:
-        """Raw return and length in steps of every episode completed so far, as ``monitor.csv`` has them.
+        """Raw return and length in steps of every completed episode in ``monitor.csv``.
 
         A last line that is still being written is left out.
 
-        :raises RunError: if there is no ``monitor.csv``, or it is not one
+        :raises RunError: if ``monitor.csv`` does not exist, or is damaged
         """
         try:
             return read_episodes(self.directory / "monitor.csv")
@@ -161,18 +157,18 @@ class RunDirectory:
             raise RunError(f"{self.directory}: has no monitor.csv", hint) from None
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the run so that at any instant it is whole or absent."""
+        """Write a file of the run so that at any instant it is complete or absent."""
         with self.atomic_file(name) as path:
             path.write_text(text, encoding="utf-8", newline="")
 
     @contextmanager
     def atomic_file(self, name: str) -> Iterator[Path]:
-        """Give a path to write a file of the run to; it takes the file's place when it is whole and on the disk."""
+        """Yield a temporary path to write to; it replaces the file ``name`` when it is complete and on the disk."""
         with atomic_file(self.directory / name) as path:
             yield path
 
 
-def _made(out: Path) -> Path:
+def _create_directory(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is not a directory", "choose a new directory with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -181,19 +177,19 @@ def _made(out: Path) -> Path:
 
 def _next_free(root: Path, name: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    taken = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]
-    number = max((int(suffix) for suffix in taken if suffix.isdigit()), default=0)
+    suffixes = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]
+    number = max((int(suffix) for suffix in suffixes if suffix.isdigit()), default=0)
     while True:
         number += 1
         try:
             (root / f"{name}-{number}").mkdir()
         except FileExistsError:
-            continue  # another run took it in this instant
+            continue  # another run has just created it
         return root / f"{name}-{number}"
 
 
 def _environment() -> dict[str, Any]:
-    """Describe what the run was made with: versions, platform, git commit of the working directory, command."""
+    """Describe what the run trains with: versions, platform, git commit of the working directory, command."""
     return {
         "versions": _versions(),
         "packages": _packages(),
@@ -208,7 +204,7 @@ def _environment() -> dict[str, Any]:
 
 @cache
 def _packages() -> dict[str, str]:
-    """Return the version of everything installed; a process that trains many runs reads hundreds of files once."""
+    """Return the version of every package; cached, because it reads hundreds of files."""
     return dict(sorted((dist.name, dist.version) for dist in distributions()))
 
 
@@ -225,7 +221,7 @@ def _version(distribution: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
+        process = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

@@ -1,4 +1,4 @@
-"""A config to a finished run."""
+"""Train a config to the end, or resume a run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_config
 from toolkit.config.registry import KINDS, find
@@ -25,12 +26,12 @@ from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
-from toolkit.training.logger import log_interval, run_logger
+from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.errors import Problem, RunError, TrainingError, describe
+from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 _log = logging.getLogger("toolkit")
@@ -43,65 +44,78 @@ def train(
     *,
     progress_bar: bool = False,
 ) -> RunDirectory:
-    """Train as a config says, into a new run directory.
+    """Train a config in a new run directory.
 
-    Everything is built before the directory is made, so that bad input leaves nothing behind. Ctrl-C and SIGTERM end
-    training early, where the next rollout starts: a snapshot and the model are saved, and the result says
-    ``interrupted``. A second one ends it at once.
+    Everything is built before the directory is created, so an invalid config leaves nothing behind. Ctrl-C and SIGTERM
+    stop training where the next rollout starts: a snapshot and the model are saved, and the status is
+    ``interrupted``. A second signal stops it at once.
 
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
     :param callbacks: called after the config's own
-    :param progress_bar: whether to show how training goes, if the config does not do so itself
+    :param progress_bar: whether to show a progress bar if the config has none
     :raises ConfigError: if something in the config cannot be built, or does not fit together
-    :raises TrainingError: if training breaks off; the run directory then says ``failed``
+    :raises TrainingError: if training fails; the status in the run directory is then ``failed``
     """
     resolved = resolve_config(config)
-    with _prepared(resolved, callbacks, _shown(config, progress_bar)) as session:
+    with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
         run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
-        with run.locked():
-            _learn(session, run, SnapshotStore(run.directory, run.config), None)
+        with run.lock():
+            _run_training(session, run, SnapshotStore(run.directory, run.config), None)
     return run
 
 
 def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progress_bar: bool = False) -> RunDirectory:
-    """Go on with a run that was stopped or killed, from its newest whole snapshot; without one, from the beginning.
+    """Resume a stopped or killed run from its latest valid snapshot; without one, start from the beginning.
 
-    All files are then what they would be if the run had never been stopped, but for wall-clock times.
+    At the end all files are the same as if the run had never been stopped, except for wall-clock times.
 
-    :param callbacks: those that :func:`train` was given, if any
-    :param progress_bar: whether to show how training goes, if the config does not do so itself
-    :raises RunError: if the run has ended, another process trains in it, or its snapshot is of something else
+    :param callbacks: the callbacks that were passed to :func:`train`
+    :param progress_bar: whether to show a progress bar if the config has none
+    :raises RunError: if the run has ended, another process trains in it, or its snapshot belongs to another run
     :raises ConfigError: if something in its config cannot be built
-    :raises TrainingError: if training breaks off; the run directory then says ``failed``
+    :raises TrainingError: if training fails; the status in the run directory is then ``failed``
     """
-    with run.locked():
-        status = (run.result or {}).get("status")
-        if status in ENDED:
-            raise RunError(f"{run.directory}: has ended ({status}): there is nothing to go on with")
-        if run.model_path.exists() and not (run.directory / "monitor.csv").exists():
-            raise RunError(f"{run.directory}: holds a model that was not trained here: there is nothing to go on with")
-        for difference in run.differences():
-            _log.warning("%s: the run may go on differently", difference)
+    with run.lock():
+        _check_resumable(run)
+        for difference in run.version_differences():
+            _log.warning("%s: the run may continue differently", difference)
         run.refuse_links()
-        with _prepared(run.resolved_config, callbacks, _shown(run.config, progress_bar)) as session:
+        with _open_session(run.resolved_config, callbacks, _progress_display(run.config, progress_bar)) as session:
             run.remove_leftovers()
             snapshots = SnapshotStore(run.directory, run.config)
-            kept = snapshots.latest_valid()
-            if kept is None:
-                _log.warning("%s: has no whole snapshot; it starts from the beginning", run.directory)
+            snapshot = snapshots.latest_valid()
+            if snapshot is None:
+                _log.warning("%s: has no valid snapshot; training starts from the beginning", run.directory)
                 shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
                 (run.directory / "progress.csv").unlink(missing_ok=True)
             else:
-                for index in training_state.restore_before_learning(session.model, session.kept_callbacks, kept):
-                    _log.warning("environment %d does not repeat its episodes: training goes on differently", index)
-            _remove_the_end(run)
-            _learn(session, run, snapshots, kept)
+                for index in training_state.restore_before_learning(session.model, session.saved_callbacks, snapshot):
+                    _log.warning("environment %d does not repeat its episodes: training continues differently", index)
+            _remove_result(run)
+            _run_training(session, run, snapshots, snapshot)
     return run
 
 
-def _remove_the_end(run: RunDirectory) -> None:
-    """Delete what an earlier training wrote when it ended."""
+def dry_run(config: RunConfig) -> None:
+    """Build everything that training needs, and close it again.
+
+    :raises ConfigError: if something in the config cannot be built, or does not fit together
+    """
+    with _open_session(resolve_config(config), ()):
+        pass
+
+
+def _check_resumable(run: RunDirectory) -> None:
+    status = (run.result or {}).get("status")
+    if status in ENDED:
+        raise RunError(f"{run.directory}: has ended ({status}) and cannot be resumed")
+    if run.model_path.exists() and not (run.directory / "monitor.csv").exists():
+        raise RunError(f"{run.directory}: holds a model that was trained elsewhere, and cannot be resumed")
+
+
+def _remove_result(run: RunDirectory) -> None:
+    """Delete what an earlier training wrote at its end."""
     try:
         for name in ("result.json", "traceback.txt"):
             (run.directory / name).unlink(missing_ok=True)
@@ -109,119 +123,132 @@ def _remove_the_end(run: RunDirectory) -> None:
         raise RunError(f"{run.directory}: cannot be written to: {error.strerror}") from error
 
 
-def _shown(config: RunConfig, progress_bar: bool) -> list[BaseCallback]:
-    shows = any(callback.name == "progress" for callback in config.callbacks)
-    return [find(KINDS["callbacks"], "progress")()] if progress_bar and not shows else []
-
-
-def dry_run(config: RunConfig) -> None:
-    """Build everything that training needs, and take it down again.
-
-    :raises ConfigError: if something in the config cannot be built, or does not fit together
-    """
-    with _prepared(resolve_config(config), ()):
-        pass
+def _progress_display(config: RunConfig, progress_bar: bool) -> list[BaseCallback]:
+    """Return the callback that shows progress, unless nobody asks for it or the config has it."""
+    has_display = any(callback.name == "progress" for callback in config.callbacks)
+    return [find(KINDS["callbacks"], "progress")()] if progress_bar and not has_display else []
 
 
 @dataclass
 class _Session:
-    """The live objects of one run."""
+    """The live objects of one training.
+
+    :ivar callbacks: all of them, in the order in which they are called
+    :ivar displays: those among them that only show progress
+    """
 
     env: EpisodeRecorder
     model: BaseAlgorithm
-    bookkeeper: MonitorCsvWriter
+    monitor_writer: MonitorCsvWriter
     callbacks: list[BaseCallback]
     criterion: SuccessCriterion | None
-    shown: list[BaseCallback]
+    displays: list[BaseCallback]
 
     @property
-    def kept_callbacks(self) -> list[BaseCallback]:
-        """Those whose state is a part of training's; what only shows it may be there or not."""
-        return [callback for callback in self.callbacks if callback not in self.shown]
-
-    def score(self) -> float | None:
-        """Return the mean raw return of the last episodes, if any has been completed."""
-        return self.env.episodes.mean_return()
+    def saved_callbacks(self) -> list[BaseCallback]:
+        """The callbacks whose state is in a snapshot; a resume may show progress where the training before did not."""
+        return [callback for callback in self.callbacks if callback not in self.displays]
 
     @property
     def run_callbacks(self) -> list[RunCallback]:
         return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
 
+    def close(self) -> None:
+        """Close the callbacks, the last one first, and the environments."""
+        resources: list[RunCallback | EpisodeRecorder] = [*reversed(self.run_callbacks), self.env]
+        for resource in resources:
+            try:
+                resource.close()
+            except Exception as error:  # training is over, and the others must be closed as well
+                _log.warning("%s does not close: %s", type(resource).__name__, describe_error(error))
+
 
 @contextmanager
-def _prepared(
-    config: ResolvedConfig, callbacks: Sequence[BaseCallback], shown: Sequence[BaseCallback] = ()
+def _open_session(
+    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: Sequence[BaseCallback] = ()
 ) -> Iterator[_Session]:
-    session = _prepare(config, callbacks, [*shown])
+    session = _build_session(config, callbacks, [*displays])
     try:
         yield session
     finally:
-        closing: list[RunCallback | EpisodeRecorder] = [*reversed(session.run_callbacks), session.env]
-        for one in closing:
-            try:
-                one.close()
-            except Exception as error:  # training is over, and the others are to be closed as well
-                _log.warning("%s does not close: %s", type(one).__name__, describe(error))
+        session.close()
 
 
-def _prepare(config: ResolvedConfig, callbacks: Sequence[BaseCallback], shown: list[BaseCallback]) -> _Session:
+def _build_session(
+    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: list[BaseCallback]
+) -> _Session:
     seed = derived_seed(config.seed, "training")
     env = make_vec_env(config, seed=seed)
     env.hides_monitor = bool(config.env.wrappers)
     try:
         model = build_model(config, env, seed=seed)
-        own = [component.build() for component in config.components.callbacks]
-        criteria = [callback for callback in own if isinstance(callback, SuccessCriterion)]
+        config_callbacks = [component.build() for component in config.components.callbacks]
+        criteria = [callback for callback in config_callbacks if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
-        bookkeeper = MonitorCsvWriter(env)
-        criterion = criteria[0] if criteria else None
-        return _Session(env, model, bookkeeper, [bookkeeper, *own, *callbacks, *shown], criterion, shown)
+        monitor_writer = MonitorCsvWriter(env)
+        all_callbacks = [monitor_writer, *config_callbacks, *callbacks, *displays]
+        return _Session(env, model, monitor_writer, all_callbacks, criteria[0] if criteria else None, displays)
     except BaseException:
         env.close()
         raise
 
 
-def _learn(session: _Session, run: RunDirectory, snapshots: SnapshotStore, kept: dict[str, Any] | None) -> None:
-    """Train, from a snapshot if there is one, and write down how it went."""
+def _run_training(
+    session: _Session, run: RunDirectory, snapshots: SnapshotStore, snapshot: dict[str, Any] | None
+) -> None:
+    """Train, from a snapshot if there is one, and write the result however training ends."""
+    context = TrainingContext(run, session.env.episodes, session.criterion)
+    for callback in session.run_callbacks:
+        callback.context = context
     status = "finished"
     failure: BaseException | None = None
     stopped_by: int | None = None
-    interrupts = SignalGuard(put_off=training_state.can_resume(session.model))
-    with interrupts.installed():
+    guard = SignalGuard(defer_first=training_state.can_resume(session.model))
+    with guard.installed():
         try:
-            boundary = RolloutHook(session.model, session.kept_callbacks, session.score, snapshots, interrupts, kept)
-            _train_model(session, run, boundary)
+            _learn(session, run, snapshots, guard, snapshot)
         except (KeyboardInterrupt, InterruptedTraining) as error:
             status, stopped_by = "interrupted", getattr(error, "signal", signal.SIGINT)
         except (Exception, SystemExit) as error:
             status, failure = "failed", error
         if status == "finished" and session.criterion and session.criterion.success:
             status = "success"
-        with interrupts.deferred():
+        with guard.deferred():
             failure = _write_end(session, run, status, failure)
-    run.stopped_by = interrupts.pending if stopped_by is None else stopped_by
+    run.stopped_by = guard.pending if stopped_by is None else stopped_by
     if failure:
-        message = f"training failed at timestep {session.model.num_timesteps}: {describe(failure)}"
+        message = f"training failed at timestep {session.model.num_timesteps}: {describe_error(failure)}"
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
 
 
-def _train_model(session: _Session, run: RunDirectory, boundary: RolloutHook) -> None:
+def _learn(
+    session: _Session,
+    run: RunDirectory,
+    snapshots: SnapshotStore,
+    guard: SignalGuard,
+    snapshot: dict[str, Any] | None,
+) -> None:
+    """Call the algorithm's ``learn`` for the remaining timesteps."""
     model = session.model
-    context = TrainingContext(run, session.env.episodes, session.criterion)
-    for callback in session.run_callbacks:
-        callback.context = context
-    done = boundary.rollouts
-    logger = run_logger(run, done)
+    hook = RolloutHook(model, session.saved_callbacks, session.env.episodes.mean_return, snapshots, guard, snapshot)
+    callbacks, log_interval = session.callbacks, default_log_interval(model)
+    is_on_policy = isinstance(model, OnPolicyAlgorithm)
+    if is_on_policy:
+        callbacks = [*callbacks, IterationLogger(log_interval, hook.rollouts)]
+    callback_list = RunCallbackList(callbacks, hook)
+    logger = make_logger(run)
     model.set_logger(logger)
-    root = RunCallbackList(session.callbacks, boundary)
     try:
-        remaining = run.config.timesteps - model.num_timesteps
         with limit_torch_threads(model):
-            interval = log_interval(model, done)
-            model.learn(remaining, callback=root, log_interval=interval, reset_num_timesteps=not boundary.is_resumed)
+            model.learn(
+                run.config.timesteps - model.num_timesteps,
+                callback=callback_list,
+                log_interval=None if is_on_policy else log_interval,  # type: ignore[arg-type]  # SB3 checks for None
+                reset_num_timesteps=not hook.is_resumed,
+            )
     except StopTraining:
-        root.on_training_end()
+        callback_list.on_training_end()
     finally:
         logger.close()
 
@@ -229,21 +256,22 @@ def _train_model(session: _Session, run: RunDirectory, boundary: RolloutHook) ->
 def _write_end(
     session: _Session, run: RunDirectory, status: str, failure: BaseException | None
 ) -> BaseException | None:
-    """Save the model and the result; return what went wrong, in training or here."""
+    """Save the model and the result; return the failure of training or of saving."""
     try:
         save_model(run, session.model)
     except Exception as error:
-        if status == "interrupted":  # at once, so that an environment may still be at work
-            _log.warning("the model is not saved: %s", describe(error))
+        if status == "interrupted":  # a second signal stops at once, maybe in the middle of a step
+            _log.warning("the model is not saved: %s", describe_error(error))
         else:
             status, failure = "failed", failure or error
+    episodes = session.env.episodes
     result = {
         "status": status,
         "seed": run.config.seed,
         "timesteps": session.model.num_timesteps,
-        "episodes": len(session.env.episodes),
-        "seconds": round(session.bookkeeper.seconds, 3),
-        "mean_return": session.score(),
+        "episodes": len(episodes),
+        "seconds": round(session.monitor_writer.seconds, 3),
+        "mean_return": episodes.mean_return(),
         "success": session.criterion.report() if session.criterion else None,
     }
     try:
@@ -252,5 +280,5 @@ def _write_end(
             run.write("traceback.txt", "".join(traceback.format_exception(failure)))
     except OSError as error:
         message = f"{run.directory}: the result cannot be written: {error.strerror}"
-        raise TrainingError(message, describe(failure) if failure else "") from failure or error
+        raise TrainingError(message, describe_error(failure) if failure else "") from failure or error
     return failure

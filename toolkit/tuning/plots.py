@@ -16,7 +16,7 @@ from toolkit.tuning.config import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.search_space import Dimension, short_names
 from toolkit.tuning.study import Trial
-from toolkit.utils.figures import INK, distinct_colours, plain_axes
+from toolkit.utils.figures import INK, distinct_colours, style_axes
 
 _BLUE, _ORANGE = distinct_colours(2)
 _GREY = "#94a4a2"
@@ -124,6 +124,6 @@ def _score_label(tuning: Tuning) -> str:
 
 
 def _decorate(axes: Axes, title: str, label: str) -> None:
-    plain_axes(axes)
+    style_axes(axes)
     axes.set_title(title, loc="left", parse_math=False, color=INK)
     axes.set_ylabel(label, color=INK)

@@ -19,9 +19,8 @@ from toolkit.tuning.plots import draw_history, draw_importances, draw_slices
 from toolkit.tuning.search_space import config_with
 from toolkit.tuning.storage import shown
 from toolkit.tuning.study import Trial, importances
-from toolkit.utils.figures import saving
-from toolkit.utils.files import write_text
-from toolkit.utils.pictures import picture_file
+from toolkit.utils.figures import figure_style
+from toolkit.utils.files import picture_file, write_text
 
 if TYPE_CHECKING:
     import optuna
@@ -141,5 +140,5 @@ def _table(trials: Sequence[Trial], tuning: Tuning) -> str:
 
 
 def _draw(path: Path, picture: Figure) -> None:
-    with saving(), picture_file(path) as temporary:
+    with figure_style(), picture_file(path) as temporary:
         picture.savefig(temporary, format="png", dpi=150)

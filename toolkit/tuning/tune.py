@@ -19,7 +19,7 @@ from toolkit.tuning.storage import quiet, reached, shown
 from toolkit.tuning.study import Trial, is_unfinished, opened_study, trials_of
 from toolkit.tuning.worker import work
 from toolkit.utils.errors import RunError, StorageError, TuningError
-from toolkit.utils.files import claimed, looking_at, read_text, write_text
+from toolkit.utils.files import claim_directory, convert_read_errors, read_text, write_text
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
         if tuning.config.storage:
             with opened_study(url, tuning, lost):
                 pass  # before there is a directory
-        with claimed(directory, "searches in it"):
+        with claim_directory(directory, "searches in it"):
             if not (directory / _OWN_FILE).exists():
                 _write_what_is_searched(directory, tuning)  # first: a database alone would be taken for anybody's
             with opened_study(url, tuning, lost) as study:
@@ -96,7 +96,7 @@ def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, wat
 def _refuse_another(directory: Path, tuning: Tuning) -> None:
     """Refuse a directory that is not of this study, or nothing of the kind."""
     own = directory / _OWN_FILE
-    with looking_at(directory, "choose another with --out"):
+    with convert_read_errors(directory, "choose another with --out"):
         if not directory.exists():
             return
         if not directory.is_dir():
@@ -120,7 +120,7 @@ def _refuse_another(directory: Path, tuning: Tuning) -> None:
 def _what_is_lost(directory: Path) -> str | None:
     """Say what to do if there is no study, though the directory has trials of one."""
     table = directory / TABLE
-    with looking_at(table, "choose another directory with --out"), suppress(FileNotFoundError):
+    with convert_read_errors(table, "choose another directory with --out"), suppress(FileNotFoundError):
         if len(table.read_bytes().splitlines()) >= 2:
             return f"{table} has its trials: bring the database back, or choose another directory with --out"
     return None
@@ -164,7 +164,7 @@ def _launch(
         return errors, None
     try:
         with (
-            SignalGuard(put_off=False).installed(),
+            SignalGuard(defer_first=False).installed(),
             _watched(study, tuning, watch),
             closing(launcher.launch(jobs)) as launched,
         ):

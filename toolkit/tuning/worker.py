@@ -38,8 +38,8 @@ from toolkit.tuning.study import (
     suggest,
     wait_for_work,
 )
-from toolkit.utils.errors import RunError, ToolkitError, describe
-from toolkit.utils.files import claimed, locked
+from toolkit.utils.errors import RunError, ToolkitError, describe_error
+from toolkit.utils.files import claim_directory, lock_directory
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def work(directory: Path, *, tuning: dict[str, Any], base: dict[str, Any], stora
     bound, problems = bind_tuning(config, resolve_document(Document(base)), Document(tuning, {(): config.name}))
     if bound is None or problems:
         raise ToolkitError("; ".join(problem.text({}) for problem in problems), "it was right where it was checked")
-    interrupts = SignalGuard(put_off=True)
+    interrupts = SignalGuard(defer_first=True)
     with quiet(), interrupts.installed(), opened_study(storage, bound, _REACHED) as study:
         study.sampler, study.pruner = bound.sampler.build(), bound.pruner.build()
         if worker or any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
@@ -122,11 +122,11 @@ class _Worker:
         _take_over(directory)
         curve = _Curve(trial, self._objective, len(self._tuning.config.seeds))
         try:
-            with claimed(directory, _AT_WORK):
+            with claim_directory(directory, _AT_WORK):
                 scores = self._scores(trial, directory, curve)
                 shutil.rmtree(directory, ignore_errors=True)
         except RunError as error:
-            note_failure(trial, describe(error))
+            note_failure(trial, describe_error(error))
             raise _TrialError from error
         if curve.is_pruned:
             raise optuna.TrialPruned
@@ -146,7 +146,7 @@ class _Worker:
                     scores.append(self._objective.score(run))
                     end = self._objective.end(run)
             except Exception as error:
-                note_failure(trial, describe(error))
+                note_failure(trial, describe_error(error))
                 raise _TrialError from error
             if reporter.failure is not None:
                 raise reporter.failure
@@ -174,7 +174,7 @@ class _Worker:
 def _take_over(directory: Path) -> None:
     """Move a trial here that another worker has begun; not from one that was taken for dead, and is at work in it."""
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
-        with suppress(OSError, RunError), locked(other, _AT_WORK):
+        with suppress(OSError, RunError), lock_directory(other, _AT_WORK):
             directory.parent.mkdir(parents=True, exist_ok=True)
             other.rename(directory)  # which fails if there is one here
 

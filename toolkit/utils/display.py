@@ -1,4 +1,4 @@
-"""Where things can be shown, and what SDL, which draws for pygame, and MuJoCo are told of it."""
+"""Whether something can be shown, and the environment variables that tell SDL (for pygame) and MuJoCo so."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ _LINUX_DRIVERS = {"DISPLAY": "x11", "WAYLAND_DISPLAY": "wayland"}
 
 
 def has_display() -> bool:
-    """Say whether a window can be hoped for; only Linux can be known to have no display before one is opened."""
+    """Return whether a window may open; only Linux tells that there is no display before one is opened."""
     return sys.platform != "linux" or any(os.environ.get(name) for name in (*_LINUX_DRIVERS, "SDL_VIDEODRIVER"))
 
 
-def in_notebook() -> bool:
-    """Say whether this is a Jupyter kernel, where what is displayed can be more than text."""
+def is_notebook() -> bool:
+    """Return whether this is a Jupyter kernel, which can display more than text."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 @contextmanager
-def no_display() -> Iterator[None]:
-    """Keep SDL and MuJoCo from looking for a display and sound that frames in memory do not need."""
-    mujoco = {} if has_display() else {"MUJOCO_GL": "egl"}  # its own choice, GLFW, draws nothing without a display
-    with _variables(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy", **mujoco):
+def disable_display() -> Iterator[None]:
+    """Render frames in memory: SDL and MuJoCo then look for neither a display nor sound."""
+    mujoco = {} if has_display() else {"MUJOCO_GL": "egl"}  # its default, GLFW, needs a display
+    with _default_variables(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy", **mujoco):
         yield
 
 
 @contextmanager
-def real_display() -> Iterator[None]:
-    """Have SDL fail where it can open no window; left alone, it then draws into a memory that nobody sees."""
-    here = [driver for name, driver in _LINUX_DRIVERS.items() if sys.platform == "linux" and os.environ.get(name)]
-    wanted = {"SDL_VIDEODRIVER": ",".join(here)} if here else {}
-    with _variables(**wanted):
+def require_display() -> Iterator[None]:
+    """Let SDL fail if it can open no window; by default it would then draw into memory that nobody sees."""
+    drivers = [driver for name, driver in _LINUX_DRIVERS.items() if sys.platform == "linux" and os.environ.get(name)]
+    with _default_variables(**({"SDL_VIDEODRIVER": ",".join(drivers)} if drivers else {})):
         yield
 
 
 @contextmanager
-def _variables(**wanted: str) -> Iterator[None]:
-    """Set environment variables for a while; what the user has set stays."""
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if not before[name]})
+def _default_variables(**defaults: str) -> Iterator[None]:
+    """Set environment variables for a while; those that the user has set stay."""
+    before = {name: os.environ.get(name) for name in defaults}
+    os.environ.update({name: value for name, value in defaults.items() if not before[name]})
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""What can go wrong in a way that a user can mend.
+"""Errors that a user can correct, and the text of their messages.
 
 Each error says what is wrong, where, and what to do. The command line prints the message alone and exits with
-``exit_status``; anything that is not a :class:`ToolkitError` is a defect of the toolkit.
+``exit_status``; an exception that is not a :class:`ToolkitError` is a defect of the toolkit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar
+
+from toolkit.utils.text import abbreviate
 
 KeyPath = tuple[str | int, ...]
 
@@ -31,15 +33,15 @@ class ToolkitError(Exception):
 
 
 class ComponentError(ToolkitError):
-    """A component that cannot be found, or is not what its place asks for."""
+    """A component that does not exist, or is not of the required kind."""
 
 
 class RunError(ToolkitError):
-    """A directory that is no run, or a run that lacks what was asked of it."""
+    """A directory that is not a run, or a run that lacks a requested file."""
 
 
 class RecordingError(ToolkitError):
-    """A video that could not be made."""
+    """A video that could not be recorded."""
 
     exit_status = 1
 
@@ -49,13 +51,13 @@ class WatchingError(ToolkitError):
 
 
 class NetworkError(ToolkitError):
-    """A network whose layers could not be followed."""
+    """A network whose layers could not be traced."""
 
     exit_status = 1
 
 
 class TrainingError(ToolkitError):
-    """A training run that broke off; its directory says ``failed``."""
+    """A training run that failed; the status in its directory is ``failed``."""
 
     exit_status = 1
 
@@ -65,76 +67,84 @@ class StorageError(ToolkitError):
 
 
 class TuningError(ToolkitError):
-    """A search that found nothing."""
+    """A search without a result."""
 
     exit_status = 1
 
 
 class FaultyEnvironmentError(ToolkitError):
-    """An environment that broke its own contract, hangs, or died."""
+    """An environment that violates Gymnasium's interface, hangs, or died."""
 
     exit_status = 1
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a config: the dotted path of the value, what is wrong, and what to do."""
+    """One problem of a config: the dotted path of the value, what is wrong, and what to do."""
 
     path: KeyPath
     message: str
     hint: str = ""
 
-    def nearest(self, places: Mapping[KeyPath, str]) -> KeyPath | None:
-        """Return the path of the innermost key around the problem that has a place."""
-        return next((self.path[:end] for end in range(len(self.path), -1, -1) if self.path[:end] in places), None)
+    def nearest(self, locations: Mapping[KeyPath, str]) -> KeyPath | None:
+        """Return the path of the innermost key around the problem that has a location."""
+        ends = range(len(self.path), -1, -1)
+        return next((self.path[:end] for end in ends if self.path[:end] in locations), None)
 
-    def text(self, places: Mapping[KeyPath, str]) -> str:
-        """Put the problem in one line, with the file and line of the innermost key that stands in a file."""
-        path = self.nearest(places)
-        place = "" if path is None else places[path]
-        parts = (place, ".".join(map(str, self.path)), self.message + (f"; {self.hint}" if self.hint else ""))
-        return ": ".join(readable(part) for part in parts if part)
+    def text(self, locations: Mapping[KeyPath, str]) -> str:
+        """Return the problem in one line, with the file and line of the innermost key that has a location."""
+        path = self.nearest(locations)
+        location = "" if path is None else locations[path]
+        parts = (location, ".".join(map(str, self.path)), self.message + (f"; {self.hint}" if self.hint else ""))
+        return ": ".join(make_printable(part) for part in parts if part)
 
 
 class ConfigError(ToolkitError):
-    """A config that cannot be run: every problem found, each with its file, line and dotted path.
+    """A config that cannot be run, with every problem: file, line and dotted path.
 
-    :param problems: what is wrong; the message has the first 50, and how many more there are
-    :param places: where each dotted path was written, as ``FILE:LINE``
+    :param problems: what is wrong; the message has the first 50, and the number of the others
+    :param locations: where each dotted path was written, as ``FILE:LINE``
     """
 
-    def __init__(self, problems: Sequence[Problem], places: Mapping[KeyPath, str] | None = None) -> None:
+    def __init__(self, problems: Sequence[Problem], locations: Mapping[KeyPath, str] | None = None) -> None:
         self.problems = tuple(problems)
-        lines = [problem.text(places or {}) for problem in self.problems[:50]]
-        super().__init__("\n".join([*lines, f"and {len(problems) - 50} more"] if len(problems) > 50 else lines))
-        self._places = dict(places or {})
+        lines = [problem.text(locations or {}) for problem in self.problems]
+        super().__init__("\n".join(abbreviate(lines, 50)))
+        self._locations = dict(locations or {})
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[object, ...]]:
-        """Let it out of the process of an environment."""
-        return type(self), (self.problems, self._places)
+        """Allow pickling, so that it can leave the subprocess of an environment."""
+        return type(self), (self.problems, self._locations)
 
 
-def readable(text: str, most: int = 600) -> str:
-    """Escape what a terminal would not show in one line as it is, and leave out the middle of what is long."""
-    text = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+def make_printable(text: str, max_length: int = 600) -> str:
+    """Escape what a terminal cannot show in one line, and leave out the middle of a long text."""
+    if len(text) > max_length:
+        text = f"{text[: max_length // 2]} ... {text[-max_length // 2 :]}"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
-def did_you_mean(wrong: str, known: Sequence[str], given: Sequence[str] = (), few: int = 30) -> str:
-    """Suggest the closest known name, or list them all when none is close and they are ``few``."""
-    absent = [name for name in known if name not in given]
-    for names, cutoff in ((absent, 0.75), (given, 0.6), (absent, 0.6)):
+def did_you_mean(wrong: str, known: Sequence[str], present: Sequence[str] = (), max_listed: int = 30) -> str:
+    """Suggest the closest known name; list all if none is close.
+
+    :param present: names that exist already, and are suggested last
+    :param max_listed: list nothing if there are more names
+    """
+    absent = [name for name in known if name not in present]
+    for names, cutoff in ((absent, 0.75), (present, 0.6), (absent, 0.6)):
         if close := get_close_matches(wrong, names, n=1, cutoff=cutoff):
             return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(sorted(absent))}" if 0 < len(absent) <= few else ""
+    return f"known: {', '.join(sorted(absent))}" if 0 < len(absent) <= max_listed else ""
 
 
-def describe(error: BaseException) -> str:
-    """Say in one line what was raised and, for an exception out of somebody's code, where."""
+def describe_error(error: BaseException) -> str:
+    """Return one line that says what was raised and, unless the toolkit raised it, at which file and line."""
     if isinstance(error, ToolkitError):
         return str(error).replace("\n", "; ")
-    where = ""
+    location = ""
     if frames := traceback.extract_tb(error.__traceback__):
-        where = f" ({frames[-1].filename}:{frames[-1].lineno})"
-    text = " ".join(str(error).split()).partition(" Exception raised from ")[0]  # where torch's C++ code was
-    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+        location = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    text = " ".join(str(error).split()).partition(" Exception raised from ")[0]  # torch adds a C++ traceback
+    return f"{type(error).__name__}: {text}{location}" if text else f"{type(error).__name__}{location}"

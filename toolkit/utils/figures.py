@@ -1,4 +1,4 @@
-"""How the toolkit's pictures look: colours, axes, legends, SVG files."""
+"""The style of the toolkit's figures: colours, axes, legends, SVG files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from matplotlib.ticker import StrMethodFormatter
 INK = "#333333"
 GRID = "#e6e6e6"
 _CHARACTERS_PER_INCH = 10  # of a legend
-# text stays text in an SVG, and equal runs give equal files
+# text stays text in an SVG, and the same data gives the same file
 _SAVING: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "toolkit"}
 
 
 @contextmanager
-def saving(settings: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Save pictures as the toolkit does; a name in a script that the font lacks is no reason to complain.
+def figure_style(settings: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Draw and save figures in the toolkit's style, without warnings about characters that the font lacks.
 
-    :param settings: Matplotlib's, to draw them with
+    :param settings: Matplotlib's ``rcParams``
     """
     with matplotlib.rc_context(_SAVING), matplotlib.rc_context(dict(settings)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -34,14 +34,14 @@ def saving(settings: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]
 
 
 def distinct_colours(count: int) -> list[Any]:
-    """Return colours that people with weak colour vision can tell apart, as long as there are no more than ten."""
+    """Return different colours; up to ten are safe for people with colour vision deficiency."""
     if count <= 10:
         return list(matplotlib.color_sequences["petroff10"])[:count]
     return list(matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
 
 
-def plain_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """Leave of axes what is needed to read values: thin lines across, numbers with thousands told apart."""
+def style_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """Reduce axes to what is needed to read values: thin grid lines, and numbers with thousands separators."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     axes.tick_params(length=0, labelcolor=INK)
@@ -52,15 +52,15 @@ def plain_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
-    """Put a legend below the axes, with as many columns as fit, and make the picture higher by its rows."""
-    most = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
-    names = [shortened(name, most) for _, name in entries]
-    columns = max(1, min(3, most // max(map(len, names))))
+    """Put a legend below the axes, with as many columns as fit, and make the figure higher by its rows."""
+    max_length = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+    names = [shorten(name, max_length) for _, name in entries]
+    columns = max(1, min(3, max_length // max(map(len, names))))
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.25 * rows)
     legend = figure.legend(
-        [shown for shown, _ in entries],
-        [str(number) for number in range(len(names))],  # given here, a name that starts with _ would be left out
+        [artist for artist, _ in entries],
+        [str(number) for number in range(len(names))],  # Matplotlib leaves out a name that starts with _
         loc="outside lower left",
         ncols=columns,
         frameon=False,
@@ -71,6 +71,6 @@ def add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
         text.set_text(name)
 
 
-def shortened(text: str, most: int) -> str:
-    """Leave out the beginning of what is too long; the number of a run is at its end."""
-    return text if len(text) <= most else f"…{text[1 - most :]}"
+def shorten(text: str, max_length: int) -> str:
+    """Leave out the beginning of a long text; the number of a run is at its end."""
+    return text if len(text) <= max_length else f"…{text[1 - max_length :]}"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent at any instant, also when the process or the machine stops."""
+"""Files that are complete or absent at any instant, also when the process or the machine stops; directory locks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from io import RawIOBase
 from pathlib import Path
 from types import ModuleType
 
-from toolkit.utils.errors import RunError
+from toolkit.utils.errors import RunError, ToolkitError
 
 SMALL_FILE = 1 << 20  # bytes
+_PICTURE_FORMATS = ("png", "svg")
 
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows, where a directory cannot be locked
+except ImportError:  # Windows cannot lock a directory
     fcntl = None
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; it takes the place of ``path`` when it is whole and on the disk.
+    """Yield a temporary path beside ``path`` to write to; it replaces ``path`` when it is complete and on the disk.
 
-    Its name cannot be guessed, so that nobody can have put a link there.
+    Nobody can guess the temporary name, so nobody can have put a link there.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
@@ -41,18 +42,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(directory: Path, busy: str | None = None) -> Iterator[None]:
-    """Keep other processes out of a directory; the lock goes when this process does, and leaves no file behind.
+def lock_directory(directory: Path, busy: str | None = None) -> Iterator[None]:
+    """Keep other processes out of a directory; the lock ends with this process and leaves no file behind.
 
-    :param busy: what another process does in it; by default one that has it is waited for
-    :raises RunError: if one has it
+    :param busy: what another process does while it has the lock; by default this one waits for it
+    :raises RunError: if another process has the lock
     """
     descriptor, owner = os.open(directory, os.O_RDONLY), os.getpid()
     try:
         _lock(descriptor, directory, busy)
         yield
     finally:
-        if os.getpid() == owner:  # not a copy of it that the caller has forked
+        if os.getpid() == owner:  # a forked copy must not release the lock of its parent
             _unlock(descriptor)
         os.close(descriptor)
 
@@ -69,39 +70,45 @@ def _lock(descriptor: int, directory: Path, busy: str | None) -> None:
 
 
 def _unlock(descriptor: int) -> None:
-    """Give a lock back at once: closing alone leaves it to a process that another thread has just forked."""
+    """Release a lock at once: a process that another thread has just forked would keep it open beyond a close."""
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextmanager
-def claimed(directory: Path, busy: str) -> Iterator[None]:
-    """Make a directory, if it is not there, and keep other processes out of it; what stays empty of it goes again.
+def claim_directory(directory: Path, busy: str) -> Iterator[None]:
+    """Create a directory if it does not exist, and lock it; remove what this created and is still empty.
 
-    :param busy: what another process does in it
-    :raises RunError: if it cannot be made, or one has it
+    :param busy: what another process does while it has the lock
+    :raises RunError: if it cannot be created, or another process has the lock
     """
-    made = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
+    created = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{directory}: cannot be made: {error.strerror}", "choose another place with --out") from None
+        raise cannot_create(directory, error) from None
     try:
-        with locked(directory, busy):
+        with lock_directory(directory, busy):
             yield
     finally:
         with suppress(OSError):
-            for path in made:
-                path.rmdir()  # if it is empty
+            for path in created:
+                path.rmdir()  # fails unless it is empty
+
+
+def cannot_create(directory: Path, error: OSError) -> RunError:
+    """Return the error that says why a directory cannot be created."""
+    return RunError(f"{directory}: cannot be created: {error.strerror}", "choose another directory with --out")
 
 
 @contextmanager
-def looking_at(directory: Path, hint: str) -> Iterator[None]:
-    """Say what cannot be read of a directory, as a name that is too long.
+def convert_read_errors(directory: Path, hint: str) -> Iterator[None]:
+    """Raise a :class:`RunError` for every ``OSError``, such as a name that is too long.
 
+    :param directory: named in the message if the error names no file
     :param hint: what to do then
-    :raises RunError: then
+    :raises RunError: if something cannot be read
     """
     try:
         yield
@@ -110,7 +117,7 @@ def looking_at(directory: Path, hint: str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file completely or not at all.
 
     :raises RunError: if it cannot be written
     """
@@ -121,10 +128,35 @@ def write_text(path: Path, text: str) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror}", "make room there, and start again") from error
 
 
-class AppendOnlyFile:
-    """A file that pieces are written to the end of, each whole or not at all.
+def picture_format(path: Path) -> str:
+    """Return the format of a picture file by its suffix, ``png`` or ``svg``.
 
-    It has no buffer, which would be written again, and fail again, when it is closed.
+    :raises ToolkitError: for another suffix
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in _PICTURE_FORMATS:
+        raise ToolkitError(f"{path}: cannot be drawn: its name must end in .png or .svg", "name another file")
+    return suffix
+
+
+@contextmanager
+def picture_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to draw to; it replaces ``path`` when it is complete.
+
+    :raises RunError: if it cannot be written
+    """
+    try:
+        with atomic_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        hint = "choose another file" if path.parent.is_dir() else f"create the directory {path.parent} first"
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}", hint) from error
+
+
+class AppendOnlyFile:
+    """A file to append to; each piece is written completely or not at all.
+
+    It has no buffer: on close, a buffer would be written again, and fail again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -132,15 +164,15 @@ class AppendOnlyFile:
         self._file: RawIOBase = path.open("ab", buffering=0)
 
     def write(self, piece: bytes) -> None:
-        """Write a piece.
+        """Append a piece.
 
         :raises OSError: if it cannot be written
         """
         end = self._file.tell()
-        left = memoryview(piece)
+        remaining = memoryview(piece)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(end)
@@ -153,7 +185,7 @@ class AppendOnlyFile:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or which files a directory has, is on the disk.
+    """Wait until a file, or the list of a directory's files, is on the disk.
 
     :raises OSError: if it cannot be written there
     """
@@ -165,10 +197,10 @@ def sync(path: Path) -> None:
 
 
 def read_text(path: Path, max_bytes: int = SMALL_FILE) -> str:
-    """Read a text file, unless it is too large to be what it is said to be.
+    """Read a text file that is not larger than expected.
 
     :raises OSError: if it cannot be read
-    :raises ValueError: if it is no file, or larger
+    :raises ValueError: if it is not a regular file, or larger
     """
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):

@@ -1,4 +1,4 @@
-"""Asking for no more memory than the machine has."""
+"""Refuse allocations that cannot fit into the machine's memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_OF_THE_PROCESS = Path("/proc/self/statm")
-_OF_THE_CONTAINER = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_PROCESS_MEMORY = Path("/proc/self/statm")
+_CONTAINER_LIMITS = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def installed_memory() -> int:
-    """Return the bytes of memory that this machine has, or that its container may use if that is less."""
+    """Return the bytes of memory of this machine, or of its container if that has a lower limit."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in _OF_THE_CONTAINER:
+    for path in _CONTAINER_LIMITS:
         try:
             limits.append(int(path.read_text()))
         except (OSError, ValueError):  # no container of that kind, or one without a limit ("max")
@@ -23,30 +23,30 @@ def installed_memory() -> int:
 
 
 @contextmanager
-def no_more_than_installed() -> Iterator[None]:
-    """Let an allocation that the machine's memory cannot hold fail, where Linux would grant it.
+def limit_memory_to_installed() -> Iterator[None]:
+    """Let an allocation that exceeds the machine's memory fail, where Linux would grant it.
 
-    It grants memory as address space; a network that is then written into it starts the swapping, or gets the process
-    killed. What the process holds already does not count, so that only what can never fit is refused. On other
-    systems this does nothing.
+    Linux grants memory as address space; a network that is then written into it starts swapping, or gets the process
+    killed. The process's present memory does not count, so only what can never fit is refused. On other systems this
+    does nothing.
     """
-    if not _OF_THE_PROCESS.exists():
+    if not _PROCESS_MEMORY.exists():
         yield
         return
     import resource
 
-    held = int(_OF_THE_PROCESS.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+    in_use = int(_PROCESS_MEMORY.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = [limit for limit in (soft, hard, held + installed_memory()) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(allowed), hard))
+    limits = [limit for limit in (soft, hard, in_use + installed_memory()) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Say whether an exception means that there was not enough memory; torch has none of its own for that."""
+def is_memory_shortage(error: BaseException) -> bool:
+    """Return whether an exception means that memory ran out; torch has no exception of its own for that."""
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("can't allocate memory", "out of memory", "bad_alloc")
     )

@@ -1,4 +1,4 @@
-"""Processes of our own: how they are started, and how they have ended."""
+"""The toolkit's own processes: how they start, which signals they get, and how they ended."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.context import BaseContext
 
 
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def context(preload: Sequence[str]) -> BaseContext:
-    """Return what starts processes in which nothing runs yet: forked from one that has what they need, or new ones.
+def start_context(preload: Sequence[str]) -> BaseContext:
+    """Return the ``multiprocessing`` context that starts clean processes: a fork server if possible, else spawn.
 
-    :param preload: modules that take seconds to import, which are imported once, in the process that the others are
-        forked from; unless that one has been started already
+    :param preload: modules that take seconds to import; the fork server imports them once, unless it has started
+        already
     """
-    found = multiprocessing.get_context(
+    context = multiprocessing.get_context(
         "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     )
-    found.set_forkserver_preload([*preload])
-    return found
+    context.set_forkserver_preload([*preload])
+    return context
 
 
 @contextmanager
-def blocked(*names: str) -> Iterator[None]:
-    """Put signals off, whichever thread gets them; processes that are started meanwhile do so until they change it."""
+def block_signals(*names: str) -> Iterator[None]:
+    """Defer signals, whichever thread gets them; processes that start meanwhile block them until they change that."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # which would let signals through again
+    resource_tracker.ensure_running()  # its start would unblock signals
     numbers = {getattr(signal, name) for name in names}
-    with _handled_later(numbers):
+    with _defer_handlers(numbers):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
             yield
@@ -48,35 +48,35 @@ def blocked(*names: str) -> Iterator[None]:
 
 
 @contextmanager
-def _handled_later(numbers: Iterable[int]) -> Iterator[None]:
-    """Call handlers afterwards: the mask is this thread's, and Python calls them here if another gets the signal."""
+def _defer_handlers(numbers: Iterable[int]) -> Iterator[None]:
+    """Call handlers afterwards: the mask is this thread's, but Python runs handlers here if another thread is hit."""
     handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
-    came: list[int] = []
+    received: list[int] = []
     try:
-        with handled(handlers, lambda number, _: came.append(number)):
+        with handle_signals(handlers, lambda number, _: received.append(number)):
             yield
     finally:
-        for number in came:
+        for number in received:
             handlers[number](number, None)
 
 
 @contextmanager
-def handled(numbers: Iterable[int], handler: signal._HANDLER) -> Iterator[None]:
-    """Handle signals so; outside of the main thread they are nobody's business."""
+def handle_signals(numbers: Iterable[int], handler: signal._HANDLER) -> Iterator[None]:
+    """Install a signal handler; outside of the main thread this does nothing, because Python cannot."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with ExitStack() as before:  # which puts back every handler even if one of them raises meanwhile
+    with ExitStack() as restore:  # restores every handler even if one of them raises meanwhile
         for number in numbers:
-            before.callback(signal.signal, number, signal.getsignal(number))
+            restore.callback(signal.signal, number, signal.getsignal(number))
             signal.signal(number, handler)
         yield
 
 
-def ending(code: int) -> str:
-    """Say how a process has ended.
+def describe_exit(code: int) -> str:
+    """Return how a process ended, in words.
 
-    :param code: its exit status, or the number of the signal that killed it, negative
+    :param code: its exit status, or minus the number of the signal that killed it
     """
     return f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with status {code}"
 

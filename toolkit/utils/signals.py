@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, put off until training stands where it can be saved."""
+"""Defer Ctrl-C, SIGTERM and SIGHUP until training reaches a point where it can be saved."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class InterruptedTraining(BaseException):
-    """Training was told to stop; a ``BaseException``, as ``KeyboardInterrupt``, so that nothing else catches it.
+    """A signal stopped training; like ``KeyboardInterrupt`` a ``BaseException``, so that nothing else catches it.
 
-    :param signal: the number of the signal that told it
+    :param signal: the number of the signal
     """
 
     def __init__(self, signal: int) -> None:
@@ -25,53 +25,53 @@ class InterruptedTraining(BaseException):
 
 
 class SignalGuard:
-    """What signals have come, while :meth:`installed` is entered.
+    """Note the signals that arrive while :meth:`installed` is active.
 
-    :param put_off: whether the first one waits for :meth:`raise_pending`; a second never does
-    :ivar pending: the first that has come
+    :param defer_first: whether the first signal waits for :meth:`raise_pending`; a second one never waits
+    :ivar pending: the first signal that arrived
     """
 
-    def __init__(self, put_off: bool) -> None:
-        self._put_off = put_off
+    def __init__(self, defer_first: bool) -> None:
+        self._defer_first = defer_first
         self.pending: int | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Take the signals that end a process; outside of the main thread, which alone gets them, do nothing.
+        """Handle the signals that end a process; outside of the main thread, which alone gets them, do nothing.
 
-        Whoever took them before knows afterwards what has come.
+        An outer guard knows afterwards what arrived.
         """
         try:
-            with processes.handled(_signals(), self._came):
+            with processes.handle_signals(_signals(), self._receive):
                 yield
         finally:
-            self._pass_on()
+            self._inform_outer_guard()
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let no further signal keep the end of a run from being written down."""
-        with processes.handled(_signals(), self._note):
+        """Let no signal interrupt what writes the end of a run."""
+        with processes.handle_signals(_signals(), self._note):
             yield
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.pending is None:
             self.pending = number
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
-        can_wait = self._put_off and self.pending is None
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        can_wait = self._defer_first and self.pending is None
         self._note(number, frame)
         if not can_wait:
             raise InterruptedTraining(number)
-        logging.getLogger("toolkit").warning("stopping where training can be saved; once more stops it at once")
+        logging.getLogger("toolkit").warning("stopping at the next snapshot; a second signal stops at once")
 
-    def _pass_on(self) -> None:
+    def _inform_outer_guard(self) -> None:
         if self.pending is not None:
-            before = getattr(signal.getsignal(self.pending), "__self__", None)
-            if isinstance(before, SignalGuard):
-                before._note(self.pending, None)
+            outer = getattr(signal.getsignal(self.pending), "__self__", None)
+            if isinstance(outer, SignalGuard):
+                outer._note(self.pending, None)
 
     def raise_pending(self) -> None:
-        """Stop if a signal has come.
+        """Stop training if a signal has arrived.
 
         :raises InterruptedTraining: then
         """
@@ -81,4 +81,4 @@ class SignalGuard:
 
 def _signals() -> list[int]:
     numbers: list[int] = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP

@@ -255,13 +255,13 @@ CONFIGS = {
         "error: taken: is not a directory", "--out", arguments="--out taken", files={"taken": "mine"}
     ),
     "a run directory below a file": Case(
-        "error: taken/run: cannot be made: Not a directory",
+        "error: taken/run: cannot be created: Not a directory",
         "--out",
         arguments="--out taken/run",
         files={"taken": "mine"},
     ),
     "a run directory with a name too long": Case(
-        f"{'x' * 300}: cannot be made", "--out", arguments=f"--out {'x' * 300}"
+        f"{'x' * 300}: cannot be created", "--out", arguments=f"--out {'x' * 300}"
     ),
     "success required without a criterion": Case(
         "error: small.yaml: --require-success needs a success criterion",
@@ -290,15 +290,15 @@ def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
 
 
 OTHER_COMMANDS = {
-    "evaluate an absent path": ("evaluate absent", "error: absent: there is no such run"),
+    "evaluate an absent path": ("evaluate absent", "error: absent: does not exist"),
     "evaluate a path too long": (f"evaluate {'x' * 300}", f"error: {'x' * 300}: "),
     "evaluate a directory that is no run": ("evaluate .", "error: .: is not a run directory: it has no config.yaml"),
     "evaluate a file": ("evaluate notes.txt", "error: notes.txt: is not a run directory"),
-    "evaluate without any run": ("evaluate", "error: runs/: there is no run here yet"),
+    "evaluate without any run": ("evaluate", "error: runs/: has no run yet"),
     "evaluate no episodes": ("evaluate . --episodes 0", "'--episodes'"),
-    "record an absent path": ("record absent", "error: absent: there is no such run"),
+    "record an absent path": ("record absent", "error: absent: does not exist"),
     "record a directory that is no run": ("record .", "error: .: is not a run directory: it has no config.yaml"),
-    "record without any run": ("record", "error: runs/: there is no run here yet"),
+    "record without any run": ("record", "error: runs/: has no run yet"),
     "record in an unknown format": ("record . --format avi", "'--format'"),
     "check an absent file": ("check absent.yaml", "absent.yaml: cannot be read: No such file or directory"),
     "check a directory": ("check .", ".: is not a file"),

@@ -244,8 +244,8 @@ def test_a_figure_is_known_to_no_one_else(solved: RunDirectory, monkeypatch: pyt
         ("solved = true\n", "is not a monitor.csv"),
         ("#{}\na,b,c\n1,2,3\n", "is not a monitor.csv"),
         ("\0\1\udcff\n" * 5, "is not a monitor.csv"),
-        (HEAD + "10.0,10,0.5\n10.0\n", "monitor.csv:4: is no episode: '10.0'"),
-        (HEAD + "ten,10,0.5\n10.0,10,0.5\n", "monitor.csv:3: is no episode"),
+        (HEAD + "10.0,10,0.5\n10.0\n", "monitor.csv:4: is not an episode: '10.0'"),
+        (HEAD + "ten,10,0.5\n10.0,10,0.5\n", "monitor.csv:3: is not an episode"),
     ],
 )
 def test_a_run_without_a_curve_is_bad_input(

@@ -162,7 +162,7 @@ def test_load_opens_a_run_or_the_newest(config_file: Path) -> None:
         tk.train(config_file, timesteps=10, name=name)
     assert tk.load("runs/first-1").config.name == "first"
     assert tk.load().config.name == "second"
-    with pytest.raises(RunError, match="there is no such run"):
+    with pytest.raises(RunError, match="does not exist"):
         tk.load("runs/third-1")
 
 

@@ -25,7 +25,7 @@ from toolkit.experiments.config import load_plan
 from toolkit.experiments.display import LiveTable, create_display
 from toolkit.experiments.runner import Experiment, run_experiment, run_job
 from toolkit.utils.errors import RunError
-from toolkit.utils.files import locked
+from toolkit.utils.files import lock_directory
 
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
 
@@ -56,13 +56,13 @@ class Dies(gymnasium.Wrapper):
 OTHER = """\
 from pathlib import Path
 import gymnasium
-from toolkit.utils.files import locked
+from toolkit.utils.files import lock_directory
 
 
 class Other(gymnasium.Wrapper):
     def __init__(self, env):
         super().__init__(env)
-        with locked(Path("experiments/both"), "trains in it"):
+        with lock_directory(Path("experiments/both"), "trains in it"):
             raise ValueError("nobody does")
 """
 POLES = """\
@@ -654,7 +654,7 @@ def test_a_directory_with_something_else_in_it_is_refused(toolkit: Toolkit) -> N
 def test_a_second_one_in_the_same_directory_is_refused(finished: Path, toolkit: Toolkit) -> None:
     (finished / "clip/seed-0/evaluation.json").unlink()
     before = contents(finished)
-    with locked(finished, "is there"):
+    with lock_directory(finished, "is there"):
         done = toolkit("experiment", "both.yaml", "--out", "all")
     assert (done.status, done.out) == (2, "")
     assert "all: another process trains in it" in done.err

@@ -517,7 +517,7 @@ LONG = "x" * 300
 DAMAGE = {
     "config.yaml": ("timesteps: many\n", "config.yaml"),
     "result.json": ("{", "result.json: is damaged"),
-    "monitor.csv": (HEAD + "ten,1,2\n", "monitor.csv:3: is no episode: 'ten,1,2'"),
+    "monitor.csv": (HEAD + "ten,1,2\n", "monitor.csv:3: is not an episode: 'ten,1,2'"),
     "evaluation.json": ('{"episodes": 100}', "evaluation.json: is damaged"),
 }
 

@@ -473,7 +473,7 @@ def test_a_result_that_training_did_not_write_is_refused(content: str, run: Path
 )
 def test_an_episode_that_is_none_is_refused(row: str, run: Path, toolkit: Toolkit) -> None:
     (run / "monitor.csv").write_text(f"#{{}}\nr,l,t\n1,1,1\n{row}\n")
-    assert_refused(toolkit("plot", run), "error: run/monitor.csv:4: is no episode")
+    assert_refused(toolkit("plot", run), "error: run/monitor.csv:4: is not an episode")
 
 
 @pytest.mark.parametrize("name", ["result.json", "monitor.csv"])

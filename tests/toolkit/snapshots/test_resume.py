@@ -124,7 +124,7 @@ def test_a_run_that_has_ended_is_refused(tmp_path: Path, toolkit: Toolkit) -> No
     before = (run.directory / "result.json").read_bytes()
     refused = toolkit("resume", run.directory)
     assert refused.status == 2
-    assert refused.err == f"error: {run.directory}: has ended (finished): there is nothing to go on with\n"
+    assert refused.err == f"error: {run.directory}: has ended (finished) and cannot be resumed\n"
     assert (run.directory / "result.json").read_bytes() == before
 
 
@@ -136,7 +136,7 @@ def test_a_run_without_a_snapshot_starts_from_the_beginning_and_says_so(
     with pytest.raises(TrainingError):
         train(parts, tmp_path / "broken", [StopAt(300)])
     resume(Run.open(tmp_path / "broken"))
-    assert f"{tmp_path / 'broken'}: has no whole snapshot; it starts from the beginning" in caplog.messages
+    assert f"{tmp_path / 'broken'}: has no valid snapshot; training starts from the beginning" in caplog.messages
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
 
 
@@ -208,7 +208,7 @@ def test_other_versions_than_the_run_was_started_with_are_named(
     path.write_text(json.dumps(environment))
     resume(Run.open(tmp_path / "run"), [StopAt()])
     now = importlib.metadata.version("numpy")
-    assert f"numpy was 1.0 and is {now}: the run may go on differently" in caplog.messages
+    assert f"numpy was 1.0 and is {now}: the run may continue differently" in caplog.messages
 
 
 def test_callbacks_that_are_missing_are_named_before_anything_is_changed(tmp_path: Path, toolkit: Toolkit) -> None:
@@ -268,7 +268,7 @@ def test_an_environment_that_does_not_repeat_itself_is_reported(
         stop_and_go_on(config(env={"id": "Whimsical-v0"}), tmp_path / "run", (430,))
     finally:
         del gym.registry["Whimsical-v0"]
-    assert "environment 0 does not repeat its episodes: training goes on differently" in caplog.messages
+    assert "environment 0 does not repeat its episodes: training continues differently" in caplog.messages
     caplog.clear()
     stop_and_go_on(parts, tmp_path / "plain", (430,))
     assert not [message for message in caplog.messages if "does not repeat" in message]
@@ -454,7 +454,7 @@ def test_a_model_sees_what_it_learnt_from_wherever_it_is_used(env: dict[str, Any
     assert [*evaluate(run, 5, seed=0).returns] == Evaluated.returns
     shutil.rmtree(tmp_path / "run" / "wrappers")
     if "vec_wrappers" in env:
-        with pytest.raises(RunError, match="what the wrappers had learnt"):
+        with pytest.raises(RunError, match="must hold the statistics of the wrappers"):
             evaluate(run, 5, seed=0)
     else:
         assert [*evaluate(run, 5, seed=0).returns] != Evaluated.returns

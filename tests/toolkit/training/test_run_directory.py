@@ -87,11 +87,11 @@ FORKS = pytest.mark.filterwarnings("ignore:This process .*fork:DeprecationWarnin
 @FORKS
 def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile(config: RunConfig) -> None:
     run = Run.create(config)
-    with run.locked():
+    with run.lock():
         forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         forked.start()
     try:
-        with run.locked():
+        with run.lock():
             assert forked.is_alive()
     finally:
         forked.kill()
@@ -101,13 +101,13 @@ def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile
 @FORKS
 def test_a_copy_of_a_process_does_not_give_its_lock_back(config: RunConfig) -> None:
     run = Run.create(config)
-    lock = run.locked()
+    lock = run.lock()
     with lock:
         if (copy := os.fork()) == 0:
             lock.__exit__(None, None, None)
             os._exit(0)
         os.waitpid(copy, 0)
-        with pytest.raises(RunError, match="another process trains in it"), run.locked():
+        with pytest.raises(RunError, match="another process trains in it"), run.lock():
             pass
 
 

@@ -29,7 +29,7 @@ from toolkit.tuning.config import load_tuning
 from toolkit.tuning.storage import quiet
 from toolkit.tuning.study import give_back, opened_study, wait_for_work
 from toolkit.tuning.tune import tune
-from toolkit.utils.files import locked
+from toolkit.utils.files import lock_directory
 
 pytest.importorskip("optuna")
 
@@ -423,7 +423,7 @@ def test_a_trial_that_another_worker_has_begun_is_gone_on_with_unless_it_still_r
     waiting, running = (Path("tunings/search/workers/7", trial) for trial in ("trial-1", "trial-2"))
     for directory in (waiting, running):
         (directory / "seed-5").mkdir(parents=True)
-    with locked(running, "is at work in it"):
+    with lock_directory(running, "is at work in it"):
         searched(toolkit)
     assert (waiting.exists(), running.exists()) == (False, True)
 
