@@ -27,7 +27,8 @@ from support import PROJECT
 
 import toolkit
 import toolkit.testing
-from toolkit.cli.app import CRITERION_NOT_MET, app
+from toolkit.cli.app import app
+from toolkit.cli.shared import EXIT_CRITERION_NOT_MET
 from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
@@ -340,7 +341,7 @@ def test_exit_code_reference_lists_every_code() -> None:
         return {cls.exit_status}.union(*(statuses(one) for one in cls.__subclasses__()))
 
     codes = {int(row[0]) for row in table(REFERENCE / "exit-codes.md", "Exit codes")}
-    assert codes == statuses(ToolkitError) | {0, CRITERION_NOT_MET, 128 + 1, 128 + 2, 128 + 15}
+    assert codes == statuses(ToolkitError) | {0, EXIT_CRITERION_NOT_MET, 128 + 1, 128 + 2, 128 + 15}
 
 
 def test_config_reference_lists_every_shipped_config() -> None:
