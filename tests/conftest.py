@@ -74,7 +74,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install a distribution with one module and one component, as pip would leave it in site-packages."""
-    from toolkit.config.registry import entries
+    from toolkit.config.registry import list_entry_points
 
     def run(
         distribution: str,
@@ -93,13 +93,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         (information / "entry_points.txt").write_text(f"[toolkit.{kind}]\n{name} = {target.format(module=module)}\n")
         (directory / f"{module}.py").write_text(source)
         monkeypatch.syspath_prepend(directory)
-        entries.cache_clear()
+        list_entry_points.cache_clear()
         modules.add(module)
         return directory
 
     modules: set[str] = set()
-    entries.cache_clear()
+    list_entry_points.cache_clear()
     yield run
-    entries.cache_clear()
+    list_entry_points.cache_clear()
     for module in modules:
         sys.modules.pop(module, None)

@@ -45,10 +45,10 @@ def test_a_shipped_config_says_what_to_expect(config: Path, toolkit: Toolkit) ->
 
 
 def test_there_is_a_config_for_every_algorithm() -> None:
-    from toolkit.config.registry import KINDS, entries
+    from toolkit.config.registry import KINDS, list_entry_points
 
     named = {path.stem.partition("_")[2] for path in CONFIGS}
-    assert {name.replace("double_dqn", "ddqn") for name in entries(KINDS["algorithms"])} <= named
+    assert {name.replace("double_dqn", "ddqn") for name in list_entry_points(KINDS["algorithms"])} <= named
 
 
 @pytest.mark.parametrize("command", [["evaluate", "run", "--episodes", "1", "--json"], ["record", "run"]])

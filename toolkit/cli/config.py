@@ -28,17 +28,17 @@ def schema(
     ] = "config",
 ) -> None:
     """Print the JSON Schema of a config or another file, for editors."""
-    from toolkit.config.json_schema import file_schema, json_schema
+    from toolkit.config.json_schema import make_config_schema, make_file_schema
 
     match file:
         case "config":
-            document = json_schema()
+            document = make_config_schema()
         case "experiment":
             from toolkit.experiments.config import ExperimentConfig
 
-            document = file_schema(ExperimentConfig, "sb3-toolkit experiment")
+            document = make_file_schema(ExperimentConfig, "sb3-toolkit experiment")
         case "tuning":
             from toolkit.tuning.config import TuningConfig
 
-            document = file_schema(TuningConfig, "sb3-toolkit search")
+            document = make_file_schema(TuningConfig, "sb3-toolkit search")
     typer.echo(json.dumps(document, indent=2))

@@ -20,13 +20,13 @@ def plugins(
 ) -> None:
     """List the components that configs can name, or describe one, with YAML to paste."""
     from toolkit.cli.text import format_component, format_listing
-    from toolkit.config.registry import KINDS, kind_named
+    from toolkit.config.registry import KINDS, get_kind
 
     width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
     if kind and name:
-        typer.echo(format_component(kind_named(kind), name, width))
+        typer.echo(format_component(get_kind(kind), name, width))
         return
-    for listed_kind in [kind_named(kind)] if kind else KINDS.values():
+    for listed_kind in [get_kind(kind)] if kind else KINDS.values():
         typer.echo(format_listing(listed_kind, width))
 
 

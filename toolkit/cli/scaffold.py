@@ -17,7 +17,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 
 from toolkit.config.catalog import TOOLKIT
-from toolkit.config.registry import Kind, entries, provider
+from toolkit.config.registry import Kind, get_provider, list_entry_points
 from toolkit.utils.errors import ToolkitError
 
 _TEMPLATES = Path(__file__).with_name("templates") / "plugin"
@@ -96,8 +96,8 @@ def _owner(plugin: Plugin) -> str:
         return "it is one of Python's own"
     if package in _OF_THE_PACKAGE:
         return "it is that of a tool the package needs"
-    if claims := entries(plugin.kind).get(package):
-        return f"there is a {plugin.kind.singular} of that name, by {provider(claims[0])}"
+    if claims := list_entry_points(plugin.kind).get(package):
+        return f"there is a {plugin.kind.singular} of that name, by {get_provider(claims[0])}"
     if importlib.util.find_spec(package):
         return "a module of that name is installed here"
     try:

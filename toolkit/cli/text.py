@@ -82,9 +82,9 @@ def format_listing(kind: Kind, width: int | None = None) -> str:
 
     :param width: wrap lines to this many columns; None leaves each component on one line
     """
-    from toolkit.config.catalog import claims
+    from toolkit.config.catalog import list_claims
 
-    claimed = claims(kind)
+    claimed = list_claims(kind)
     name_width = max((len(claim.name) for claim in claimed), default=0)
     lines = [kind.name]
     for claim in claimed:
@@ -101,9 +101,9 @@ def format_component(kind: Kind, name: str, width: int | None = None) -> str:
 
     :param width: wrap prose to this many columns; None leaves it as it is
     """
-    from toolkit.config.details import describe_component
+    from toolkit.config.details import read_details
 
-    component = describe_component(kind, name)
+    component = read_details(kind, name)
     provider = f" ({component.provider})" if component.provider else ""
     blocks = [_fill(f"{kind.singular} '{name}': {component.path}{provider}", width, "", "    ")]
     blocks += [_fill_paragraph(block, width) for block in (component.text or "No description.").split("\n\n")]

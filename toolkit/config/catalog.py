@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 
-from toolkit.config.docstrings import first_line
-from toolkit.config.registry import Kind, entries, find, install_command, provider, reference
-from toolkit.config.sources import docstring_of
+from toolkit.config.docstrings import read_summary
+from toolkit.config.registry import Kind, find, get_install_command, get_provider, get_reference, list_entry_points
+from toolkit.config.sources import find_docstring
 from toolkit.utils.errors import ComponentError, describe_error
 
 TOOLKIT = "sb3-toolkit"
@@ -34,21 +34,21 @@ class Claim:
     install: str = ""
 
 
-def claims(kind: Kind) -> list[Claim]:
+def list_claims(kind: Kind) -> list[Claim]:
     """List all claims to names of a kind, broken ones too."""
-    return [_claim(kind, entry, rivals) for rivals in entries(kind).values() for entry in rivals]
+    return [_claim(kind, entry, rivals) for rivals in list_entry_points(kind).values() for entry in rivals]
 
 
 def _claim(kind: Kind, entry: EntryPoint, rivals: list[EntryPoint]) -> Claim:
-    others = " and ".join(provider(other) for other in rivals if other is not entry)
+    others = " and ".join(get_provider(other) for other in rivals if other is not entry)
     if others:
         problem = f"claimed by {others} too; this one can be named by its path, {entry.value}"
-        return Claim(entry.name, provider(entry), problem=problem)
+        return Claim(entry.name, get_provider(entry), problem=problem)
     try:
-        install = install_command(entry) if _lacks_extras(entry) else ""
-        return Claim(entry.name, provider(entry), first_line(_docstring(kind, entry)), install=install)
+        install = get_install_command(entry) if _lacks_extras(entry) else ""
+        return Claim(entry.name, get_provider(entry), read_summary(_docstring(kind, entry)), install=install)
     except ComponentError as error:
-        return Claim(entry.name, provider(entry), problem=describe_error(error))
+        return Claim(entry.name, get_provider(entry), problem=describe_error(error))
 
 
 def _docstring(kind: Kind, entry: EntryPoint) -> object:
@@ -59,9 +59,9 @@ def _docstring(kind: Kind, entry: EntryPoint) -> object:
     if not entry.dist or entry.dist.name != TOOLKIT:
         return find(kind, entry.name).__doc__
     try:
-        return docstring_of(reference(entry))
+        return find_docstring(get_reference(entry))
     except ModuleNotFoundError as error:
-        raise ComponentError(f"there is no module '{error.name}'", f"it comes with {provider(entry)}") from error
+        raise ComponentError(f"there is no module '{error.name}'", f"it comes with {get_provider(entry)}") from error
 
 
 def _lacks_extras(entry: EntryPoint) -> bool:

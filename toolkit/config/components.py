@@ -1,20 +1,23 @@
-"""A config's names to the classes they mean, with their parameters checked: all that can be known before building."""
+"""Find the class behind every name in a config and check its parameters: everything that needs no building."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit.config.registry import KINDS, Kind, entries, find, load_module, load_object
+from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, load_object
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig
 from toolkit.config.signatures import bind_arguments
 from toolkit.config.trust import resolving_for
 from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe_error, did_you_mean
 from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_memory_to_installed
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class BoundComponent:
     def build(self, *supplied: Any, **more: Any) -> Any:
         """Call the constructor.
 
-        :raises ConfigError: if it raises; building happens before a run exists, so this is bad input
+        :param supplied: the arguments that the toolkit passes, with ``more``
+        :raises ConfigError: if the constructor raises; building comes before a run exists, so the config is wrong
         """
         try:
             with limit_memory_to_installed():
@@ -42,25 +46,25 @@ class BoundComponent:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            what, hint, path = "cannot be built", "", self._blamed(error)
+            message, hint = "cannot be built", ""
             if is_memory_shortage(error):
-                what = f"does not fit into this machine's memory of {installed_memory() / 2**30:.0f} GiB"
-                hint = "make what sizes it smaller: buffer_size, n_steps, net_arch, ..."
-            raise self.make_error([Problem(path, f"'{self.name}' {what}: {describe_error(error)}", hint)]) from error
+                message = f"does not fit into this machine's memory of {installed_memory() / 2**30:.0f} GiB"
+                hint = "reduce what sizes it: buffer_size, n_steps, net_arch, ..."
+            problem = Problem(self._locate(error), f"'{self.name}' {message}: {describe_error(error)}", hint)
+            raise self.make_error([problem]) from error
 
-    def _blamed(self, error: BaseException) -> KeyPath:
-        """Return the path of the parameter that an exception speaks of, if it is one, or else the component's."""
-        words = {*re.findall(r"\w+", str(error))}
-        blamed = words & self.arguments.keys()
-        return (*self.path, "params", *blamed) if len(blamed) == 1 else self.path
+    def _locate(self, error: BaseException) -> KeyPath:
+        """Return the path of the only parameter that an exception mentions, or else the component's."""
+        mentioned = {*re.findall(r"\w+", str(error))} & self.arguments.keys()
+        return (*self.path, "params", *mentioned) if len(mentioned) == 1 else self.path
 
 
 @dataclass(frozen=True)
 class Components:
-    """Everything that a config names.
+    """Every component that a config names.
 
-    :param policy: an alias that the algorithm knows, or a policy class
-    :param code: files of code that belong to no installed distribution, with their SHA-256
+    :param policy: an alias of the algorithm's, or a policy class
+    :param code: SHA-256 of each code file outside installed distributions
     """
 
     algorithm: BoundComponent
@@ -87,13 +91,13 @@ def import_modules(config: RunConfig) -> None:
     :raises ConfigError: with every problem
     """
     with resolving_for(config.origin):
-        if problems := _import_problems(config.import_modules):
+        if problems := _check_imports(config.import_modules):
             raise config.make_error(problems)
 
 
 def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
     # an environment is registered when its module is imported
-    problems = _import_problems(config.import_modules) or _env_problems(config.env)
+    problems = _check_imports(config.import_modules) or _check_env(config.env)
 
     def bind_all(kind: Kind, configs: Sequence[ComponentConfig], path: KeyPath) -> tuple[BoundComponent, ...]:
         components = [
@@ -139,63 +143,79 @@ def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> 
     kind, name = KINDS["policies"], config.algorithm.policy
     aliases: Mapping[str, type[Any]] = algorithm.policy_aliases
     try:
-        if name not in aliases and ":" not in name and name not in entries(kind):
-            hint = did_you_mean(name, [*aliases, *entries(kind)])
+        if name not in aliases and ":" not in name and name not in list_entry_points(kind):
+            hint = did_you_mean(name, [*aliases, *list_entry_points(kind)])
             raise ComponentError(f"{config.algorithm.name} has no policy '{name}'", hint)
         cls = aliases.get(name) or find(kind, name)
     except ComponentError as error:
         problems.append(Problem(("algorithm", "policy"), error.message, error.hint))
         return name, {}
     path = ("algorithm", "policy_params")
-    arguments, found = bind_arguments(cls, config.algorithm.policy_params, path, kind.supplied)
-    problems.extend(found)
+    arguments, more_problems = bind_arguments(cls, config.algorithm.policy_params, path, kind.supplied)
+    problems.extend(more_problems)
     return name if name in aliases else cls, arguments
 
 
-def _import_problems(modules: Sequence[str]) -> list[Problem]:
-    """Import modules, and say which of them cannot be."""
+def _check_imports(modules: Sequence[str]) -> list[Problem]:
+    """Import modules and return a problem for each that cannot be imported."""
     problems = []
     for index, name in enumerate(modules):
         try:
             if ":" in name and not name.endswith(".py"):
-                raise ComponentError(f"'{name}' is no module", f"write '{name.partition(':')[0]}'")
+                raise ComponentError(f"'{name}' is not a module", f"write '{name.partition(':')[0]}'")
             load_module(name)
         except ComponentError as error:
             problems.append(Problem(("import_modules", index), error.message, error.hint))
     return problems
 
 
-def _env_problems(env: EnvConfig) -> list[Problem]:
-    """Check that the environment is registered and takes its parameters; nothing is built."""
+def _check_env(env: EnvConfig) -> list[Problem]:
+    """Check that the environment is registered and takes its parameters; it is not built."""
     import gymnasium as gym
 
-    module, _, bare_id = env.id.rpartition(":")
+    module, _, env_id = env.id.rpartition(":")
     try:
         if module:
             load_module(module)
-        spec = gym.spec(bare_id)
+        if env_id not in gym.registry:
+            return [
+                Problem(("env", "id"), f"environment '{env_id}' does not exist", _suggest_env(env_id, gym.registry))
+            ]
+        spec = gym.registry[env_id]
         creator = load_object(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except ComponentError as error:
         return [Problem(("env", "id"), f"'{env.id}' cannot be made: {error.message}", error.hint)]
-    except gym.error.Error as error:
-        message, _, hint = " ".join(str(error).split()).partition(". ")
-        hint = hint or did_you_mean(bare_id, [*gym.registry], max_listed=0)
-        if not hint or hint.startswith("Have you installed"):
-            hint = "name the package that registers it under import_modules"
-        return [Problem(("env", "id"), message.rstrip("."), hint[:1].lower() + hint[1:])]
-    if creator is None:
-        return []
-    of_gymnasium = inspect.signature(gym.make).parameters
+    return _check_env_params(env, spec, creator) if creator else []
+
+
+def _suggest_env(env_id: str, registered_ids: Collection[str]) -> str:
+    """Suggest other versions of an environment that is not registered, a similar id, or an import."""
+    name = _strip_version(env_id)
+    if versions := [registered for registered in registered_ids if _strip_version(registered) == name]:
+        return f"registered versions: {', '.join(versions)}"
+    return (
+        did_you_mean(env_id, [*registered_ids], max_listed=0)
+        or "name the package that registers it under import_modules"
+    )
+
+
+def _strip_version(env_id: str) -> str:
+    return re.sub(r"-v\d+$", "", env_id)
+
+
+def _check_env_params(env: EnvConfig, spec: EnvSpec, creator: Callable[..., Any]) -> list[Problem]:
+    import gymnasium as gym
+
+    params_of_make = inspect.signature(gym.make).parameters
     supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
-    own_params = {key: value for key, value in env.params.items() if key in supplied or key not in of_gymnasium}
-    params = {**spec.kwargs, **own_params}
-    problems = bind_arguments(creator, params, ("env", "params"), supplied)[1]
-    # what the registration gives, and what a class gives its parent, need not be in the config
-    needed = _own_names(creator) - spec.kwargs.keys()
-    return [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in needed]
+    own_params = {key: value for key, value in env.params.items() if key in supplied or key not in params_of_make}
+    problems = bind_arguments(creator, {**spec.kwargs, **own_params}, ("env", "params"), supplied)[1]
+    # the config does not have to repeat what the registration gives, or what a class gives its parent
+    required = _list_parameters(creator) - spec.kwargs.keys()
+    return [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in required]
 
 
-def _own_names(creator: Callable[..., Any]) -> set[str | int]:
+def _list_parameters(creator: Callable[..., Any]) -> set[str | int]:
     try:
         return {*inspect.signature(creator).parameters}
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A config file, what it extends and ``--set``: one document that knows where each value stands."""
+"""Compose a config from a file, the files it extends, and overrides: one document that knows every location."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 _FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w.]+")  # the module of `module:Name` does not end in .py
+_TOO_DEEP = f"is nested more than {yaml_document.MAX_DEPTH} levels deep"
 
 
-def read(path: str | Path) -> Document:
-    """Read a config file with what it extends.
+def compose_document(path: str | Path) -> Document:
+    """Read a file and merge it into the file that it extends.
 
     :raises ConfigError: if a file cannot be read
     """
     document = _read_extended(Path(path), ())
     if isinstance(document.data, dict):
-        document.data.setdefault("name", _run_name(Path(path).stem))
+        document.data.setdefault("name", _make_run_name(Path(path).stem))
     return document
 
 
-def _run_name(stem: str) -> str:
-    """Return a file's name as the name of its run: what no directory should be called is a dash."""
-    plain = "".join(one if one.isalpha() or one.isdecimal() or one in "_.-" else " " for one in stem)
-    return "-".join(plain.split()).strip("-.")[:100] or "run"
+def _make_run_name(stem: str) -> str:
+    """Return a file's stem as a directory name, with dashes for special characters."""
+    words = "".join(char if char.isalpha() or char.isdecimal() or char in "_.-" else " " for char in stem).split()
+    return "-".join(words).strip("-.")[:100] or "run"
 
 
-def override(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> None:
-    """Lay values over a document.
+def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> None:
+    """Set values in a document.
 
-    :param overrides: ``dotted.path=YAML``, as after ``--set``; or Python values by dotted path, in which ``__`` may
-        stand for the dot and a class stands for its path
-    :raises ConfigError: if one does not fit, or leaves nothing of one before it
+    :param overrides: ``dotted.path=YAML``, as after ``--set``; or Python values by dotted path, where ``__`` may
+        replace the dot and a class stands for its path
+    :raises ConfigError: if a value does not fit, or a later one discards an earlier one
     """
-    before: list[str] = []
-    for dotted, value, label in _parsed(overrides):
-        for earlier in before:
+    previous: list[str] = []
+    for dotted, value, label in _parse_overrides(overrides):
+        for earlier in previous:
             if earlier != dotted and shadows(dotted, earlier):
-                raise ConfigError(
-                    [Problem((), f"leaves nothing of the {earlier} before it", "give it first")], {(): label}
-                )
-        _put(document, dotted, value, label, Path.cwd())
-        before.append(dotted)
+                problem = Problem((), f"discards the earlier override of {earlier}", "give it first")
+                raise ConfigError([problem], {(): label})
+        _set_value(document, dotted, value, label, Path.cwd())
+        previous.append(dotted)
 
 
-def _parsed(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Yield the dotted path of each value, the value, and what the user wrote."""
+def _parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Yield the dotted path and the value of each override, and the text that messages show for it."""
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            label = f"{key}={_shown(value)}"
-            yield key.replace("__", "."), plain(value, label), label
+            label = f"{key}={_format_value(value)}"
+            yield key.replace("__", "."), to_plain_data(value, label), label
         return
     for text in overrides:
         label = f"--set {text}"
@@ -70,36 +70,40 @@ def _parsed(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str,
         yield dotted, parsed, label
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     try:
         return repr(value)
-    except Exception:  # an integer of more than 4300 digits, for one
+    except Exception:  # for example of an integer of more than 4300 digits
         return f"a {type(value).__name__}"
 
 
-def plain(value: Any, label: str, depth: int = 0) -> Any:
-    """Return what YAML would hold: lists for tuples, paths for classes."""
+def to_plain_data(value: Any, label: str, depth: int = 0) -> Any:
+    """Return a Python value as YAML holds it: lists for tuples, paths for classes.
+
+    :param label: the location in the error
+    :raises ConfigError: if YAML cannot hold it
+    """
     if hasattr(value, "tolist") and not isinstance(value, type):  # an array or number of NumPy's
         value = value.tolist()
-    if problem := _unfit(value, depth):
+    if problem := _check_plain(value, depth):
         raise ConfigError([problem], {(): label})
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Mapping):
-        return {key: plain(one, label, depth + 1) for key, one in value.items()}
+        return {key: to_plain_data(item, label, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one, label, depth + 1) for one in value]
+        return [to_plain_data(item, label, depth + 1) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def _unfit(value: Any, depth: int) -> Problem | None:
-    """Say why no YAML file could hold a value."""
+def _check_plain(value: Any, depth: int) -> Problem | None:
+    """Return the problem with a value that no YAML file can hold."""
     message, hint = "", ""
     match value:
         case _ if depth > yaml_document.MAX_DEPTH:
-            message = f"is nested more than {yaml_document.MAX_DEPTH} levels deep"
+            message = _TOO_DEEP
         case type() if "<locals>" in value.__qualname__:
-            message, hint = f"{value.__qualname__} cannot be found by name", "define it outside of functions"
+            message, hint = f"{value.__qualname__} is local to a function", "define it at module level"
         case Mapping() if not all(isinstance(key, str) and yaml_document.is_text(key) for key in value):
             message = "a key must be text"
         case int() if value.bit_length() > yaml_document.MAX_BITS:
@@ -114,119 +118,127 @@ def _unfit(value: Any, depth: int) -> Problem | None:
 
 
 def _read_extended(path: Path, chain: tuple[Path, ...]) -> Document:
+    """Read a file and merge it into the file that it extends.
+
+    :param chain: the files that lead to it, each extending the next
+    """
     document = yaml_document.read(path)
     if not isinstance(document.data, dict):
         if chain:
-            what = "is empty" if document.data is None else "must be a mapping of keys to values"
-            raise ConfigError([Problem((), what)], document.locations)
+            message = "is empty" if document.data is None else "must be a mapping of keys to values"
+            raise ConfigError([Problem((), message)], document.locations)
         return document
-    _make_absolute(document.data, path.resolve().parent)
+    _make_paths_absolute(document.data, path.resolve().parent)
     if "extends" not in document.data:
         return document
+    base = path.parent / _pop_base(document)
+    if not os.path.isfile(base):  # Path.is_file raises for a name that is too long
+        raise _make_base_error(document, f"file {base} does not exist")
+    chain = (*chain, path.resolve())
+    if base.resolve() in chain:
+        raise _make_base_error(document, f"is circular: {' -> '.join(map(str, [*chain, base.resolve()]))}")
+    if len(chain) > yaml_document.MAX_DEPTH:
+        raise _make_base_error(document, f"follows {len(chain)} files that extend one another")
+    return _merge(_read_extended(base, chain), document)
+
+
+def _pop_base(document: Document) -> str:
     base = document.data.pop("extends")
     if not isinstance(base, str):
-        raise ConfigError([Problem(("extends",), "must be the path of one file")], document.locations)
-    base_path = path.parent / base
-    if not os.path.isfile(base_path):  # Path.is_file raises for a name that is too long
-        raise ConfigError([Problem(("extends",), f"there is no file {base_path}")], document.locations)
-    chain = (*chain, path.resolve())
-    if base_path.resolve() in chain:
-        loop = " -> ".join(str(link) for link in (*chain, base_path.resolve()))
-        raise ConfigError([Problem(("extends",), f"goes round in a circle: {loop}")], document.locations)
-    if len(chain) > yaml_document.MAX_DEPTH:
-        message = f"comes after {len(chain)} files that extend one another"
-        raise ConfigError([Problem(("extends",), message)], document.locations)
-    return _merge(_read_extended(base_path, chain), document)
+        raise _make_base_error(document, "must be the path of one file")
+    return base
 
 
-def _make_absolute(data: dict[str, Any], directory: Path) -> None:
-    """Make the paths of loose files independent of where the program runs."""
-    for place, value in yaml_document.walk(data):
-        if isinstance(value, str) and _names_file(place, value):
-            yaml_document.value_at(data, place[:-1])[place[-1]] = str(directory / value)
+def _make_base_error(document: Document, message: str) -> ConfigError:
+    return ConfigError([Problem(("extends",), message)], document.locations)
 
 
-def _names_file(place: KeyPath, value: str) -> bool:
-    """Say whether text is a component in a file, or a file among the modules to import."""
-    is_module = any(str(key).partition(".")[0] == "import_modules" for key in place)  # in an experiment file, deeper
+def _make_paths_absolute(data: dict[str, Any], directory: Path) -> None:
+    """Make the paths of Python files independent of the working directory."""
+    for path, value in yaml_document.walk(data):
+        if isinstance(value, str) and _is_python_file(path, value):
+            yaml_document.get_value(data, path[:-1])[path[-1]] = str(directory / value)
+
+
+def _is_python_file(path: KeyPath, value: str) -> bool:
+    """Return whether text is a component in a file, or a file under ``import_modules``, at any depth."""
+    is_module = any(str(key).partition(".")[0] == "import_modules" for key in path)
     return bool(_FILE_REFERENCE.fullmatch(value)) or (is_module and value.endswith(".py"))
 
 
-def _merge(base: Document, over: Document) -> Document:
-    """Lay one document over another: mappings merge, lists and scalars replace."""
-    places = dict(base.locations)
+def _merge(base: Document, extension: Document) -> Document:
+    """Merge two documents: mappings merge, lists and scalars replace."""
+    locations = dict(base.locations)
 
-    def merge(path: KeyPath, below: Any, above: Any) -> Any:
-        if isinstance(below, dict) and isinstance(above, dict):
-            return below | {key: merge((*path, key), below.get(key), value) for key, value in above.items()}
-        for place, _ in yaml_document.walk(below, path):
-            places.pop(place, None)
-        return above
+    def merge(path: KeyPath, old: Any, new: Any) -> Any:
+        if isinstance(old, dict) and isinstance(new, dict):
+            return old | {key: merge((*path, key), old.get(key), value) for key, value in new.items()}
+        for replaced, _ in yaml_document.walk(old, path):
+            locations.pop(replaced, None)
+        return new
 
-    data = merge((), base.data, over.data)
-    return Document(data, places | over.locations)
-
-
-def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
-    """Drop the places of a value and of everything in it."""
-    for place in [place for place in places if place[: len(path)] == path]:
-        del places[place]
+    data = merge((), base.data, extension.data)
+    return Document(data, locations | extension.locations)
 
 
 def apply_override(
-    document: Document, dotted: str, value: Any, places: Mapping[KeyPath, str], directory: Path
+    document: Document, dotted: str, value: Any, locations: Mapping[KeyPath, str], directory: Path
 ) -> KeyPath:
-    """Lay a value that stands in another file over a document.
+    """Set a value from another file in a document.
 
-    :param places: where the value (at ``()``) and what it holds were written, as ``FILE:LINE``
-    :param directory: what the paths of loose files in it are relative to
+    :param locations: of the value, at ``()``, and of everything in it, as ``FILE:LINE``
+    :param directory: paths of Python files in the value are relative to it
     :return: the value's path in the document
-    :raises ConfigError: if it does not fit, at its place
+    :raises ConfigError: if the value does not fit, with its location
     """
-    path = _put(document, dotted, copy.deepcopy(value), places[()], directory)
-    document.locations.update({(*path, *below): place for below, place in places.items()})
+    path = _set_value(document, dotted, copy.deepcopy(value), locations[()], directory)
+    document.locations.update({(*path, *inner): location for inner, location in locations.items()})
     return path
 
 
 def shadows(later: str, earlier: str) -> bool:
-    """Say whether a value leaves nothing of another that was laid over a config before it.
+    """Return whether a later override discards an earlier one.
 
-    A whole, as ``env``, leaves nothing of its parts; the name of a component in a list nothing of the parameters that
-    were given to the one that stood there.
+    A whole, as ``env``, discards its parts. The name of a component in a list discards the parameters of the component
+    that it replaces.
 
-    :param later: its dotted path
-    :param earlier: the other's
+    :param later: dotted path of the later override
+    :param earlier: dotted path of the earlier one
     """
-    holder, _, key = later.rpartition(".")
-    is_listed_component = key == "name" and holder.rpartition(".")[2].isdecimal()
-    return f"{earlier}.".startswith((f"{later}.", *([f"{holder}.params."] if is_listed_component else [])))
+    parent, _, key = later.rpartition(".")
+    is_listed_component = key == "name" and parent.rpartition(".")[2].isdecimal()
+    return f"{earlier}.".startswith((f"{later}.", *([f"{parent}.params."] if is_listed_component else [])))
 
 
-def _put(document: Document, dotted: str, value: Any, label: str, directory: Path) -> KeyPath:
+def _set_value(document: Document, dotted: str, value: Any, label: str, directory: Path) -> KeyPath:
     if dotted == "extends":
         raise ConfigError([Problem(("extends",), "can only be given in a file")], {(): label})
-    keys = _keys(document.data, dotted)
-    holder = {keys[0]: value}
-    _make_absolute(holder, directory)
-    value = holder[keys[0]]
-    too_deep = ConfigError([Problem((), f"is nested more than {yaml_document.MAX_DEPTH} levels deep")], {(): label})
+    keys = _split_path(document.data, dotted)
+    value = _resolve_paths(keys[0], value, directory)
     if len(keys) > yaml_document.MAX_DEPTH:
-        raise too_deep
-    path, made = _open_path(document.data, keys, label)
-    container = yaml_document.value_at(document.data, path[:-1])
+        raise ConfigError([Problem((), _TOO_DEEP)], {(): label})
+    path, new_paths = _open_path(document.data, keys, label)
+    container = yaml_document.get_value(document.data, path[:-1])
     is_listed_component = len(path) >= 2 and isinstance(path[-2], int)
     if is_listed_component and path[-1] == "name" and container.get("name") != value:
-        container.pop("params", None)  # they were the parameters of the component that stood here
+        container.pop("params", None)  # they belong to the component that is replaced
     container[path[-1]] = value
-    _forget(document.locations, path)
-    document.locations.update(dict.fromkeys([*made, path], label))
-    if any(len(place) > yaml_document.MAX_DEPTH for place, _ in yaml_document.walk(document.data)):
-        raise too_deep
+    for inner in [inner for inner in document.locations if inner[: len(path)] == path]:
+        del document.locations[inner]
+    document.locations.update(dict.fromkeys([*new_paths, path], label))
+    if any(len(inner) > yaml_document.MAX_DEPTH for inner, _ in yaml_document.walk(document.data)):
+        raise ConfigError([Problem((), _TOO_DEEP)], {(): label})
     return path
 
 
-def _keys(data: Any, dotted: str) -> list[str]:
-    """Split a dotted path into keys; what is left of it is one key where the document has one of that name."""
+def _resolve_paths(key: str, value: Any, directory: Path) -> Any:
+    data = {key: value}
+    _make_paths_absolute(data, directory)
+    return data[key]
+
+
+def _split_path(data: Any, dotted: str) -> list[str]:
+    """Split a dotted path into keys; a rest that is a key of the document stays whole."""
     keys: list[str] = []
     while "." in dotted and not (isinstance(data, dict) and dotted in data):
         key, _, dotted = dotted.partition(".")
@@ -236,30 +248,39 @@ def _keys(data: Any, dotted: str) -> list[str]:
 
 
 def _open_path(data: Any, keys: Sequence[str], label: str) -> tuple[KeyPath, list[KeyPath]]:
-    """Turn dotted keys into a path, where a number is an entry if the config has a list there.
+    """Turn keys into a path in the document and create the mappings that it passes through.
 
-    :return: the path, and the paths of the mappings that had to be made on the way to it
+    :return: the path, where an entry of a list is a number, and the paths of new mappings
     """
     path: KeyPath = ()
-    made: list[KeyPath] = []
-    for depth, key in enumerate(keys):
-        where = ".".join(keys[:depth]) or "the config"
-        step: Any = key
-        if isinstance(data, list):
-            if key not in map(str, range(len(data))):
-                message = f"{where} is a list of {len(data)}; its entries are numbered from 0"
-                raise ConfigError([Problem((*path, key), message)], {(): label})
-            step = int(key)
-        elif not isinstance(data, dict):
-            raise ConfigError([Problem((*path, key), f"{where} is {data!r} and holds no keys")], {(): label})
+    new_paths: list[KeyPath] = []
+    for depth in range(len(keys)):
+        step = _check_step(data, keys, depth, path, label)
         path = (*path, step)
         if depth == len(keys) - 1:
             break
         if isinstance(data, dict) and step not in data:
             data[step] = {}
-            made.append(path)
+            new_paths.append(path)
         if isinstance(data[step], str):
             data[step] = {"name": data[step]}  # a component given by its bare name
-            made.append(path)
+            new_paths.append(path)
         data = data[step]
-    return path, made
+    return path, new_paths
+
+
+def _check_step(data: Any, keys: Sequence[str], depth: int, path: KeyPath, label: str) -> str | int:
+    """Return the key of a mapping or the index of a list at one step of a path.
+
+    :raises ConfigError: if the document has neither there
+    """
+    key, parent = keys[depth], ".".join(keys[:depth]) or "the config"
+    if isinstance(data, dict):
+        return key
+    if isinstance(data, list):
+        if key in map(str, range(len(data))):
+            return int(key)
+        message = f"{parent} is a list of {len(data)}; its entries are numbered from 0"
+    else:
+        message = f"{parent} is {data!r} and has no keys"
+    raise ConfigError([Problem((*path, key), message)], {(): label})

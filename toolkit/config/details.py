@@ -6,12 +6,12 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.config.compose import plain
-from toolkit.config.docstrings import documentation
-from toolkit.config.registry import Kind, find, provider, the_claim
-from toolkit.config.signatures import signature_of
-from toolkit.config.snippets import one_line, snippet
-from toolkit.config.type_hints import type_name
+from toolkit.config.compose import to_plain_data
+from toolkit.config.docstrings import read_documentation
+from toolkit.config.registry import Kind, find, get_entry_point, get_provider
+from toolkit.config.signatures import read_signature
+from toolkit.config.snippets import dump_inline, make_snippet
+from toolkit.config.type_hints import format_type
 from toolkit.utils.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Description:
+class ComponentDetails:
     """A component in detail.
 
     :param path: ``module:Class``
@@ -44,28 +44,28 @@ class Description:
     snippet: str
 
 
-def describe_component(kind: Kind, name: str) -> Description:
+def read_details(kind: Kind, name: str) -> ComponentDetails:
     """Describe a component.
 
     :raises ComponentError: if it cannot be found or imported
     """
     component = find(kind, name)
-    text, texts = documentation(component)
+    text, texts = read_documentation(component)
     parameters = [
-        Parameter(one.name, type_name(one.annotation), _default(one.default), texts.get(one.name, ""))
-        for one in signature_of(component).named.values()
+        Parameter(one.name, format_type(one.annotation), _default(one.default), texts.get(one.name, ""))
+        for one in read_signature(component).parameters.values()
         if one.name not in kind.supplied
     ]
     path = f"{component.__module__}:{component.__qualname__}"
-    owner = "" if ":" in name else provider(the_claim(kind, name))
-    return Description(path, owner, text, parameters, snippet(kind, name, component))
+    owner = "" if ":" in name else get_provider(get_entry_point(kind, name))
+    return ComponentDetails(path, owner, text, parameters, make_snippet(kind, name, component))
 
 
 def _default(value: Any) -> str | None:
     if value is inspect.Parameter.empty:
         return None
     try:
-        return one_line(plain(value, ""))
+        return dump_inline(to_plain_data(value, ""))
     except ConfigError:
         pass
     try:

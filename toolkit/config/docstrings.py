@@ -17,21 +17,21 @@ _GOOGLE_HEADING = re.compile(r"(?:Args|Arguments|Params|Parameters|Keyword Args|
 _ROLE = re.compile(r":\w+(?::\w+)?:`~?([^`<]*?)(?:\s*<[^`>]*>)?`")
 
 
-def documentation(component: type[Any]) -> tuple[str, dict[str, str]]:
+def read_documentation(component: type[Any]) -> tuple[str, dict[str, str]]:
     """Return a class's description, and parameter name to what is said of it there or in a parent class."""
     described: dict[str, str] = {}
     for cls in component.__mro__[:-1]:
         for docstring in (cls.__doc__, getattr(vars(cls).get("__init__"), "__doc__", None)):
-            described = split(docstring)[1] | described
-    return split(component.__doc__)[0], described
+            described = parse_docstring(docstring)[1] | described
+    return parse_docstring(component.__doc__)[0], described
 
 
-def first_line(docstring: object) -> str:
+def read_summary(docstring: object) -> str:
     """Return the first line of a docstring, nothing if there is none."""
-    return split(docstring)[0].partition("\n")[0]
+    return parse_docstring(docstring)[0].partition("\n")[0]
 
 
-def split(docstring: object) -> tuple[str, dict[str, str]]:
+def parse_docstring(docstring: object) -> tuple[str, dict[str, str]]:
     """Take the parameters out of a docstring.
 
     :return: what remains, and parameter name to text in one line

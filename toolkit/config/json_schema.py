@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from toolkit.config.compose import plain
-from toolkit.config.docstrings import documentation, first_line
-from toolkit.config.registry import KINDS, Kind, entries, find
+from toolkit.config.compose import to_plain_data
+from toolkit.config.docstrings import read_documentation, read_summary
+from toolkit.config.registry import KINDS, Kind, find, list_entry_points
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
-from toolkit.config.signatures import signature_of
-from toolkit.config.type_schema import Schema, schema_of
+from toolkit.config.signatures import read_signature
+from toolkit.config.type_schema import Schema, make_type_schema
 from toolkit.utils.errors import ComponentError, ConfigError
 
 _Classes = Mapping[str, type[Any]]
@@ -32,7 +32,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _EXTENDS: Schema = {"type": "string", "description": "A file that this one is laid over."}
 
 
-def json_schema() -> Schema:
+def make_config_schema() -> Schema:
     """Return the JSON Schema of a config file."""
     schema = RunConfig.model_json_schema()
     definitions, properties = schema["$defs"], schema["properties"]
@@ -56,7 +56,7 @@ def json_schema() -> Schema:
     }
 
 
-def file_schema(model: type[BaseModel], title: str) -> Schema:
+def make_file_schema(model: type[BaseModel], title: str) -> Schema:
     """Return the JSON Schema of a file that is not a config.
 
     :param model: its shape; a key that takes a component is called as the component's kind, and only ``base`` may take
@@ -70,7 +70,7 @@ def file_schema(model: type[BaseModel], title: str) -> Schema:
     for key in kinds:
         del properties[key]["anyOf"]
     if RunConfig.__name__ in definitions:
-        config = json_schema()
+        config = make_config_schema()
         definitions.update(config.pop("$defs"))
         definitions[RunConfig.__name__] = config
         whole["base"] = {"anyOf": properties["base"].pop("anyOf")}
@@ -88,7 +88,7 @@ def file_schema(model: type[BaseModel], title: str) -> Schema:
 def _installed(kind: Kind) -> _Classes:
     """Return the registered components of a kind that can be used."""
     found = {}
-    for name in entries(kind):
+    for name in list_entry_points(kind):
         with suppress(ComponentError):
             found[name] = find(kind, name)
     return found
@@ -174,12 +174,12 @@ class _Describer:
 
 def _params(kind: Kind, component: type[Any], part: str) -> Schema:
     """Describe the parameters of a component, as far as a config gives them."""
-    signature, texts = signature_of(component), documentation(component)[1]
-    named = {name: one for name, one in signature.named.items() if name not in kind.supplied}
+    signature, texts = read_signature(component), read_documentation(component)[1]
+    named = {name: one for name, one in signature.parameters.items() if name not in kind.supplied}
     schedule, other = ({"$ref": f"#/$defs/{name}{part}"} for name in ("schedule", "object"))
-    schema: Schema = {"type": "object", "additionalProperties": signature.open}
+    schema: Schema = {"type": "object", "additionalProperties": signature.accepts_others}
     schema["properties"] = {
-        name: schema_of(one.annotation, schedule, other) | _described(texts.get(name)) | _default(one.default)
+        name: make_type_schema(one.annotation, schedule, other) | _described(texts.get(name)) | _default(one.default)
         for name, one in named.items()
     }
     required = [name for name, one in named.items() if one.default is inspect.Parameter.empty]
@@ -187,7 +187,7 @@ def _params(kind: Kind, component: type[Any], part: str) -> Schema:
 
 
 def _constants(named: _Classes) -> list[Schema]:
-    return [{"const": name} | _described(first_line(cls.__doc__)) for name, cls in named.items()]
+    return [{"const": name} | _described(read_summary(cls.__doc__)) for name, cls in named.items()]
 
 
 def _if(key: str, value: str, then: Schema) -> Schema:
@@ -204,6 +204,6 @@ def _described(text: str | None) -> Schema:
 
 def _default(value: Any) -> Schema:
     try:
-        return {"default": json.loads(json.dumps(plain(value, ""), allow_nan=False))}
+        return {"default": json.loads(json.dumps(to_plain_data(value, ""), allow_nan=False))}
     except (ConfigError, ValueError):  # no plain data, or infinite
         return {}

@@ -10,10 +10,10 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 
 from toolkit.config.components import BoundComponent, Components, find_components
-from toolkit.config.compose import override, read
-from toolkit.config.schema import RunConfig, parse
-from toolkit.config.trust import RunOrigin, hash_config, remember
-from toolkit.config.validation import in_order
+from toolkit.config.compose import apply_overrides, compose_document
+from toolkit.config.schema import RunConfig, parse_config
+from toolkit.config.trust import RunOrigin, hash_config, remember_code
+from toolkit.config.validation import sort_problems
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError
 
@@ -63,8 +63,8 @@ def load_config(source: str | Path | RunConfig, overrides: Sequence[str] | Mappi
     :param overrides: ``dotted.path=YAML value``, as after ``--set``, or Python values by dotted path
     :raises ConfigError: with every problem, each as ``FILE:LINE: dotted.path: what is wrong``
     """
-    document = source.to_document() if isinstance(source, RunConfig) else read(source)
-    override(document, overrides)
+    document = source.to_document() if isinstance(source, RunConfig) else compose_document(source)
+    apply_overrides(document, overrides)
     return resolve_document(document)
 
 
@@ -73,13 +73,13 @@ def resolve_document(document: Document) -> ResolvedConfig:
 
     :raises ConfigError: with every problem
     """
-    config, problems = parse(document)
+    config, problems = parse_config(document)
     if config is not None:
         components, more_problems = find_components(config)
         if components is not None and not (problems or more_problems):
             return ResolvedConfig._from(config, components)
         problems = problems + more_problems
-    raise ConfigError(in_order(problems, document.locations), document.locations)
+    raise ConfigError(sort_problems(problems, document.locations), document.locations)
 
 
 def resolve_config(config: RunConfig) -> ResolvedConfig:
@@ -102,11 +102,11 @@ def read_config(path: str | Path) -> RunConfig:
 
     :raises ConfigError: with every problem
     """
-    document = read(path)
+    document = compose_document(path)
     document.origin = RunOrigin(hash_config(document.data))
-    config, problems = parse(document)
+    config, problems = parse_config(document)
     if config is None or problems:
-        raise ConfigError(in_order(problems, document.locations), document.locations)
+        raise ConfigError(sort_problems(problems, document.locations), document.locations)
     return config
 
 
@@ -118,4 +118,4 @@ def trust_code(config: RunConfig) -> None:
 
 def remember_trusted_code(config: ResolvedConfig) -> None:
     """Record that this user trains a config with the code that it names, so that its run can be opened."""
-    remember(hash_config(config.to_document().data), config.components.code)
+    remember_code(hash_config(config.to_document().data), config.components.code)

@@ -1,6 +1,6 @@
-"""Kind and name to component: entry points of installed packages, ``module:Name``, or ``file.py:Name``.
+"""Kind and name to component: entry points of installed packages, ``module:Class``, or ``file.py:Class``.
 
-Listing names imports nothing; finding one imports that one module.
+Listing names imports nothing; finding a component imports its module.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +25,9 @@ class Kind:
     """A kind of component.
 
     :param name: plural, as in ``toolkit plugins NAME``; the entry-point group is ``toolkit.NAME``
-    :param base: ``module:Class`` that each component of the kind subclasses; none for schedules, which are any class
-        whose objects can be called as the parameter they are given to says
-    :param supplied: constructor parameters that the toolkit fills in, with where their value comes from
+    :param base: ``module:Class`` that every component of the kind subclasses; ``None`` for schedules, which are any
+        class with callable objects
+    :param supplied: constructor parameters that the toolkit passes, with where their value comes from
     """
 
     name: str
@@ -81,31 +82,31 @@ KINDS = {
 }
 
 
-def kind_named(name: str) -> Kind:
-    """Return the kind of that name, plural or singular.
+def get_kind(name: str) -> Kind:
+    """Return a kind by its plural or singular name.
 
-    :raises ComponentError: if there is none
+    :raises ComponentError: if it does not exist
     """
-    known = {kind.singular: kind for kind in KINDS.values()} | KINDS
-    if name not in known:
-        raise ComponentError(f"there is no kind '{name}'", did_you_mean(name, [*KINDS]))
-    return known[name]
+    kinds = {kind.singular: kind for kind in KINDS.values()} | KINDS
+    if name not in kinds:
+        raise ComponentError(f"kind '{name}' does not exist", did_you_mean(name, [*KINDS]))
+    return kinds[name]
 
 
 @cache
-def entries(kind: Kind) -> dict[str, list[EntryPoint]]:
+def list_entry_points(kind: Kind) -> dict[str, list[EntryPoint]]:
     """List the registered names of a kind, sorted, each with every entry point that claims it.
 
     :raises ComponentError: if an installed distribution's list of entry points is damaged
     """
     try:
-        found = entry_points(group=kind.group)
+        registered = entry_points(group=kind.group)
     except Exception as error:  # torch and gymnasium cannot be imported either
-        damaged = ", ".join(one.name for one in distributions() if _is_damaged(one))
-        raise ComponentError(f"cannot read what these packages provide: {damaged}", "install them again") from error
+        damaged = ", ".join(distribution.name for distribution in distributions() if _is_damaged(distribution))
+        raise ComponentError(f"cannot read the entry points of these packages: {damaged}", "reinstall them") from error
     claims: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(found, key=lambda entry: entry.name.lower()):
-        claims.setdefault(entry.name, []).append(entry)
+    for entry_point in sorted(registered, key=lambda entry_point: entry_point.name.lower()):
+        claims.setdefault(entry_point.name, []).append(entry_point)
     return claims
 
 
@@ -117,106 +118,121 @@ def _is_damaged(distribution: Distribution) -> bool:
     return False
 
 
-def provider(entry: EntryPoint) -> str:
+def get_provider(entry_point: EntryPoint) -> str:
     """Return the name and version of the distribution that an entry point belongs to."""
-    name = entry.dist and entry.dist.name  # none, where an installation has been cut off
-    return f"{name} {entry.dist.version}" if name and entry.dist else "an unknown distribution"
+    distribution = entry_point.dist
+    if not distribution or not distribution.name:  # the installation was interrupted
+        return "an unknown distribution"
+    return f"{distribution.name} {distribution.version}"
 
 
-def reference(entry: EntryPoint) -> str:
-    """Return ``module:Class`` as an entry point has it.
+def get_reference(entry_point: EntryPoint) -> str:
+    """Return the ``module:Class`` that an entry point names.
 
-    :raises ComponentError: if it has something else
+    :raises ComponentError: if it names something else
     """
-    match = EntryPoint.pattern.match(entry.value)
+    match = EntryPoint.pattern.match(entry_point.value)
     if match is None or not match["attr"]:
-        raise ComponentError(f"the entry point '{entry.name} = {entry.value}' names no class", "write module:Class")
+        message = f"the entry point '{entry_point.name} = {entry_point.value}' does not name a class"
+        raise ComponentError(message, "write module:Class")
     return f"{match['module']}:{match['attr']}"
 
 
 def find(kind: Kind, name: str) -> type[Any]:
-    """Import the component that ``name`` means and check that it is of the kind.
+    """Import the component that a name stands for and check that it is of the kind.
 
-    :raises ComponentError: if there is no such name, two distributions claim it, its module cannot be imported,
-        or what it names is not of the kind
+    :param name: a registered name, ``module:Class`` or ``file.py:Class``
+    :raises ComponentError: if the name does not exist, two distributions claim it, its module cannot be imported, or
+        the component is of another kind
     """
     if ":" in name:
-        return _of_kind(kind, name, load_object(name))
-    entry = the_claim(kind, name)
+        return _check_kind(kind, name, load_object(name))
+    entry_point = get_entry_point(kind, name)
     try:
-        return _of_kind(kind, name, load_object(reference(entry)))
+        return _check_kind(kind, name, load_object(get_reference(entry_point)))
     except ComponentError as error:
-        raise _with_origin(error, kind, entry) from error.__cause__
+        raise _add_provider(error, kind, entry_point) from error.__cause__
 
 
-def the_claim(kind: Kind, name: str) -> EntryPoint:
-    """Return the one entry point that claims a name.
+def get_entry_point(kind: Kind, name: str) -> EntryPoint:
+    """Return the only entry point that claims a name.
 
-    :raises ComponentError: if there is none, or several
+    :raises ComponentError: if no distribution claims it, or several do
     """
-    claims = entries(kind)
+    claims = list_entry_points(kind)
     if name not in claims:
-        hint = did_you_mean(name, [*claims]) or f"`toolkit plugins {kind.name}` lists what there is"
+        hint = did_you_mean(name, [*claims]) or f"`toolkit plugins {kind.name}` lists all"
         if kind.name == "policies" and _ALIAS.fullmatch(name):
-            hint = "algorithms have this alias, each for a class of its own: see `toolkit plugins algorithms NAME`"
-        raise ComponentError(f"there is no {kind.singular} '{name}'", hint)
+            hint = "algorithms have this alias, each for its own class: see `toolkit plugins algorithms NAME`"
+        raise ComponentError(f"{kind.singular} '{name}' does not exist", hint)
     if len(claims[name]) > 1:
-        owners = " and ".join(f"{provider(entry)} ({entry.value})" for entry in claims[name])
+        owners = " and ".join(f"{get_provider(claim)} ({claim.value})" for claim in claims[name])
         raise ComponentError(f"{kind.singular} '{name}' is claimed by {owners}", "name the one you mean by its path")
     return claims[name][0]
 
 
-def _with_origin(error: ComponentError, kind: Kind, entry: EntryPoint) -> ComponentError:
-    """Say whose component it is that cannot be used, and which module it lacks."""
-    lacking = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
-    if lacking and entry.extras:
-        message = f"{kind.singular} '{entry.name}' needs the module '{lacking}', which is not installed"
-        return ComponentError(message, install_command(entry))
-    if lacking and not f"{entry.module}.".startswith(f"{lacking}."):
-        return ComponentError(error.message, f"{provider(entry)} needs the module '{lacking}': install what has it")
-    return ComponentError(error.message, f"it comes with {provider(entry)}")
+def _add_provider(error: ComponentError, kind: Kind, entry_point: EntryPoint) -> ComponentError:
+    """Return the error with the distribution of the component, or the module that it needs."""
+    cause = error.__cause__
+    missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+    if missing and entry_point.extras:
+        message = f"{kind.singular} '{entry_point.name}' needs the module '{missing}', which is not installed"
+        return ComponentError(message, get_install_command(entry_point))
+    if missing and not f"{entry_point.module}.".startswith(f"{missing}."):
+        hint = f"{get_provider(entry_point)} needs the module '{missing}': install its package"
+        return ComponentError(error.message, hint)
+    return ComponentError(error.message, f"it comes with {get_provider(entry_point)}")
 
 
-def install_command(entry: EntryPoint) -> str:
-    """Return what installs the extras that an entry point needs, as in ``name = "module:Class [extra]"``."""
-    return f'pip install "{entry.dist.name if entry.dist else ""}[{",".join(entry.extras)}]"'
+def get_install_command(entry_point: EntryPoint) -> str:
+    """Return the command that installs the extras of an entry point, as in ``name = "module:Class [extra]"``."""
+    distribution = entry_point.dist.name if entry_point.dist else ""
+    return f'pip install "{distribution}[{",".join(entry_point.extras)}]"'
 
 
 def load_object(reference: str) -> Any:
-    """Import what ``module:Name`` or ``path/file.py:Name`` names.
+    """Import what ``module:Name`` or ``path/file.py:Name`` refers to.
 
-    :raises ComponentError: if the module cannot be imported or has no such name
+    :raises ComponentError: if the module cannot be imported or does not have the name
     """
     source, _, attribute = reference.rpartition(":")
     if not source or not attribute or (":" in source and not source.endswith(".py")):
-        raise ComponentError(f"'{reference}' names nothing to import", "write module:Class")
-    found: Any = load_module(source)
+        raise ComponentError(f"'{reference}' is not the path of a class", "write module:Class")
+    module = load_module(source)
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError:
+        raise _make_missing_name_error(source, module, attribute) from None
+    except Exception as error:  # a module that imports on demand
+        raise ComponentError(f"importing '{reference}' failed: {describe_error(error)}") from error
+
+
+def _make_missing_name_error(source: str, module: ModuleType, attribute: str) -> ComponentError:
+    """Return the error about a name that a module, or a class in it, does not have."""
+    owner: Any = module
     for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            public = [name for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
-            hint = did_you_mean(attribute, public)
-            if source == "__main__":
-                hint = "it was defined in a notebook or script: define it here as well, or keep it in a file"
-            raise ComponentError(f"'{source}' has no '{attribute}'", hint) from None
-        except Exception as error:  # a module that imports on demand
-            raise ComponentError(f"importing '{reference}' failed: {describe_error(error)}") from error
-    return found
+        if not hasattr(owner, part):
+            break
+        owner = getattr(owner, part)
+    public_names = [name for name in getattr(owner, "__dict__", {}) if not name.startswith("_")]
+    hint = did_you_mean(attribute, public_names)
+    if source == "__main__":
+        hint = "its definition is in a notebook or script: repeat it here, or move it to a file"
+    return ComponentError(f"'{source}' has no '{attribute}'", hint)
 
 
 def load_module(source: str) -> ModuleType:
-    """Import a module by its name, or a loose file by its path.
+    """Import a module by its name, or a Python file by its path.
 
-    :raises ComponentError: if there is none, or importing it raises
+    :raises ComponentError: if it does not exist, or importing it raises an exception
     """
     if not source.endswith(".py") and ("/" in source or source.startswith(".")):
-        raise ComponentError(f"'{source}' is no module", "the path of a file ends in .py")
+        raise ComponentError(f"'{source}' is not a module", "the path of a file ends in .py")
     try:
         return import_file(Path(source)) if source.endswith(".py") else import_by_name(source)
     except ModuleNotFoundError as error:
         if source == error.name or source.startswith(f"{error.name}."):
-            raise ComponentError(f"there is no module '{error.name}'", "is its package installed here?") from error
+            raise ComponentError(f"module '{error.name}' does not exist", "is its package installed here?") from error
         raise ComponentError(f"importing '{source}' failed: {describe_error(error)}") from error
     except ComponentError:
         raise
@@ -224,19 +240,21 @@ def load_module(source: str) -> ModuleType:
         raise ComponentError(f"importing '{source}' failed: {describe_error(error)}") from error
 
 
-def _of_kind(kind: Kind, name: str, found: Any) -> type[Any]:
-    base = load_object(kind.base) if kind.base else object
-    wanted = f"a subclass of {kind.base.replace(':', '.')}" if kind.base else "a class of callable objects"
-    if (
-        not isinstance(found, type)
-        or not issubclass(found, base)
-        or (kind.base is None and not makes_callables(found))
+def _check_kind(kind: Kind, name: str, component: Any) -> type[Any]:
+    """Return a component if it is of the kind.
+
+    :raises ComponentError: if it is not
+    """
+    is_class = isinstance(component, type)
+    if is_class and (
+        issubclass(component, load_object(kind.base)) if kind.base else has_callable_instances(component)
     ):
-        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-        raise ComponentError(f"'{name}' is not a {kind.singular}: it names {what}, and this place takes {wanted}")
-    return found
+        return component  # type: ignore[no-any-return]
+    expected = f"a subclass of {kind.base.replace(':', '.')}" if kind.base else "a class with callable objects"
+    actual = f"the class {component.__name__}" if is_class else f"an object of type {type(component).__name__}"
+    raise ComponentError(f"'{name}' is not a valid {kind.singular}: it should be {expected}, not {actual}")
 
 
-def makes_callables(cls: type[Any]) -> bool:
-    """Say whether a class's objects can be called."""
+def has_callable_instances(cls: type[Any]) -> bool:
+    """Return whether the objects of a class can be called."""
     return any("__call__" in vars(parent) for parent in cls.__mro__[:-1])

@@ -1,7 +1,6 @@
-"""The run config: what a YAML file may say, checked, and written back.
+"""The schema of a run config, and its YAML.
 
-This module knows the shape of a config alone. Whether the things it names exist, and take the parameters given, is
-decided in :mod:`toolkit.config.components`.
+This module knows the shape of a config. :mod:`toolkit.config.components` checks the components that it names.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from toolkit.config import yaml_document
 from toolkit.config.trust import RunOrigin
-from toolkit.config.validation import Count, Part, Seed, check
+from toolkit.config.validation import Count, Seed, StrictModel, validate_document
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
@@ -27,11 +26,11 @@ def _component_from_name(value: Any) -> Any:
 Params = dict[str, Any]
 
 
-class ComponentConfig(Part):
-    """A component by name, with its parameters; in YAML a bare name is enough where there are none."""
+class ComponentConfig(StrictModel):
+    """A component by name, with its parameters; in YAML a bare name is enough without parameters."""
 
     name: Annotated[str, Field(min_length=1)]
-    """A registered name, `module:Name`, or `./file.py:Name` relative to the file it is written in."""
+    """A registered name, `module:Class`, or `./file.py:Class` relative to this file."""
     params: Params = {}
     """Keyword arguments of the component."""
 
@@ -42,62 +41,62 @@ Component = Annotated[
 ]
 
 
-class EnvConfig(Part):
+class EnvConfig(StrictModel):
     """The environment to train in."""
 
     id: Annotated[str, Field(min_length=1)]
-    """A Gymnasium id; `module:Name-v0` imports the module first."""
+    """A Gymnasium id; `module:Env-v0` imports the module first."""
     max_episode_steps: Count | None = None
-    """Time limit in steps; left out, the environment's own."""
+    """Time limit in steps; by default the environment's own."""
     params: Params = {}
     """Keyword arguments to `gymnasium.make`."""
     n_envs: Annotated[Count, Field(le=10_000)] = 1
-    """Number of environments stepped together."""
+    """Number of environments that step together."""
     vec_env: Literal["dummy", "subproc"] = "dummy"
-    """Whether they are stepped in this process or each in one of its own (SB3's DummyVecEnv, SubprocVecEnv)."""
+    """Whether they step in this process or each in its own (SB3's DummyVecEnv, SubprocVecEnv)."""
     step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Seconds that a step or reset may take in a process of its own (`vec_env: subproc`)."""
+    """Seconds that a step or reset may take with `vec_env: subproc`."""
     wrappers: tuple[Component, ...] = ()
     """Gymnasium wrappers, innermost first, outside Monitor: logged returns stay raw."""
     vec_wrappers: tuple[Component, ...] = ()
-    """SB3 wrappers of all environments together, innermost first: `vec_normalize`, `vec_frame_stack`."""
+    """SB3 wrappers around all environments, innermost first: `vec_normalize`, `vec_frame_stack`."""
 
 
-class AlgorithmConfig(Part):
+class AlgorithmConfig(StrictModel):
     """The algorithm and its policy."""
 
     name: Annotated[str, Field(min_length=1)]
     """A registered algorithm, or a Python path."""
     policy: Annotated[str, Field(min_length=1)] = "MlpPolicy"
-    """An alias of the algorithm's, a registered policy, or a Python path."""
+    """An alias of the algorithm, a registered policy, or a Python path."""
     params: Params = {}
     """Keyword arguments of the algorithm."""
     policy_params: Params = {}
     """Keyword arguments of the policy (SB3's `policy_kwargs`)."""
 
 
-class SnapshotsConfig(Part):
-    """When the whole state of training is saved, for `toolkit resume`; it is when training is interrupted, too."""
+class SnapshotsConfig(StrictModel):
+    """When the whole training state is saved for `toolkit resume`; an interrupt saves it too."""
 
     every_timesteps: Count | None = None
     """Environment steps between two snapshots."""
     every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
     """Minutes between two snapshots."""
     keep: Count = 2
-    """How many of the newest are kept, besides the one with the best mean return."""
+    """How many of the latest snapshots are kept, besides the one with the best mean return."""
 
 
-class RunConfig(Part):
-    """One training run, whole."""
+class RunConfig(StrictModel):
+    """The config of one training run."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
-    """Name of the run's directory; left out, the stem of the file."""
+    """Name of the run directory; by default the stem of the file."""
     seed: Seed = 0
-    """Training, evaluation and video environments get seeds derived from it."""
+    """Seeds of training, evaluation and video environments are derived from it."""
     timesteps: Count
-    """Environment steps to train for, over all environments."""
+    """Number of environment steps to train for, over all environments."""
     import_modules: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Modules that are imported first, as those that register environments: `ale_py`, or `./my_envs.py`."""
+    """Modules to import first, for example to register environments: `ale_py`, or `./my_envs.py`."""
     env: EnvConfig
     algorithm: Annotated[
         AlgorithmConfig,
@@ -106,7 +105,7 @@ class RunConfig(Part):
     callbacks: tuple[Component, ...] = ()
     """SB3 callbacks, called in this order."""
     snapshots: SnapshotsConfig = SnapshotsConfig()
-    """When the whole state of training is saved."""
+    """When the whole training state is saved."""
 
     _locations: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
     _origin: RunOrigin | None = PrivateAttr(default=None)
@@ -129,7 +128,7 @@ class RunConfig(Part):
     def to_document(self) -> Document:
         """Return the whole config, defaults included, as plain data.
 
-        :raises ConfigError: if a parameter is no plain data, as can happen when the config was made in Python
+        :raises ConfigError: if a parameter is not plain data, which only Python can give
         """
         try:
             return Document(self.model_dump(mode="json"), dict(self._locations), self._origin)
@@ -137,21 +136,21 @@ class RunConfig(Part):
             raise self.make_error([Problem((), f"cannot be written as YAML: {error}", "name a component")]) from error
 
     def to_yaml(self) -> str:
-        """Write the whole config, defaults included, as YAML that reads back as the same config.
+        """Return the whole config, defaults included, as YAML that reads back as the same config.
 
-        :raises ConfigError: if a parameter is no plain data
+        :raises ConfigError: if a parameter is not plain data
         """
         return yaml_document.dump(self.to_document().data)
 
 
-def parse(document: Document) -> tuple[RunConfig | None, list[Problem]]:
+def parse_config(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     """Check the shape of a config.
 
-    :return: the config, and every problem found. With problems, the config is what remains of it without the parts
-        they concern, so that the rest can still be checked, or ``None`` when too little remains.
+    :return: the config, and every problem. With problems, the config holds the valid rest of the document, so that
+        this can still be checked, or is ``None`` if too little is valid.
     """
-    least = "write at least timesteps, env.id and algorithm.name"
-    config, problems = check(RunConfig, document, least, {"timesteps": 1})
+    hint = "write at least timesteps, env.id and algorithm.name"
+    config, problems = validate_document(RunConfig, document, hint, {"timesteps": 1})
     if config is None:
         return None, problems
     config._locations.update(document.locations)
@@ -165,6 +164,5 @@ def _are_equal(left: Any, right: Any) -> bool:
         return left.keys() == right.keys() and all(_are_equal(value, right[key]) for key, value in left.items())
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(_are_equal, left, right))
-    if isinstance(left, float) and isinstance(right, float) and math.isnan(left):
-        return math.isnan(right)
-    return bool(left == right)
+    are_nan = isinstance(left, float) and isinstance(right, float) and math.isnan(left) and math.isnan(right)
+    return are_nan or bool(left == right)

@@ -1,4 +1,4 @@
-"""Whether parameters from a YAML file fit a component's constructor, and their values as it takes them."""
+"""Check the parameters in a config against a component's constructor, and convert their values for it."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit.config.registry import KINDS, entries, find, load_object, makes_callables
+from toolkit.config.registry import KINDS, find, has_callable_instances, list_entry_points, load_object
 from toolkit.config.type_hints import (
-    adapter_of,
-    admits,
+    allows,
+    format_type,
     is_callable_type,
     is_class_type,
     is_mapping_type,
     is_numpy_type,
     is_union,
-    type_name,
+    make_type_adapter,
 )
 from toolkit.utils.errors import ComponentError, KeyPath, Problem, describe_error, did_you_mean
 
 
 @dataclass
-class Parameters:
+class Signature:
     """The keyword parameters that a component's constructor takes.
 
-    :param named: parameter name to its :class:`inspect.Parameter`, annotations resolved where they can be
-    :param open: whether other names are taken too (``**kwargs`` that end in no known signature)
+    :param parameters: by name, with annotations that are evaluated where possible
+    :param accepts_others: whether it takes other names too (``**kwargs`` that reach no known signature)
     """
 
-    named: dict[str, inspect.Parameter] = field(default_factory=dict)
-    open: bool = False
+    parameters: dict[str, inspect.Parameter] = field(default_factory=dict)
+    accepts_others: bool = False
 
 
-def signature_of(component: Callable[..., Any]) -> Parameters:
-    """Return the parameters of a component; a class that hands ``**kwargs`` to its parent has the parent's too."""
+def read_signature(component: Callable[..., Any]) -> Signature:
+    """Return the signature of a component; a class that passes ``**kwargs`` on has its parent's parameters too."""
     if not isinstance(component, type):
-        return _own_parameters(component)
-    merged = Parameters()
+        return _read_function(component)
+    merged = Signature()
     for cls in component.__mro__:
         if "__init__" not in vars(cls) or cls is object:
             continue
-        own = _own_parameters(vars(cls)["__init__"], 1)
-        merged.named = {**own.named, **merged.named}
-        merged.open = own.open
-        if not own.open:
+        signature = _read_function(vars(cls)["__init__"], is_method=True)
+        merged.parameters = {**signature.parameters, **merged.parameters}
+        merged.accepts_others = signature.accepts_others
+        if not signature.accepts_others:
             break
     return merged
 
@@ -59,175 +59,205 @@ def bind_arguments(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Check parameters against a component's signature and convert their values.
 
-    :param supplied: parameters that do not belong in the YAML, with where their value comes from
-    :return: the keyword arguments, and every problem found
+    :param path: where the config has the parameters
+    :param supplied: parameters that the toolkit passes, with where their value comes from
+    :return: the keyword arguments, and every problem
     """
-    signature = signature_of(component)
-    problems, arguments = [], {}
-    known = [name for name in signature.named if name not in supplied]
+    signature = read_signature(component)
+    allowed = Signature({name: item for name, item in signature.parameters.items() if name not in supplied})
+    allowed.accepts_others = signature.accepts_others
+    problems: list[Problem] = []
+    arguments: dict[str, Any] = {}
     for name, value in params.items():
-        place = (*path, name)
-        if name in supplied:
-            problems.append(Problem(place, f"is not set here: it comes from {supplied[name]}"))
-        elif name in signature.named:
-            try:
-                arguments[name] = convert(value, signature.named[name].annotation, place)
-            except _UnfitError as unfit:
-                problems.append(unfit.problem)
-        elif signature.open:
-            arguments[name] = value
-        else:
-            hint = did_you_mean(name, known, [other for other in known if other in params])
-            problems.append(Problem(place, "unknown parameter", hint))
-    for name in known:
-        if name not in params and signature.named[name].default is inspect.Parameter.empty:
+        try:
+            if name in supplied:
+                raise _MismatchError((*path, name), f"cannot be set here: it comes from {supplied[name]}")
+            arguments[name] = convert(value, _find_annotation(name, allowed, params, path), (*path, name))
+        except _MismatchError as error:
+            problems.append(error.problem)
+    for name, parameter in allowed.parameters.items():
+        if name not in params and parameter.default is inspect.Parameter.empty:
             problems.append(Problem((*path, name), "required parameter is missing"))
     return arguments, problems
 
 
-class _UnfitError(Exception):
+def _find_annotation(name: str, signature: Signature, params: Mapping[str, Any], path: KeyPath) -> Any:
+    if name in signature.parameters:
+        return signature.parameters[name].annotation
+    if signature.accepts_others:
+        return inspect.Parameter.empty
+    names = [*signature.parameters]
+    hint = did_you_mean(name, names, [other for other in names if other in params])
+    raise _MismatchError((*path, name), "unknown parameter", hint)
+
+
+class _MismatchError(Exception):
+    """A value that does not fit its parameter."""
+
     def __init__(self, path: KeyPath, message: str, hint: str = "") -> None:
         self.problem = Problem(path, message, hint)
 
 
 def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
-    """Turn a YAML value into what an annotation asks for.
+    """Convert a YAML value to the type of its annotation.
 
-    A path becomes the class it names, a component the object it describes, a list an array or a tuple.
+    A Python path becomes the class it names, a component the object it describes, a list a tuple or an array.
     """
     if annotation is inspect.Parameter.empty:
         return value
-    if isinstance(value, str) and value in entries(KINDS["schedules"]) and admits(annotation, is_callable_type):
+    if isinstance(value, str) and _is_schedule_name(value, annotation):
         value = {"name": value}
-    if _is_component(value) and not admits(annotation, is_mapping_type):
-        name, value = value["name"], _make(value, annotation, path)
+    if _is_component(value) and not allows(annotation, is_mapping_type):
+        name, value = value["name"], _build_component(value, annotation, path)
         _check_call(name, value, annotation, path)
-    elif isinstance(value, str) and ":" in value and admits(annotation, is_class_type):
+    elif isinstance(value, str) and ":" in value and allows(annotation, is_class_type):
         try:
             value = load_object(value)
         except ComponentError as error:
-            raise _UnfitError(path, error.message, error.hint) from None
-    elif isinstance(value, list | int | float) and admits(annotation, is_numpy_type):
-        return _for_numpy(value, annotation, path)
-    return _validated(value, annotation, path)
+            raise _MismatchError(path, error.message, error.hint) from None
+    elif isinstance(value, list | int | float) and allows(annotation, is_numpy_type):
+        return _convert_to_array(value, annotation, path)
+    return _validate(value, annotation, path)
 
 
-def _validated(value: Any, annotation: Any, path: KeyPath) -> Any:
-    adapter = adapter_of(annotation)
+def _validate(value: Any, annotation: Any, path: KeyPath) -> Any:
+    adapter = make_type_adapter(annotation)
     if adapter is None:
         return value
     try:
         converted = adapter.validate_python(value)
     except ValidationError:
-        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None
-    except Exception:  # out of the code of somebody's type
+        raise _make_type_error(value, annotation, path) from None
+    except Exception:  # raised by the code of a third-party type
         return value
-    if not _same_kind(value, converted):  # pydantic also reads "1" and true as numbers
-        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
+    if not _keeps_types(value, converted):  # pydantic also reads "1" and true as numbers
+        raise _make_type_error(value, annotation, path)
     return converted
 
 
-def _own_parameters(function: Callable[..., Any], supplied: int = 0) -> Parameters:
-    """Return a function's parameters without the first ones, which are supplied: a method's object, however named."""
-    hints: dict[str, Any] = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
-        one = types.SimpleNamespace(__annotations__={name: annotation})
-        try:
-            hints |= typing.get_type_hints(one, getattr(function, "__globals__", None))
-        except Exception:  # noqa: S112 - annotations are only a help; one that cannot be evaluated is not the user's fault
-            continue
+def _make_type_error(value: Any, annotation: Any, path: KeyPath) -> _MismatchError:
+    return _MismatchError(path, f"should be {format_type(annotation)}, not {value!r}")
+
+
+def _read_function(function: Callable[..., Any], is_method: bool = False) -> Signature:
     try:
-        signature = inspect.signature(function)
+        parameters = [*inspect.signature(function).parameters.values()][is_method:]
     except (TypeError, ValueError):
-        return Parameters(open=True)
-    parameters = Parameters()
-    for name, parameter in [*signature.parameters.items()][supplied:]:
+        return Signature(accepts_others=True)
+    hints = _evaluate_hints(function)
+    signature = Signature()
+    for parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            parameters.open = True
+            signature.accepts_others = True
         elif parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
-            annotation = hints.get(name, parameter.annotation)
+            annotation = hints.get(parameter.name, parameter.annotation)
             if isinstance(annotation, str):
                 annotation = inspect.Parameter.empty
-            parameters.named[name] = parameter.replace(annotation=annotation)
-    return parameters
+            signature.parameters[parameter.name] = parameter.replace(annotation=annotation)
+    return signature
+
+
+def _evaluate_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Evaluate annotations one by one, so that one that cannot be evaluated does not hide the others."""
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints |= typing.get_type_hints(holder, getattr(function, "__globals__", None))
+        except Exception:  # noqa: S112 - an annotation that cannot be evaluated is not the user's mistake
+            continue
+    return hints
+
+
+def _is_schedule_name(value: str, annotation: Any) -> bool:
+    return value in list_entry_points(KINDS["schedules"]) and allows(annotation, is_callable_type)
 
 
 def _is_component(value: Any) -> bool:
     return isinstance(value, dict) and "name" in value and value.keys() <= {"name", "params"}
 
 
-def _make(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
-    """Build the object that a component in a parameter's place describes, if its class fits there."""
+def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
+    """Build the object that a parameter describes as a component, if its class fits the annotation."""
     name, params = value["name"], value.get("params", {})
     if not isinstance(name, str) or not isinstance(params, dict):
-        raise _UnfitError(path, "should be a component: a name, and params as a mapping")
+        raise _MismatchError(path, "should be a component: a name, and params as a mapping")
     try:
         cls = load_object(name) if ":" in name else find(KINDS["schedules"], name)
     except ComponentError as error:
-        raise _UnfitError((*path, "name"), error.message, error.hint) from None
+        raise _MismatchError((*path, "name"), error.message, error.hint) from None
     if not isinstance(cls, type):
-        raise _UnfitError((*path, "name"), f"'{name}' is not a class")
-    if not admits(annotation, lambda part: _may_stand_for(cls, part)):  # before it is built: building runs it
-        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}")
+        raise _MismatchError((*path, "name"), f"'{name}' is not a class")
+    if not allows(annotation, lambda part: _is_component_class(cls, part)):  # before it is built: building runs it
+        raise _make_type_error(value, annotation, path)
     arguments, problems = bind_arguments(cls, params, (*path, "params"), {})
     if problems:
         first = problems[0]
-        raise _UnfitError(first.path, first.message, first.hint)
+        raise _MismatchError(first.path, first.message, first.hint)
     try:
         return cls(**arguments)
     except Exception as error:
-        raise _UnfitError(path, f"{name} cannot be built: {describe_error(error)}") from error
+        raise _MismatchError(path, f"{name} cannot be built: {describe_error(error)}") from error
 
 
-def _may_stand_for(cls: type[Any], annotation: Any) -> bool:
-    """Say whether a component may be of a class: one whose objects are called, or a subclass of a library's own class.
+def _is_component_class(cls: type[Any], annotation: Any) -> bool:
+    """Return whether a class may be built for an annotation.
 
-    Numbers, text, files and containers are written as YAML has them, and Python's own classes are no components:
-    building some of them starts a process or empties a file.
+    It has callable objects, or it is a subclass of a library's class. YAML writes numbers, text, files and containers
+    itself. Python's own classes are no components: building some of them starts a process or empties a file.
     """
-    wanted = typing.get_origin(annotation) or annotation
+    expected = typing.get_origin(annotation) or annotation
     if cls.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
         return False
     if is_callable_type(annotation):
-        return makes_callables(cls)
-    if not isinstance(wanted, type) or wanted.__module__.partition(".")[0] in {"numpy", *sys.stdlib_module_names}:
+        return has_callable_instances(cls)
+    if not isinstance(expected, type) or expected.__module__.partition(".")[0] in {"numpy", *sys.stdlib_module_names}:
         return False
-    return issubclass(cls, wanted)
+    return issubclass(cls, expected)
 
 
-def _check_call(name: str, made: Any, annotation: Any, path: KeyPath) -> None:
-    """Refuse an object that cannot be called with what its place calls it with, as schedules of two kinds are."""
-    parts = typing.get_args(annotation) if is_union(annotation) else (annotation,)
-    wanted = [typing.get_args(part)[0] for part in parts if is_callable_type(part) and typing.get_args(part)]
-    if not wanted or not isinstance(wanted[0], list) or not callable(made):
+def _check_call(name: str, component: Any, annotation: Any, path: KeyPath) -> None:
+    """Refuse an object that cannot be called as its parameter calls it: there are two kinds of schedules."""
+    types_in_call = _list_call_types(annotation)
+    if types_in_call is None or not callable(component):
         return
     try:
-        signature = inspect.signature(made)
+        signature = inspect.signature(component)
     except (TypeError, ValueError):
         return
     try:
-        signature.bind(*wanted[0])
+        signature.bind(*types_in_call)
     except TypeError:
-        given = ", ".join(type_name(one) for one in wanted[0])
-        taken = ", ".join(signature.parameters)
-        raise _UnfitError(path, f"'{name}' does not fit: it is called with ({taken}), here with ({given})") from None
+        expected, actual = ", ".join(signature.parameters), ", ".join(map(format_type, types_in_call))
+        message = f"'{name}' does not fit: it is called with ({expected}), here with ({actual})"
+        raise _MismatchError(path, message) from None
 
 
-def _same_kind(given: Any, converted: Any) -> bool:
-    if isinstance(given, dict) and isinstance(converted, dict):
-        return all(_same_kind(given[key], converted.get(key)) for key in given)
-    if isinstance(given, list | tuple) and isinstance(converted, Collection) and not isinstance(converted, str):
-        return all(_same_kind(one, other) for one, other in zip(given, converted, strict=False))
-    if isinstance(given, bool | str) or isinstance(converted, bool | str):
-        return type(given) is type(converted) or not isinstance(converted, bool | int | float | str)
-    return True
+def _list_call_types(annotation: Any) -> list[Any] | None:
+    """Return the types of the arguments that a ``Callable[[A, B], C]`` is called with, ``None`` if unknown."""
+    for part in typing.get_args(annotation) if is_union(annotation) else (annotation,):
+        if is_callable_type(part) and typing.get_args(part):
+            types_in_call = typing.get_args(part)[0]
+            return types_in_call if isinstance(types_in_call, list) else None
+    return None
 
 
-def _for_numpy(value: Any, annotation: Any, path: KeyPath) -> Any:
-    """Make a list an array; a number is good for either."""
+def _keeps_types(value: Any, converted: Any) -> bool:
+    """Return whether pydantic made no number, truth value or text of another type."""
+    if isinstance(value, dict) and isinstance(converted, dict):
+        return all(_keeps_types(value[key], converted.get(key)) for key in value)
+    if isinstance(value, list | tuple) and isinstance(converted, Collection) and not isinstance(converted, str):
+        return all(map(_keeps_types, value, converted))
+    if not isinstance(value, bool | str) and not isinstance(converted, bool | str):
+        return True
+    return type(value) is type(converted) or not isinstance(converted, bool | int | float | str)
+
+
+def _convert_to_array(value: Any, annotation: Any, path: KeyPath) -> Any:
+    """Convert a list to an array; a number fits as it is."""
     import numpy as np
 
     try:
         return np.asarray(value) if isinstance(value, list) else value
     except ValueError:  # rows of different lengths
-        raise _UnfitError(path, f"should be {type_name(annotation)}, not {value!r}") from None
+        raise _make_type_error(value, annotation, path) from None

@@ -10,38 +10,38 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolkit.config import yaml_document
-from toolkit.config.compose import plain
+from toolkit.config.compose import to_plain_data
 from toolkit.config.registry import Kind
-from toolkit.config.signatures import bind_arguments, signature_of
-from toolkit.config.type_hints import type_name
+from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.config.type_hints import format_type
 from toolkit.utils.errors import ConfigError
 
 _SCHEDULE = {"name": "constant", "params": {"val": 0.5}}
 _PLACEHOLDERS: tuple[Any, ...] = (0.5, 1, "...", False, [], {}, _SCHEDULE)
 
 
-def snippet(kind: Kind, name: str, component: type[Any]) -> str:
+def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
     """Write a part of a config that names a component, with the defaults of its parameters.
 
     A required parameter gets a placeholder of its type, or a comment where there is none.
     """
-    lines = [f"name: {one_line(name)}", *_params("params", kind, component)]
+    lines = [f"name: {dump_inline(name)}", *_params("params", kind, component)]
     match kind.name:
         case "algorithms":
             policy, *others = getattr(component, "policy_aliases", None) or ["MlpPolicy"]
             choice = f"policy: {policy}" + (f"  # or {', '.join(others)}" if others else "")
             return _nested(["algorithm"], [lines[0], choice, *lines[1:]])
         case "policies":
-            return _nested(["algorithm"], [f"policy: {one_line(name)}", *_params("policy_params", kind, component)])
+            return _nested(["algorithm"], [f"policy: {dump_inline(name)}", *_params("policy_params", kind, component)])
         case "schedules":
             return _nested(["algorithm", "params", _caller_of(component)], lines)
         case "launchers" | "samplers" | "pruners":
             return _nested([kind.singular], lines)
-    entry = [f"- {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines[1:] else [f"- {one_line(name)}"]
+    entry = [f"- {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines[1:] else [f"- {dump_inline(name)}"]
     return _nested(["callbacks"] if kind.name == "callbacks" else ["env", kind.name], entry)
 
 
-def one_line(value: Any) -> str:
+def dump_inline(value: Any) -> str:
     """Write plain data as YAML in one line."""
     text = yaml_document.dump([value]).strip()
     text = text[1:-1] if text.startswith("[") else text.removeprefix("- ")
@@ -49,7 +49,7 @@ def one_line(value: Any) -> str:
 
 
 def _params(key: str, kind: Kind, component: type[Any]) -> list[str]:
-    named = signature_of(component).named.values()
+    named = read_signature(component).parameters.values()
     lines = [line for one in named if one.name not in kind.supplied for line in _assignment(component, one)]
     if all(line.startswith("#") for line in lines):  # a key with nothing but comments below it would be null
         return lines
@@ -61,15 +61,15 @@ def _assignment(component: type[Any], parameter: inspect.Parameter) -> Iterator[
     name, annotation = parameter.name, parameter.annotation
     if parameter.default is not inspect.Parameter.empty:
         try:
-            value = plain(parameter.default, name)
+            value = to_plain_data(parameter.default, name)
         except ConfigError:
             return
         if value is not None and _fits(component, name, value):
-            yield f"{name}: {one_line(value)}"
+            yield f"{name}: {dump_inline(value)}"
         return
     choices = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else _PLACEHOLDERS
-    fitting = (f"{name}: {one_line(value)}" for value in choices if _fits(component, name, value))
-    yield f"{next(fitting, f'# {name}:')}  # required: {type_name(annotation)}"
+    fitting = (f"{name}: {dump_inline(value)}" for value in choices if _fits(component, name, value))
+    yield f"{next(fitting, f'# {name}:')}  # required: {format_type(annotation)}"
 
 
 def _fits(component: type[Any], name: str, value: Any) -> bool:

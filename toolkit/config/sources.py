@@ -12,7 +12,7 @@ from pathlib import Path
 _MOST_HOPS = 5
 
 
-def docstring_of(reference: str) -> str | None:
+def find_docstring(reference: str) -> str | None:
     """Return the docstring of what ``module:Class`` names, through the modules it is imported from.
 
     :return: ``None`` where the source does not tell

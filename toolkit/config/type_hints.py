@@ -1,4 +1,4 @@
-"""What type annotations say of the values they admit."""
+"""Ask type annotations which values they allow."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pydantic import ConfigDict, TypeAdapter
 _SETTINGS = ConfigDict(arbitrary_types_allowed=True)
 
 
-def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
-    """Return what checks and converts values of a type; ``None`` for an annotation that says too little."""
+def make_type_adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """Return a pydantic adapter that checks and converts values; ``None`` if pydantic cannot use the annotation."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an annotation that is no type is its author's business
+            warnings.simplefilter("ignore")  # about annotations that are not types
             return TypeAdapter(annotation, config=_SETTINGS)
-    except Exception:  # pydantic's own of several kinds, and whatever somebody's class raises
+    except Exception:  # pydantic has several, and a third-party class may raise any
         return None
 
 
-def type_name(annotation: Any) -> str:
-    """Write a type as a person would: ``int``, ``float or Callable[[float], float]``, ``type[nn.Module] or None``."""
+def format_type(annotation: Any) -> str:
+    """Format a type for people: ``int``, ``float or Callable[[float], float]``, ``ActionNoise or null``."""
     if is_union(annotation):
-        return " or ".join(dict.fromkeys(type_name(part) for part in typing.get_args(annotation)))
+        return " or ".join(dict.fromkeys(format_type(part) for part in typing.get_args(annotation)))
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(annotation)))
     if annotation is inspect.Parameter.empty or annotation is type(None):
@@ -41,35 +41,35 @@ def type_name(annotation: Any) -> str:
 
 
 def is_union(annotation: Any) -> bool:
-    """Say whether it is ``A | B`` or ``Optional[A]``."""
+    """Return whether the annotation is ``A | B`` or ``Optional[A]``."""
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def admits(annotation: Any, test: Callable[[Any], bool]) -> bool:
-    """Say whether an annotation, or one part of a union, passes a test."""
+def allows(annotation: Any, test: Callable[[Any], bool]) -> bool:
+    """Return whether an annotation, or any part of a union, passes a test."""
     if is_union(annotation):
-        return any(admits(part, test) for part in typing.get_args(annotation))
+        return any(allows(part, test) for part in typing.get_args(annotation))
     return test(annotation)
 
 
 def is_mapping_type(annotation: Any) -> bool:
-    """Say whether values of the type may be mappings as they are."""
+    """Return whether a mapping can be a value of the type."""
     origin = typing.get_origin(annotation) or annotation
     return annotation is Any or (isinstance(origin, type) and issubclass(origin, Mapping))
 
 
 def is_class_type(annotation: Any) -> bool:
-    """Say whether it is ``type`` or ``type[X]``."""
+    """Return whether the annotation is ``type`` or ``type[X]``."""
     return (typing.get_origin(annotation) or annotation) is type
 
 
 def is_callable_type(annotation: Any) -> bool:
-    """Say whether it is ``Callable``, with its parameters or without."""
+    """Return whether the annotation is ``Callable``, with or without parameters."""
     return annotation is Callable or typing.get_origin(annotation) is Callable
 
 
 def is_numpy_type(annotation: Any) -> bool:
-    """Say whether it is an array, or ``np.floating`` and the like, as stock Gymnasium wrappers annotate numbers."""
+    """Return whether the annotation is an array, or a NumPy number as in Gymnasium's wrappers (``np.floating``)."""
     origin = typing.get_origin(annotation) or annotation
     parents = {(base.__module__, base.__name__) for base in getattr(origin, "__mro__", ())}
     return bool(parents & {("numpy", "ndarray"), ("numpy", "number")})

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from toolkit.config.type_hints import adapter_of, is_callable_type, is_class_type, is_numpy_type, is_union
+from toolkit.config.type_hints import is_callable_type, is_class_type, is_numpy_type, is_union, make_type_adapter
 
 Schema = dict[str, Any]
 
@@ -24,16 +24,16 @@ _SAMPLES = {"integer": 1, "number": 0.5, "string": "", "boolean": True, "array":
 _AS_WIDE = {"none", "bool", "int", "float", "str", "literal", "enum", "list", "tuple", "dict", "nullable", "union"}
 
 
-def schema_of(annotation: Any, schedule: Schema, component: Schema) -> Schema:
+def make_type_schema(annotation: Any, schedule: Schema, component: Schema) -> Schema:
     """Return what a YAML value for an annotation may look like.
 
     :param schedule: schema of a component where something is called
     :param component: schema of a component where an object of another class is wanted
     """
     if is_union(annotation):
-        parts = [schema_of(part, schedule, component) for part in typing.get_args(annotation)]
+        parts = [make_type_schema(part, schedule, component) for part in typing.get_args(annotation)]
         return {"anyOf": parts} if all(parts) else {}
-    if annotation is inspect.Parameter.empty or (adapter := adapter_of(annotation)) is None:
+    if annotation is inspect.Parameter.empty or (adapter := make_type_adapter(annotation)) is None:
         return {}
     for is_such, schema in ((is_callable_type, schedule), (is_class_type, _CLASS), (is_numpy_type, _NUMBERS)):
         if is_such(annotation):

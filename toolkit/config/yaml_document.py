@@ -1,7 +1,7 @@
-"""YAML text to plain data and back, with the place of every key.
+"""Read and write YAML: text to plain data with the location of every key, and back.
 
-YAML 1.2's core schema with underscores in numbers (``50_000``), because PyYAML's YAML 1.1 reads ``1e-3`` as text and
-``on`` as true. Tags, aliases and duplicate keys are refused: a config is data, read the same by everybody.
+Scalars follow YAML 1.2's core schema plus underscores in numbers (``50_000``): PyYAML's YAML 1.1 reads ``1e-3`` as
+text and ``on`` as true. Tags, aliases and duplicate keys are refused, so that every reader gets the same data.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
-_MOST_EVENTS = 50_000  # values, and starts and ends of lists and mappings: two seconds of parsing
-MAX_BITS = 14_000  # of an integer; Python writes and reads no more than 4300 digits
+_MAX_EVENTS = 50_000  # values, and starts and ends of lists and mappings: two seconds of parsing
+MAX_BITS = 14_000  # of an integer; Python reads and writes at most 4300 digits
 
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # of UTF-16, which only an escape can write; it cannot be printed
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a UTF-16 pair; only escapes write it, and it cannot be printed
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _CORE_SCHEMA = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -40,7 +40,7 @@ _CORE_SCHEMA = (
 _Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 
 
-def _resolvers() -> _Resolvers:
+def _make_resolvers() -> _Resolvers:
     table: _Resolvers = {}
     for name, pattern, first_characters in _CORE_SCHEMA:
         for first in first_characters:
@@ -50,7 +50,7 @@ def _resolvers() -> _Resolvers:
 
 
 class Loader(yaml.SafeLoader):
-    """Refuses what is not plain, and too deep nesting, before anything is made of it."""
+    """A YAML loader that refuses everything but plain data of limited size, before it builds any."""
 
     def __init__(self, text: str, label: str) -> None:
         self.label = label
@@ -59,31 +59,31 @@ class Loader(yaml.SafeLoader):
         super().__init__(text)
 
     def get_event(self) -> yaml.Event:
-        """Return the next event, if it may stand in a config."""
+        """Return the next event if a config may contain it."""
         event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
-        place = self.label if event.start_mark is None else f"{self.label}:{event.start_mark.line + 1}"
-        self.refuse_special(event, place)
+        location = self.label if event.start_mark is None else f"{self.label}:{event.start_mark.line + 1}"
+        self.refuse_special(event, location)
         if isinstance(event, yaml.ScalarEvent) and not is_text(event.value):
-            raise error_at(place, "an escape gives half of a surrogate pair", "write the character itself")
+            raise make_error(location, "an escape gives half of a surrogate pair", "write the character itself")
         self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         self.events += 1
-        if self.events > _MOST_EVENTS:
-            raise error_at(
-                place, f"there are more than {_MOST_EVENTS:,} values up to here", "a config is a page of text"
-            )
+        if self.events > _MAX_EVENTS:
+            raise make_error(location, f"the file has more than {_MAX_EVENTS:,} values", "shorten it")
         if self.depth > MAX_DEPTH:
-            raise error_at(place, f"is nested more than {MAX_DEPTH} levels deep")
+            raise make_error(location, f"is nested more than {MAX_DEPTH} levels deep")
         return event
 
-    def refuse_special(self, event: yaml.Event, place: str) -> None:
-        """Refuse what YAML has beside plain data."""
+    def refuse_special(self, event: yaml.Event, location: str) -> None:
+        """Refuse YAML features beyond plain data."""
         if anchor := getattr(event, "anchor", None):  # an alias has one too
-            raise error_at(place, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values")
+            raise make_error(
+                location, f"'{anchor}': anchors and aliases are not read", "use 'extends' to share values"
+            )
         if tag := getattr(event, "tag", None):
-            raise error_at(place, f"'{tag}': YAML tags are not read", "write the plain value")
+            raise make_error(location, f"'{tag}': YAML tags are not read", "write the plain value")
 
-    def builder(self) -> Builder:
-        """Return what turns the nodes into data."""
+    def make_builder(self) -> Builder:
+        """Return the builder that turns nodes into data."""
         return Builder(self.label)
 
 
@@ -102,7 +102,7 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
-Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _resolvers()
+Loader.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers = _make_resolvers()
 
 
 @dataclass
@@ -125,49 +125,50 @@ def dump(data: Any) -> str:
     return text
 
 
-def read(path: Path, dialect: type[Loader] = Loader) -> Document:
+def read(path: Path, loader_class: type[Loader] = Loader) -> Document:
     """Read one YAML file of at most 1 MiB.
 
-    :param dialect: which YAML it is written in; by default that of configs
-    :raises ConfigError: if it cannot be read, is no text, or is no YAML of the kind this module describes
+    :param loader_class: the dialect of YAML; by default that of configs
+    :raises ConfigError: if it cannot be read, is not text, or is not valid YAML of the dialect
     """
     try:
         if path.exists() and not path.is_file():
-            raise error_at(f"{path}", "is not a file")
+            raise make_error(f"{path}", "is not a file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise error_at(f"{path}", f"is larger than {MAX_BYTES >> 20} MiB", "a config is a page of text")
-        return parse(content.decode("utf-8"), str(path), dialect)
+            raise make_error(f"{path}", f"is larger than {MAX_BYTES >> 20} MiB", "shorten it")
+        return parse(content.decode("utf-8"), str(path), loader_class)
     except OSError as error:
-        raise error_at(f"{path}", f"cannot be read: {error.strerror}") from None
+        raise make_error(f"{path}", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise error_at(f"{path}:{line}", "is not UTF-8 text") from None
+        raise make_error(f"{path}:{line}", "is not UTF-8 text") from None
     except ValueError as error:  # a path with a NUL
-        raise error_at(f"{path}", f"cannot be read: {error}") from None
+        raise make_error(f"{path}", f"cannot be read: {error}") from None
 
 
-def parse(text: str, label: str, dialect: type[Loader] = Loader) -> Document:
-    """Parse YAML text; ``label`` is what its places are called.
+def parse(text: str, label: str, loader_class: type[Loader] = Loader) -> Document:
+    """Parse YAML text.
 
+    :param label: the file in locations
     :raises ConfigError: at the first line that cannot be read, or with every duplicate key
     """
     try:
-        loader = dialect(text, label)
+        loader = loader_class(text, label)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{label}:{mark.line + 1}" if mark else label
-        raise error_at(place, f"is not valid YAML: {error.problem or error.context}") from None
+        location = f"{label}:{mark.line + 1}" if mark else label
+        raise make_error(location, f"is not valid YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
-        place = f"{label}:{text.count(chr(10), 0, error.position) + 1}"
-        raise error_at(place, f"is not text: {str(error).splitlines()[0]}") from None
+        location = f"{label}:{text.count(chr(10), 0, error.position) + 1}"
+        raise make_error(location, f"is not text: {str(error).splitlines()[0]}") from None
     except (ValueError, OverflowError) as error:  # an escape of no character, a version of thousands of digits
-        raise error_at(f"{label}:{loader.line + 1}", f"is not valid YAML: {error}") from None
+        raise make_error(f"{label}:{loader.line + 1}", f"is not valid YAML: {error}") from None
     if node is None:
         return Document(None, {(): label})
-    builder = loader.builder()
+    builder = loader.make_builder()
     data = builder.build(node, ())
     if builder.problems:
         raise ConfigError(builder.problems, builder.locations)
@@ -175,45 +176,45 @@ def parse(text: str, label: str, dialect: type[Loader] = Loader) -> Document:
 
 
 def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Yield every value in plain data with its path, containers before what they hold."""
+    """Yield every value in plain data with its path, containers before their items."""
     yield path, data
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
         yield from walk(value, (*path, key))
 
 
-def leaves(data: Any) -> dict[KeyPath, str]:
-    """Return what plain data says, by path, without what only holds something else.
+def flatten(data: Any) -> dict[KeyPath, str]:
+    """Return the values of plain data by path, without the containers that are not empty.
 
-    :return: each value as text, since NaN is not equal to itself, and 1 is equal to true
+    :return: each value as text, so that NaN equals NaN and 1 does not equal true
     """
     return {path: repr(value) for path, value in walk(data) if not value or not isinstance(value, dict | list)}
 
 
 def is_text(text: str) -> bool:
-    """Say whether text can be written in UTF-8."""
-    return not _HALF_A_PAIR.search(text)
+    """Return whether UTF-8 can encode the text."""
+    return not _SURROGATE.search(text)
 
 
-def value_at(data: Any, path: KeyPath) -> Any:
+def get_value(data: Any, path: KeyPath) -> Any:
     """Return the value at a path that plain data has."""
     return reduce(getitem, path, data)
 
 
-def locations_under(document: Document, path: KeyPath) -> dict[KeyPath, str]:
-    """Return where the value at a path, at ``()``, and what it holds were written."""
-    places = {place[len(path) :]: line for place, line in document.locations.items() if place[: len(path)] == path}
+def get_locations(document: Document, path: KeyPath) -> dict[KeyPath, str]:
+    """Return the locations of the value at a path, which is at ``()``, and of everything in it."""
+    locations = {inner[len(path) :]: line for inner, line in document.locations.items() if inner[: len(path)] == path}
     nearest = Problem(path, "").nearest(document.locations)
-    return {(): document.locations[nearest]} | places if nearest is not None else places
+    return {(): document.locations[nearest]} | locations if nearest is not None else locations
 
 
-def error_at(place: str, message: str, hint: str = "") -> ConfigError:
-    """Return what to raise about the YAML at a place (``FILE:LINE``)."""
-    return ConfigError([Problem((), message, hint)], {(): place})
+def make_error(location: str, message: str, hint: str = "") -> ConfigError:
+    """Return the error about the YAML at a location (``FILE:LINE``)."""
+    return ConfigError([Problem((), message, hint)], {(): location})
 
 
 class Builder:
-    """Turns YAML nodes into plain data and notes where each key stands."""
+    """Turns YAML nodes into plain data and records the location of every key."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -225,36 +226,36 @@ class Builder:
         """Return a node's data."""
         self.locations.setdefault(path, f"{self.label}:{node.start_mark.line + 1}")
         if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, path)
+            return self.build_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         try:
-            return _scalar(node)
+            return _build_scalar(node)
         except ValueError:  # Python refuses to read an integer of more than 4300 digits
             self.problems.append(Problem(path, "is too long a number"))
             return None
 
-    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def build_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         """Return a mapping's data."""
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            place = f"{self.label}:{key_node.start_mark.line + 1}"
+            location = f"{self.label}:{key_node.start_mark.line + 1}"
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
             key_path = (*path, key)
             if key_node.tag != "tag:yaml.org,2002:str":
-                self.locations.setdefault(key_path, place)
+                self.locations.setdefault(key_path, location)
                 self.problems.append(Problem(key_path, "a key must be text", "put it in quotes"))
             elif key in data and key_path not in self.duplicates:
-                first = self.locations[key_path].rpartition(":")[2]
-                self.locations[key_path] = place
+                first_line = self.locations[key_path].rpartition(":")[2]
+                self.locations[key_path] = location
                 self.duplicates.add(key_path)
-                self.problems.append(Problem(key_path, f"duplicate key, first given in line {first}"))
-            self.locations.setdefault(key_path, place)
+                self.problems.append(Problem(key_path, f"duplicate key, first given in line {first_line}"))
+            self.locations.setdefault(key_path, location)
             data[key] = self.build(value_node, key_path)
         return data
 
 
-def _scalar(node: yaml.Node) -> Any:
+def _build_scalar(node: yaml.Node) -> Any:
     text: str = node.value
     kind = node.tag.rpartition(":")[2]
     if kind == "null":

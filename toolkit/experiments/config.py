@@ -17,12 +17,12 @@ from pydantic import BeforeValidator, Field
 
 from toolkit.config import yaml_document
 from toolkit.config.components import bind_component
-from toolkit.config.compose import override, read, shadows
+from toolkit.config.compose import apply_overrides, compose_document, shadows
 from toolkit.config.load import resolve_document
 from toolkit.config.registry import KINDS
 from toolkit.config.schema import Component, ComponentConfig, Params, RunConfig
-from toolkit.config.validation import Count, Part, Seeds, check, in_order
-from toolkit.config.yaml_document import Document, locations_under
+from toolkit.config.validation import Count, Seeds, StrictModel, sort_problems, validate_document
+from toolkit.config.yaml_document import Document, get_locations
 from toolkit.experiments.launcher import Launcher
 from toolkit.experiments.variants import PlannedRun, Variant, VariantProblems, find_name_problems, make_variants
 from toolkit.utils.errors import ConfigError, KeyPath, Problem, ToolkitError
@@ -36,7 +36,7 @@ def _check_base(value: Any) -> Any:
     return value
 
 
-class ExperimentConfig(Part):
+class ExperimentConfig(StrictModel):
     """An experiment file."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
@@ -88,13 +88,13 @@ def load_plan(
     :raises ConfigError: with every problem, each as ``FILE:LINE: dotted.path: what is wrong``
     :raises ToolkitError: if the file describes too many runs, or the launcher has nowhere to run them
     """
-    document = read(file)
-    override(document, overrides)
+    document = compose_document(file)
+    apply_overrides(document, overrides)
 
     def report(problems: Sequence[Problem]) -> ConfigError:
-        return ConfigError(in_order(problems, document.locations), document.locations)
+        return ConfigError(sort_problems(problems, document.locations), document.locations)
 
-    config, problems = check(ExperimentConfig, document, "write at least base and seeds", {"seeds": 1})
+    config, problems = validate_document(ExperimentConfig, document, "write at least base and seeds", {"seeds": 1})
     if config is None:
         raise report(problems)
     component = bind_component(report, KINDS["launchers"], config.launcher, ("launcher",), problems)
@@ -187,14 +187,14 @@ def _load_base(config: ExperimentConfig, document: Document, file: Path, problem
         problems.append(Problem(("base", "extends"), "works only in a file", "give that file as the base"))
         return None
     if isinstance(config.base, dict):
-        base = Document(deepcopy(config.base), locations_under(document, ("base",)))
+        base = Document(deepcopy(config.base), get_locations(document, ("base",)))
         base.data.setdefault("name", config.name)
         return base
     path = file.parent / config.base
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         problems.append(Problem(("base",), f"the file {path} does not exist"))
         return None
-    base = read(path)
+    base = compose_document(path)
     if not isinstance(base.data, dict):
         resolve_document(base)  # raises the error that explains it
     return base

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.config.load import remember_trusted_code
-from toolkit.config.schema import parse
+from toolkit.config.schema import parse_config
 from toolkit.config.yaml_document import Document
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.experiments.config import ExperimentPlan
@@ -147,7 +147,7 @@ def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -
     :raises KeyboardInterrupt: if a signal stopped training; the run is saved
     :raises ToolkitError: if the run fails
     """
-    parsed, problems = parse(Document(config))
+    parsed, problems = parse_config(Document(config))
     if parsed is None or problems:
         raise ConfigError(problems)
     run = RunDirectory(directory, parsed)

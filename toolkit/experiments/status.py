@@ -173,7 +173,7 @@ def _compare_configs(path: Path, planned: RunConfig) -> list[str]:
 
 def describe_changes(old: Any, new: Any) -> Iterator[str]:
     """Describe how plain data has changed, one leaf at a time: ``env.n_envs was 2 and is now 3``."""
-    old_leaves, new_leaves = yaml_document.leaves(old), yaml_document.leaves(new)
+    old_leaves, new_leaves = yaml_document.flatten(old), yaml_document.flatten(new)
     for path in dict.fromkeys([*old_leaves, *new_leaves]):
         before, after = old_leaves.get(path, "not set"), new_leaves.get(path, "not set")
         if before != after:

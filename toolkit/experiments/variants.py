@@ -17,8 +17,8 @@ from toolkit.config import yaml_document
 from toolkit.config.compose import apply_override
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.schema import Params
-from toolkit.config.validation import in_order
-from toolkit.config.yaml_document import Document, locations_under
+from toolkit.config.validation import sort_problems
+from toolkit.config.yaml_document import Document, get_locations
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.text import abbreviate
 
@@ -103,7 +103,7 @@ class VariantProblems:
             locations = self.document.locations
             places = self.base.locations | {path: line for path, line in locations.items() if _is_in_experiment(path)}
             places |= {problem.path: locations[problem.nearest(locations) or ()] for problem in others}
-            raise ConfigError(in_order(problems, places), places)
+            raise ConfigError(sort_problems(problems, places), places)
 
     def _name_variants(self, problem: Problem, variants: Sequence[str]) -> Problem:
         """Name the variants that have a problem of the base, unless all have it."""
@@ -166,9 +166,9 @@ def _apply(config: Document, document: Document, origin: KeyPath, directory: Pat
     :raises ConfigError: if it does not fit there, at its path in the experiment file
     """
     dotted = str(origin[2] if origin[0] == "variants" else origin[1])
-    value = yaml_document.value_at(document.data, origin)
+    value = yaml_document.get_value(document.data, origin)
     try:
-        path = apply_override(config, dotted, value, locations_under(document, origin), directory)
+        path = apply_override(config, dotted, value, get_locations(document, origin), directory)
     except ConfigError as error:
         raise ConfigError([Problem(origin, problem.message, problem.hint) for problem in error.problems]) from None
     return VariantOverride(path, origin)

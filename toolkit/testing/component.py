@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from toolkit.config.compose import override
+from toolkit.config.compose import apply_overrides
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.signatures import bind_arguments
 from toolkit.config.yaml_document import Document
@@ -96,6 +96,6 @@ def config_of(**parts: Any) -> ResolvedConfig:
     :raises ConfigError: with every problem found
     """
     document = Document({"name": "conformance", "seed": SEED}, {})
-    override(document, parts)  # a class in it becomes its path
+    apply_overrides(document, parts)  # a class in it becomes its path
     document.locations.clear()
     return resolve_document(document)

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from toolkit.config.components import BoundComponent, bind_component
-from toolkit.config.compose import override, read
+from toolkit.config.compose import apply_overrides, compose_document
 from toolkit.config.load import ResolvedConfig, load_config
 from toolkit.config.registry import KINDS
 from toolkit.config.schema import Component, ComponentConfig
-from toolkit.config.validation import Count, Part, Seeds, check, in_order
+from toolkit.config.validation import Count, Seeds, StrictModel, sort_problems, validate_document
 from toolkit.config.yaml_document import Document
 from toolkit.training.callbacks import SuccessCriterion
 from toolkit.tuning.search_space import Dimension, Searched, make_space, space_problems
@@ -25,7 +25,7 @@ from toolkit.utils.errors import ConfigError, Problem
 ObjectiveName = Literal["mean_return", "timesteps_to_success"]
 
 
-class TuningConfig(Part):
+class TuningConfig(StrictModel):
     """A search, whole."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
@@ -72,20 +72,20 @@ def load_tuning(path: Path, overrides: Sequence[str] = ()) -> Tuning:
     :raises ConfigError: with every problem found, each as ``FILE:LINE: dotted.path: what is wrong``
     """
     _refuse_shown_password(overrides)
-    document = read(path)
-    override(document, overrides)
-    config, problems = check(TuningConfig, document, "write at least base, search and trials")
+    document = compose_document(path)
+    apply_overrides(document, overrides)
+    config, problems = validate_document(TuningConfig, document, "write at least base, search and trials")
     if config is None:
-        raise ConfigError(in_order(problems, document.locations), document.locations)
+        raise ConfigError(sort_problems(problems, document.locations), document.locations)
     base_path = path.parent / config.base
     if not os.path.isfile(base_path):  # Path.is_file raises for a name that is too long
         problems.append(Problem(("base",), f"there is no file {base_path}"))
-        raise ConfigError(in_order(problems, document.locations), document.locations)
+        raise ConfigError(sort_problems(problems, document.locations), document.locations)
     tuning, found = bind_tuning(config, load_config(base_path), document)
     spoilt = {problem.path[:end] for problem in problems for end in range(len(problem.path))}
     problems += [problem for problem in found if problem.path not in spoilt]  # what was cut out may be missing there
     if tuning is None or problems:
-        raise ConfigError(in_order(problems, document.locations), document.locations)
+        raise ConfigError(sort_problems(problems, document.locations), document.locations)
     return tuning
 
 

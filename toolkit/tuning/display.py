@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from toolkit.config.snippets import one_line
+from toolkit.config.snippets import dump_inline
 from toolkit.evaluation.summary import format_command, format_next_commands
 from toolkit.tuning.config import Tuning
 from toolkit.tuning.results import base_trial, best_of, figure, judged
@@ -79,7 +79,7 @@ def trial_line(trial: Trial, best: Trial | None) -> str:
     """Say how a trial has ended, in one line."""
     names = short_names([*trial.values])
     values = ", ".join(
-        f"{name} {one_line(_rounded(value))}" for name, value in zip(names, trial.values.values(), strict=True)
+        f"{name} {dump_inline(_rounded(value))}" for name, value in zip(names, trial.values.values(), strict=True)
     )
     if trial.state == "failed":
         how = f"failed: {trial.failure}"
@@ -96,7 +96,7 @@ def outcome(search: Search) -> str:
     lines = [("stopped: " if search.stopped_by else "") + _counts(trials, tuning.config.trials)]
     if best is not None:
         lines += [f"best: trial {best.number}, {judged(best, tuning)}"]
-        lines += [f"  {path}: {one_line(value)}" for path, value in best.values.items()]
+        lines += [f"  {path}: {dump_inline(value)}" for path, value in best.values.items()]
         lines += _about_the_base(base_trial(trials, tuning), best)
     lines.append(f"  search  {search.directory}")
     commands = [format_command(*sys.argv[1:])] if search.stopped_by else []

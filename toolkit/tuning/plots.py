@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from toolkit.config.snippets import one_line
+from toolkit.config.snippets import dump_inline
 from toolkit.tuning.config import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.search_space import Dimension, short_names
@@ -100,7 +100,7 @@ def _place(dimension: Dimension, trial: Trial) -> Any:
 def _scale(axes: Axes, dimension: Dimension) -> None:
     searched, choices = dimension.searched, dimension.searched.choices
     if choices is not None:
-        names = [one_line(choice) for choice in choices]
+        names = [dump_inline(choice) for choice in choices]
         long = sum(map(len, names)) > 30
         rotation, alignment = (30, "right") if long else (0, "center")
         axes.set_xticks(range(len(choices)), names, parse_math=False, rotation=rotation, ha=alignment)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config import yaml_document
 from toolkit.config.catalog import TOOLKIT
-from toolkit.config.snippets import one_line
+from toolkit.config.snippets import dump_inline
 from toolkit.tuning.config import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.plots import draw_history, draw_importances, draw_slices
@@ -89,7 +89,7 @@ def _origin(file: Path, tuning: Tuning, trials: Sequence[Trial], best: Trial) ->
         f"It is the best of {len(trials)} on the seeds that it was chosen by: expect less of it on others.",
         "`toolkit experiment confirm.yaml` compares it with the base on fresh seeds.",
         *_left_out(tuning),
-        *(f"  {path}: {one_line(value)}" for path, value in best.values.items()),
+        *(f"  {path}: {dump_inline(value)}" for path, value in best.values.items()),
     ]
     return "".join(f"# {line}\n" for line in lines)
 
@@ -131,7 +131,7 @@ def _table(trials: Sequence[Trial], tuning: Tuning) -> str:
     scores = [f"seed {seed}" for seed in tuning.config.seeds]
     rows.writerow(["number", "state", tuning.config.objective, *scores, "share", "seconds", *paths, "failure"])
     for trial in trials:
-        values = [one_line(trial.values[path]) if path in trial.values else "" for path in paths]
+        values = [dump_inline(trial.values[path]) if path in trial.values else "" for path in paths]
         own = [*trial.scores, *[""] * (len(scores) - len(trial.scores))]
         value = trial.value if trial.state == "finished" else ""
         seconds = "" if trial.seconds is None else round(trial.seconds, 1)

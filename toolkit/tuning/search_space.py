@@ -16,9 +16,9 @@ from pydantic import BeforeValidator
 from toolkit.config.compose import apply_override, shadows
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.schema import RunConfig
-from toolkit.config.snippets import one_line
-from toolkit.config.validation import Part
-from toolkit.config.yaml_document import Document, locations_under, walk
+from toolkit.config.snippets import dump_inline
+from toolkit.config.validation import StrictModel
+from toolkit.config.yaml_document import Document, get_locations, walk
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 ABSENT = object()
@@ -40,7 +40,7 @@ def _number(value: Any) -> Any:
 Number = Annotated[int | float, BeforeValidator(_number)]
 
 
-class Searched(Part):
+class Searched(StrictModel):
     """Where a value is searched for: between two bounds, or among choices."""
 
     low: Number | None = None
@@ -73,7 +73,7 @@ class Dimension:
     def labels(self) -> list[Any]:
         """The choices as a database can hold them: what is no scalar is YAML in one line."""
         scalar = str | int | float | None
-        return [one if isinstance(one, scalar) else one_line(one) for one in self.searched.choices or ()]
+        return [one if isinstance(one, scalar) else dump_inline(one) for one in self.searched.choices or ()]
 
     def holds(self, value: Any) -> bool:
         """Say whether a value is one of those searched among."""
@@ -114,7 +114,7 @@ def config_with(base: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
     """
     document = base.to_document()
     for path, value in values.items():
-        apply_override(document, path, value, {(): f"{path}={one_line(value)}"}, Path())
+        apply_override(document, path, value, {(): f"{path}={dump_inline(value)}"}, Path())
     return resolve_document(document)
 
 
@@ -204,7 +204,7 @@ def _unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> 
         tried["step",] = (one.low or 0) + one.step
     found: dict[tuple[str, str], list[KeyPath]] = {}
     for key, value in tried.items():
-        for problem in _problems_with(dimension.path, value, base, locations_under(document, (*path, *key))):
+        for problem in _problems_with(dimension.path, value, base, get_locations(document, (*path, *key))):
             found.setdefault((problem.message, problem.hint), []).append(key)
     return [
         Problem((*path, *key), message, hint)

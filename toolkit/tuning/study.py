@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.config.yaml_document import leaves
+from toolkit.config.yaml_document import flatten
 from toolkit.tuning.config import Tuning
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.search_space import Dimension
@@ -224,7 +224,7 @@ def _searched(tuning: Tuning) -> dict[str, Any]:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = leaves(then), leaves(now)
+    old, new = flatten(then), flatten(now)
     return [
         f"{'.'.join(map(str, path))} was {old.get(path, 'not there')} and is {new.get(path, 'not there')}"
         for path in dict.fromkeys([*new, *old])

@@ -75,29 +75,37 @@ CONFIGS = {
         "{sucess",
     ),
     "an unknown environment": Case(
-        "small.yaml:3: env.id: Environment `CartPol` doesn't exist", "did you mean: `CartPole`?", "CartPole", "CartPol"
+        "small.yaml:3: env.id: environment 'CartPol-v1' does not exist",
+        "did you mean 'CartPole-v1'?",
+        "CartPole",
+        "CartPol",
     ),
-    "an unknown version of an environment": Case("small.yaml:3: env.id: ", "`v1`", "CartPole-v1", "CartPole-v9"),
+    "an unknown version of an environment": Case(
+        "small.yaml:3: env.id: environment 'CartPole-v9' does not exist",
+        "registered versions: CartPole-v0, CartPole-v1",
+        "CartPole-v1",
+        "CartPole-v9",
+    ),
     "an environment of an absent module": Case(
         "small.yaml:3: env.id: 'no_such:X-v0' cannot be made",
-        "there is no module 'no_such'",
+        "module 'no_such' does not exist",
         "CartPole-v1",
         "no_such:X-v0",
     ),
     "an unknown wrapper": Case(
-        "small.yaml:7: env.wrappers.0.name: there is no wrapper 'terminal_reward'",
+        "small.yaml:7: env.wrappers.0.name: wrapper 'terminal_reward' does not exist",
         "did you mean 'terminal_reward_clip'?",
         "terminal_reward_clip",
         "terminal_reward",
     ),
     "an unknown algorithm": Case(
-        "small.yaml:10: algorithm.name: there is no algorithm 'duble_dqn'",
+        "small.yaml:10: algorithm.name: algorithm 'duble_dqn' does not exist",
         "did you mean 'double_dqn'?",
         "double_",
         "duble_",
     ),
     "an unknown callback": Case(
-        "small.yaml:14: callbacks.0.name: there is no callback 'sucess'",
+        "small.yaml:14: callbacks.0.name: callback 'sucess' does not exist",
         "did you mean 'success'?",
         "name: succ",
         "name: suc",
@@ -109,13 +117,16 @@ CONFIGS = {
         "  policy: MlpPolcy\n  params: {learning",
     ),
     "a callback in a wrapper's place": Case(
-        "small.yaml:7: env.wrappers.0.name: 'toolkit_plugins.success:MeanReturnSuccess' is not a wrapper",
-        "this place takes a subclass of gymnasium.Wrapper",
+        "small.yaml:7: env.wrappers.0.name: 'toolkit_plugins.success:MeanReturnSuccess' is not a valid wrapper",
+        "it should be a subclass of gymnasium.Wrapper",
         "terminal_reward_clip",
         "toolkit_plugins.success:MeanReturnSuccess",
     ),
     "a function in a wrapper's place": Case(
-        "small.yaml:7: env.wrappers.0.name: 'os:system' is not a wrapper", "", "terminal_reward_clip", "os:system"
+        "small.yaml:7: env.wrappers.0.name: 'os:system' is not a valid wrapper",
+        "",
+        "terminal_reward_clip",
+        "os:system",
     ),
     "unknown parameters of the environment": Case(
         "small.yaml:3: env.params.gravty: unknown parameter",
@@ -130,7 +141,7 @@ CONFIGS = {
         "  id: Pendulum-v1\n\n\n\n\n\n",
     ),
     "a plugin file that is not there": Case(
-        "small.yaml:7: env.wrappers.0.name: there is no file", "mine.py", "terminal_reward_clip", "./mine.py:Mine"
+        "small.yaml:7: env.wrappers.0.name: file ", "mine.py", "terminal_reward_clip", "./mine.py:Mine"
     ),
     "a plugin file that raises": Case(
         "small.yaml:7: env.wrappers.0.name: importing",
@@ -174,13 +185,13 @@ CONFIGS = {
     ),
     "a buffer that no memory holds": Case(
         "small.yaml:9: algorithm: 'double_dqn' does not fit into this machine's memory of ",
-        "make what sizes it smaller: buffer_size, ",
+        "reduce what sizes it: buffer_size, ",
         "1_000,",
         "1_000_000_000_000,",
     ),
     "a network that no memory holds": Case(
         "small.yaml:9: algorithm: 'double_dqn' does not fit into this machine's memory of ",
-        "make what sizes it smaller: ",
+        "reduce what sizes it: ",
         "[16, 16]",
         "[1_000_000, 1_000_000]",
     ),
@@ -203,7 +214,7 @@ CONFIGS = {
     "an attribute of what has none": Case(
         "small.yaml:7: env.wrappers.0.name: 'math' has no 'pi.x.y'", "", "terminal_reward_clip", '"math:pi.x.y"'
     ),
-    "a base that is a directory": Case("small.yaml:1: extends: there is no file ", "", "t", "extends: .\nt"),
+    "a base that is a directory": Case("small.yaml:1: extends: file ", "", "t", "extends: .\nt"),
     "two success criteria": Case(
         "small.yaml:13: callbacks: a run has at most one success criterion",
         "",
@@ -227,13 +238,13 @@ CONFIGS = {
     "nesting without end": whole("[" * 5000, "small.yaml:1: is nested more than 40 levels deep"),
     "a number without end": Case("small.yaml:1: timesteps: ", "", "300", f"0x{'f' * 9999}"),
     "a circle of files": Case(
-        "other.yaml:1: extends: goes round in a circle",
+        "other.yaml:1: extends: is circular",
         "small.yaml",
         "timesteps: 300",
         "extends: other.yaml",
         files={"other.yaml": "extends: small.yaml\n"},
     ),
-    "an absent base": Case("small.yaml:1: extends: there is no file base.yaml", "", "t", "extends: base.yaml\nt"),
+    "an absent base": Case("small.yaml:1: extends: file base.yaml does not exist", "", "t", "extends: base.yaml\nt"),
     "an override that is none": Case("--set nonsense: ", "dotted.path=value", arguments="--set nonsense"),
     "an override of an unknown key": Case("--set a.b.c=1: a: unknown key", arguments="--set a.b.c=1"),
     "an override beyond a list": Case(
@@ -307,14 +318,14 @@ OTHER_COMMANDS = {
     "train nothing": ("train", "CONFIG"),
     "an unknown command": ("trian", "'train'"),
     "an unknown option": ("train notes.txt --sed 1", "--se"),
-    "an unknown kind": ("plugins wraper", "there is no kind 'wraper'\ndid you mean 'wrappers'?"),
-    "an unknown kind and name": ("plugins wraper x", "there is no kind 'wraper'\ndid you mean 'wrappers'?"),
+    "an unknown kind": ("plugins wraper", "kind 'wraper' does not exist\ndid you mean 'wrappers'?"),
+    "an unknown kind and name": ("plugins wraper x", "kind 'wraper' does not exist\ndid you mean 'wrappers'?"),
     "an unknown name": (
         "plugins wrappers clip_rewad",
-        "there is no wrapper 'clip_rewad'\ndid you mean 'clip_reward'?",
+        "wrapper 'clip_rewad' does not exist\ndid you mean 'clip_reward'?",
     ),
-    "a name of another kind": ("plugins wrappers success", "there is no wrapper 'success'\nknown: "),
-    "a path to another kind": ("plugins wrappers os:system", "'os:system' is not a wrapper"),
+    "a name of another kind": ("plugins wrappers success", "wrapper 'success' does not exist\nknown: "),
+    "a path to another kind": ("plugins wrappers os:system", "'os:system' is not a valid wrapper"),
 }
 
 

@@ -13,15 +13,15 @@ import yaml
 from support import WRAPPER_MODULE, Install, Toolkit, toolkit_process
 
 from toolkit.cli.text import format_component, format_listing
-from toolkit.config.catalog import claims
+from toolkit.config.catalog import list_claims
 from toolkit.config.components import bind_component
-from toolkit.config.docstrings import split
+from toolkit.config.docstrings import parse_docstring
 from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import ComponentConfig
 from toolkit.utils.errors import ConfigError, Problem
 
-USABLE = [(kind.name, claim.name) for kind in KINDS.values() for claim in claims(kind) if not claim.install]
+USABLE = [(kind.name, claim.name) for kind in KINDS.values() for claim in list_claims(kind) if not claim.install]
 
 
 def row(text: str, name: str) -> str:
@@ -57,7 +57,7 @@ def test_the_first_line_is_found_without_an_import(kind: str, name: str) -> None
     said = row(format_listing(KINDS[kind]), name).removeprefix(f"  {name}").strip()
     assert not said.startswith("(")
     said = said.rpartition(" (")[0].partition(" [needs ")[0]
-    assert split(find(KINDS[kind], name).__doc__)[0].startswith(said)
+    assert parse_docstring(find(KINDS[kind], name).__doc__)[0].startswith(said)
 
 
 def test_plugins_of_one_kind_lists_that_kind_alone(toolkit: Toolkit) -> None:
@@ -120,7 +120,7 @@ BROKEN = {
     "lacks a module": (
         "import no_such_module\n",
         "{module}:Mine",
-        "broken-dist 1.0 needs the module 'no_such_module': install what has it",
+        "broken-dist 1.0 needs the module 'no_such_module': install its package",
     ),
     "lacks what an extra brings": (
         "import no_such_module\n",
@@ -128,9 +128,9 @@ BROKEN = {
         "wrapper 'mine' needs the module 'no_such_module', which is not installed; pip install \"broken-dist[fancy]\"",
     ),
     "no such attribute": ("", "{module}:Mine", "has no 'Mine'; it comes with broken-dist 1.0"),
-    "no such module": ("", "not_there:Mine", "there is no module 'not_there'; it comes with broken-dist 1.0"),
-    "no class": ("", "{module}", "names no class; "),
-    "of another kind": ("class Mine: pass\n", "{module}:Mine", "'mine' is not a wrapper: "),
+    "no such module": ("", "not_there:Mine", "module 'not_there' does not exist; it comes with broken-dist 1.0"),
+    "no class": ("", "{module}", "does not name a class; "),
+    "of another kind": ("class Mine: pass\n", "{module}:Mine", "'mine' is not a valid wrapper: "),
 }
 
 
@@ -201,7 +201,7 @@ def test_a_damaged_installation_is_named(command: list[str], install: Install, t
     (directory / "damaged-dist-1.0.dist-info" / "entry_points.txt").write_text("[toolkit.wrappers]\nmin")
     shown = toolkit(*command)
     assert (shown.status, shown.out) == (2, "")
-    assert shown.err == "error: cannot read what these packages provide: damaged-dist\ninstall them again\n"
+    assert shown.err == "error: cannot read the entry points of these packages: damaged-dist\nreinstall them\n"
 
 
 def test_a_required_parameter_that_is_missing_is_named(install: Install, toolkit: Toolkit, config_file: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_component_is_shown_with_its_parameters_their_types_defaults_and_meani
 def test_of_a_policy_s_alias_it_is_said_that_algorithms_have_it(name: str, toolkit: Toolkit) -> None:
     shown = toolkit("plugins", "policies", name)
     assert (shown.status, shown.out) == (2, "")
-    assert "algorithms have this alias, each for a class of its own" in shown.err
+    assert "algorithms have this alias, each for its own class" in shown.err
     assert "did you mean" not in shown.err
 
 
@@ -304,7 +304,7 @@ ValueError
 
 @pytest.mark.parametrize("docstring", [SPHINX, GOOGLE, NUMPY])
 def test_parameters_are_read_from_docstrings_of_every_common_style(docstring: str) -> None:
-    text, parameters = split(docstring)
+    text, parameters = parse_docstring(docstring)
     assert parameters == {"one": "the first of all", "two": "the second"}
     assert text.startswith("Does it.\n\nMuch more.\n\nRaises")
     assert "never" in text
@@ -312,7 +312,7 @@ def test_parameters_are_read_from_docstrings_of_every_common_style(docstring: st
 
 @pytest.mark.parametrize("docstring", [None, 5, "", "\n", "Args:", ":param", "Parameters\n---", ":param x: a\n\nb"])
 def test_a_docstring_may_be_anything(docstring: object) -> None:
-    text, parameters = split(docstring)
+    text, parameters = parse_docstring(docstring)
     assert (text, parameters) == ("b", {"x": "a"}) if docstring == ":param x: a\n\nb" else not parameters
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import Finished, Toolkit, files_in
 
-from toolkit.config.registry import entries
+from toolkit.config.registry import list_entry_points
 
 KINDS = {
     "wrapper": "wrappers",
@@ -47,12 +47,12 @@ def test_the_package_installs_passes_its_tests_trains_and_is_listed(
     assert " passed" in tested
     assert " skipped" not in tested
     monkeypatch.syspath_prepend(Path("site").resolve())
-    entries.cache_clear()
+    list_entry_points.cache_clear()
     trained = toolkit("train", f"{name}/config.yaml", "--set", "timesteps=600", "--out", "trained", "--quiet")
     assert trained == Finished(0, "trained\n", "")
     assert json.loads(Path("trained/result.json").read_text())["status"] == "finished"
     assert f"{name}:My{kind.capitalize()} (my-{kind} 0.1.0)" in toolkit("plugins", KINDS[kind], name).out
-    entries.cache_clear()
+    list_entry_points.cache_clear()
 
 
 def test_it_says_what_it_wrote_and_what_to_do_next(toolkit: Toolkit) -> None:

@@ -220,7 +220,7 @@ def test_an_absolute_path_can_be_extended(tmp_path: Path) -> None:
 def test_files_that_extend_each_other_are_refused_with_the_circle() -> None:
     written("extends: run.yaml\n", "other.yaml")
     (message,) = problems_of(written("extends: other.yaml\n"))
-    assert message.startswith("other.yaml:1: extends: goes round in a circle: ")
+    assert message.startswith("other.yaml:1: extends: is circular: ")
     assert message.count("run.yaml") == 2
 
 
@@ -229,24 +229,24 @@ def test_files_that_extend_one_another_without_end_are_refused() -> None:
     for number in range(1, 1000):
         written(f"extends: {number - 1}.yaml\n", f"{number}.yaml")
     (message,) = problems_of(Path("999.yaml"))
-    assert message == "959.yaml:1: extends: comes after 41 files that extend one another"
+    assert message == "959.yaml:1: extends: follows 41 files that extend one another"
     assert load_config("40.yaml").timesteps == 10
 
 
 def test_a_file_that_extends_itself_is_refused() -> None:
     (message,) = problems_of(written("timesteps: 1\nextends: ./run.yaml\n"))
-    assert message.startswith("run.yaml:2: extends: goes round in a circle: ")
+    assert message.startswith("run.yaml:2: extends: is circular: ")
 
 
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ("absent.yaml", "there is no file absent.yaml"),
+        ("absent.yaml", "file absent.yaml does not exist"),
         ("[a.yaml, b.yaml]", "must be the path of one file"),
         ("1", "must be the path of one file"),
         ("null", "must be the path of one file"),
         ("x" * 300, "xxx"),
-        ('"a\\0b.yaml"', "there is no file"),
+        ('"a\\0b.yaml"', "does not exist"),
     ],
 )
 def test_what_cannot_be_extended_is_refused(value: str, what: str) -> None:
@@ -372,9 +372,9 @@ def test_set_goes_over_the_file_and_a_later_set_over_an_earlier_one() -> None:
         ("env.wrappers.-1=clip_reward", "env.wrappers is a list of 1; its entries are numbered from 0"),
         ("env.wrappers.x=clip_reward", "env.wrappers is a list of 1; its entries are numbered from 0"),
         ("env.wrappers.².name=clip_reward", "env.wrappers is a list of 1; its entries are numbered from 0"),
-        ("timesteps.x=5", "timesteps is 300 and holds no keys"),
+        ("timesteps.x=5", "timesteps is 300 and has no keys"),
         ("algorithm.params.gamma.x=5", "algorithm.params.gamma: should be float, not {'x': 5}"),
-        ("algorithm.policy_params.net_arch.0.x=5", "algorithm.policy_params.net_arch.0 is 16 and holds no keys"),
+        ("algorithm.policy_params.net_arch.0.x=5", "algorithm.policy_params.net_arch.0 is 16 and has no keys"),
         ("callbacks={name: success}", "callbacks: should be a list, not {'name': 'success'}"),
         ("callbacks.0.params=[1]", "callbacks.0.params: should be a mapping, not [1]"),
         ("env.pramas.render=1", "env.pramas: unknown key; did you mean 'params'?"),
@@ -399,7 +399,7 @@ def test_a_set_that_does_not_fit_is_reported_as_that_set(override: str, message:
 )
 def test_a_set_that_leaves_nothing_of_one_before_it_is_refused(earlier: str, later: str) -> None:
     (line,) = problems_of(written(SMALL_CONFIG), [earlier, later])
-    assert line == f"--set {later}: leaves nothing of the {earlier.partition('=')[0]} before it; give it first"
+    assert line == f"--set {later}: discards the earlier override of {earlier.partition('=')[0]}; give it first"
     load(SMALL_CONFIG, later, earlier)
 
 

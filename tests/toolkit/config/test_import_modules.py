@@ -55,11 +55,11 @@ def module(working_directory: Path, marker: Path, monkeypatch: pytest.MonkeyPatc
 
 def forget() -> None:
     """Let this process know nothing of the environment, as a new one would."""
-    from toolkit.config.imports import _import_version
+    from toolkit.config.imports import _import_source
 
     gym.registry.pop("Heavy-v0", None)
     sys.modules.pop("heavy_poles", None)
-    _import_version.cache_clear()
+    _import_source.cache_clear()
 
 
 def write(modules: str, env_id: str = "Heavy-v0") -> Path:
@@ -106,7 +106,7 @@ def test_a_file_is_looked_for_beside_the_config_or_where_the_value_is_given(modu
     assert toolkit("check", "project/mine.yaml").status == 0
     forget()
     wrong = toolkit("check", "project/mine.yaml", "--set", "import_modules.0=./heavy_poles.py")
-    assert "import_modules.0: there is no file" in wrong.err
+    assert "import_modules.0: file " in wrong.err
     assert toolkit("check", "project/mine.yaml", "--set", "import_modules=[project/heavy_poles.py]").status == 0
 
 
@@ -118,14 +118,14 @@ def test_an_environment_s_parameters_are_checked(module: Path, toolkit: Toolkit)
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ("[heavy_pole]", "import_modules.0: there is no module 'heavy_pole'; is its package installed here?"),
-        ("[json, ./absent.py]", "import_modules.1: there is no file "),
+        ("[heavy_pole]", "import_modules.0: module 'heavy_pole' does not exist; is its package installed here?"),
+        ("[json, ./absent.py]", "import_modules.1: file "),
         ("[./raises.py]", "raises.py' failed: ZeroDivisionError: division by zero"),
         ("[./exits.py]", "exits.py' failed: SystemExit: 3"),
         ("[./wrong.py]", "wrong.py' failed: SyntaxError: "),
-        ("['json:loads']", "import_modules.0: 'json:loads' is no module; write 'json'"),
-        ("[json.loads]", "import_modules.0: there is no module 'json.loads'"),
-        ("[./mine.yaml]", "import_modules.0: './mine.yaml' is no module; the path of a file ends in .py"),
+        ("['json:loads']", "import_modules.0: 'json:loads' is not a module; write 'json'"),
+        ("[json.loads]", "import_modules.0: module 'json.loads' does not exist"),
+        ("[./mine.yaml]", "import_modules.0: './mine.yaml' is not a module; the path of a file ends in .py"),
         ("['']", "import_modules.0: "),
         ("[3]", "import_modules.0: should be a valid string, not 3"),
         ("heavy_poles", "import_modules: should be a list, not 'heavy_poles'"),
@@ -168,9 +168,9 @@ def opened(modules: str, toolkit: Toolkit, *more: str) -> Finished:
 @pytest.mark.parametrize(
     ("modules", "refused"),
     [
-        ("[antigravity]", "a module of Python's own"),
-        ("[this]", "a module of Python's own"),
-        ("[idlelib.idle]", "a module of Python's own"),
+        ("[antigravity]", "belongs to Python's standard library"),
+        ("[this]", "belongs to Python's standard library"),
+        ("[idlelib.idle]", "belongs to Python's standard library"),
         ("[rich.__main__]", "is a program"),
         ("[heavy_poles]", "has not trained this run here"),
         ("[{directory}/heavy_poles.py]", "has not trained this run here"),

@@ -17,10 +17,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from support import PROJECT, SMALL_CONFIG, WRAPPER_MODULE, Install, Toolkit
 
-from toolkit.config.json_schema import json_schema
+from toolkit.config.json_schema import make_config_schema
 from toolkit.config.load import load_config
 from toolkit.config.signatures import bind_arguments
-from toolkit.config.type_schema import schema_of
+from toolkit.config.type_schema import make_type_schema
 from toolkit.config.yaml_document import dump, parse, read
 from toolkit.experiments.config import load_plan
 from toolkit.tuning.config import load_tuning
@@ -32,7 +32,7 @@ CONFIGS = sorted([*(PROJECT / "configs").glob("*.yaml"), *(PROJECT / "configs/ex
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
     """Of what is installed."""
-    return json_schema()
+    return make_config_schema()
 
 
 def problems(data: Any, schema: dict[str, Any]) -> list[str]:
@@ -241,7 +241,7 @@ def component_taking(annotation: Any) -> Callable[..., Any]:
 @pytest.mark.parametrize("annotation", ANNOTATIONS, ids=str)
 def test_every_value_that_a_type_takes_is_accepted(annotation: Any, schema: dict[str, Any]) -> None:
     references = ({"$ref": f"#/$defs/{name}"} for name in ("schedule", "object"))
-    of_type = schema_of(annotation, *references) | {"$defs": schema["$defs"]}
+    of_type = make_type_schema(annotation, *references) | {"$defs": schema["$defs"]}
     for value in VALUES:
         if not bind_arguments(component_taking(annotation), {"x": value}, (), {})[1]:
             assert is_accepted(value, of_type), value
@@ -266,7 +266,7 @@ def test_every_value_that_a_type_takes_is_accepted(annotation: Any, schema: dict
 )
 def test_a_value_of_another_type_is_refused(annotation: Any, refused: list[Any], schema: dict[str, Any]) -> None:
     references = ({"$ref": f"#/$defs/{name}"} for name in ("schedule", "object"))
-    of_type = schema_of(annotation, *references) | {"$defs": schema["$defs"]}
+    of_type = make_type_schema(annotation, *references) | {"$defs": schema["$defs"]}
     for value in refused:
         assert not is_accepted(value, of_type), value
         assert bind_arguments(component_taking(annotation), {"x": value}, (), {})[1]
@@ -449,7 +449,7 @@ def test_an_editor_learns_what_each_key_of_an_experiment_or_a_search_means(kind:
 def test_a_plugin_s_parameters_are_known(install: Install) -> None:
     source = WRAPPER_MODULE.replace("pass", "def __init__(self, env, factor: float): super().__init__(env)")
     install("factor-dist", "factored_module", source)
-    found = json_schema()
+    found = make_config_schema()
     wrapper = "env: {{id: CartPole-v1, wrappers: [{}]}}".format
     assert is_accepted(config(wrapper("{name: mine, params: {factor: 2}}")), found)
     for wrong in (
@@ -472,7 +472,7 @@ def test_a_broken_plugin_is_left_out(install: Install, toolkit: Toolkit) -> None
 def test_a_name_that_is_claimed_twice_is_left_out(install: Install) -> None:
     install("first-dist", "fifth_module")
     install("second-dist", "sixth_module")
-    assert not is_accepted(config("env: {id: CartPole-v1, wrappers: [mine]}"), json_schema())
+    assert not is_accepted(config("env: {id: CartPole-v1, wrappers: [mine]}"), make_config_schema())
 
 
 def test_an_algorithm_s_required_parameter_and_its_policies_are_known(install: Install) -> None:
@@ -486,7 +486,7 @@ class Mine(PPO):
         super().__init__(policy, env, **kwargs)
 """
     install("their-algorithm", "their_algorithm", source, kind="algorithms")
-    found = json_schema()
+    found = make_config_schema()
     assert is_accepted(config("algorithm: {name: mine, policy: OnlyPolicy, params: {needed: 1, gamma: 0.9}}"), found)
     for wrong in (
         "algorithm: mine",

@@ -26,9 +26,9 @@ from support import CONFIGS, SMALL_CONFIG, needed_extra
 from toolkit import load_config
 from toolkit.cli.app import main
 from toolkit.config import yaml_document
-from toolkit.config.registry import KINDS, entries, find
+from toolkit.config.registry import KINDS, find, list_entry_points
 from toolkit.config.schema import RunConfig
-from toolkit.config.signatures import signature_of
+from toolkit.config.signatures import read_signature
 from toolkit.training.trainer import dry_run
 from toolkit.utils.errors import ConfigError
 
@@ -87,7 +87,7 @@ HOSTILE_NAMES = [
         ":CartPole-v1",
     ],
 ]
-NAMES = st.sampled_from([*HOSTILE_NAMES, *(name for kind in KINDS.values() for name in entries(kind))])
+NAMES = st.sampled_from([*HOSTILE_NAMES, *(name for kind in KINDS.values() for name in list_entry_points(kind))])
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=20),
     st.sampled_from(
@@ -137,8 +137,8 @@ def parameter_names() -> list[str]:
     """Return the names of all parameters that a registered component has, and some others."""
     names = {"render_mode", "max_episode_steps", "disable_env_checker", "g", "self", "env", "policy_kwargs", "kwargs"}
     for kind in KINDS.values():
-        for name in entries(kind):
-            names |= {*signature_of(find(kind, name)).named}
+        for name in list_entry_points(kind):
+            names |= {*read_signature(find(kind, name)).parameters}
     return sorted(names)
 
 
@@ -457,7 +457,7 @@ def set_parameters(draw: st.DrawFn) -> Overridden:
     config = load_config(name).model_dump(mode="json")
     algorithm = config["algorithm"]["name"]
     its_own = [
-        *(f"algorithm.params.{key}" for key in signature_of(find(KINDS["algorithms"], algorithm)).named),
+        *(f"algorithm.params.{key}" for key in read_signature(find(KINDS["algorithms"], algorithm)).parameters),
         *(f"algorithm.policy_params.{key}" for key in POLICY_PARAMETERS),
         *(
             f"env.wrappers.{n}.params.{key}"

@@ -12,9 +12,9 @@ import stable_baselines3
 from support import SMALL_CONFIG, WRAPPER_MODULE, Install
 
 from toolkit.config import registry
-from toolkit.config.catalog import claims
+from toolkit.config.catalog import list_claims
 from toolkit.config.load import load_config
-from toolkit.config.registry import KINDS, Kind, entries, find, kind_named
+from toolkit.config.registry import KINDS, Kind, find, get_kind, list_entry_points
 from toolkit.utils.errors import ComponentError, ConfigError
 
 
@@ -38,12 +38,12 @@ def refusal(kind: str, name: str) -> str:
     ],
 )
 def test_what_ships_with_the_toolkit_is_registered(kind: str, names: set[str]) -> None:
-    assert names <= entries(KINDS[kind]).keys()
+    assert names <= list_entry_points(KINDS[kind]).keys()
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind.name, claim.name) for kind in KINDS.values() for claim in claims(kind) if not claim.install],
+    [(kind.name, claim.name) for kind in KINDS.values() for claim in list_claims(kind) if not claim.install],
 )
 def test_every_registered_name_is_of_its_kind(kind: str, name: str) -> None:
     assert isinstance(find(KINDS[kind], name), type)
@@ -51,9 +51,9 @@ def test_every_registered_name_is_of_its_kind(kind: str, name: str) -> None:
 
 def test_names_are_listed_in_order_without_a_registered_one_twice() -> None:
     for kind in KINDS.values():
-        names = [name.lower() for name in entries(kind)]
+        names = [name.lower() for name in list_entry_points(kind)]
         assert names == sorted(names)
-        assert all(len(claims) == 1 for claims in entries(kind).values())
+        assert all(len(claims) == 1 for claims in list_entry_points(kind).values())
 
 
 def test_a_stock_algorithm_is_its_library_s_own_class() -> None:
@@ -78,15 +78,15 @@ def test_a_file_may_lie_in_a_directory_with_a_colon_in_its_name() -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_a_kind_is_found_by_its_plural_and_by_its_singular(kind: Kind) -> None:
-    assert kind_named(kind.name) is kind_named(kind.singular) is kind
+    assert get_kind(kind.name) is get_kind(kind.singular) is kind
 
 
 @pytest.mark.parametrize(
     ("name", "hint"), [("wrapers", "did you mean 'wrappers'?"), ("x", "known: algorithms, callbacks, launchers, ")]
 )
 def test_an_unknown_kind_is_refused_with_a_suggestion(name: str, hint: str) -> None:
-    with pytest.raises(ComponentError, match=f"there is no kind '{name}'") as raised:
-        kind_named(name)
+    with pytest.raises(ComponentError, match=f"kind '{name}' does not exist") as raised:
+        get_kind(name)
     assert hint in str(raised.value)
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_kind_is_refused_with_a_suggestion(name: str, hint: str) -> N
 )
 def test_an_unknown_name_is_refused_with_a_suggestion(kind: str, name: str, hint: str) -> None:
     message = refusal(kind, name)
-    assert f"there is no {KINDS[kind].singular} '{name}'" in message
+    assert f"{KINDS[kind].singular} '{name}' does not exist" in message
     assert hint in message
 
 
@@ -130,26 +130,27 @@ A_CLASS_OF = {
 def test_a_component_of_another_kind_is_refused(kind: str, other: str) -> None:
     message = refusal(kind, A_CLASS_OF[other])
     name = A_CLASS_OF[other].partition(":")[2]
-    assert f"is not a {KINDS[kind].singular}: it names the class {name}, and this place takes a subclass of" in message
+    assert f"is not a valid {KINDS[kind].singular}: it should be a subclass of " in message
+    assert message.endswith(f", not the class {name}")
 
 
 def test_a_schedule_is_a_class_whose_objects_are_called() -> None:
-    assert "takes a class of callable objects" in refusal("schedules", "collections:OrderedDict")
+    assert "it should be a class with callable objects" in refusal("schedules", "collections:OrderedDict")
     assert find(KINDS["schedules"], "stable_baselines3.common.utils:LinearSchedule")
 
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("no_such_module:X", "there is no module 'no_such_module'\nis its package installed here?"),
-        ("gymnasium.no_such:X", "there is no module 'gymnasium.no_such'"),
+        ("no_such_module:X", "module 'no_such_module' does not exist\nis its package installed here?"),
+        ("gymnasium.no_such:X", "module 'gymnasium.no_such' does not exist"),
         ("gymnasium.wrappers:ClipRewrd", "'gymnasium.wrappers' has no 'ClipRewrd'\ndid you mean 'ClipReward'?"),
-        ("gymnasium.wrappers:", "'gymnasium.wrappers:' names nothing to import\nwrite module:Class"),
-        (":ClipReward", "':ClipReward' names nothing to import\nwrite module:Class"),
+        ("gymnasium.wrappers:", "'gymnasium.wrappers:' is not the path of a class\nwrite module:Class"),
+        (":ClipReward", "':ClipReward' is not the path of a class\nwrite module:Class"),
         (":", "write module:Class"),
         ("gymnasium:wrappers:ClipReward", "write module:Class"),
-        ("..relative:X", "'..relative' is no module"),
-        ("./absent.py:X", "there is no file absent.py"),
+        ("..relative:X", "'..relative' is not a module"),
+        ("./absent.py:X", "file absent.py does not exist"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_refused(name: str, what: str) -> None:
@@ -228,7 +229,7 @@ def test_a_file_is_imported_once() -> None:
 def test_an_installed_wrapper_is_found_by_its_name(install: Install) -> None:
     install("their-rewards", "their_rewards")
     assert find(KINDS["wrappers"], "mine").__module__ == "their_rewards"
-    assert registry.provider(entries(KINDS["wrappers"])["mine"][0]) == "their-rewards 1.0"
+    assert registry.get_provider(list_entry_points(KINDS["wrappers"])["mine"][0]) == "their-rewards 1.0"
 
 
 def test_a_name_that_two_distributions_claim_is_refused_with_both(install: Install) -> None:
@@ -253,5 +254,5 @@ def test_one_distribution_found_twice_on_the_path_claims_its_name_once(
     directory = install("twice", "twice_module")
     (directory.parent / "link").symlink_to(directory)
     monkeypatch.syspath_prepend(directory.parent / "link")
-    entries.cache_clear()
+    list_entry_points.cache_clear()
     assert find(KINDS["wrappers"], "mine").__module__ == "twice_module"

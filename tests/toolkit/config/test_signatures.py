@@ -19,7 +19,8 @@ from support import SMALL_CONFIG
 from toolkit.algorithms.double_dqn import DoubleDQN
 from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS
-from toolkit.config.signatures import bind_arguments, signature_of, type_name
+from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.config.type_hints import format_type
 from toolkit_plugins.schedules import Linear
 from toolkit_plugins.success import MeanReturnSuccess
 from toolkit_plugins.video import RecordVideoCallback
@@ -41,16 +42,16 @@ def problems_with(component: Callable[..., Any], **params: Any) -> list[str]:
 
 
 def test_double_dqn_takes_the_parameters_of_dqn_and_its_own() -> None:
-    ours, stock = signature_of(DoubleDQN), signature_of(DQN)
+    ours, stock = read_signature(DoubleDQN), read_signature(DQN)
     own = {"compile", "double", "exploration", "loss", "loss_over_all_actions", "n_epochs", "sample_with_replacement"}
-    assert ours.named.keys() == stock.named.keys() | own
-    assert not ours.open
-    for name in stock.named.keys() - {"policy", "env", "target_update_interval"}:
-        assert type_name(ours.named[name].annotation) == type_name(stock.named[name].annotation) != "any"
+    assert ours.parameters.keys() == stock.parameters.keys() | own
+    assert not ours.accepts_others
+    for name in stock.parameters.keys() - {"policy", "env", "target_update_interval"}:
+        assert format_type(ours.parameters[name].annotation) == format_type(stock.parameters[name].annotation) != "any"
 
 
 def test_the_type_of_double_dqn_s_own_parameter_is_known() -> None:
-    assert signature_of(DoubleDQN).named["double"].annotation is bool
+    assert read_signature(DoubleDQN).parameters["double"].annotation is bool
 
 
 def test_a_subclass_s_default_counts_before_its_parent_s() -> None:
@@ -60,7 +61,7 @@ def test_a_subclass_s_default_counts_before_its_parent_s() -> None:
     class Child(Parent):
         def __init__(self, a: int = 3, **kwargs: Any) -> None: ...
 
-    named = signature_of(Child).named
+    named = read_signature(Child).parameters
     assert {name: parameter.default for name, parameter in named.items()} == {"a": 3, "b": 2}
 
 
@@ -68,7 +69,7 @@ def test_a_class_that_passes_nothing_on_does_not_take_its_parent_s_parameters() 
     class Child(DQN):
         def __init__(self, mine: int) -> None: ...
 
-    assert signature_of(Child).named.keys() == {"mine"}
+    assert read_signature(Child).parameters.keys() == {"mine"}
 
 
 def test_the_object_that_a_constructor_makes_is_no_parameter_whatever_it_is_called() -> None:
@@ -81,8 +82,8 @@ def test_the_object_that_a_constructor_makes_is_no_parameter_whatever_it_is_call
     class Positional:
         def __init__(this, env: Any, /, c: int) -> None: ...
 
-    assert signature_of(Child).named.keys() == {"a", "b"}
-    assert signature_of(Positional).named.keys() == {"c"}
+    assert read_signature(Child).parameters.keys() == {"a", "b"}
+    assert read_signature(Positional).parameters.keys() == {"c"}
 
 
 def test_keyword_arguments_that_end_in_no_known_signature_are_all_taken() -> None:
@@ -142,7 +143,7 @@ def test_a_parameter_that_the_toolkit_fills_in_is_refused_with_where_it_comes_fr
     }
     problems = bind_arguments(component[kind], {name: 1}, (), KINDS[kind].supplied)[1]
     assert [problem.text({}) for problem in problems] == [
-        f"{name}: is not set here: it comes from {KINDS[kind].supplied[name]}"
+        f"{name}: cannot be set here: it comes from {KINDS[kind].supplied[name]}"
     ]
 
 
@@ -310,9 +311,9 @@ def test_lists_of_different_lengths_are_no_array() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"name": "liner"}, "x.name: there is no schedule 'liner'; did you mean 'linear'?"),
+        ({"name": "liner"}, "x.name: schedule 'liner' does not exist; did you mean 'linear'?"),
         ({"name": "os:system"}, "x.name: 'os:system' is not a class"),
-        ({"name": "no_such_module:X"}, "x.name: there is no module 'no_such_module'"),
+        ({"name": "no_such_module:X"}, "x.name: module 'no_such_module' does not exist"),
         ({"name": "linear"}, "x.params.start: required parameter is missing"),
         ("linear", "x.params.start: required parameter is missing"),
         ({"name": "linear", "params": {"strt": 1}}, "x.params.strt: unknown parameter; did you mean 'start'?"),

@@ -322,7 +322,7 @@ def test_no_place_of_an_opened_config_runs_a_file_or_a_module_of_the_run(
         done = toolkit("evaluate", trained, "--episodes", "1")
         assert done.status == 2
         assert len(done.err.splitlines()) == 1
-        assert ("a module of Python's own" in done.err) == name.startswith(("antigravity", "idlelib"))
+        assert ("belongs to Python's standard library" in done.err) == name.startswith(("antigravity", "idlelib"))
         assert not marker.exists()
         assert not {"antigravity", "idlelib.idle", "evil", "rich.__main__"} & {*sys.modules}
 
@@ -331,6 +331,6 @@ def load_set(run: Path, key: str, value: str) -> str:
     """Return the config of a run with another value, whether or not that is one that can be looked up."""
     from toolkit.config import compose, yaml_document
 
-    document = compose.read(run / "config.yaml")
-    compose.override(document, [f"{key}={value}"])
+    document = compose.compose_document(run / "config.yaml")
+    compose.apply_overrides(document, [f"{key}={value}"])
     return yaml_document.dump(document.data)

@@ -79,7 +79,7 @@ def test_a_class_within_a_function_is_refused(config_file: Path) -> None:
     class Hidden(Halved):
         pass
 
-    with pytest.raises(ConfigError, match=r"Hidden cannot be found by name; define it outside of functions"):
+    with pytest.raises(ConfigError, match=r"Hidden is local to a function; define it at module level"):
         tk.train(config_file, env__wrappers=[Hidden])
     assert files_in(Path.cwd()) == {"small.yaml"}
 
@@ -272,7 +272,7 @@ def test_a_class_of_a_script_is_asked_for_again_elsewhere(config_file: Path, too
     assert done.stdout == "2\n"
     refused = toolkit("evaluate", "run")
     assert refused.status == 2
-    assert "env.wrappers.0.name: '__main__' has no 'Mine'; it was defined in a notebook or script" in refused.err
+    assert "env.wrappers.0.name: '__main__' has no 'Mine'; its definition is in a notebook or script" in refused.err
     assert toolkit("plot", "run").status == 0, "a curve needs no class"
     assert tk.load("run").result
 

@@ -508,7 +508,7 @@ BAD = {
     ),
     "base: small.yaml\nseeds: 1\nvariants:\n  a: {timesteps: no}\n": "bad.yaml:4: variants.a.timesteps: ",
     "base: small.yaml\nseeds: 1\nvariants:\n  a:\n    env.wrappers:\n      - clp\n": (
-        "bad.yaml:6: variants.a.env.wrappers.0.name: there is no wrapper 'clp'"
+        "bad.yaml:6: variants.a.env.wrappers.0.name: wrapper 'clp' does not exist"
     ),
     "base: small.yaml\nseeds: 1\ngrid:\n  algorithm.params.gamma: [0.9, x]\n": (
         "bad.yaml:4: grid.algorithm.params.gamma.1: should be float, not 'x'"
@@ -528,7 +528,7 @@ BAD = {
         "bad.yaml:3: variants.a.env.wrappers.0.params.success_steps: the grid's env.wrappers.0.name replaces it; "
         "write the name first, or both as one value"
     ),
-    "base: small.yaml\nseeds: 1\nlauncher: loca\n": "bad.yaml:3: launcher.name: there is no launcher 'loca'; did you",
+    "base: small.yaml\nseeds: 1\nlauncher: loca\n": "bad.yaml:3: launcher.name: launcher 'loca' does not exist",
     "base: small.yaml\nseeds: 1\nlauncher: {name: local, params: {workers: 0}}\n": (
         "bad.yaml:3: launcher.params.workers: 'local' cannot be built: ValueError: workers should be at least 1"
     ),

@@ -410,7 +410,7 @@ MISTAKES = {
     ),
     "a wrapper that is not installed": (
         "env_wrapper:\n  - sb3_contrib.common.wrappers.TimeFeatureWrapper\n  - lost_package.wrappers.Flat",
-        "zoo.yml:5: env.wrappers.1.name: there is no module 'lost_package'; is its package installed here?",
+        "zoo.yml:5: env.wrappers.1.name: module 'lost_package' does not exist; is its package installed here?",
     ),
     "a wrapper that is none": (
         "env_wrapper: torch.nn.ReLU",
@@ -495,7 +495,7 @@ def test_what_grows_beyond_measure_is_refused_at_once(text: str, message: str) -
         ("absent.yml CartPole-v1 --algorithm dqn", "absent.yml: cannot be read: No such file or directory"),
         (". CartPole-v1 --algorithm dqn", ".: is not a file"),
         ("list.yml CartPole-v1 --algorithm dqn", "list.yml:1: must be a mapping of environments to hyperparameters"),
-        ("list.yml CartPole-v1 --algorithm her", "error: there is no algorithm 'her'"),
+        ("list.yml CartPole-v1 --algorithm her", "error: algorithm 'her' does not exist"),
         ("broken.yml CartPole-v1 --algorithm dqn", "broken.yml:2: is not valid YAML"),
         ("huge.yml CartPole-v1 --algorithm dqn", "huge.yml: is larger than 1 MiB"),
         ("text.yml CartPole-v1 --algorithm dqn", "text.yml:1: CartPole-v1: must be a mapping of hyperparameters"),
@@ -546,7 +546,12 @@ OUTCOMES = {  # converted, refused
     "tqc": (32, 2),  # the same
     "trpo": (26, 0),
 }
-REASONS = ("there is no module 'minigrid'", "there is no module 'rl_zoo3'", "is of Zoo before HER", "has no policy")
+REASONS = (
+    "module 'minigrid' does not exist",
+    "module 'rl_zoo3' does not exist",
+    "is of Zoo before HER",
+    "has no policy",
+)
 
 
 @ATARI

@@ -419,13 +419,13 @@ YAML = {
     "a tag within": ("timesteps: !!python/name:os.system\n", "YAML tags are not read"),
     "aliases that double": ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "anchors and aliases are not read"),
     "nesting": ("a: " + "[" * 100_000, "is nested more than 40 levels deep"),
-    "half a million values": ("a: [" + "1," * 500_000 + "]", "a config is a page of text"),
+    "half a million values": ("a: [" + "1," * 500_000 + "]", "has more than 50,000 values"),
     "two megabytes": ("a: '" + "x" * (2 << 20) + "'", "is larger than 1 MiB"),
     "a list": ("- 1\n", "must be a mapping"),
     "nothing": ("", "is empty"),
     "zeros": ("\0" * 1000, "is not text"),
     "another file": ("extends: /etc/passwd\n", "must be a mapping"),
-    "itself": ("extends: config.yaml\n", "goes round in a circle"),
+    "itself": ("extends: config.yaml\n", "is circular"),
     "control characters": (CONFIG.replace("dqn", '"\\e[2J\\u202e"'), "\\x1b[2J"),
 }
 

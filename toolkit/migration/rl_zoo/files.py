@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from toolkit.config import yaml_document
-from toolkit.config.yaml_document import MAX_BITS, MAX_BYTES, MAX_DEPTH, Builder, Document, Loader, error_at
+from toolkit.config.yaml_document import MAX_BITS, MAX_BYTES, MAX_DEPTH, Builder, Document, Loader, make_error
 from toolkit.utils.errors import KeyPath
 
 _FLOAT = "tag:yaml.org,2002:float"
@@ -100,26 +100,26 @@ class _ZooLoader(Loader):
         tag = getattr(event, "tag", None)
         if not tag:
             if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _OCTAL.fullmatch(event.value):
-                raise error_at(
+                raise make_error(
                     place,
                     f"{event.value[:100]!r}: Zoo takes a number that starts with 0 for octal",
                     "write it in decimal",
                 )
             return
         if tag != _FLOAT or not isinstance(event, yaml.ScalarEvent):
-            raise error_at(place, f"'{tag}': of YAML's tags, !!float alone is read", "write the plain value")
+            raise make_error(place, f"'{tag}': of YAML's tags, !!float alone is read", "write the plain value")
         if not _is_number(event.value):
-            raise error_at(place, f"{event.value[:100]!r} is not a number")
+            raise make_error(place, f"{event.value[:100]!r} is not a number")
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             node = self.anchors.get(event.anchor)
             if node is not None and node.end_mark is None:
-                raise error_at(f"{self.label}:{event.start_mark.line + 1}", f"'{event.anchor}' holds itself")
+                raise make_error(f"{self.label}:{event.start_mark.line + 1}", f"'{event.anchor}' holds itself")
         return super().compose_node(parent, index)
 
-    def builder(self) -> Builder:
+    def make_builder(self) -> Builder:
         return _ZooBuilder(self.label)
 
 
@@ -135,18 +135,18 @@ class _ZooBuilder(Builder):
         place = f"{self.label}:{node.start_mark.line + 1}"
         self.size += _NODE_SIZE + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self.size > MAX_BYTES:
-            raise error_at(place, f"with what is shared, there is more than {MAX_BYTES >> 20} MiB up to here")
+            raise make_error(place, f"with what is shared, there is more than {MAX_BYTES >> 20} MiB up to here")
         if self.depth > MAX_DEPTH:
-            raise error_at(place, f"is nested more than {MAX_DEPTH} levels deep")
+            raise make_error(place, f"is nested more than {MAX_DEPTH} levels deep")
         self.depth += 1
         data = super().build(node, path)
         self.depth -= 1
         return data
 
-    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def build_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         """Return a mapping's own keys, and of ``<<`` those that it lacks, in the order they would have been read."""
         own = [pair for pair in node.value if not _is_merge(pair[0])]
-        data = super().mapping(yaml.MappingNode(node.tag, own, node.start_mark, node.end_mark), path)
+        data = super().build_mapping(yaml.MappingNode(node.tag, own, node.start_mark, node.end_mark), path)
         for key_node, value_node in node.value:
             if not _is_merge(key_node):
                 continue
@@ -154,7 +154,7 @@ class _ZooBuilder(Builder):
             for one in merged if isinstance(merged, list) else [merged]:
                 if not isinstance(one, dict):
                     place = f"{self.label}:{key_node.start_mark.line + 1}"
-                    raise error_at(place, "'<<' takes a mapping, or a list of mappings")
+                    raise make_error(place, "'<<' takes a mapping, or a list of mappings")
                 data = {**one, **data}
         return data
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from toolkit.config.registry import KINDS, entries
+from toolkit.config.registry import KINDS, list_entry_points
 from toolkit.config.schema import AlgorithmConfig
 from toolkit.migration.rl_zoo import files
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
@@ -194,7 +194,7 @@ def _reference(entry: Entry, key: str, path: str) -> str:
         module = "gymnasium.wrappers"
     reference = _SAME.get(path, f"{module}:{name}")
     for kind in KINDS.values():
-        for registered, (claim, *_) in entries(kind).items():
+        for registered, (claim, *_) in list_entry_points(kind).items():
             if claim.value.partition("[")[0].rstrip() == reference:  # without its extras
                 return registered
     return reference
