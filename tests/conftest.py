@@ -1,7 +1,8 @@
-"""Fixtures that every test has: an empty working directory, a small config, the command line in this process."""
+"""Fixtures for every test: an empty working directory, a small config, a finished run, the command in this process."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ import pytest
 import torch
 from support import SMALL_CONFIG, WRAPPER_MODULE, Finished, Install, Toolkit
 
+from toolkit import Run, load_config, train
+
 torch.set_num_threads(1)  # several test processes share the machine
 
 
 @pytest.fixture(autouse=True, scope="session")
 def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Let the tests, and the processes they start, remember nothing beside what they remember themselves."""
+    """Give the tests, and the processes they start, a list of trusted code of their own."""
     directory = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(directory))
@@ -40,6 +43,20 @@ def config_file(working_directory: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small config, trained once for all tests that only read: `small.yaml`, and `run` beside it."""
+    directory = tmp_path_factory.mktemp("finished")
+    (directory / "small.yaml").write_text(SMALL_CONFIG)
+    return train(load_config(directory / "small.yaml"), directory / "run")
+
+
+@pytest.fixture
+def run_copy(finished_run: Run, working_directory: Path) -> Run:
+    """A copy of the finished run, `run` in the working directory, for tests that write to it."""
+    return Run.open(shutil.copytree(finished_run.directory, working_directory / "run"))
+
+
 @pytest.fixture
 def toolkit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Toolkit:
     """Run the command line in this process."""
@@ -59,16 +76,14 @@ def toolkit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own: 3 MB in memory."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("a file system can only be mounted by root")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    """A small file system: 3 MB in memory."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", directory]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    yield directory
+    subprocess.run(["umount", "-l", directory], check=True)
 
 
 @pytest.fixture

@@ -1,30 +1,36 @@
-"""Helpers of the tests that are no fixtures."""
+"""Helpers of the tests that are not fixtures."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from command_server import Command
+
 PROJECT = Path(__file__).parents[1]
+COMMAND = Path(sys.executable).parent / "toolkit"
 _MODULES = {"atari": "ale_py", "box2d": "Box2D", "mujoco": "mujoco"}
 
 
 def needed_extra(config: Path) -> str | None:
-    """Return the extra that a config says it needs."""
+    """Return the extra that a config needs, according to its comment."""
     named = re.search(r"sb3-toolkit\[(\w+)\]", config.read_text())
     return named and named[1]
 
 
 def can_run(config: Path) -> bool:
-    """Say whether the extra that a config says it needs is installed."""
+    """Return whether the extra that a config needs is installed."""
     extra = needed_extra(config)
     return extra is None or find_spec(_MODULES[extra]) is not None
 
@@ -42,7 +48,7 @@ env:
       params: {success_steps: 195}
 algorithm:
   name: double_dqn
-  params: {learning_rate: 1e-3, buffer_size: 1_000, learning_starts: 50, batch_size: 32, target_update_interval: 100}
+  params: {learning_rate: 1e-3, buffer_size: 1_000, learning_starts: 50, compile: false, target_update_interval: 100}
   policy_params: {net_arch: [16, 16]}
 callbacks:
   - name: success
@@ -71,38 +77,40 @@ Install = Callable[..., Path]
 
 
 def toolkit_process(
-    arguments: Sequence[str | Path], *, session: bool = False, **environment: str
-) -> subprocess.Popen[str]:
-    """Start the installed command in a process of its own, which may lead a session."""
-    command = Path(sys.executable).parent / "toolkit"
+    arguments: Sequence[str | Path], *, session: bool = False, is_new: bool = False, **environment: str
+) -> Command | subprocess.Popen[str]:
+    """Start the command in a process of its own.
+
+    :param session: whether the process leads a session, as the shell of a terminal does
+    :param is_new: whether to start a new Python, which costs seconds, and not a copy of one that has imported all
+    :param environment: variables; one that Python reads when it starts asks for a new one
+    """
+    variables = {**os.environ, **environment}
+    if not is_new and sys.platform == "linux" and not any(name.startswith("PYTHON") for name in environment):
+        return Command([*map(str, arguments)], variables, session=session)
     return subprocess.Popen(
-        [str(command), *map(str, arguments)],
+        [str(COMMAND), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **environment},
+        env=variables,
         start_new_session=session,
-        preexec_fn=default_signals,  # noqa: PLW1509 - it sets signals and no more
+        preexec_fn=restore_default_signals,  # noqa: PLW1509 - it only sets signals
     )
 
 
-def terminal_process(*arguments: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the installed command on a terminal of its own; return the descriptor that closes that, too."""
+def terminal_process(*arguments: str | Path, width: int = 80, **environment: str) -> tuple[Command, int]:
+    """Start the command on a terminal of its own; return the descriptor that reads and closes the terminal, too."""
     terminal, inside = pty.openpty()
-    process = subprocess.Popen(
-        ["setsid", "-c", Path(sys.executable).parent / "toolkit", *arguments],
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        preexec_fn=default_signals,  # noqa: PLW1509 - as above
-    )
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    process = Command([*map(str, arguments)], {**os.environ, **environment}, terminal=inside)
     os.close(inside)
     return process, terminal
 
 
-def default_signals() -> None:
-    """Let Ctrl-C and a closed terminal reach the process that is about to start, also where the tests run without."""
+def restore_default_signals() -> None:
+    """Let Ctrl-C and a closed terminal reach the process that is about to start, also where the tests ignore them."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

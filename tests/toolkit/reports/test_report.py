@@ -541,7 +541,7 @@ def test_all_damaged_files_are_listed(experiment: Path, toolkit: Toolkit) -> Non
     finished = toolkit("report", experiment)
     assert finished.status == 2
     assert finished.err.count("evaluation.json: is damaged") == 4
-    assert finished.err.splitlines()[-1] == "remove it: the run then counts as not evaluated"
+    assert finished.err.splitlines()[-1] == "delete it: the run then counts as not evaluated"
 
 
 @pytest.mark.parametrize(
