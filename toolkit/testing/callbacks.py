@@ -1,4 +1,4 @@
-"""What a callback promises."""
+"""The promises of a callback."""
 
 from __future__ import annotations
 
@@ -8,103 +8,154 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
+
 from toolkit.config.load import ResolvedConfig
 from toolkit.snapshots.plain_data import is_equal
-from toolkit.testing.component import STATE_ADVICE, ConformanceError, Env, config_of, env_of
-from toolkit.testing.short_runs import Observer, differing, dry_run, few, rehearse_in_two
+from toolkit.testing.component import (
+    DEFAULT_ENV,
+    NO_PARAMS,
+    STATE_ADVICE,
+    ConformanceError,
+    Env,
+    make_config,
+    make_env_config,
+    name_component,
+)
+from toolkit.testing.short_runs import (
+    TrainingObserver,
+    crash_and_resume,
+    find_different_tensors,
+    join_names,
+    train_briefly,
+)
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
+from toolkit.utils.text import format_count
 
 _TIMESTEPS = 256
-_N_ENVS = (1, 4)
-_BREAK = 160  # after the second of four rollouts
-_PER_ENV = "`self.locals` has an entry for each environment, and num_timesteps grows by their number"
+_ROLLOUT_TIMESTEPS = 64
+_CRASH_AT = 160  # after the second of four rollouts
+_ENV_COUNTS = (1, 4)
+_PER_ENV = "`self.locals` has one entry per environment, and num_timesteps grows by their number"
 
 
-def check(name: str, params: Mapping[str, Any], env: Env, changes_training: bool) -> None:
-    """Check everything.
+def check_callback(
+    callback: str | type[BaseCallback],
+    *,
+    params: Mapping[str, Any] = NO_PARAMS,
+    env: Env = DEFAULT_ENV,
+    changes_training: bool = False,
+) -> None:
+    """Check that a callback works with one and four environments, leaves training unchanged, and can be resumed.
 
-    :raises ConformanceError: with the first promise that is not kept
-    :raises ConfigError: if the callback cannot be built
+    :param callback: its name or its class
+    :param params: arguments of its constructor
+    :param env: where PPO trains for a few hundred timesteps: a Gymnasium id, or a mapping like ``env`` in the YAML
+    :param changes_training: whether it may change the weights or end training early
+    :raises ConformanceError: with the first promise that it breaks, and what to change
+    :raises ToolkitError: if there is no such callback, or it cannot be built
     """
-    callbacks = [{"name": name, "params": dict(params)}]
-    for n_envs in _N_ENVS:
-        config, without = _config(env, n_envs, callbacks), _config(env, n_envs, [])
-        label = config.components.callbacks[0].cls.__name__
-        with TemporaryDirectory() as folder:
-            undisturbed = Observer()
-            if not changes_training:
-                train(without, Path(folder) / "without", [undisturbed])
-            failed = f"{label}: training with {n_envs} environment{'s' if n_envs > 1 else ''} failed"
-            run, observer = dry_run(config, Path(folder) / "with", failed, f"mend what was raised; {_PER_ENV}")
-            if not changes_training:
-                _leaves_training_alone(label, observer, undisturbed)
-            if observer.missed:
-                seen = f"{few(observer.missed)} cannot be saved, so a run could not be resumed exactly"
-                raise ConformanceError(f"{label}: {seen}; {STATE_ADVICE}")
-            if n_envs > 1:
-                _goes_on(label, config, run, observer)
+    with name_component(callback) as name:
+        for n_envs in _ENV_COUNTS:
+            _check_with(n_envs, {"name": name, "params": dict(params)}, env, changes_training)
 
 
-def _config(env: Env, n_envs: int, callbacks: list[dict[str, Any]]) -> ResolvedConfig:
-    params = {"n_steps": 64 // n_envs, "batch_size": 32, "n_epochs": 1}
-    return config_of(
+def _check_with(n_envs: int, callback: dict[str, Any], env: Env, changes_training: bool) -> None:
+    """Check the callback in trainings with a number of environments."""
+    config = _make_config(env, n_envs, [callback])
+    label = config.components.callbacks[0].cls.__name__
+    with TemporaryDirectory() as folder:
+        reference = TrainingObserver()
+        if not changes_training:
+            train(_make_config(env, n_envs, []), Path(folder) / "without", [reference])
+        failure = f"{label}: training with {format_count(n_envs, 'environment')} failed"
+        run, observer = train_briefly(config, Path(folder) / "with", failure, f"correct what was raised; {_PER_ENV}")
+        if not changes_training:
+            _check_training_unchanged(label, observer, reference)
+        if observer.unsaved:
+            names = join_names(observer.unsaved)
+            raise ConformanceError(
+                f"{label}: {names} cannot be saved, so a run could not be resumed exactly; {STATE_ADVICE}"
+            )
+        if n_envs > 1:
+            _check_resume(label, config, run, observer)
+
+
+def _make_config(env: Env, n_envs: int, callbacks: list[dict[str, Any]]) -> ResolvedConfig:
+    params = {"n_steps": _ROLLOUT_TIMESTEPS // n_envs, "batch_size": 32, "n_epochs": 1}
+    return make_config(
         timesteps=_TIMESTEPS,
-        env={**env_of(env), "n_envs": n_envs},
+        env={**make_env_config(env), "n_envs": n_envs},
         algorithm={"name": "ppo", "params": params, "policy_params": {"net_arch": [8]}},
         callbacks=callbacks,
-        snapshots={"every_timesteps": 64, "every_minutes": None},
+        snapshots={"every_timesteps": _ROLLOUT_TIMESTEPS, "every_minutes": None},
     )
 
 
-def _leaves_training_alone(label: str, observer: Observer, undisturbed: Observer) -> None:
-    meant = "if that is its purpose, say so: changes_training=True"
-    if observer.model.num_timesteps != undisturbed.model.num_timesteps:
-        seen = f"ended training at timestep {observer.model.num_timesteps} of {undisturbed.model.num_timesteps}"
-        raise ConformanceError(f"{label} {seen}; _on_step returns True to go on; {meant}")
-    if differing(observer.model, undisturbed.model):
+def _check_training_unchanged(label: str, observer: TrainingObserver, reference: TrainingObserver) -> None:
+    """Compare with a training without the callback."""
+    exemption = "if that is its purpose, pass changes_training=True"
+    if observer.model.num_timesteps != reference.model.num_timesteps:
+        end = f"timestep {observer.model.num_timesteps} of {reference.model.num_timesteps}"
+        raise ConformanceError(
+            f"{label} ended training at {end}; _on_step returns True to continue training; {exemption}"
+        )
+    if find_different_tensors(observer.model, reference.model):
         advice = (
-            "a callback that only looks on steps environments of its own, and draws from a generator of its own "
-            "(np.random.default_rng(seed)), not from np.random, random or torch's"
+            "a callback that only observes steps environments of its own, and draws from a generator of its own "
+            "(np.random.default_rng(seed)), not from np.random, random or torch"
         )
         raise ConformanceError(
-            f"{label} changed training: the final weights are others than without it; {advice}; {meant}"
+            f"{label} changed training: the final weights differ from those without it; {advice}; {exemption}"
         )
 
 
-def _goes_on(label: str, config: ResolvedConfig, run: RunDirectory, whole: Observer) -> None:
-    """Break a run off and resume it: it comes to the same end. What another whole run has otherwise is a clock."""
+def _check_resume(label: str, config: ResolvedConfig, run: RunDirectory, uninterrupted: TrainingObserver) -> None:
+    """Crash and resume a run, and compare its end with that of an uninterrupted one.
+
+    A difference is ignored if a second uninterrupted run shows it too: it is a clock, for example.
+    """
+    failure = f"{label}: `toolkit resume` after a crash failed"
     with TemporaryDirectory() as folder:
-        failed = f"{label}: going on after a break with `toolkit resume` failed"
-        resumed = rehearse_in_two(config, Path(folder) / "two", _BREAK, failed, STATE_ADVICE)
+        out = Path(folder) / "resumed"
+        resumed = crash_and_resume(config, out, _CRASH_AT, failure, STATE_ADVICE)
         if resumed is None:
             return
-        names = _otherwise(whole, run, resumed, RunDirectory(Path(folder) / "two", config))
-        if names:
-            again, observer = dry_run(config, Path(folder) / "again", failed, STATE_ADVICE)
-            names -= _otherwise(whole, run, observer, again)
-    if names:
-        seen = f"after a break and `toolkit resume` this is not as without the break: {few(sorted(names))}"
-        raise ConformanceError(f"{label}: {seen}; {STATE_ADVICE}")
+        differences = _compare(uninterrupted, run, resumed, RunDirectory(out, config))
+        if differences:
+            repeated_run, repeated = train_briefly(config, Path(folder) / "repeated", failure, STATE_ADVICE)
+            differences -= _compare(uninterrupted, run, repeated, repeated_run)
+    if differences:
+        names = join_names(sorted(differences))
+        raise ConformanceError(
+            f"{label}: a run that crashed and resumed differs from an uninterrupted one: {names}; {STATE_ADVICE}"
+        )
 
 
-def _otherwise(one: Observer, first: RunDirectory, other: Observer, second: RunDirectory) -> set[str]:
-    """Name what two runs ended up with that is not the same."""
-    held, also = (_held(observer) for observer in (one, other))
-    names = {name for name in held.keys() | also.keys() if not is_equal(held.get(name), also.get(name))}
-    names |= {f"progress.csv ({name})" for name, _ in _columns(first).items() ^ _columns(second).items()}
-    return names | {f"the weights ({name})" for name in differing(one.model, other.model)}
+def _compare(
+    observer: TrainingObserver, run: RunDirectory, other_observer: TrainingObserver, other_run: RunDirectory
+) -> set[str]:
+    """Name the differences between the ends of two runs: callback state, logged columns, weights."""
+    state, other_state = _state_of(observer), _state_of(other_observer)
+    names = state.keys() | other_state.keys()
+    differences = {name for name in names if not is_equal(state.get(name), other_state.get(name))}
+    differences |= {
+        f"progress.csv ({name})" for name, _ in _read_columns(run).items() ^ _read_columns(other_run).items()
+    }
+    return differences | {
+        f"the weights ({name})" for name in find_different_tensors(observer.model, other_observer.model)
+    }
 
 
-def _held(observer: Observer) -> dict[str, Any]:
-    held = observer.held["state"]
-    return held if isinstance(held, dict) else {"state_dict": held}
+def _state_of(observer: TrainingObserver) -> dict[str, Any]:
+    state = observer.callback_state["state"]
+    return state if isinstance(state, dict) else {"state_dict": state}
 
 
-def _columns(run: RunDirectory) -> dict[str, tuple[str, ...]]:
-    """Return what training logged, without times."""
+def _read_columns(run: RunDirectory) -> dict[str, tuple[str, ...]]:
+    """Return the columns of progress.csv, without times."""
     with (run.directory / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {
-        name: tuple(row[name] for row in rows) for name in (rows[0] if rows else ()) if not name.startswith("time/")
-    }
+    names = [name for name in (rows[0] if rows else ()) if not name.startswith("time/")]
+    return {name: tuple(row[name] for row in rows) for name in names}

@@ -1,11 +1,11 @@
-"""The component under test: named so that a config can ask for it, and blamed for what goes wrong in it."""
+"""The component under test: how a config names it, builds it, and what is reported when it fails."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from toolkit.config.compose import apply_overrides
@@ -14,38 +14,44 @@ from toolkit.config.signatures import bind_arguments
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ComponentError, ConfigError, Problem, describe_error
 
-_MODULE = "class_under_test"
-SEED = 20  # any will do
+SEED = 20  # any number will do
+DEFAULT_ENV = "CartPole-v1"
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 STATE_ADVICE = (
-    "keep what goes on from step to step in attributes of plain data (numbers, text, lists, mappings, NumPy arrays "
-    "and generators), or offer state_dict and load_state_dict; state_dict may return {} where nothing has to go on, "
-    "as for a file or an environment of its own"
+    "keep the state that continues from step to step in plain attributes (numbers, text, lists, mappings, NumPy "
+    "arrays and generators), or define state_dict and load_state_dict; state_dict may return {} if nothing needs to "
+    "continue, for example for a file or an environment of its own"
 )
 Env = str | Mapping[str, Any]
 
+_MODULE = "class_under_test"
+
 
 class ConformanceError(AssertionError):
-    """A component that does not keep a promise of its kind: what was seen, what is expected, what to change."""
+    """A promise that a component does not keep: what was observed, what was expected, what to change."""
 
 
 @contextmanager
-def called(what: str, advice: str, *allowed: type[Exception]) -> Iterator[None]:
-    """Say of an exception out of the component what it was called with, and what to do.
+def report_exceptions(call: str, advice: str, *allowed: type[Exception]) -> Iterator[None]:
+    """Report an exception from the component as a :class:`ConformanceError`.
 
-    :param allowed: what it may raise
+    :param call: what was called, for the message
+    :param advice: what to change, for the message
+    :param allowed: exceptions that the call may raise
+    :raises ConformanceError: if the block raises anything else
     """
-    passed_on: tuple[type[Exception], ...] = (ConformanceError, *allowed)
+    not_reported: tuple[type[Exception], ...] = (ConformanceError, *allowed)
     try:
         yield
-    except passed_on:
+    except not_reported:
         raise
     except Exception as error:
-        raise ConformanceError(f"{what} raised {describe_error(error)}; {advice}") from error
+        raise ConformanceError(f"{call} raised {describe_error(error)}; {advice}") from error
 
 
 @contextmanager
-def named(component: str | type[Any]) -> Iterator[str]:
-    """Give the name by which a config can ask for a component, also for a class that is local to a function.
+def name_component(component: str | type[Any]) -> Iterator[str]:
+    """Yield a name for a component that configs can use, even for a class defined in a function.
 
     :raises ComponentError: if it is neither a name nor a class
     """
@@ -53,8 +59,8 @@ def named(component: str | type[Any]) -> Iterator[str]:
         yield component
         return
     if not isinstance(component, type):
-        message = f"a {type(component).__name__} is no component: {component!r}"
-        raise ComponentError(message, "give its class, and what the constructor takes as params")
+        message = f"an instance of {type(component).__name__} is not a component: {component!r}"
+        raise ComponentError(message, "pass its class, and the constructor's arguments as params")
     module = ModuleType(_MODULE)
     setattr(module, component.__name__, component)
     sys.modules[_MODULE] = module
@@ -64,8 +70,8 @@ def named(component: str | type[Any]) -> Iterator[str]:
         del sys.modules[_MODULE]
 
 
-def build(cls: type[Any], params: Mapping[str, Any]) -> Any:
-    """Build a component that takes nothing but what a config gives it.
+def build_component(cls: type[Any], params: Mapping[str, Any]) -> Any:
+    """Build a component that needs only ``params``.
 
     :raises ConfigError: if it cannot be built
     """
@@ -80,22 +86,22 @@ def build(cls: type[Any], params: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def env_of(env: Env) -> dict[str, Any]:
-    """Return an environment as a config has it.
+def make_env_config(env: Env) -> dict[str, Any]:
+    """Return the ``env`` section of a config.
 
-    :raises ConfigError: if it is neither an id nor a mapping
+    :raises ConfigError: if ``env`` is neither an id nor a mapping
     """
     if not isinstance(env, str | Mapping):
         raise ConfigError([Problem(("env",), f"should be an id or a mapping, not {env!r}")])
     return {"id": env} if isinstance(env, str) else dict(env)
 
 
-def config_of(**parts: Any) -> ResolvedConfig:
-    """Check a config that is given in parts, the components it names included.
+def make_config(**sections: Any) -> ResolvedConfig:
+    """Resolve a config from its sections, with the components that they name.
 
-    :raises ConfigError: with every problem found
+    :raises ConfigError: with every problem in it
     """
     document = Document({"name": "conformance", "seed": SEED}, {})
-    apply_overrides(document, parts)  # a class in it becomes its path
+    apply_overrides(document, sections)  # replaces a class by its path
     document.locations.clear()
     return resolve_document(document)

@@ -1,4 +1,4 @@
-"""Jobs that are launched to see what a launcher does; other processes import them from here."""
+"""Jobs for checks of launchers. The launcher's processes import them from here."""
 
 from __future__ import annotations
 
@@ -10,84 +10,90 @@ import time
 from pathlib import Path
 from typing import Any
 
-BEFORE = "written by an earlier call\n"
-SAID, SAVED = "said.txt", "saved.txt"
-launched_from = 0  # the process that launches; a job's own has 0 here, or its parent's if it was forked
+EARLIER_OUTPUT = "written by an earlier call\n"
+OUTPUT_FILE, SAVED_FILE = "output.txt", "saved.txt"
+launching_process = 0  # set in the process that launches; in a job's own process 0, or the parent's if it was forked
 
-_SAVING = 0.5  # seconds
+_SAVE_SECONDS = 0.5
+_POLL_SECONDS = 0.02
 
 
 class NoLuckError(Exception):
-    """Cannot be pickled and read back, as many an exception, and says what it has to say in two lines."""
+    """An exception that cannot be unpickled, like many others, with a message of two lines."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first}\n{second}")
 
 
-def write(directory: Path, said: Any) -> None:
-    """Add a line to what earlier calls have written."""
+def append_output(directory: Path, content: Any) -> None:
+    """Append a line of JSON to the output of earlier calls."""
     _begin(directory)
-    with (directory / SAID).open("a") as file:
-        file.write(json.dumps(said))
+    with (directory / OUTPUT_FILE).open("a") as file:
+        file.write(json.dumps(content))
 
 
-def fail(_: Path) -> None:
-    """Raise."""
+def raise_error(_: Path) -> None:
+    """Raise an exception that cannot be unpickled."""
     raise NoLuckError("no luck", "at all")
 
 
-def die(directory: Path, place: str) -> None:
-    """Die, as for want of memory; called again, write."""
+def kill_own_process(directory: Path, marker_folder: str) -> None:
+    """Kill the own process, as if memory ran out; in a second call, write output."""
     _begin(directory)
-    if not _has_begun(place, directory.name):
+    if not _mark_start(marker_folder, directory.name):
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
-    (directory / SAID).touch()
+    (directory / OUTPUT_FILE).touch()
 
 
-def meet(directory: Path, place: str, seconds: float) -> None:
-    """End when another job is at work, or after so many seconds."""
+def wait_for_other_job(directory: Path, marker_folder: str, seconds: float) -> None:
+    """End when another job has started, or after so many seconds."""
     _begin(directory)
     end = time.monotonic() + seconds
-    while not [*Path(place).glob("*.began")] and time.monotonic() < end:
-        time.sleep(0.02)
+    while not [*Path(marker_folder).glob("*.started")] and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
 
 
-def wait(directory: Path, place: str, seconds: float) -> None:
-    """Work until told to stop, and then save; a second signal ends the work at once, as it does training."""
-    came: list[int] = []
+def wait_for_signal(directory: Path, marker_folder: str, seconds: float) -> None:
+    """Work until a signal, then save. A second signal ends the work at once, as in training."""
+    signals: list[int] = []
 
-    def stop(number: int, _: object) -> None:
-        came.append(number)
-        if len(came) > 1:
-            raise SystemExit("was told to stop twice")
+    def handle(number: int, _: object) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            raise SystemExit("got a second signal")
 
     _begin(directory)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    _has_begun(place, directory.name)
+        signal.signal(number, handle)
+    _mark_start(marker_folder, directory.name)
     end = time.monotonic() + seconds
-    while not came and time.monotonic() < end and Path(place).exists():
-        time.sleep(0.02)
-    if came:
-        time.sleep(_SAVING)
-        (directory / SAVED).touch()
+    while not signals and time.monotonic() < end and Path(marker_folder).exists():
+        time.sleep(_POLL_SECONDS)
+    if signals:
+        time.sleep(_SAVE_SECONDS)
+        (directory / SAVED_FILE).touch()
 
 
-def began(place: Path, name: str) -> Path:
-    """Return the file that says a job is at work."""
-    return place / f"{name}.began"
+def has_started(marker_folder: Path, name: str) -> bool:
+    """Return whether a job has started."""
+    return _start_marker(marker_folder, name).exists()
 
 
-def _has_begun(place: str, name: str) -> bool:
-    """Say that a job has begun, and whether it had before."""
-    file = began(Path(place), name)
-    before = file.exists()
-    file.touch()
-    return before
+def _mark_start(marker_folder: str, name: str) -> bool:
+    """Create a job's start marker; return whether it existed before."""
+    marker = _start_marker(Path(marker_folder), name)
+    has_started_before = marker.exists()
+    marker.touch()
+    return has_started_before
+
+
+def _start_marker(marker_folder: Path, name: str) -> Path:
+    return marker_folder / f"{name}.started"
 
 
 def _begin(directory: Path) -> None:
-    if os.getpid() == launched_from:
+    """Refuse to run in the launching process or outside of a main thread; create the job's directory."""
+    if os.getpid() == launching_process:
         raise RuntimeError("was called in the process that launches")
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("was called outside of the main thread of its process, which alone gets signals")

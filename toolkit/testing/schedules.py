@@ -1,4 +1,4 @@
-"""What a schedule promises."""
+"""The promises of a schedule."""
 
 from __future__ import annotations
 
@@ -9,67 +9,81 @@ from typing import Any
 import numpy as np
 
 from toolkit.config.registry import KINDS, find
-from toolkit.testing.component import ConformanceError, build, called
+from toolkit.testing.component import (
+    NO_PARAMS,
+    ConformanceError,
+    build_component,
+    name_component,
+    report_exceptions,
+)
 
-_PROGRESS = [(1 - step / 20,) for step in range(21)]
-_BEYOND = (-0.05,)
-_EPISODES = [(episode, 20 * episode) for episode in (0, 1, 2, 10, 1_000, 100_000)]
+_Arguments = tuple[Any, ...]
+_BELOW_ZERO = (-0.05,)
+_PROGRESS: list[_Arguments] = [*((1 - step / 20,) for step in range(21)), _BELOW_ZERO]
+_EPISODES: list[_Arguments] = [(episode, 20 * episode) for episode in (0, 1, 2, 10, 1_000, 100_000)]
 
 
-def check(name: str, params: Mapping[str, Any]) -> None:
-    """Check everything.
+def check_schedule(schedule: str | type[Any], *, params: Mapping[str, Any] = NO_PARAMS) -> None:
+    """Check that a schedule returns a finite number that depends on its arguments alone.
 
-    :raises ConformanceError: with the first promise that is not kept
-    :raises ComponentError: if there is no such schedule
-    :raises ConfigError: if it cannot be built
+    A schedule with one argument is called as SB3 calls it: ``progress_remaining`` from 1 to 0 and a little below. One
+    with two arguments is called as ``DoubleDQN``'s ``exploration``: an episode and a timestep, for a number from 0 to
+    1. Numbers of the first kind may be negative, as a schedule may be of anything.
+
+    :param schedule: its name or its class
+    :param params: arguments of its constructor
+    :raises ConformanceError: with the first promise that it breaks, and what to change
+    :raises ToolkitError: if there is no such schedule, or it cannot be built
     """
-    cls = find(KINDS["schedules"], name)
+    with name_component(schedule) as name:
+        cls = find(KINDS["schedules"], name)
     label = cls.__name__
-    one, other = build(cls, params), build(cls, params)
-    places = _places(label, one)
-    values = [_value(label, one, place) for place in places]
-    for schedule, order in ((one, places), (other, places[::-1])):
-        again = {place: _value(label, schedule, place) for place in order}
-        for place, value in zip(places, values, strict=True):
-            if again[place] != value:
-                seen = f"gave {value!r} and then {again[place]!r} for {_shown(place)}"
-                advice = "what it is given decides alone: keep no count, and draw nothing"
-                raise ConformanceError(f"{label} {seen}; {advice}")
+    first, second = build_component(cls, params), build_component(cls, params)
+    samples = _choose_samples(label, first)
+    values = {arguments: _call(label, first, arguments) for arguments in samples}
+    for instance, order in ((first, samples), (second, samples[::-1])):
+        repeated_values = {arguments: _call(label, instance, arguments) for arguments in order}
+        for arguments, value in values.items():
+            if repeated_values[arguments] != value:
+                calls = f"{value!r} and then {repeated_values[arguments]!r} for {_format(arguments)}"
+                advice = "compute the value from the arguments alone: keep no count, draw no random numbers"
+                raise ConformanceError(f"{label} returned {calls}; {advice}")
 
 
-def _places(label: str, schedule: Callable[..., Any]) -> list[tuple[Any, ...]]:
-    """Return what a schedule is called with: the progress that remains, or an episode and a timestep."""
+def _choose_samples(label: str, schedule: Callable[..., Any]) -> list[_Arguments]:
+    """Return arguments to call a schedule with: remaining progress, or episode and timestep."""
     signature = inspect.signature(schedule)
-    for places in ([*_PROGRESS, _BEYOND], _EPISODES):
+    for samples in (_PROGRESS, _EPISODES):
         try:
-            signature.bind(*places[0])
+            signature.bind(*samples[0])
         except TypeError:
             continue
-        return [*places]
+        return samples
     raise ConformanceError(
-        f"{label} is called with {signature}; SB3 calls a schedule with progress_remaining, which falls from 1 to 0, "
-        "and DoubleDQN's exploration with (episode, timestep): define __call__(self, progress_remaining) or "
+        f"{label} is called with {signature}; SB3 calls a schedule with progress_remaining, from 1 to 0, and "
+        "DoubleDQN calls exploration with (episode, timestep): define __call__(self, progress_remaining) or "
         "__call__(self, episode, timestep)"
     )
 
 
-def _value(label: str, schedule: Callable[..., Any], place: tuple[Any, ...]) -> float:
+def _call(label: str, schedule: Callable[..., Any], arguments: _Arguments) -> float:
     advice = "return a finite float for every progress_remaining from 1 to 0"
-    if place == _BEYOND:
+    if arguments == _BELOW_ZERO:
         advice = (
-            "SB3 goes below 0 where the last rollout is longer than what remains: use max(progress_remaining, 0.0)"
+            "SB3 goes below 0 if the last rollout is longer than the remaining timesteps: use "
+            "max(progress_remaining, 0.0)"
         )
-    elif len(place) == 2:
+    elif len(arguments) == 2:
         advice = "return a float from 0 to 1 for every number of completed episodes and timesteps"
-    with called(f"{label} called with {_shown(place)}", advice):
-        value = schedule(*place)
+    with report_exceptions(f"{label} called with {_format(arguments)}", advice):
+        value = schedule(*arguments)
     is_number = isinstance(value, float | int | np.floating | np.integer) and not isinstance(value, bool)
-    fits = is_number and np.isfinite(value) and (len(place) == 1 or 0 <= value <= 1)
-    if not fits:
-        raise ConformanceError(f"{label} gave {value!r} for {_shown(place)}; {advice}")
+    is_valid = is_number and np.isfinite(value) and (len(arguments) == 1 or 0 <= value <= 1)
+    if not is_valid:
+        raise ConformanceError(f"{label} returned {value!r} for {_format(arguments)}; {advice}")
     return float(value)
 
 
-def _shown(place: tuple[Any, ...]) -> str:
-    names = ("progress_remaining",) if len(place) == 1 else ("episode", "timestep")
-    return ", ".join(f"{name}={value:g}" for name, value in zip(names, place, strict=True))
+def _format(arguments: _Arguments) -> str:
+    names = ("progress_remaining",) if len(arguments) == 1 else ("episode", "timestep")
+    return ", ".join(f"{name}={value:g}" for name, value in zip(names, arguments, strict=True))

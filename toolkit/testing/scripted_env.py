@@ -1,4 +1,4 @@
-"""What stands right inside a wrapper: notes what the wrapper asks for, and ends episodes as a check needs it."""
+"""The layers inside a wrapper under test: one records what the wrapper asks for, one ends episodes as scripted."""
 
 from __future__ import annotations
 
@@ -8,55 +8,57 @@ import gymnasium as gym
 
 from toolkit.envs.replayable import RawMonitor
 
-MARK = {"conformance": True}  # options that no environment knows
+MARKED_OPTIONS = {"conformance": True}  # reset options that no environment defines
 
 
-class Script(gym.Wrapper[Any, Any, Any, Any]):
-    """Ends episodes as it is told, or not at all; the environment's own end is the last step at which it does.
+class ScriptedEnd(gym.Wrapper[Any, Any, Any, Any]):
+    """Ends episodes at a chosen step with chosen flags. The environment's own end is the latest possible step.
 
-    :ivar ends: terminated and truncated at the end, and both False before; None for the environment's own
-    :ivar ends_at: the 1-based step of the end
-    :ivar steps: how many there were in this episode
-    :ivar ended: whether the last of them was the end
+    :ivar flags: terminated and truncated at the end, both False before; None leaves the environment's own
+    :ivar end_step: the step of the end, from 1
+    :ivar n_steps: steps in this episode so far
+    :ivar has_ended: whether the last step was the end
     """
 
-    ends: tuple[bool, bool] | None = None
-    ends_at = 0
-    steps = 0
-    ended = False
+    flags: tuple[bool, bool] | None = None
+    end_step = 0
+    n_steps = 0
+    has_ended = False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment, which does not see :data:`MARK`."""
-        self.steps, self.ended = 0, False
-        return self.env.reset(**{name: value for name, value in kwargs.items() if value != MARK})
+        """Reset the environment, without :data:`MARKED_OPTIONS`."""
+        self.n_steps, self.has_ended = 0, False
+        return self.env.reset(**{name: value for name, value in kwargs.items() if value != MARKED_OPTIONS})
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment."""
+        """Step the environment and replace its end by the scripted one."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.steps += 1
-        if self.ends is not None:
-            self.ended = terminated or truncated or self.steps >= self.ends_at
-            terminated, truncated = self.ends if self.ended else (False, False)
+        self.n_steps += 1
+        if self.flags is not None:
+            self.has_ended = terminated or truncated or self.n_steps >= self.end_step
+            terminated, truncated = self.flags if self.has_ended else (False, False)
         return observation, reward, terminated, truncated, info
 
 
-class Inside(RawMonitor):
-    """Stands right inside a wrapper, in Monitor's place, and notes what the wrapper asks for.
+class RecordingMonitor(RawMonitor):
+    """Replaces Monitor directly inside the wrapper under test and records the wrapper's calls.
 
-    :ivar asked: the keyword arguments of every reset
-    :ivar actions: of every step
+    :ivar script: ends the episodes
+    :ivar reset_arguments: keyword arguments of every reset
+    :ivar actions: action of every step
+    :ivar is_closed: whether the wrapper has called ``close``
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.script = Script(env)
+        self.script = ScriptedEnd(env)
         super().__init__(self.script)
-        self.asked: list[dict[str, Any]] = []
+        self.reset_arguments: list[dict[str, Any]] = []
         self.actions: list[Any] = []
-        self.closed = False
+        self.is_closed = False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Reset the environment."""
-        self.asked.append(kwargs)
+        self.reset_arguments.append(kwargs)
         return super().reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -65,5 +67,5 @@ class Inside(RawMonitor):
         return super().step(action)
 
     def close(self) -> None:
-        """Note that it was asked for; the environment is closed at the end of the check."""
-        self.closed = True
+        """Record the call. The harness closes the environment at the end of the check."""
+        self.is_closed = True

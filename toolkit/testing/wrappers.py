@@ -1,4 +1,4 @@
-"""What a wrapper promises."""
+"""The promises of a wrapper."""
 
 from __future__ import annotations
 
@@ -20,38 +20,74 @@ from gymnasium.utils.passive_env_checker import data_shares_objects
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
 from toolkit.snapshots import archive
-from toolkit.testing.component import SEED, STATE_ADVICE, ConformanceError, Env, called, config_of, env_of
-from toolkit.testing.scripted_env import MARK
-from toolkit.testing.wrapper_harness import AsNew, Rig, Step, difference, rigged
+from toolkit.testing.component import (
+    DEFAULT_ENV,
+    NO_PARAMS,
+    SEED,
+    STATE_ADVICE,
+    ConformanceError,
+    Env,
+    make_config,
+    make_env_config,
+    name_component,
+    report_exceptions,
+)
+from toolkit.testing.scripted_env import MARKED_OPTIONS
+from toolkit.testing.wrapper_harness import (
+    ResetLearnedState,
+    Step,
+    WrapperHarness,
+    build_harness,
+    describe_difference,
+)
 from toolkit.utils.errors import ConfigError, Problem, describe_error
 
-_STEPS = 60
+_N_STEPS = 60
 _ENDS = {"terminated": (True, False), "truncated": (False, True), "terminated and truncated at once": (True, True)}
-_TASTE = re.compile(
-    "infinity|symmetric and normalized|different from the unwrapped"
-)  # advice on spaces, and no defect
+_RECOMMENDATION = re.compile("infinity|symmetric and normalized|different from the unwrapped")  # about spaces
 
 
-def check(name: str, params: Mapping[str, Any], env: Env) -> None:
-    """Check everything.
+def check_wrapper(
+    wrapper: str | type[gym.Wrapper[Any, Any, Any, Any]],
+    *,
+    params: Mapping[str, Any] = NO_PARAMS,
+    env: Env = DEFAULT_ENV,
+) -> None:
+    """Check that a wrapper keeps Gymnasium's API and the toolkit's, where it stands outside Monitor.
 
-    :raises ConformanceError: with the first promise that is not kept
-    :raises ConfigError: if the wrapper cannot be built, or the environment is faulty itself
+    It passes ``gymnasium.utils.env_checker.check_env``. Each of its steps is one step inside. It passes on seed,
+    options, rendering and closing, and also how an episode ends, unless it ends episodes itself. The same seed and
+    actions give the same episodes. Another instance continues identically from its saved state.
+
+    :param wrapper: its name or its class
+    :param params: arguments of its constructor besides ``env``
+    :param env: an environment that it can wrap: a Gymnasium id, or a mapping like ``env`` in the YAML, whose wrappers
+        are further inside
+    :raises ConformanceError: with the first promise that it breaks, and what to change
+    :raises ToolkitError: if there is no such wrapper, it cannot be built, or the environment is faulty without it
     """
-    parts = env_of(env)
-    wrappers = [*parts.get("wrappers", []), {"name": name, "params": dict(params)}]
-    config = config_of(timesteps=1, env={**parts, "wrappers": wrappers}, algorithm="ppo")
-    known = _warnings_of_the_environment(config)
-    for promise in (_keeps_the_api, _leaves_raw_returns, _passes_ends_on, _repeats_itself, _comes_back, _renders):
-        promise(config)
-    _passes_check_env(config, known)
+    with name_component(wrapper) as name:
+        env_config = make_env_config(env)
+        wrappers = [*env_config.get("wrappers", []), {"name": name, "params": dict(params)}]
+        config = make_config(timesteps=1, env={**env_config, "wrappers": wrappers}, algorithm="ppo")
+        bare_warnings = _check_bare_env(config)
+        _check_api(config)
+        _check_raw_return(config)
+        _check_episode_ends(config)
+        _check_repeatable(config)
+        _check_state_transfer(config)
+        _check_render_and_close(config)
+        _check_gymnasium_checker(config, bare_warnings)
 
 
-def _warnings_of_the_environment(config: ResolvedConfig) -> set[str]:
-    """Return what Gymnasium's checker has against the environment without the wrapper."""
+def _check_bare_env(config: ResolvedConfig) -> set[str]:
+    """Return the warnings of Gymnasium's checker about the environment without the wrapper.
+
+    :raises ConfigError: if the environment does not pass the checker
+    """
     env = make_env(config, config.components.wrappers[:-1])
     try:
-        return _gymnasium_warnings(AsNew(env, env))
+        return _collect_warnings(ResetLearnedState(env, env))
     except Exception as error:
         hint = "check the wrapper in an environment that does"
         problem = Problem(
@@ -62,181 +98,197 @@ def _warnings_of_the_environment(config: ResolvedConfig) -> set[str]:
         env.close()
 
 
-def _gymnasium_warnings(env: gym.Env[Any, Any]) -> set[str]:
+def _collect_warnings(env: gym.Env[Any, Any]) -> set[str]:
+    """Run Gymnasium's checker and return its warnings, without recommendations."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_env(env, skip_render_check=True, skip_close_check=True)
-    texts = {re.sub(r"\x1b\[\d+m|WARN: ", "", str(one.message)) for one in caught}
-    return {text for text in texts if not _TASTE.search(text)}
+    texts = {re.sub(r"\x1b\[\d+m|WARN: ", "", str(warning.message)) for warning in caught}
+    return {text for text in texts if not _RECOMMENDATION.search(text)}
 
 
-def _passes_check_env(config: ResolvedConfig, known: set[str]) -> None:
-    with rigged(config) as rig:
-        advice = "this is what gymnasium.utils.env_checker.check_env says of it: mend what it names"
-        with called(f"check_env of {rig.name}", advice):
-            told = _gymnasium_warnings(AsNew(rig.wrapper, rig.env)) - known
-        if told:
-            raise ConformanceError(f"{rig.name}: {sorted(told)[0]}; {advice}")
+def _check_gymnasium_checker(config: ResolvedConfig, bare_warnings: set[str]) -> None:
+    """Run Gymnasium's own checker on the wrapper."""
+    with build_harness(config) as harness:
+        advice = "gymnasium.utils.env_checker.check_env reports this: correct what it names"
+        with report_exceptions(f"check_env of {harness.name}", advice):
+            new_warnings = _collect_warnings(ResetLearnedState(harness.wrapper, harness.env)) - bare_warnings
+        if new_warnings:
+            raise ConformanceError(f"{harness.name}: {min(new_warnings)}; {advice}")
 
 
-def _keeps_the_api(config: ResolvedConfig) -> None:
-    with rigged(config) as rig:
-        actions = rig.actions(_STEPS)
-        for given in ({"seed": SEED}, {"seed": SEED, "options": MARK}, {}):
-            rig.inside.asked.clear()
-            made = len(rig.inside.actions)
-            rig.reset(**given)
-            _check_reset(rig, given, len(rig.inside.actions) - made)
-        rig.play(actions, seed=SEED)
-        shown = [rig.wrapper.reset()[0], rig.wrapper.step(actions[0])[0]]
-        if data_shares_objects(*shown):
-            advice = (
-                "SB3's buffers and n-step returns keep what they were given: return a new array or a copy each time"
-            )
+def _check_api(config: ResolvedConfig) -> None:
+    """Check what reset and step return, what reset passes on, and that each observation is a new object."""
+    with build_harness(config) as harness:
+        actions = harness.sample_actions(_N_STEPS)
+        for arguments in ({"seed": SEED}, {"seed": SEED, "options": MARKED_OPTIONS}, {}):
+            harness.monitor.reset_arguments.clear()
+            n_actions = len(harness.monitor.actions)
+            harness.reset(**arguments)
+            _check_inner_reset(harness, arguments, len(harness.monitor.actions) - n_actions)
+        harness.play(actions, seed=SEED)
+        observations = [harness.wrapper.reset()[0], harness.wrapper.step(actions[0])[0]]
+        if data_shares_objects(*observations):
+            advice = "SB3's buffers and n-step returns keep a reference: return a new array or a copy each time"
             raise ConformanceError(
-                f"{rig.name} returned the same observation object twice, with new content; {advice}"
+                f"{harness.name} returned the same observation object twice, with new content; {advice}"
             )
 
 
-def _check_reset(rig: Rig, given: dict[str, Any], steps: int) -> None:
-    """Check what the environment inside was asked for at a reset."""
-    asked = rig.inside.asked
-    if not asked:
-        advice = "call self.env.reset(seed=seed, options=options)"
-        raise ConformanceError(f"{rig.name}.reset did not reset the environment inside; {advice}")
-    if steps:
-        advice = "the return and the length of every episode would count it: leave steps to the agent"
-        raise ConformanceError(f"{rig.name}.reset made {steps} steps in the environment inside; {advice}")
-    for name in ("seed", "options"):
-        wanted, seen = given.get(name), [one.get(name) for one in asked]
-        if wanted not in seen:
-            advice = f"pass {name} on: self.env.reset(seed=seed, options=options)"
-            raise ConformanceError(f"{rig.name}.reset({name}={wanted!r}) reset the inside with {seen[0]!r}; {advice}")
+def _check_inner_reset(harness: WrapperHarness, arguments: dict[str, Any], n_steps: int) -> None:
+    """Check how a reset with these arguments reset the environment inside.
 
-
-def _leaves_raw_returns(config: ResolvedConfig) -> None:
-    with rigged(config) as rig:
-        _end(rig, (True, False), 5)
-        completed = rig.inside.pop_episode()
-        raw = sum(rig.inside.rewards)
-        if completed is not None and not np.isclose(completed["r"], raw, atol=1e-5):
-            seen = f"an episode whose raw return is {raw:g} is counted with {completed['r']:g}"
-            advice = "info['episode'] is Monitor's: copy info before changing it, and leave that entry"
-            raise ConformanceError(f"{rig.name}: {seen}; {advice}")
-
-
-def _passes_ends_on(config: ResolvedConfig) -> None:
-    """Play one episode several times, with another end each time.
-
-    Without an end it shows whether the wrapper ends episodes by itself, and where.
+    :param n_steps: steps inside during the reset
     """
-    with rigged(config) as rig:
-        own, at = _end(rig, (False, False), 3)
+    inner_resets = harness.monitor.reset_arguments
+    if not inner_resets:
+        advice = "call self.env.reset(seed=seed, options=options)"
+        raise ConformanceError(f"{harness.name}.reset did not reset the environment inside; {advice}")
+    if n_steps:
+        advice = "they would count in the return and the length of every episode: leave steps to the agent"
+        raise ConformanceError(f"{harness.name}.reset took {n_steps} steps in the environment inside; {advice}")
+    for name in ("seed", "options"):
+        expected, values = arguments.get(name), [inner_reset.get(name) for inner_reset in inner_resets]
+        if expected not in values:
+            observed = f"{harness.name}.reset({name}={expected!r}) reset the environment inside with {values[0]!r}"
+            raise ConformanceError(f"{observed}; pass {name} on: self.env.reset(seed=seed, options=options)")
+
+
+def _check_raw_return(config: ResolvedConfig) -> None:
+    """Check that the wrapper does not change the raw return that Monitor counts."""
+    with build_harness(config) as harness:
+        _play_until(harness, (True, False), 5)
+        completed = harness.monitor.pop_episode()
+        raw_return = sum(harness.monitor.rewards)
+        if completed is not None and not np.isclose(completed["r"], raw_return, atol=1e-5):
+            observed = f"an episode with raw return {raw_return:g} counts as {completed['r']:g}"
+            advice = "info['episode'] belongs to Monitor: copy info before changing it, and leave that entry"
+            raise ConformanceError(f"{harness.name}: {observed}; {advice}")
+
+
+def _check_episode_ends(config: ResolvedConfig) -> None:
+    """Play one episode several times, each with a different end.
+
+    The first has no end inside. It shows whether and where the wrapper ends episodes itself.
+    """
+    with build_harness(config) as harness:
+        own_end, end_step = _play_until(harness, (False, False), 3)
     for what, flags in _ENDS.items():
-        with rigged(config) as rig:
-            last, _ = _end(rig, flags, at)
-        for part, inside, by_itself in zip(("terminated", "truncated"), flags, own[2:], strict=True):
-            seen, expected = getattr(last, part), inside or by_itself
-            if seen is not expected:
+        with build_harness(config) as harness:
+            last_step, _ = _play_until(harness, flags, end_step)
+        own_flags = (own_end.terminated, own_end.truncated)
+        for field, inner_flag, own_flag in zip(("terminated", "truncated"), flags, own_flags, strict=True):
+            value, expected = getattr(last_step, field), inner_flag or own_flag
+            if value is not expected:
                 advice = (
-                    "a terminated episode is over, a truncated one was cut and has a value beyond: learning depends "
-                    "on the difference. Return both as self.env.step gave them"
+                    "a terminated episode is over, a truncated one has a value beyond its end: learning depends on "
+                    "the difference. Return both flags as self.env.step returned them"
                 )
                 raise ConformanceError(
-                    f"{rig.name}.step returned {part}={seen} where the episode inside {what}, and expected is "
-                    f"{part}={expected}; {advice}"
+                    f"{harness.name}.step returned {field}={value} where the episode inside {what}, instead of "
+                    f"{field}={expected}; {advice}"
                 )
 
 
-def _end(rig: Rig, flags: tuple[bool, bool], at: int) -> tuple[Step, int]:
+def _play_until(harness: WrapperHarness, flags: tuple[bool, bool], end_step: int) -> tuple[Step, int]:
     """Play until the episode ends, inside or by the wrapper; return the last step, and its number inside."""
-    script = rig.inside.script
-    script.ends, script.ends_at = flags, at
-    step = rig.reset(seed=SEED)
-    for action in rig.actions(at):
-        step = rig.step(action)
-        if step.ended or script.ended:
+    script = harness.monitor.script
+    script.flags, script.end_step = flags, end_step
+    step = harness.reset(seed=SEED)
+    for action in harness.sample_actions(end_step):
+        step = harness.step(action)
+        if step.is_last or script.has_ended:
             break
-    return step, script.steps
+    return step, script.n_steps
 
 
-def _repeats_itself(config: ResolvedConfig) -> None:
+def _check_repeatable(config: ResolvedConfig) -> None:
+    """Check that the same seed and actions give the same episodes."""
     advice = (
-        "draw from self.np_random, or from a generator that reset(seed=...) seeds, and start every episode as new. "
-        "What it learns from one episode to the next on purpose, it offers as state_dict and load_state_dict"
+        "draw from self.np_random, or from a generator that reset(seed=...) seeds, and start every episode anew. "
+        "Return what it learns across episodes on purpose from state_dict, and restore it in load_state_dict"
     )
-    with rigged(config) as rig, rigged(config) as other:
-        actions = rig.actions(_STEPS)
-        same = replace(rig, wrapper=AsNew(rig.wrapper, rig.env))
-        first = same.play(actions, seed=SEED)
-        forgets = "reset what it keeps from step to step in reset(); "
-        for again, where, first_advice in ((other, "in two instances", ""), (same, "after a second reset", forgets)):
-            if differing := difference(first, again.play(actions, seed=SEED)):
-                seen = f"the same seed and actions gave different episodes {where}: {differing}"
-                raise ConformanceError(f"{rig.name}: {seen}; {first_advice}{advice}")
+    with build_harness(config) as harness, build_harness(config) as other_harness:
+        actions = harness.sample_actions(_N_STEPS)
+        same_harness = replace(harness, wrapper=ResetLearnedState(harness.wrapper, harness.env))
+        steps = same_harness.play(actions, seed=SEED)
+        for repeated, where, reset_advice in (
+            (other_harness, "in two instances", ""),
+            (same_harness, "after a second reset", "reset per-episode state in reset(); "),
+        ):
+            if difference := describe_difference(steps, repeated.play(actions, seed=SEED)):
+                observed = f"the same seed and actions gave different episodes {where}: {difference}"
+                raise ConformanceError(f"{harness.name}: {observed}; {reset_advice}{advice}")
 
 
-def _comes_back(config: ResolvedConfig) -> None:
-    """Stop within an episode that is not the first, put the state into another instance, and go on in both."""
+def _check_state_transfer(config: ResolvedConfig) -> None:
+    """Stop in a later episode, restore its state in another instance, and compare how both continue."""
     with ExitStack() as stack:
-        rig, other = (stack.enter_context(rigged(config)) for _ in range(2))
-        actions = rig.actions(2 * _STEPS)
-        rig.env.reset(seed=SEED)
-        _go_on(rig, actions[:_STEPS])
-        own = f"wrapper {rig.name}: "
-        if missed := [what.removeprefix(own) for what in rig.env.list_unrestorable() if what.startswith(own)]:
-            seen = f"{', '.join(missed)} cannot be saved, so a run could not be resumed exactly"
-            raise ConformanceError(f"{rig.name}: {seen}; {STATE_ADVICE}")
-        with called(f"putting the state of {rig.name} into another instance", STATE_ADVICE):
-            reached = other.env.replay(_written_and_read(rig.env.replay_state()))
-        if not reached:
-            seen = "the same seed and actions do not bring the environment inside back to where it was"
+        harness, other_harness = (stack.enter_context(build_harness(config)) for _ in range(2))
+        actions = harness.sample_actions(2 * _N_STEPS)
+        harness.env.reset(seed=SEED)
+        _continue(harness, actions[:_N_STEPS])
+        prefix = f"wrapper {harness.name}: "
+        unsaved = [name for name in harness.env.list_unrestorable() if name.startswith(prefix)]
+        if unsaved:
+            names = ", ".join(name.removeprefix(prefix) for name in unsaved)
+            raise ConformanceError(
+                f"{harness.name}: {names} cannot be saved, so a run could not be resumed exactly; {STATE_ADVICE}"
+            )
+        with report_exceptions(f"restoring the state of {harness.name} in another instance", STATE_ADVICE):
+            is_same = other_harness.env.replay(_write_and_read(harness.env.replay_state()))
+        if not is_same:
+            observed = "the same seed and actions do not bring the environment inside to the same state"
             advice = "reset it with the seed given, and step it with the same actions"
-            raise ConformanceError(f"{rig.name}: {seen}; {advice}")
-        if differing := difference(_go_on(rig, actions[_STEPS:]), _go_on(other, actions[_STEPS:])):
-            seen = f"with its state put into another instance it goes on otherwise: {differing}"
-            raise ConformanceError(f"{rig.name}: {seen}; {STATE_ADVICE}")
+            raise ConformanceError(f"{harness.name}: {observed}; {advice}")
+        steps, other_steps = (_continue(each, actions[_N_STEPS:]) for each in (harness, other_harness))
+        if difference := describe_difference(steps, other_steps):
+            observed = f"another instance with its state continues differently: {difference}"
+            raise ConformanceError(f"{harness.name}: {observed}; {STATE_ADVICE}")
 
 
-def _go_on(rig: Rig, actions: list[Any]) -> list[Step]:
+def _continue(harness: WrapperHarness, actions: list[Any]) -> list[Step]:
     """Take steps in the whole environment, which seeds its resets."""
     steps = []
     for action in actions:
-        steps.append(Step(*copy.deepcopy(rig.env.step(action)[:4])))
-        if steps[-1].ended:
-            rig.env.reset()
+        steps.append(Step(*copy.deepcopy(harness.env.step(action)[:4])))
+        if steps[-1].is_last:
+            harness.env.reset()
     return steps
 
 
-def _written_and_read(place: dict[str, Any]) -> dict[str, Any]:
+def _write_and_read(state: dict[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
-        archive.write(Path(folder) / "place", place)
-        read: dict[str, Any] = archive.read(Path(folder) / "place")
-        return read
+        archive.write(Path(folder) / "state", state)
+        restored_state: dict[str, Any] = archive.read(Path(folder) / "state")
+        return restored_state
 
 
-def _renders(config: ResolvedConfig) -> None:
-    with rigged(config) as rig:
-        modes = rig.inside.metadata.get("render_modes") or ()
+def _check_render_and_close(config: ResolvedConfig) -> None:
+    """Check that rendering and closing reach the environment inside."""
+    with build_harness(config) as harness:
+        modes = harness.monitor.metadata.get("render_modes") or ()
     mode = "rgb_array" if "rgb_array" in modes else None
-    with rigged(config, mode) as rig:
-        rig.play(rig.actions(1), seed=SEED)
-        if rig.wrapper.render_mode != mode:
-            seen = f"{rig.name}.render_mode is {rig.wrapper.render_mode!r} where it is {mode!r} inside"
-            raise ConformanceError(f"{seen}; videos depend on it: leave the attribute to gymnasium.Wrapper")
+    with build_harness(config, mode) as harness:
+        harness.play(harness.sample_actions(1), seed=SEED)
+        if harness.wrapper.render_mode != mode:
+            observed = f"{harness.name}.render_mode is {harness.wrapper.render_mode!r} where it is {mode!r} inside"
+            raise ConformanceError(f"{observed}; videos depend on it: leave the attribute to gymnasium.Wrapper")
         if mode is not None:
-            _check_frame(rig)
-        with called(f"{rig.name}.close()", "closing gives back what was taken, and raises nothing"):
-            rig.wrapper.close()
-        if not rig.inside.closed:
-            raise ConformanceError(f"{rig.name}.close did not close the environment inside; call super().close()")
+            _check_frame(harness)
+        with report_exceptions(f"{harness.name}.close()", "close releases resources and raises nothing"):
+            harness.wrapper.close()
+        if not harness.monitor.is_closed:
+            raise ConformanceError(f"{harness.name}.close did not close the environment inside; call super().close()")
 
 
-def _check_frame(rig: Rig) -> None:
-    expected = "with render_mode 'rgb_array' it returns a frame, an array of shape (height, width, 3)"
-    advice = "return self.env.render(), or leave render out"
-    with called(f"{rig.name}.render()", f"{expected}: {advice}"):
-        frame: Any = rig.wrapper.render()
+def _check_frame(harness: WrapperHarness) -> None:
+    advice = (
+        "with render_mode 'rgb_array' it returns a frame, an array of shape (height, width, 3): "
+        "return self.env.render(), or do not define render"
+    )
+    with report_exceptions(f"{harness.name}.render()", advice):
+        frame: Any = harness.wrapper.render()
     if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3:
         shape = f"an array of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise ConformanceError(f"{rig.name}.render returned {shape}; {expected}: {advice}")
+        raise ConformanceError(f"{harness.name}.render returned {shape}; {advice}")

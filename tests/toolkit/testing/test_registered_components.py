@@ -1,0 +1,94 @@
+"""Every registered component keeps the promises of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from toolkit.config.registry import KINDS, list_entry_points
+from toolkit.testing import (
+    check_algorithm,
+    check_callback,
+    check_launcher,
+    check_policy,
+    check_schedule,
+    check_wrapper,
+)
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "wrappers": check_wrapper,
+    "callbacks": check_callback,
+    "algorithms": check_algorithm,
+    "policies": check_policy,
+    "schedules": check_schedule,
+    "launchers": check_launcher,
+}
+OFF_POLICY = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 16}
+CONTINUOUS: dict[str, Any] = {"params": OFF_POLICY | {"train_freq": 32}, "env": "Pendulum-v1"}
+ON_POLICY = {"n_steps": 150, "batch_size": 75, "n_epochs": 1}
+IMAGES = "toolkit_tests/Images-v0"
+if IMAGES not in gym.registry:
+    size = {"screen_height": 36, "screen_width": 36}
+    gym.register(IMAGES, "stable_baselines3.common.envs:FakeImageEnv", kwargs=size)
+TIME_AWARE = {"name": "gymnasium.wrappers:TimeAwareObservation", "params": {"flatten": False}}
+# Arguments of the checks; a component that is not listed needs none.
+ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "wrappers": {
+        "clip_reward": {"params": {"min_reward": -1}},
+        "info_action_mask": {"env": "Taxi-v4"},
+        "terminal_reward_clip": {"params": {"success_steps": 195}},
+    },
+    "callbacks": {
+        "max_episodes": {"params": {"max_episodes": 5}, "changes_training": True},
+        "record_video": {"params": {"every_timesteps": 100, "formats": ["gif"], "max_steps": 5}},
+        "success": {"params": {"threshold": 500}},
+    },
+    "algorithms": {
+        "crossq": CONTINUOUS,
+        "ddpg": CONTINUOUS,
+        "double_dqn": {"params": OFF_POLICY},
+        "dqn": {"params": OFF_POLICY},
+        "maskable_ppo": {"params": ON_POLICY, "env": {"id": "Taxi-v4", "wrappers": ["info_action_mask"]}},
+        "ppo": {"params": ON_POLICY},
+        "qrdqn": {"params": OFF_POLICY},
+        "recurrent_ppo": {"params": ON_POLICY, "policy": "MlpLstmPolicy"},
+        "sac": CONTINUOUS,
+        "td3": CONTINUOUS,
+        "tqc": CONTINUOUS,
+        "trpo": {"params": {"n_steps": 150, "batch_size": 75}},
+    },
+    "policies": {
+        "DuelingCnnPolicy": {"algorithm": "double_dqn", "env": IMAGES},
+        "DuelingMultiInputPolicy": {"algorithm": "double_dqn", "env": {"id": "CartPole-v1", "wrappers": [TIME_AWARE]}},
+    },
+    "schedules": {
+        "constant": {"params": {"val": 0.5}},
+        "harmonic": {"params": {"final": 0.1, "scale": 0.5}},
+        "linear": {"params": {"start": 1e-3}},
+    },
+    "launchers": {"local": {"params": {"workers": 2}}},
+}
+# Components that are not checked here, and why.
+EXEMPT = {
+    ("wrappers", "atari"): "skips frames on purpose; test_extras.py plays a game with it",
+    ("launchers", "ray"): "test_ray_launcher.py checks it on a cluster",
+}
+
+
+def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
+    if (kind, name) in EXEMPT:
+        return [pytest.mark.skip(reason=EXEMPT[kind, name])]
+    return [] if kind in ("wrappers", "schedules") else [pytest.mark.slow]
+
+
+REGISTERED = [pytest.param(kind, name, marks=marks(kind, name)) for kind in CHECKS for name in list_entry_points(KINDS[kind])]
+
+
+@pytest.mark.parametrize(("kind", "name"), REGISTERED)
+def test_registered_component_keeps_promises(kind: str, name: str) -> None:
+    for extra in list_entry_points(KINDS[kind])[name][0].extras:
+        pytest.importorskip(extra)
+    CHECKS[kind](name, **ARGUMENTS[kind].get(name, {}))
