@@ -102,7 +102,7 @@ BAD_INPUT = {
     "tune": ("tuning.yaml --set trials=0", "--set trials=0: trials: "),
     "check": ("small.yaml --set sed=1", "--set sed=1: sed: unknown key; did you mean 'seed'?"),
     "schema": ("run", "'config'"),
-    "plugins": ("wraper", "'wraper'\ndid you mean 'wrappers'?"),
+    "plugins": ("wraper", "kind 'wraper' does not exist\ndid you mean 'wrappers'?"),
     "new": ("plugin my-reward", "did you mean 'my_reward'?"),
 }
 

@@ -42,7 +42,10 @@ class Callback(BaseCallback):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: check_wrapper("terminal_reward_clap"), r"wrapper 'terminal_reward_clap' does not exist.*did you mean"),
+        (
+            lambda: check_wrapper("terminal_reward_clap"),
+            r"wrapper 'terminal_reward_clap' does not exist.*did you mean",
+        ),
         (lambda: check_wrapper(Callback), r"is not a valid wrapper: it should be"),
         (
             lambda: check_wrapper(PassThrough(gym.make("CartPole-v1"))),

@@ -84,7 +84,9 @@ def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
     return [] if kind in ("wrappers", "schedules") else [pytest.mark.slow]
 
 
-REGISTERED = [pytest.param(kind, name, marks=marks(kind, name)) for kind in CHECKS for name in list_entry_points(KINDS[kind])]
+REGISTERED = [
+    pytest.param(kind, name, marks=marks(kind, name)) for kind in CHECKS for name in list_entry_points(KINDS[kind])
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), REGISTERED)
