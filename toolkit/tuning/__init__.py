@@ -1,1 +1,1 @@
-"""A search for the values of a config: its file, its study, its trials, what it leaves behind."""
+"""Tuning: search the values of a config with Optuna, in a study of trials."""

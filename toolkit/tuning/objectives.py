@@ -1,7 +1,7 @@
-"""What trials are judged by, and by what learning curve they are compared while they train.
+"""Objectives: the score of a trial, and the learning curve that pruners compare while it trains.
 
-Both come out of training itself, for nothing, and out of raw returns, which compare trials whatever reward wrappers
-they search among.
+Both use the raw returns of training episodes. These need no evaluation, and stay comparable when reward wrappers are
+searched.
 """
 
 from __future__ import annotations
@@ -18,89 +18,89 @@ from toolkit.utils.errors import TuningError
 
 
 class Objective(ABC):
-    """What one training, with one seed, comes to.
+    """The score of a training run with one seed.
 
-    :ivar direction: whether more of it is better
-    :ivar title: what it is, in words
+    :ivar direction: whether a larger or a smaller score is better
+    :ivar title: name of the score in texts and figures
     """
 
     direction: Literal["maximize", "minimize"]
     title: str
 
-    def trained(self, config: ResolvedConfig) -> ResolvedConfig:
-        """Return what trials train of a config: the whole of it."""
+    def adapt_config(self, config: ResolvedConfig) -> ResolvedConfig:
+        """Return the config that trials train: by default the same."""
         return config
 
     @abstractmethod
-    def progress(self, context: TrainingContext) -> float | None:
-        """Return where the learning curve stands during training; more is better; ``None`` before any episode."""
+    def current_value(self, context: TrainingContext) -> float | None:
+        """Return the current value of the learning curve. Larger is better. ``None`` before the first episode."""
 
     @abstractmethod
-    def end(self, run: RunDirectory) -> float:
-        """Return where the learning curve has ended.
+    def final_value(self, run: RunDirectory) -> float:
+        """Return the last value of the learning curve.
 
-        :raises TuningError: if nothing can be said of the run
+        :raises TuningError: if the run has none
         """
 
     @abstractmethod
     def score(self, run: RunDirectory) -> float:
-        """Return what the run is judged by.
+        """Return the score of a run that has ended.
 
-        :raises TuningError: if nothing can be said of the run
+        :raises TuningError: if the run has none
         """
 
 
 class MeanReturn(Objective):
-    """The mean raw return of the last 100 training episodes, when the config's timesteps are used up.
+    """The mean raw return of the last 100 training episodes, after all timesteps of the config.
 
-    No success criterion ends a training before: the mean of the last 100 episodes would be the lower the sooner a
-    criterion over fewer was met.
+    Trials train without the success criterion. A criterion over fewer episodes would end a training early, and the
+    mean over 100 episodes would then be the lower the earlier that happens.
     """
 
     direction = "maximize"
     title = "mean return of the last 100 training episodes"
 
-    def trained(self, config: ResolvedConfig) -> ResolvedConfig:
-        """Leave the success criterion out."""
+    def adapt_config(self, config: ResolvedConfig) -> ResolvedConfig:
+        """Return the config without its success criterion."""
         return config.without_callbacks(lambda callback: issubclass(callback.cls, SuccessCriterion))
 
-    def progress(self, context: TrainingContext) -> float | None:
-        """Return the mean of the last 100 episodes so far."""
+    def current_value(self, context: TrainingContext) -> float | None:
+        """Return the mean return of the last 100 episodes so far."""
         return context.episodes.mean_return()
 
-    def end(self, run: RunDirectory) -> float:
+    def final_value(self, run: RunDirectory) -> float:
         """Return the score."""
         return self.score(run)
 
     def score(self, run: RunDirectory) -> float:
-        """Return the mean of the last 100 episodes, or of as many as there are."""
-        return _finite(mean_of_last([raw_return for raw_return, _ in run.episodes]), run)
+        """Return the mean return of the last 100 episodes, or of all if there are fewer."""
+        return _check_finite(mean_of_last([raw_return for raw_return, _ in run.episodes]), run)
 
 
 class TimestepsToSuccess(Objective):
-    """How many timesteps it takes to meet the config's success criterion.
+    """The number of timesteps until the config's success criterion is met.
 
-    A seed that does not meet it counts as having taken all timesteps: the least that it can have taken. The learning
-    curve is the criterion's mean return up to its threshold, so that none that has met it is behind another.
+    A seed that does not meet it scores all timesteps, a lower bound. The learning curve is the criterion's mean
+    return, at most its threshold, so that no trial falls behind after it has met the criterion.
     """
 
     direction = "minimize"
     title = "timesteps to success"
 
-    def progress(self, context: TrainingContext) -> float | None:
-        """Return the criterion's mean return, up to its threshold."""
+    def current_value(self, context: TrainingContext) -> float | None:
+        """Return the criterion's mean return, at most its threshold."""
         criterion = context.criterion
         if criterion is None or criterion.mean_return is None:
             return None
         return min(criterion.mean_return, criterion.threshold)
 
-    def end(self, run: RunDirectory) -> float:
-        """Return the criterion's mean return when training ended, up to its threshold."""
+    def final_value(self, run: RunDirectory) -> float:
+        """Return the criterion's mean return at the end of training, at most its threshold."""
         success = (run.result or {}).get("success") or {}
-        return min(_finite(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
+        return min(_check_finite(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
 
     def score(self, run: RunDirectory) -> float:
-        """Return the timestep of success, or all timesteps."""
+        """Return the timestep of success, or all timesteps if there was none."""
         success = (run.result or {}).get("success") or {}
         return float(success["timestep"] if success.get("solved") else run.config.timesteps)
 
@@ -108,9 +108,9 @@ class TimestepsToSuccess(Objective):
 OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
 
 
-def _finite(mean: float | None, run: RunDirectory) -> float:
-    if mean is None:
-        raise TuningError(f"no episode was completed in {run.config.timesteps:,} timesteps")
-    if not math.isfinite(mean):
-        raise TuningError(f"the mean return is {mean}")
-    return mean
+def _check_finite(mean_return: float | None, run: RunDirectory) -> float:
+    if mean_return is None:
+        raise TuningError(f"no episode ended within {run.config.timesteps:,} timesteps")
+    if not math.isfinite(mean_return):
+        raise TuningError(f"the mean return is {mean_return}")
+    return mean_return

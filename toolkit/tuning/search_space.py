@@ -1,4 +1,4 @@
-"""A search space: values of a config by dotted path, each between two bounds or among choices."""
+"""A search space: values of a config by dotted path, each in a range or among choices."""
 
 from __future__ import annotations
 
@@ -21,96 +21,97 @@ from toolkit.config.validation import StrictModel
 from toolkit.config.yaml_document import Document, get_locations, walk
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
-ABSENT = object()
-"""In the place of a value that a base does not have; null is one that it has."""
-_LEADING = re.compile(r"^(algorithm|env)\.((policy_)?params\.)?")
-_NOT_SEARCHED = {
+MISSING = object()
+"""The base value of a dimension that the base does not set; ``None`` is a value that it sets."""
+_PREFIX = re.compile(r"^(algorithm|env)\.((policy_)?params\.)?")
+_NOT_SEARCHABLE = {
     "timesteps": "trials are compared at equal timesteps",
-    "seed": "the tuning file's 'seeds' says which there are",
+    "seed": "the tuning file's 'seeds' sets it",
     "name": "it changes nothing",
 }
 
 
-def _number(value: Any) -> Any:
+def _check_number(value: Any) -> Any:
     if isinstance(value, bool | str) or (isinstance(value, int | float) and not abs(value) <= sys.float_info.max):
         raise ValueError("Input should be a number")
     return value
 
 
-Number = Annotated[int | float, BeforeValidator(_number)]
+Number = Annotated[int | float, BeforeValidator(_check_number)]
 
 
-class Searched(StrictModel):
-    """Where a value is searched for: between two bounds, or among choices."""
+class SearchDomain(StrictModel):
+    """Where a value is searched: in a range, or among choices."""
 
     low: Number | None = None
     """The smallest value."""
     high: Number | None = None
-    """The largest value, itself included."""
+    """The largest value, inclusive."""
     log: bool = False
-    """Whether every order of magnitude is as likely as any other."""
+    """Sample on a logarithmic scale."""
     step: Number | None = None
-    """The distance between neighbouring values, of which `low` and `high` are two."""
+    """Distance between neighbouring values. `low` and `high` are two of them."""
     choices: tuple[Any, ...] | None = None
-    """The values there are; lists and components too."""
+    """The values to choose from. Lists and components are allowed."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A value that is searched for.
+    """A value that is searched.
 
     :param path: its dotted path in the config
-    :param present: the value in the base; :data:`ABSENT` if there is none
-    :param is_whole: whether it is searched for among whole numbers alone
+    :param base_value: its value in the base; :data:`MISSING` if the base does not set it
+    :param is_integer: whether only whole numbers are searched
     """
 
     path: str
-    searched: Searched
-    present: Any
-    is_whole: bool
+    domain: SearchDomain
+    base_value: Any
+    is_integer: bool
 
     @property
-    def labels(self) -> list[Any]:
-        """The choices as a database can hold them: what is no scalar is YAML in one line."""
+    def choice_labels(self) -> list[Any]:
+        """The choices as a database can hold them: one that is no scalar is a line of YAML."""
         scalar = str | int | float | None
-        return [one if isinstance(one, scalar) else dump_inline(one) for one in self.searched.choices or ()]
+        return [choice if isinstance(choice, scalar) else dump_inline(choice) for choice in self.domain.choices or ()]
 
-    def holds(self, value: Any) -> bool:
-        """Say whether a value is one of those searched among."""
-        searched = self.searched
-        if searched.choices is not None:
-            return value in searched.choices
-        if isinstance(value, bool) or not isinstance(value, int | float) or searched.low is None:
+    def contains(self, value: Any) -> bool:
+        """Say whether a value belongs to the domain."""
+        domain = self.domain
+        if domain.choices is not None:
+            return value in domain.choices
+        if isinstance(value, bool) or not isinstance(value, int | float) or domain.low is None:
             return False
-        steps = (value - searched.low) / (searched.step or 1)
-        on_a_step = (searched.step is None and not self.is_whole) or math.isclose(steps, round(steps), abs_tol=1e-9)
-        return searched.low <= value <= (searched.high or 0) and on_a_step
+        n_steps = (value - domain.low) / (domain.step or 1)
+        has_steps = domain.step is not None or self.is_integer
+        is_on_step = not has_steps or math.isclose(n_steps, round(n_steps), abs_tol=1e-9)
+        return domain.low <= value <= (domain.high or 0) and is_on_step
 
 
-def make_space(search: Mapping[str, Searched], base: RunConfig) -> tuple[Dimension, ...]:
-    """Return what is searched for, with the values that the base has there."""
+def make_space(search: Mapping[str, SearchDomain], base: RunConfig) -> tuple[Dimension, ...]:
+    """Return the dimensions of a search, with the values of the base."""
     data = base.to_document().data
-    presents = {path: _present(data, path) for path in search}
+    base_values = {path: _get_value(data, path) for path in search}
     return tuple(
-        Dimension(path, one, presents[path], _is_whole(one, path, presents[path], base))
-        for path, one in search.items()
+        Dimension(path, domain, base_values[path], _is_integer(domain, path, base_values[path], base))
+        for path, domain in search.items()
     )
 
 
-def space_problems(space: Sequence[Dimension], base: RunConfig, document: Document) -> Iterator[Problem]:
-    """Say what is wrong with a space; the ends of each range and every choice are tried in the base.
+def find_space_problems(space: Sequence[Dimension], base: RunConfig, document: Document) -> Iterator[Problem]:
+    """Find the problems of a search space. The ends of each range and every choice are tried in the base.
 
-    :param document: the file, which has the space under ``search``
+    :param document: the file that holds the space under ``search``
     """
     for dimension in space:
-        own = [*_own_problems(dimension), *_overlaps(dimension, space)]
-        yield from own or _unfit_values(dimension, base, document)
+        own_problems = [*_find_domain_problems(dimension), *_find_overlaps(dimension, space)]
+        yield from own_problems or _find_unfit_values(dimension, base, document)
 
 
-def config_with(base: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
-    """Lay values by dotted path over a config.
+def override_config(base: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
+    """Return a config with other values, given by dotted path.
 
-    :raises ConfigError: if they do not fit together
+    :raises ConfigError: if the config is invalid with them
     """
     document = base.to_document()
     for path, value in values.items():
@@ -118,113 +119,127 @@ def config_with(base: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
     return resolve_document(document)
 
 
-def short_names(paths: Sequence[str]) -> list[str]:
-    """Return what dotted paths can be called where there is little room: ``learning_rate.start``, ``n_envs``."""
-    names = [_LEADING.sub("", path).replace(".params.", ".") for path in paths]
+def shorten_paths(paths: Sequence[str]) -> list[str]:
+    """Return short names for dotted paths, as ``learning_rate.start`` or ``n_envs``."""
+    names = [_PREFIX.sub("", path).replace(".params.", ".") for path in paths]
     return names if len({*names}) == len(names) else list(paths)
 
 
-def _present(data: Any, dotted: str) -> Any:
+def _get_value(data: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         try:
             data = data[int(key) if isinstance(data, list) else key]
         except (LookupError, TypeError, ValueError):
-            return ABSENT
+            return MISSING
     return data
 
 
-def _is_whole(one: Searched, dotted: str, present: Any, base: RunConfig) -> bool:
-    """Say whether a range is of whole numbers: by what the config takes there or, if it takes anything, as written."""
-    numbers = [number for number in (one.low, one.high, one.step) if number is not None]
-    if one.low is None or any(number % 1 for number in numbers):
+def _is_integer(domain: SearchDomain, dotted: str, base_value: Any, base: RunConfig) -> bool:
+    """Say whether a range holds whole numbers only: by the type of the parameter or, if it has none, as written."""
+    numbers = [number for number in (domain.low, domain.high, domain.step) if number is not None]
+    if domain.low is None or any(number % 1 for number in numbers):
         return False
 
     def fits(value: Any) -> bool:
-        return not _problems_with(dotted, value, base, {(): dotted})
+        return not _try_value(dotted, value, base, {(): dotted})
 
-    if not fits(one.low + 0.5):
+    if not fits(domain.low + 0.5):
         return True
-    return fits("") and all(isinstance(number, int) for number in numbers) and not isinstance(present, float)
+    return fits("") and all(isinstance(number, int) for number in numbers) and not isinstance(base_value, float)
 
 
-def _overlaps(dimension: Dimension, space: Sequence[Dimension]) -> Iterator[Problem]:
-    paths = [one.path for one in space]
-    place = paths.index(dimension.path)
+def _find_overlaps(dimension: Dimension, space: Sequence[Dimension]) -> Iterator[Problem]:
+    """Find other dimensions that contain a dimension, or replace it."""
+    paths = [other.path for other in space]
+    position = paths.index(dimension.path)
     for index, other in enumerate(paths):
         if dimension.path.startswith(f"{other}."):
-            message = f"lies within {other}, which is searched for as well"
-            yield Problem(("search", dimension.path), message, "search for one of them")
-        elif index > place and shadows(other, dimension.path):
-            message = f"is dropped by {other}, which is laid over it"
+            message = f"is a part of {other}, which is searched, too"
+            yield Problem(("search", dimension.path), message, "search one of them")
+        elif index > position and shadows(other, dimension.path):
+            message = f"is replaced by {other}, which comes later"
             yield Problem(("search", dimension.path), message, "write the name before its params")
 
 
-def _own_problems(dimension: Dimension) -> Iterator[Problem]:
-    """Say what is wrong with a range or choices as such."""
-    one, path = dimension.searched, ("search", dimension.path)
-    if dimension.path in _NOT_SEARCHED:
-        yield Problem(path, f"cannot be searched for: {_NOT_SEARCHED[dimension.path]}")
-    if one.choices is not None:
-        if besides := [key for key in ("low", "high", "step") if getattr(one, key) is not None] + ["log"] * one.log:
-            yield Problem(path, f"has choices, and {', '.join(besides)} besides", "give one or the other")
-        elif not one.choices:
-            yield Problem((*path, "choices"), "is empty")
-        elif any(label in dimension.labels[:index] for index, label in enumerate(dimension.labels)):
-            yield Problem((*path, "choices"), "has a value more than once")
-        elif nan := [place for place, value in walk([*one.choices]) if isinstance(value, float) and math.isnan(value)]:
-            yield Problem((*path, "choices", *nan[0]), "cannot be searched for: nan is not equal to itself")
+def _find_domain_problems(dimension: Dimension) -> Iterator[Problem]:
+    """Find the problems of a domain that do not depend on the base."""
+    path = ("search", dimension.path)
+    if dimension.path in _NOT_SEARCHABLE:
+        yield Problem(path, f"cannot be searched: {_NOT_SEARCHABLE[dimension.path]}")
+    if dimension.domain.choices is not None:
+        yield from _find_choice_problems(dimension, dimension.domain.choices, path)
     else:
-        yield from _range_problems(one, path)
+        yield from _find_range_problems(dimension.domain, path)
 
 
-def _range_problems(one: Searched, path: KeyPath) -> Iterator[Problem]:
-    if one.low is None or one.high is None:
+def _find_choice_problems(dimension: Dimension, choices: Sequence[Any], path: KeyPath) -> Iterator[Problem]:
+    domain, labels = dimension.domain, dimension.choice_labels
+    range_keys = [key for key in ("low", "high", "step") if getattr(domain, key) is not None] + ["log"] * domain.log
+    nan_paths = [key for key, value in walk([*choices]) if isinstance(value, float) and math.isnan(value)]
+    if range_keys:
+        yield Problem(path, f"has choices and {', '.join(range_keys)}", "give one or the other")
+    elif not choices:
+        yield Problem((*path, "choices"), "is empty")
+    elif any(label in labels[:index] for index, label in enumerate(labels)):
+        yield Problem((*path, "choices"), "a value appears more than once")
+    elif nan_paths:
+        yield Problem((*path, "choices", *nan_paths[0]), "cannot be searched: nan is not equal to itself")
+
+
+def _find_range_problems(domain: SearchDomain, path: KeyPath) -> Iterator[Problem]:
+    low, high, step = domain.low, domain.high, domain.step
+    if low is None or high is None:
         yield Problem(path, "needs low and high, or choices")
-    elif one.low >= one.high:
-        yield Problem((*path, "low"), f"should be below high, which is {one.high!r}, not {one.low!r}")
-    elif one.log and one.low <= 0:
-        yield Problem((*path, "low"), f"should be above 0 on a logarithmic scale, not {one.low!r}")
-    elif one.log and one.step is not None:
-        yield Problem((*path, "step"), "does not go with log")
-    elif one.step is not None:
-        low, high, step = (Fraction(str(number)) for number in (one.low, one.high, one.step))
-        if not 0 < step <= high - low:
-            yield Problem((*path, "step"), f"should be above 0 and at most high - low, not {one.step!r}")
-        elif rest := (high - low) % step:
-            ends = " or ".join(f"{float(end):.15g}" for end in (high - rest, high - rest + step))
-            yield Problem((*path, "high"), f"should be a whole number of steps above low, {ends}, not {one.high!r}")
+    elif low >= high:
+        yield Problem((*path, "low"), f"should be below high, which is {high!r}, not {low!r}")
+    elif domain.log and low <= 0:
+        yield Problem((*path, "low"), f"should be above 0 on a logarithmic scale, not {low!r}")
+    elif domain.log and step is not None:
+        yield Problem((*path, "step"), "cannot be combined with log")
+    elif step is not None:
+        yield from _find_step_problems(low, high, step, path)
 
 
-def _unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> list[Problem]:
-    """Try a range's ends and first step, or every choice; what is wrong with all of them is said once."""
-    one, path = dimension.searched, ("search", dimension.path)
-    tried: dict[KeyPath, Any] = {("choices", index): value for index, value in enumerate(one.choices or ())}
-    tried = tried or {("low",): one.low, ("high",): one.high}
-    if one.step is not None:
-        tried["step",] = (one.low or 0) + one.step
-    found: dict[tuple[str, str], list[KeyPath]] = {}
-    for key, value in tried.items():
-        for problem in _problems_with(dimension.path, value, base, get_locations(document, (*path, *key))):
-            found.setdefault((problem.message, problem.hint), []).append(key)
+def _find_step_problems(low: float, high: float, step: float, path: KeyPath) -> Iterator[Problem]:
+    exact_low, exact_high, exact_step = (Fraction(str(number)) for number in (low, high, step))
+    if not 0 < exact_step <= exact_high - exact_low:
+        yield Problem((*path, "step"), f"should be above 0 and at most high - low, not {step!r}")
+    elif rest := (exact_high - exact_low) % exact_step:
+        ends = " or ".join(f"{float(end):.15g}" for end in (exact_high - rest, exact_high - rest + exact_step))
+        yield Problem((*path, "high"), f"should be a whole number of steps above low, {ends}, not {high!r}")
+
+
+def _find_unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> list[Problem]:
+    """Try a range's ends and first step, or every choice. A problem of all of them is reported once."""
+    domain, path = dimension.domain, ("search", dimension.path)
+    values: dict[KeyPath, Any] = {("choices", index): value for index, value in enumerate(domain.choices or ())}
+    values = values or {("low",): domain.low, ("high",): domain.high}
+    if domain.step is not None:
+        values["step",] = (domain.low or 0) + domain.step
+    keys_of: dict[tuple[str, str], list[KeyPath]] = {}
+    for key, value in values.items():
+        for problem in _try_value(dimension.path, value, base, get_locations(document, (*path, *key))):
+            keys_of.setdefault((problem.message, problem.hint), []).append(key)
     return [
         Problem((*path, *key), message, hint)
-        for (message, hint), keys in found.items()
-        for key in ([()] if len(keys) == len(tried) else keys)
+        for (message, hint), keys in keys_of.items()
+        for key in ([()] if len(keys) == len(values) else keys)
     ]
 
 
-def _problems_with(dotted: str, value: Any, base: RunConfig, places: Mapping[KeyPath, str]) -> list[Problem]:
+def _try_value(dotted: str, value: Any, base: RunConfig, locations: Mapping[KeyPath, str]) -> list[Problem]:
+    """Return the problems of the base with another value."""
     document = base.to_document()
     path: KeyPath = ()
     try:
-        path = apply_override(document, dotted, value, places, Path())
+        path = apply_override(document, dotted, value, locations, Path())
         resolve_document(document)
     except ConfigError as error:
-        return [_said_here(problem, path) for problem in error.problems]
+        return [_name_path(problem, path) for problem in error.problems]
     return []
 
 
-def _said_here(problem: Problem, path: KeyPath) -> Problem:
-    """Name the value in the config that a problem is about, if it is not at ``path``, nor in it."""
-    where = "" if problem.path[: len(path)] == path else f"{'.'.join(map(str, problem.path))}: "
-    return Problem(problem.path, where + problem.message, problem.hint)
+def _name_path(problem: Problem, path: KeyPath) -> Problem:
+    """Put the path of a problem into its message, unless it is at ``path`` or inside."""
+    prefix = "" if problem.path[: len(path)] == path else f"{'.'.join(map(str, problem.path))}: "
+    return Problem(problem.path, prefix + problem.message, problem.hint)

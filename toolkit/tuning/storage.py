@@ -1,4 +1,4 @@
-"""The database that keeps a study: opened, and what goes wrong with it said without its password."""
+"""The database of a study: connect to it, and report its errors without its password."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
 
-_HEARTBEAT = 15  # seconds between two signs of life of a trial that runs
-_GRACE = 60  # seconds without one, after which its process is taken for dead
-_MOST_RETRIES = 3  # of a trial whose process dies each time: it may be what kills it
-_DEATHS = "deaths"
-_WAIT = 10  # seconds for a connection
-_CONNECTING: dict[str, dict[str, Any]] = {
-    "sqlite": {"timeout": 60},  # for its lock, which workers take turns with
-    "postgresql": {"connect_timeout": _WAIT},
-    "mysql": {"connect_timeout": _WAIT},
-    "mariadb": {"connect_timeout": _WAIT},
+_HEARTBEAT_INTERVAL = 15  # seconds, while a trial runs
+_GRACE_PERIOD = 60  # seconds without a heartbeat, after which a trial counts as dead
+_MAX_RETRIES = 3  # of a trial whose process dies each time: the trial may kill it
+_DEATHS = "deaths"  # attribute of a trial
+_CONNECT_TIMEOUT = 10  # seconds
+_CONNECT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "sqlite": {"timeout": 60},  # seconds to wait for the lock that workers share
+    "postgresql": {"connect_timeout": _CONNECT_TIMEOUT},
+    "mysql": {"connect_timeout": _CONNECT_TIMEOUT},
+    "mariadb": {"connect_timeout": _CONNECT_TIMEOUT},
 }
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna from saying what is experimental in it, and what is said here of trials."""
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's log of trials and its warnings about experimental features."""
     import optuna
 
-    before = optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
     finally:
-        optuna.logging.set_verbosity(before)
+        optuna.logging.set_verbosity(verbosity)
 
 
 def has_password(url: str) -> bool:
-    """Say whether a URL tells a password."""
-    return shown(url) != url
+    """Say whether a URL contains a password."""
+    return hide_password(url) != url
 
 
-def shown(url: str) -> str:
-    """Return a URL without the passwords in it."""
+def hide_password(url: str) -> str:
+    """Return a URL with ``***`` for its passwords."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return "what it says" if "@" in url else url
+        return "its value" if "@" in url else url
     rest = re.sub(r"^([^:/@]*):.*(?=@)", r"\1:***", rest)
     return scheme + separator + re.sub(r"(?i)(pass\w*=)[^&]*", r"\1***", rest)
 
 
 @contextmanager
-def opened_storage(url: str) -> Iterator[RDBStorage]:
-    """Connect to a database, and make Optuna's tables in it if it has none.
+def open_storage(url: str) -> Iterator[RDBStorage]:
+    """Connect to a database, and create Optuna's tables if it has none.
 
-    A trial that runs says so every 15 seconds; one that has not for a minute is taken up again by whoever asks for
-    the next trial.
+    A running trial sends a heartbeat every 15 seconds. After a minute without one, the next worker that asks for a
+    trial runs it again.
 
-    :raises StorageError: if it cannot be reached within 10 seconds, or what the URL gives as ``connect_timeout``
+    :raises StorageError: if the database does not answer within 10 seconds, or the URL's ``connect_timeout``
     """
-    with reached(url):
-        storage = _connected(url)
+    with storage_errors(url):
+        storage = _connect(url)
         try:
             yield storage
         finally:
@@ -74,53 +74,54 @@ def opened_storage(url: str) -> Iterator[RDBStorage]:
             storage.engine.dispose()
 
 
-def _connected(url: str) -> RDBStorage:
+def _connect(url: str) -> RDBStorage:
     from optuna.exceptions import ExperimentalWarning
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import ArgumentError
 
-    place = shown(url)
-    if url.partition("?")[0].count("@") > 1:  # a part of a password would be taken for the host's name
-        raise StorageError(f"storage: {place} has more than one @", "write it as %40 in a password")
-    connecting = _CONNECTING.get(url.partition(":")[0].partition("+")[0], {})
-    connecting = {key: value for key, value in connecting.items() if f"{key}=" not in url}
+    safe_url = hide_password(url)
+    if url.partition("?")[0].count("@") > 1:  # a part of a password would look like the host's name
+        raise StorageError(f"storage: {safe_url} has more than one @", "write @ as %40 in a password")
+    arguments = _CONNECT_ARGUMENTS.get(url.partition(":")[0].partition("+")[0], {})
+    arguments = {key: value for key, value in arguments.items() if f"{key}=" not in url}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats
+            warnings.simplefilter("ignore", ExperimentalWarning)  # about heartbeats
             return RDBStorage(
                 url,
-                engine_kwargs={"connect_args": connecting, "pool_pre_ping": True},
-                heartbeat_interval=_HEARTBEAT,
-                grace_period=_GRACE,
-                heartbeat_stale_trial_callback=_run_again,
+                engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
+                heartbeat_interval=_HEARTBEAT_INTERVAL,
+                grace_period=_GRACE_PERIOD,
+                heartbeat_stale_trial_callback=_retry_trial,
             )
     except ArgumentError as error:
         hint = "write it as in postgresql://user@host/database"
-        raise StorageError(f"storage: {place} is not the URL of a database that there is a way to", hint) from error
+        raise StorageError(f"storage: {safe_url} is not the URL of a supported database", hint) from error
     except ImportError as error:
-        raise StorageError(f"storage: {place} needs a driver that is not installed", "install it") from error
+        message = f"storage: {safe_url} needs a database driver that is not installed"
+        raise StorageError(message, "install the driver") from error
     except RuntimeError as error:
-        hint = "name another database, or bring this one up to date with `optuna storage upgrade`"
-        raise StorageError(f"storage: {place} is of another version of Optuna", hint) from error
+        hint = "use another database, or upgrade this one with `optuna storage upgrade`"
+        raise StorageError(f"storage: {safe_url} belongs to another version of Optuna", hint) from error
 
 
-def _run_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Have a trial run again whose process has died, unless that happens each time.
+def _retry_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Enqueue a trial again whose process has died, unless it dies each time.
 
-    Optuna's own count would be one of stops as well, which come from the user.
+    Optuna's own count would include stops by the user.
     """
     from optuna.storages import RetryHeartbeatStaleTrialCallback
 
     trial.user_attrs[_DEATHS] = trial.user_attrs.get(_DEATHS, 0) + 1
-    if trial.user_attrs[_DEATHS] <= _MOST_RETRIES:
+    if trial.user_attrs[_DEATHS] <= _MAX_RETRIES:
         RetryHeartbeatStaleTrialCallback(None, inherit_intermediate_values=True)(study, trial)
 
 
 @contextmanager
-def reached(url: str) -> Iterator[None]:
-    """Say what a database has done wrong.
+def storage_errors(url: str) -> Iterator[None]:
+    """Raise the errors of a database as :class:`StorageError`.
 
-    :raises StorageError: then
+    :raises StorageError: if the database fails
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -128,13 +129,14 @@ def reached(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        hint = "is there room, and may it be written to?" if url.startswith("sqlite") else "is it running?"
-        raise StorageError(f"storage: {shown(url)} cannot be used: {_reason(error)}", hint) from error
+        is_file = url.startswith("sqlite")
+        hint = "check its permissions and the free space" if is_file else "check that its server is running"
+        raise StorageError(f"storage: {hide_password(url)} cannot be used: {_get_reason(error)}", hint) from error
 
 
-def _reason(error: BaseException) -> str:
-    """Return the first line of what the database or its driver has said."""
+def _get_reason(error: BaseException) -> str:
+    """Return the first line of the message of the database or its driver."""
     while not getattr(error, "orig", None) and error.__cause__:
         error = error.__cause__
-    said = str(getattr(error, "orig", None) or error)
-    return said.strip().partition("\n")[0]
+    message = str(getattr(error, "orig", None) or error)
+    return message.strip().partition("\n")[0]

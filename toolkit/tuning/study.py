@@ -1,4 +1,4 @@
-"""A study in Optuna's database: opened if it is of the same search, asked for trials, read as plain data."""
+"""A study in Optuna's database: open it, ask it for trials, and read its trials as plain data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.config.yaml_document import flatten
-from toolkit.tuning.config import Tuning
+from toolkit.experiments.status import describe_changes
+from toolkit.tuning.config import TuningPlan
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.search_space import Dimension
-from toolkit.tuning.storage import opened_storage, shown
+from toolkit.tuning.storage import hide_password, open_storage
 from toolkit.utils.errors import StorageError
 from toolkit.utils.text import abbreviate
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 State = Literal["finished", "pruned", "failed", "running", "waiting"]
 
-REPORTS = 20  # of the learning curve, during the training with one seed
+REPORTS_PER_SEED = 20  # values of the learning curve, during the training with one seed
 _STATES: dict[str, State] = {
     "COMPLETE": "finished",
     "PRUNED": "pruned",
@@ -30,20 +30,22 @@ _STATES: dict[str, State] = {
     "RUNNING": "running",
     "WAITING": "waiting",
 }
+# attributes in the database: of the study, and of its trials
 _SEARCH, _FAILURE, _SURPLUS, _SCORES = "search", "failure", "surplus", "scores"
-_MOST_DIFFERENCES = 5
+_MAX_CHANGES = 5  # in a message
+_WAIT = 0.5  # seconds between two looks for a trial to run
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it stands.
+    """The state of a trial.
 
-    :param value: by the objective; of a pruned one, what it had reported last; ``None`` if there is none
-    :param values: of the config, by dotted path
-    :param scores: those of the seeds that the value is the mean of
-    :param share: of the learning curves of all seeds, how much has been reported, 0 to 1
-    :param seconds: how long it took; ``None`` if it has not ended
-    :param failure: why it failed; empty if it did not
+    :param value: its score; of a pruned trial its last report; ``None`` if there is none
+    :param values: values of the config, by dotted path
+    :param scores: the scores of the seeds; their mean is the value
+    :param share: share of the learning curves of all seeds that is reported, 0 to 1
+    :param seconds: duration; ``None`` if the trial has not ended
+    :param failure: why the trial failed; empty if it did not
     """
 
     number: int
@@ -57,123 +59,132 @@ class Trial:
 
 
 @contextmanager
-def opened_study(url: str, tuning: Tuning, lost: str | None = None) -> Iterator[optuna.Study]:
-    """Open the study of a search, or make it; what goes wrong with the database meanwhile is said.
+def open_study(url: str, plan: TuningPlan, missing_hint: str | None = None) -> Iterator[optuna.Study]:
+    """Open the study of a search, or create it. Errors of the database in the meantime become ``StorageError``.
 
-    One that is made begins with the base's own values, where they are among those searched.
+    The first trial of a new study has the base's own values, if they belong to the search space.
 
-    :param lost: what to do if there is none, where there has to be one
-    :raises StorageError: if the database cannot be used, has none, a damaged one, or another search by that name
+    :param missing_hint: what to do if the study does not exist; by default it is created
+    :raises StorageError: if the database cannot be used, or its study is missing, damaged, or of another search
     """
     import optuna
 
-    name = tuning.config.name
-    with opened_storage(url) as storage:
+    name = plan.config.name
+    label = f"the study '{name}' in {hide_password(url)}"
+    with open_storage(url) as storage:
         if name not in optuna.get_all_study_names(storage):
-            if lost is not None:
-                raise StorageError(f"there is no study '{name}' in {shown(url)}", lost)
-            _make(storage, tuning)
+            if missing_hint is not None:
+                raise StorageError(f"{label} does not exist", missing_hint)
+            _create_study(storage, plan)
         study = optuna.load_study(study_name=name, storage=storage)
-        if differences := _differences(study.user_attrs.get(_SEARCH, {}), _searched(tuning)):
-            changes = "; ".join(abbreviate(differences, _MOST_DIFFERENCES))
-            message = f"the study '{name}' in {shown(url)} is of another search: {changes}"
-            raise StorageError(message, "give the search another name, or go on with the file as it was")
-        for trial in trials_of(study, tuning):
-            if trial.state == "finished" and len(trial.values) < len(tuning.space):
-                message = f"the study '{name}' in {shown(url)} is damaged: trial {trial.number} lacks values"
-                raise StorageError(message, "bring back a copy of the database, or give the search another name")
+        _check_study(study, plan, label)
         yield study
 
 
-def _make(storage: optuna.storages.BaseStorage, tuning: Tuning) -> None:
+def _create_study(storage: optuna.storages.BaseStorage, plan: TuningPlan) -> None:
     import optuna
 
-    direction = OBJECTIVES[tuning.config.objective].direction
-    study = optuna.create_study(storage=storage, study_name=tuning.config.name, direction=direction)
-    study.set_user_attr(_SEARCH, _searched(tuning))
-    if all(dimension.holds(dimension.present) for dimension in tuning.space):
-        study.enqueue_trial({one.path: _label(one, one.present) for one in tuning.space})
+    direction = OBJECTIVES[plan.config.objective].direction
+    study = optuna.create_study(storage=storage, study_name=plan.config.name, direction=direction)
+    study.set_user_attr(_SEARCH, _describe_search(plan))
+    if all(dimension.contains(dimension.base_value) for dimension in plan.space):
+        study.enqueue_trial({dimension.path: _encode(dimension, dimension.base_value) for dimension in plan.space})
 
 
-def suggest(trial: optuna.Trial, space: tuple[Dimension, ...]) -> dict[str, Any]:
-    """Let the sampler choose a trial's values, and return them by dotted path."""
-    return {dimension.path: _suggested(trial, dimension) for dimension in space}
+def _check_study(study: optuna.Study, plan: TuningPlan, label: str) -> None:
+    """Check that a study belongs to a search and is complete.
+
+    :raises StorageError: if it does not, or is not
+    """
+    if changes := [*describe_changes(study.user_attrs.get(_SEARCH, {}), _describe_search(plan))]:
+        message = f"{label} belongs to another search: {'; '.join(abbreviate(changes, _MAX_CHANGES))}"
+        raise StorageError(message, "rename the search, or undo the changes")
+    for trial in read_trials(study, plan):
+        if trial.state == "finished" and len(trial.values) < len(plan.space):
+            message = f"{label} is damaged: trial {trial.number} lacks values"
+            raise StorageError(message, "restore a copy of the database, or rename the search")
 
 
-def _suggested(trial: optuna.Trial, dimension: Dimension) -> Any:
-    one, path = dimension.searched, dimension.path
-    if one.choices is not None:
-        return one.choices[dimension.labels.index(trial.suggest_categorical(path, dimension.labels))]
-    if dimension.is_whole:
-        return trial.suggest_int(path, one.low, one.high, step=one.step or 1, log=one.log)
-    return trial.suggest_float(path, one.low, one.high, step=one.step, log=one.log)
+def suggest_values(trial: optuna.Trial, space: tuple[Dimension, ...]) -> dict[str, Any]:
+    """Let the sampler choose the values of a trial; return them by dotted path."""
+    return {dimension.path: _suggest_value(trial, dimension) for dimension in space}
 
 
-def wait_for_work(study: optuna.Study, total: int, check: Callable[[], None]) -> bool:
-    """Wait until there is a trial to run, as there may be again when the process of one that runs dies.
+def _suggest_value(trial: optuna.Trial, dimension: Dimension) -> Any:
+    domain, path, labels = dimension.domain, dimension.path, dimension.choice_labels
+    if domain.choices is not None:
+        return domain.choices[labels.index(trial.suggest_categorical(path, labels))]
+    if dimension.is_integer:
+        return trial.suggest_int(path, domain.low, domain.high, step=domain.step or 1, log=domain.log)
+    return trial.suggest_float(path, domain.low, domain.high, step=domain.step, log=domain.log)
 
-    :param check: called now and then; may raise
-    :return: whether there is; ``False`` when as many trials as wanted have ended
+
+def wait_for_trial(study: optuna.Study, total: int, check: Callable[[], None]) -> bool:
+    """Wait until there is a trial to run. While others run, one of them may die and have to run again.
+
+    :param total: number of trials that are wanted
+    :param check: called repeatedly; may raise
+    :return: whether there is a trial to run; ``False`` when ``total`` trials have ended
     """
     import optuna
 
     while True:
         check()
         optuna.storages.fail_stale_trials(study)
-        states = [trial.state for trial in _counted(study)]
-        ended = sum(state.is_finished() for state in states)
-        if ended >= total:
+        states = [trial.state for trial in _get_counted_trials(study)]
+        n_ended = sum(state.is_finished() for state in states)
+        if n_ended >= total:
             return False
-        if ended + states.count(optuna.trial.TrialState.RUNNING) < total:
+        if n_ended + states.count(optuna.trial.TrialState.RUNNING) < total:
             return True
-        time.sleep(0.5)
+        time.sleep(_WAIT)
 
 
-def is_unfinished(study: optuna.Study, tuning: Tuning) -> bool:
+def has_trials_left(study: optuna.Study, plan: TuningPlan) -> bool:
     """Say whether fewer trials have ended than are wanted."""
-    ended = [trial for trial in _counted(study) if trial.state.is_finished()]
-    return len(ended) < tuning.config.trials
+    n_ended: int = sum(trial.state.is_finished() for trial in _get_counted_trials(study))
+    return n_ended < plan.config.trials
 
 
 def is_surplus(study: optuna.Study, trial: optuna.Trial, total: int) -> bool:
-    """Say whether enough trials had begun before this one, as happens when two workers ask in the same instant."""
+    """Say whether ``total`` trials began before this one. Two workers that ask at the same moment can cause that."""
     import optuna
 
-    begun = [one for one in _counted(study) if one.state != optuna.trial.TrialState.WAITING]
-    if sum(one.number < trial.number for one in begun) < total:
+    begun = [other for other in _get_counted_trials(study) if other.state != optuna.trial.TrialState.WAITING]
+    if sum(other.number < trial.number for other in begun) < total:
         return False
     trial.set_user_attr(_SURPLUS, True)
     return True
 
 
-def note_failure(trial: optuna.Trial, reason: str) -> None:
-    """Write down why a trial fails."""
+def record_failure(trial: optuna.Trial, reason: str) -> None:
+    """Store why a trial fails."""
     trial.set_user_attr(_FAILURE, reason)
 
 
-def note_scores(trial: optuna.Trial, scores: list[float]) -> None:
-    """Write down what the seeds trained so far have come to."""
+def record_scores(trial: optuna.Trial, scores: list[float]) -> None:
+    """Store the scores of the seeds so far."""
     trial.set_user_attr(_SCORES, scores)
 
 
-def give_back(study: optuna.Study, number: int) -> None:
-    """Have a trial that was stopped run again, with what it has reported so far."""
+def requeue_trial(study: optuna.Study, number: int) -> None:
+    """Enqueue an interrupted trial again, with its reports so far."""
     import optuna
 
     study.tell(number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-    again = optuna.storages.RetryHeartbeatStaleTrialCallback(None, inherit_intermediate_values=True)
-    again(study, study.get_trials(deepcopy=True)[number])
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback(None, inherit_intermediate_values=True)
+    retry(study, study.get_trials(deepcopy=True)[number])
 
 
-def trials_of(study: optuna.Study, tuning: Tuning) -> list[Trial]:
-    """Return the trials of a study by number, without those that were stopped and run again."""
-    return [_plain(trial, tuning) for trial in _counted(study)]
+def read_trials(study: optuna.Study, plan: TuningPlan) -> list[Trial]:
+    """Return the trials of a study by number, without those that another trial has replaced."""
+    return [_read_trial(trial, plan) for trial in _get_counted_trials(study)]
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Return how much it depends on each value whether a trial is among the best tenth (PED-ANOVA, Watanabe 2023).
+def compute_importances(study: optuna.Study) -> dict[str, float]:
+    """Return how much each value decides whether a trial is among the best tenth (PED-ANOVA, Watanabe et al. 2023).
 
-    :return: shares by dotted path, which sum to 1; none if the trials do not tell
+    :return: shares by dotted path, whose sum is 1; empty if the trials are too few or too similar
     """
     import optuna
 
@@ -185,48 +196,40 @@ def importances(study: optuna.Study) -> dict[str, float]:
             return {}
 
 
-def _plain(trial: optuna.trial.FrozenTrial, tuning: Tuning) -> Trial:
-    space = {dimension.path: dimension for dimension in tuning.space}
+def _read_trial(trial: optuna.trial.FrozenTrial, plan: TuningPlan) -> Trial:
+    space = {dimension.path: dimension for dimension in plan.space}
     state = _STATES[trial.state.name]
     failure = trial.user_attrs.get(_FAILURE, "its process died") if state == "failed" else ""
     return Trial(
         number=trial.number,
         state=state,
         value=trial.value,
-        values={path: _value(space[path], label) for path, label in trial.params.items()},
+        values={path: _decode(space[path], label) for path, label in trial.params.items()},
         scores=tuple(trial.user_attrs.get(_SCORES, ())),
-        share=(trial.last_step or 0) / (REPORTS * len(tuning.config.seeds)),
+        share=(trial.last_step or 0) / (REPORTS_PER_SEED * len(plan.config.seeds)),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         failure=failure,
     )
 
 
-def _counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _get_counted_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that count: no retried and no surplus ones."""
     trials = study.get_trials(deepcopy=False)
-    again = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
-    return [one for one in trials if one.number not in again and _SURPLUS not in one.user_attrs]
+    retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    return [trial for trial in trials if trial.number not in retried and _SURPLUS not in trial.user_attrs]
 
 
-def _label(dimension: Dimension, value: Any) -> Any:
-    choices = dimension.searched.choices
-    return value if choices is None else dimension.labels[choices.index(value)]
+def _encode(dimension: Dimension, value: Any) -> Any:
+    choices = dimension.domain.choices
+    return value if choices is None else dimension.choice_labels[choices.index(value)]
 
 
-def _value(dimension: Dimension, label: Any) -> Any:
-    choices = dimension.searched.choices
-    return label if choices is None else choices[dimension.labels.index(label)]
+def _decode(dimension: Dimension, label: Any) -> Any:
+    choices = dimension.domain.choices
+    return label if choices is None else choices[dimension.choice_labels.index(label)]
 
 
-def _searched(tuning: Tuning) -> dict[str, Any]:
-    """Return what makes a search another one when it changes."""
-    kept = {"search", "seeds", "objective"}
-    return {"base": tuning.base.to_document().data} | tuning.config.model_dump(mode="json", include=kept)
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = flatten(then), flatten(now)
-    return [
-        f"{'.'.join(map(str, path))} was {old.get(path, 'not there')} and is {new.get(path, 'not there')}"
-        for path in dict.fromkeys([*new, *old])
-        if old.get(path) != new.get(path)
-    ]
+def _describe_search(plan: TuningPlan) -> dict[str, Any]:
+    """Return what identifies a search: its study accepts no other."""
+    keys = {"search", "seeds", "objective"}
+    return {"base": plan.base.to_document().data} | plan.config.model_dump(mode="json", include=keys)

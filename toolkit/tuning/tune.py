@@ -1,4 +1,4 @@
-"""A search, from its file to its best config: workers on one study, stopped and gone on with as often as one likes."""
+"""Run a search: launch the workers of a study, watch its trials, and write the results. It can be continued."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config import yaml_document
 from toolkit.experiments.launcher import Job, Launcher
 from toolkit.training.trainer import dry_run
-from toolkit.tuning.config import Tuning, load_tuning
-from toolkit.tuning.results import TABLE, best_of, write_results
-from toolkit.tuning.storage import quiet, reached, shown
-from toolkit.tuning.study import Trial, is_unfinished, opened_study, trials_of
-from toolkit.tuning.worker import work
+from toolkit.tuning.config import TuningPlan, load_tuning
+from toolkit.tuning.results import TRIALS_FILE, find_best_trial, write_results
+from toolkit.tuning.storage import hide_password, quiet_optuna, storage_errors
+from toolkit.tuning.study import Trial, has_trials_left, open_study, read_trials
+from toolkit.tuning.worker import run_worker
 from toolkit.utils.errors import RunError, StorageError, TuningError
 from toolkit.utils.files import claim_directory, convert_read_errors, read_text, write_text
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
@@ -26,146 +26,161 @@ if TYPE_CHECKING:
     import optuna
 
 DEFAULT_ROOT = Path("tunings")
-_SECONDS = 1.0  # between two looks at a study
-_OWN_FILE = "tuning.yaml"
+_POLL_INTERVAL = 1.0  # seconds
+_PLAN_FILE = "tuning.yaml"
+_OTHER_DIRECTORY = "choose another directory with --out"
 
-Watcher = Callable[[Tuning, Sequence[Trial]], None]
+TrialsCallback = Callable[[TuningPlan, Sequence[Trial]], None]
 
 
 @dataclass(frozen=True)
-class Search:
-    """A search that has ended, or was stopped.
+class TuningResult:
+    """A search that has ended or was stopped.
 
-    :param trials: by number
-    :param best: the best that trained to its end; ``None`` if none has
-    :param stopped_by: the signal that ended the search early, if one did
+    :param trials: all trials by number
+    :param best: the best finished trial; ``None`` if none has finished
+    :param stopped_by: number of the signal that ended the search early; ``None`` if none did
     """
 
     directory: Path
-    tuning: Tuning
+    plan: TuningPlan
     trials: Sequence[Trial]
     best: Trial | None
     stopped_by: int | None
 
 
-def tune(file: Path, overrides: Sequence[str] = (), out: Path | None = None, watch: Watcher | None = None) -> Search:
-    """Search as a tuning file says, and write what was found into the search's directory.
+def tune(
+    file: Path, overrides: Sequence[str] = (), out: Path | None = None, on_trials: TrialsCallback | None = None
+) -> TuningResult:
+    """Run the search of a tuning file, and write its results to the directory of the search.
 
-    Called again, it goes on with the same study until there are as many trials as the file says. Ctrl-C and SIGTERM
-    stop it early; trials that were running are run again then.
+    A second call continues the study until it has as many trials as the file wants. Ctrl-C and SIGTERM stop the
+    search. The trials that are running then run again when it continues.
 
-    :param overrides: ``dotted.path=YAML value``, as after ``--set``, over the tuning file
-    :param out: the directory; by default ``tunings/<name>``, the same each time
-    :param watch: called with the trials as they stand, before, about every second, and after, from another thread
-    :raises ConfigError: if the file is wrong, or its base cannot be built
-    :raises StorageError: if the database cannot be used, or has another search
-    :raises RunError: if the directory has another search, or another process searches in it
-    :raises TuningError: if workers fail, or no trial was finished
+    :param overrides: ``dotted.path=YAML value``, as after ``--set``
+    :param out: directory of the search, by default ``tunings/<name>``
+    :param on_trials: called with all trials at the beginning, every second from another thread, and at the end
+    :raises ConfigError: if the file is invalid, or its base cannot be built
+    :raises StorageError: if the database cannot be used, or holds another search
+    :raises RunError: if the directory holds another search, or another process uses it
+    :raises TuningError: if a worker fails, or no trial has finished
     """
-    tuning = load_tuning(file, overrides)
-    directory = out or DEFAULT_ROOT / tuning.config.name
-    url = tuning.config.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
-    _refuse_another(directory, tuning)
-    lost = _what_is_lost(directory)
-    launcher: Launcher = tuning.launcher.build()
-    dry_run(tuning.base)
+    plan = load_tuning(file, overrides)
+    directory = out or DEFAULT_ROOT / plan.config.name
+    url = plan.config.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
+    _check_directory(directory, plan)
+    missing_hint = _make_missing_hint(directory)
+    launcher: Launcher = plan.launcher.build()
+    dry_run(plan.base)
     launcher.prepare()
-    with quiet():
-        if tuning.config.storage:
-            with opened_study(url, tuning, lost):
-                pass  # before there is a directory
+    with quiet_optuna():
+        if plan.config.storage:
+            with open_study(url, plan, missing_hint):
+                pass  # raise its errors before the directory exists
         with claim_directory(directory, "searches in it"):
-            if not (directory / _OWN_FILE).exists():
-                _write_what_is_searched(directory, tuning)  # first: a database alone would be taken for anybody's
-            with opened_study(url, tuning, lost) as study:
-                _write_what_is_searched(directory, tuning)
-                errors, stopped_by = _launch(launcher, study, tuning, _jobs(directory, tuning, url), watch)
-                _remove_empty(directory / "workers")
-                trials = trials_of(study, tuning)
-                write_results(directory, file, tuning, trials, study)
-                unfinished = is_unfinished(study, tuning)
-    best = best_of(trials, tuning)
-    if errors and unfinished and not stopped_by:
-        raise TuningError(f"workers failed: {'; '.join(errors)}", "the same command again goes on where they stopped")
-    if best is None and not stopped_by:
+            if not (directory / _PLAN_FILE).exists():
+                _write_plan(directory, plan)  # before the database, which alone does not identify the search
+            with open_study(url, plan, missing_hint) as study:
+                _write_plan(directory, plan)
+                jobs = _make_jobs(directory, plan, url)
+                errors, stopped_by = _run_workers(launcher, jobs, study, plan, on_trials)
+                _remove_empty_directories(directory / "workers")
+                trials = read_trials(study, plan)
+                write_results(directory, file, plan, trials, study)
+                is_incomplete = has_trials_left(study, plan)
+    if not stopped_by:
+        _raise_failures(directory, trials, errors if is_incomplete else [])
+    return TuningResult(directory, plan, trials, find_best_trial(trials, plan), stopped_by)
+
+
+def _raise_failures(directory: Path, trials: Sequence[Trial], errors: Sequence[str]) -> None:
+    """Raise the errors of workers that keep the search from its end, or that no trial has finished."""
+    if errors:
+        raise TuningError(f"workers failed: {'; '.join(errors)}", "run the same command again to continue")
+    if all(trial.state != "finished" for trial in trials):
         failures = [trial.failure for trial in trials if trial.failure]
-        raise TuningError(f"{directory}: no trial trained to its end" + (f": {failures[-1]}" if failures else ""))
-    return Search(directory, tuning, trials, best, stopped_by)
+        raise TuningError(f"{directory}: no trial has finished" + (f": {failures[-1]}" if failures else ""))
 
 
-def _refuse_another(directory: Path, tuning: Tuning) -> None:
-    """Refuse a directory that is not of this study, or nothing of the kind."""
-    own = directory / _OWN_FILE
-    with convert_read_errors(directory, "choose another with --out"):
+def _check_directory(directory: Path, plan: TuningPlan) -> None:
+    """Check that a directory is new, empty, or of this search.
+
+    :raises RunError: if it is none of these
+    """
+    path = directory / _PLAN_FILE
+    with convert_read_errors(directory, _OTHER_DIRECTORY):
         if not directory.exists():
             return
         if not directory.is_dir():
-            raise RunError(f"{directory}: is not a directory", "choose another with --out")
-        if not own.is_file():
+            raise RunError(f"{directory}: is not a directory", _OTHER_DIRECTORY)
+        if not path.is_file():
             if any(directory.iterdir()):
-                raise RunError(f"{directory}: is not empty, and has no {_OWN_FILE}", "choose another with --out")
+                raise RunError(f"{directory}: is not empty, and has no {_PLAN_FILE}", _OTHER_DIRECTORY)
             return
     try:
-        then: Any = yaml_document.parse(read_text(own), str(own)).data or {}
-        kept = {key: then.get(key) for key in ("name", "storage")}
+        old_plan: Any = yaml_document.parse(read_text(path), str(path)).data or {}
+        old_values = {key: old_plan.get(key) for key in ("name", "storage")}
     except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{own}: cannot be read: {error}", "choose another directory with --out") from error
-    for key, value in kept.items():
-        now = _resolved(tuning).get(key)
-        if value != now:
-            message = f"{directory}: is of another search: {key} was {value!r} and is {now!r}"
-            raise RunError(message, "choose another directory with --out")
+        raise RunError(f"{path}: cannot be read: {error}", _OTHER_DIRECTORY) from error
+    for key, old_value in old_values.items():
+        value = _dump_plan(plan).get(key)
+        if value != old_value:
+            message = f"{directory}: belongs to another search: {key} was {old_value!r} and is now {value!r}"
+            raise RunError(message, _OTHER_DIRECTORY)
 
 
-def _what_is_lost(directory: Path) -> str | None:
-    """Say what to do if there is no study, though the directory has trials of one."""
-    table = directory / TABLE
-    with convert_read_errors(table, "choose another directory with --out"), suppress(FileNotFoundError):
+def _make_missing_hint(directory: Path) -> str | None:
+    """Return what to do if the study does not exist, although the directory has results of its trials."""
+    table = directory / TRIALS_FILE
+    with convert_read_errors(table, _OTHER_DIRECTORY), suppress(FileNotFoundError):
         if len(table.read_bytes().splitlines()) >= 2:
-            return f"{table} has its trials: bring the database back, or choose another directory with --out"
+            return f"restore the database of the trials in {table}, or {_OTHER_DIRECTORY}"
     return None
 
 
-def _resolved(tuning: Tuning) -> dict[str, Any]:
-    """Return the tuning file as it is kept in the directory: with its defaults, without a password."""
-    data = tuning.config.model_dump(mode="json", exclude={"storage"}) | {"base": "base.yaml"}
-    if tuning.config.storage:
-        data["storage"] = shown(tuning.config.storage)
+def _dump_plan(plan: TuningPlan) -> dict[str, Any]:
+    """Return the content of the directory's ``tuning.yaml``: the file with its defaults, without a password."""
+    data = plan.config.model_dump(mode="json", exclude={"storage"}) | {"base": "base.yaml"}
+    if plan.config.storage:
+        data["storage"] = hide_password(plan.config.storage)
     data["search"] = {
-        path: {key: value for key, value in entry.items() if value is not None and value is not False}
-        for path, entry in data["search"].items()
+        path: {key: value for key, value in domain.items() if value is not None and value is not False}
+        for path, domain in data["search"].items()
     }
     return data
 
 
-def _write_what_is_searched(directory: Path, tuning: Tuning) -> None:
-    for name, text in ((_OWN_FILE, yaml_document.dump(_resolved(tuning))), ("base.yaml", tuning.base.to_yaml())):
-        write_text(directory / name, text)
+def _write_plan(directory: Path, plan: TuningPlan) -> None:
+    write_text(directory / _PLAN_FILE, yaml_document.dump(_dump_plan(plan)))
+    write_text(directory / "base.yaml", plan.base.to_yaml())
 
 
-def _jobs(directory: Path, tuning: Tuning, url: str) -> list[Job]:
-    shared = {
-        "tuning": tuning.config.model_dump(mode="json", exclude={"storage"}),
-        "base": tuning.base.to_document().data,
+def _make_jobs(directory: Path, plan: TuningPlan, url: str) -> list[Job]:
+    arguments = {
+        "tuning": plan.config.model_dump(mode="json", exclude={"storage"}),
+        "base": plan.base.to_document().data,
         "storage": url,
     }
     return [
-        Job(f"worker {number}", directory / "workers" / str(number), work, shared | {"worker": number})
-        for number in range(tuning.config.workers)
+        Job(f"worker {number}", directory / "workers" / str(number), run_worker, arguments | {"worker": number})
+        for number in range(plan.config.workers)
     ]
 
 
-def _launch(
-    launcher: Launcher, study: optuna.Study, tuning: Tuning, jobs: Sequence[Job], watch: Watcher | None
+def _run_workers(
+    launcher: Launcher, jobs: Sequence[Job], study: optuna.Study, plan: TuningPlan, on_trials: TrialsCallback | None
 ) -> tuple[list[str], int | None]:
-    """Let the workers work; return what went wrong with them, and the signal that stopped them, if one did."""
+    """Run the workers until the study is complete.
+
+    :return: the errors of workers, and the number of the signal that stopped them; ``None`` if none did
+    """
     errors: list[str] = []
-    if not is_unfinished(study, tuning):
+    if not has_trials_left(study, plan):
         return errors, None
     try:
         with (
             SignalGuard(defer_first=False).installed(),
-            _watched(study, tuning, watch),
+            _watch_trials(study, plan, on_trials),
             closing(launcher.launch(jobs)) as launched,
         ):
             errors += [f"{ended.job.name}: {ended.error}" for ended in launched if ended.error]
@@ -174,32 +189,32 @@ def _launch(
     return errors, None
 
 
-def _remove_empty(directory: Path) -> None:
+def _remove_empty_directories(directory: Path) -> None:
     for path in (*directory.glob("*"), directory):
-        with suppress(OSError):
-            path.rmdir()  # which fails for a file, too
+        with suppress(OSError):  # a file, or not empty
+            path.rmdir()
 
 
 @contextmanager
-def _watched(study: optuna.Study, tuning: Tuning, watch: Watcher | None) -> Iterator[None]:
-    """Show the trials as they stand, from a thread of its own: what launches has to wait."""
-    if watch is None:
+def _watch_trials(study: optuna.Study, plan: TuningPlan, on_trials: TrialsCallback | None) -> Iterator[None]:
+    """Call ``on_trials`` every second, from another thread, since the main thread waits for the workers."""
+    if on_trials is None:
         yield
         return
-    ended = threading.Event()
+    has_ended = threading.Event()
 
-    def look() -> None:
-        last = False
-        with suppress(StorageError, OSError), reached(""):  # the workers say so as well
-            while not last:
-                last = ended.wait(_SECONDS)
-                watch(tuning, trials_of(study, tuning))
+    def poll() -> None:
+        is_last = False
+        with suppress(StorageError, OSError), storage_errors(""):  # the workers report them, too
+            while not is_last:
+                is_last = has_ended.wait(_POLL_INTERVAL)
+                on_trials(plan, read_trials(study, plan))
 
-    watch(tuning, trials_of(study, tuning))
-    thread = threading.Thread(target=look, daemon=True)
+    on_trials(plan, read_trials(study, plan))
+    thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        has_ended.set()
         thread.join()

@@ -26,8 +26,8 @@ from toolkit import load_config
 from toolkit.experiments.config import load_plan
 from toolkit.training.run_directory import RunDirectory
 from toolkit.tuning.config import load_tuning
-from toolkit.tuning.storage import quiet
-from toolkit.tuning.study import give_back, opened_study, wait_for_work
+from toolkit.tuning.storage import quiet_optuna
+from toolkit.tuning.study import open_study, requeue_trial, wait_for_trial
 from toolkit.tuning.tune import tune
 from toolkit.utils.files import lock_directory
 
@@ -133,7 +133,7 @@ def test_the_best_config_is_one_that_trains_and_says_where_it_comes_from(toolkit
     assert [*plan.seeds] == [*range(7, 17)], "which nothing was chosen by"
     assert {one.name: one.config.env.params["slope"] for one in plan.variants} == {"base": 1.0, "best": 2.0}
     assert toolkit("check", found).status == 0
-    for said in ("3 of 3 trials", "env.params.slope: 2.0", "the base itself, trial 0, came to 10.5", "train tunings/"):
+    for said in ("3 of 3 trials", "env.params.slope: 2.0", "base: trial 0, 10.5", "train tunings/"):
         assert said in done.out
     assert len([line for line in done.err.splitlines() if line.startswith("trial ")]) == 3
     assert "trial 0: 10.5, best so far  (slope 1.0)" in done.err
@@ -147,7 +147,7 @@ def test_what_comes_out_trains_as_its_trials_did(toolkit: Toolkit) -> None:
     assert toolkit("train", found, "--seed", "4294967295", "--out", "run", "--quiet").status == 0
     returns = [raw_return for raw_return, _ in RunDirectory.open(Path("run")).episodes]
     assert (len(returns), str(fmean(returns))) == (20, score), "though its base would stop with the fourth episode"
-    assert "# The base's success criterion is left out" in found.read_text()
+    assert "# The success criterion of the base is removed" in found.read_text()
     plan = load_plan(Path("tunings/search/confirm.yaml"))
     assert [*plan.seeds] == [*range(10)], "as there are none above"
     assert [[one.name for one in variant.config.callbacks] for variant in plan.variants] == [["progress"]] * 2
@@ -189,7 +189,7 @@ def test_whole_numbers_stay_whole_and_fractions_fractions(toolkit: Toolkit) -> N
     ranges = f"algorithm.params.buffer_size: {{low: 1e2, high: 1e4, log: true}}, {GAMMA}: {{low: 0, high: 1}}"
     unsaid = "env.params.slope: {low: 0, high: 2}, env.params.slow: {low: 0, high: 2}"  # the base has 1.0, and nothing
     changed(search=f"{{{ranges}, {unsaid}}}")
-    assert [one.is_whole for one in load_tuning(Path("search.yaml")).space] == [True, False, False, True]
+    assert [one.is_integer for one in load_tuning(Path("search.yaml")).space] == [True, False, False, True]
     changed(search=f"{{{ranges}}}", sampler="random", trials="2", seeds="1")
     searched(toolkit)
     for row in table():
@@ -202,14 +202,14 @@ def test_what_the_base_does_not_have_is_not_null(toolkit: Toolkit) -> None:
     for base, is_there in ((BASE, False), (BASE.replace("slope: 1.0", "slope: 1.0, slow: null"), True)):
         Path("base.yaml").write_text(base)
         (dimension,) = load_tuning(changed(search="{env.params.slow: {choices: [null, 0.0]}}")).space
-        assert dimension.holds(dimension.present) == is_there
+        assert dimension.contains(dimension.base_value) == is_there
 
 
 def test_the_search_that_ships_is_one_that_its_config_can_come_out_of() -> None:
     tuning = load_tuning(PROJECT / "configs" / "tune" / "cartpole_ddqn.yaml")
     assert tuning.base == load_config(PROJECT / "configs" / "cartpole_ddqn.yaml")
     for dimension in tuning.space:
-        assert dimension.holds(dimension.present), dimension.path
+        assert dimension.contains(dimension.base_value), dimension.path
 
 
 # --- what a trial is judged by, and stopped by ----------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_a_search_without_a_result_fails(toolkit: Toolkit) -> None:
     Path("short.yaml").write_text("extends: base.yaml\ntimesteps: 4\n")
     done = toolkit("tune", "search.yaml", "--set", "trials=1", "--set", "base=short.yaml")
     assert done.status == 1
-    assert "no trial trained to its end: no episode was completed in 4 timesteps" in done.err
+    assert "no trial has finished: no episode ended within 4 timesteps" in done.err
 
 
 # --- stopped and gone on with ---------------------------------------------------------------------------------------
@@ -307,11 +307,11 @@ def test_another_search_in_the_same_study_is_refused(toolkit: Toolkit) -> None:
     before = Path("tunings/search/trials.csv").read_bytes()
     Path("other.yaml").write_text("extends: base.yaml\nname: base\ntimesteps: 100\n")
     for key, value, said in (
-        ("seeds", "3", "seeds.0 was 5 and is 0"),
-        ("objective", "timesteps_to_success", "objective was 'mean_return' and is 'timesteps_to_success'"),
-        ("search", "{env.params.slope: {choices: [1.0]}}", "slope.choices.1 was 2.0 and is not there"),
-        ("base", "other.yaml", "base.timesteps was 200 and is 100"),
-        ("base", "bare.yaml", "base.algorithm.policy_params.net_arch was [] and is not there"),
+        ("seeds", "3", "seeds.0 was 5 and is now 0"),
+        ("objective", "timesteps_to_success", "objective was 'mean_return' and is now 'timesteps_to_success'"),
+        ("search", "{env.params.slope: {choices: [1.0]}}", "slope.choices.1 was 2.0 and is now not set"),
+        ("base", "other.yaml", "base.timesteps was 200 and is now 100"),
+        ("base", "bare.yaml", "base.algorithm.policy_params.net_arch was [] and is now not set"),
     ):
         changed(**{key: value})
         done = toolkit("tune", "search.yaml")
@@ -337,8 +337,8 @@ def test_what_was_found_outlives_its_database(toolkit: Toolkit) -> None:
         database.write_bytes(content) if content is not None else database.unlink()
         done = toolkit("tune", "search.yaml")
         assert done.status == 2
-        assert "there is no study 'search' in" in done.err
-        assert "tunings/search/trials.csv has its trials: bring the database back" in done.err
+        assert "the study 'search' in sqlite:///" in done.err
+        assert "does not exist\nrestore the database of the trials in tunings/search/trials.csv, or" in done.err
     database.write_bytes(whole)
     assert contents() == before
     assert states() == ["COMPLETE"]
@@ -364,7 +364,7 @@ def test_a_directory_of_something_else_is_left_alone(toolkit: Toolkit) -> None:
     searched(toolkit, "--out", "here", "--set", "trials=1")
     done = toolkit("tune", "search.yaml", "--out", "here", "--set", "name=other")
     assert done.status == 2
-    assert "here: is of another search: name was 'search' and is 'other'" in done.err
+    assert "here: belongs to another search: name was 'search' and is now 'other'" in done.err
 
 
 def until(what: Callable[[], bool], seconds: float = 60) -> None:
@@ -434,7 +434,7 @@ def test_a_trial_fails_whose_process_dies_each_time_and_not_for_being_stopped() 
             return study.ask().number
 
     def waits() -> bool:
-        return wait_for_work(study, total=1, check=lambda: None)
+        return wait_for_trial(study, total=1, check=lambda: None)
 
     def dies() -> None:
         begin()
@@ -442,13 +442,13 @@ def test_a_trial_fails_whose_process_dies_each_time_and_not_for_being_stopped() 
             latest = "select max(trial_id), '2000-01-01 00:00:00' from trials where state = 'RUNNING'"
             database.execute(f"insert into trial_heartbeats (trial_id, heartbeat) {latest}")
 
-    with quiet(), opened_study("sqlite:///study.db", load_tuning(changed(trials="1"))) as study:
+    with quiet_optuna(), open_study("sqlite:///study.db", load_tuning(changed(trials="1"))) as study:
         for _ in range(3):
-            give_back(study, begin())
+            requeue_trial(study, begin())
         for _ in range(3):
             dies()
             assert waits()
-        give_back(study, begin())
+        requeue_trial(study, begin())
         assert waits()
         dies()
         assert not waits()
@@ -603,13 +603,13 @@ def test_a_database_that_does_not_answer_is_waited_for_so_long(toolkit: Toolkit)
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("nonsense", "storage: nonsense is not the URL of a database"),
-        ("postgresql:/u:s3cret@host/x", "storage: what it says is not the URL of a database"),
+        ("nonsense", "storage: nonsense is not the URL of a supported database"),
+        ("postgresql:/u:s3cret@host/x", "storage: its value is not the URL of a supported database"),
         (
             "strange://u:s3cret@host/x",
-            "storage: strange://u:***@host/x is not the URL of a database that there is a way to",
+            "storage: strange://u:***@host/x is not the URL of a supported database",
         ),
-        ("mysql://u:s3cret@host/x", "storage: mysql://u:***@host/x needs a driver that is not installed"),
+        ("mysql://u:s3cret@host/x", "storage: mysql://u:***@host/x needs a database driver that is not installed"),
         ("postgresql://u:s3c@ret@host/x", "storage: postgresql://u:***@host/x has more than one @"),
         ("sqlite:////nowhere/at/all.db", "cannot be used: unable to open database file"),
     ],
@@ -626,7 +626,7 @@ def test_a_storage_that_cannot_be_used_is_refused(url: str, said: str, toolkit: 
 def test_a_password_does_not_belong_in_a_command_line(toolkit: Toolkit) -> None:
     done = toolkit("tune", "search.yaml", "--set", "storage=postgresql://u:s3cret@host/x")
     assert done.status == 2
-    assert "others on this machine can read the password" in done.err
+    assert "other users of this machine can read a password" in done.err
     assert "s3cret" not in done.err
 
 
@@ -644,19 +644,19 @@ GAMMA = "algorithm.params.gamma"
         (GAMMA, "{low: 0, high: 1, log: true}", ".low: should be above 0 on a logarithmic scale, not 0"),
         (GAMMA, "{low: 0.1}", ": needs low and high, or choices"),
         (GAMMA, "{choices: []}", ".choices: is empty"),
-        (GAMMA, "{choices: [0.1], low: 0}", ": has choices, and low besides; give one or the other"),
-        (GAMMA, "{choices: [0.1, 0.1]}", ".choices: has a value more than once"),
-        (GAMMA, "{choices: [0.1, .nan]}", ".choices.1: cannot be searched for: nan is not equal to itself"),
+        (GAMMA, "{choices: [0.1], low: 0}", ": has choices and low; give one or the other"),
+        (GAMMA, "{choices: [0.1, 0.1]}", ".choices: a value appears more than once"),
+        (GAMMA, "{choices: [0.1, .nan]}", ".choices.1: cannot be searched: nan is not equal to itself"),
         (GAMMA, "{low: 0, high: .inf}", ".high: should be a number, not inf"),
         (GAMMA, "{choices: [0.1, much]}", ".choices.1: should be float, not 'much'"),
         (GAMMA, "{low: a, high: 1}", ".low: should be a number, not 'a'"),
-        (GAMMA, "{low: 0.1, high: 0.9, log: true, step: 0.1}", ".step: does not go with log"),
+        (GAMMA, "{low: 0.1, high: 0.9, log: true, step: 0.1}", ".step: cannot be combined with log"),
         (GAMMA, "{low: 0.1, high: 0.9, step: 2}", ".step: should be above 0 and at most high - low, not 2"),
         (GAMMA, "{low: 0.1, high: 0.9, step: 0.3}", ".high: should be a whole number of steps above low, 0.7 or 1"),
         ("algorithm.params.buffer_size", "{low: 100, high: 200, step: 0.5}", ".step: should be int, not 100.5"),
         (GAMMA, "{lo: 0.1, high: 0.9}", ".lo: unknown key; did you mean 'low'?"),
         ("env.n_envs", "{low: 0, high: 4}", ".low: should be greater than or equal to 1, not 0"),
-        ("timesteps", "{low: 10, high: 20}", ": cannot be searched for: trials are compared at equal timesteps"),
+        ("timesteps", "{low: 10, high: 20}", ": cannot be searched: trials are compared at equal timesteps"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(path: str, entry: str, said: str, toolkit: Toolkit) -> None:
@@ -672,7 +672,7 @@ def test_a_value_is_searched_for_once(toolkit: Toolkit) -> None:
     changed(search=f"{{{GAMMA}: {{low: 0.1, high: 0.2}}, algorithm.params: {{choices: [{{gamma: 0.3}}]}}}}")
     done = toolkit("tune", "search.yaml")
     assert (done.status, done.out) == (2, "")
-    assert f"search.{GAMMA}: lies within algorithm.params, which is searched for as well" in done.err
+    assert f"search.{GAMMA}: is a part of algorithm.params, which is searched, too" in done.err
 
 
 def test_parameters_are_searched_for_after_the_name_of_what_has_them(toolkit: Toolkit) -> None:
@@ -680,7 +680,7 @@ def test_parameters_are_searched_for_after_the_name_of_what_has_them(toolkit: To
     assert load_tuning(changed(search=f"{{{name}, {threshold}}}"))
     done = toolkit("tune", changed(search=f"{{{threshold}, {name}}}"))
     assert (done.status, done.out) == (2, "")
-    assert "search.callbacks.0.params.threshold: is dropped by callbacks.0.name, which is laid over it" in done.err
+    assert "search.callbacks.0.params.threshold: is replaced by callbacks.0.name, which comes later" in done.err
 
 
 @pytest.mark.parametrize(
@@ -688,14 +688,14 @@ def test_parameters_are_searched_for_after_the_name_of_what_has_them(toolkit: To
     [
         ("trials", "0", "trials: should be greater than or equal to 1, not 0"),
         ("seeds", "0", "seeds: should be 1 to 10,000, or a list of seeds, not 0"),
-        ("seeds", "[1, 1]", "seeds: a seed is given more than once"),
+        ("seeds", "[1, 1]", "seeds: a seed appears more than once"),
         ("sampler", "tpee", "sampler.name: sampler 'tpee' does not exist; did you mean 'tpe'?"),
         ("sampler", "{name: tpe, params: {sed: 0}}", "sampler.params.sed: unknown parameter; did you mean 'seed'?"),
         ("pruner", "mean", "pruner.name: pruner 'mean' does not exist; did you mean 'median'?"),
         ("pruner", "{name: hyperband, params: {reduction_factor: many}}", "should be int, not 'many'"),
         ("objective", "speed", "objective: should be 'mean_return' or 'timesteps_to_success'"),
-        ("base", "nowhere.yaml", "base: there is no file nowhere.yaml"),
-        ("base", "b" * 300, "base: there is no file bbb"),
+        ("base", "nowhere.yaml", "base: the file nowhere.yaml does not exist"),
+        ("base", "b" * 300, "base: the file bbb"),
         ("trails", "3", "trails: unknown key; did you mean 'trials'?"),
     ],
 )
