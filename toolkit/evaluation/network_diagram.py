@@ -1,187 +1,202 @@
-"""Networks as a picture: torchview follows the tensors, Graphviz lays out what they pass through."""
+"""Networks as a picture: inputs, layers with their shapes, and how tensors pass between them."""
 
 from __future__ import annotations
 
-import html
 import itertools
-import math
-import os
-import subprocess
-import sys
-import tempfile
-import warnings
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as Curve
+from matplotlib.textpath import TextToPath
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BaseModel, BasePolicy
-from torch import nn
-from torchview import draw_graph
-from torchview.computation_node import ModuleNode, TensorNode
+from stable_baselines3.common.policies import BasePolicy
 
-from toolkit.evaluation.networks import (
-    Network,
-    describe_networks,
-    evaluation_mode,
-    format_shape,
-    get_networks,
-    make_example_inputs,
-    make_trace_error,
-)
-from toolkit.utils.errors import NetworkError
+from toolkit.evaluation.graph_layout import Box, arrange
+from toolkit.evaluation.network_trace import Node, trace_network
+from toolkit.evaluation.networks import Layer, Network, describe_networks, format_shape, get_networks, join_path
+from toolkit.utils.figures import INK, figure_style
 from toolkit.utils.files import picture_file, picture_format
 
-_LEARNT, _FIXED, _INPUT = '"#cfe3f7"', '"#f3f3f3"', '"#fff3c4"'
-_STYLE = """\
-graph [fontname="DejaVu Sans" fontsize=12 labeljust=l nodesep=0.3 ranksep=0.35 color="#bbbbbb" style=rounded]
-node [fontname="DejaVu Sans" fontsize=10 shape=box style="rounded,filled" color="#777777" margin="0.15,0.06"]
-edge [color="#555555" arrowsize=0.7]
-"""
-_LAY_OUT = """\
-import sys
-import pygraphviz
-graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode())
-sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog="dot"))
-"""
-_FONTS = "<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>"
+_TRAINED, _UNTRAINED, _INPUT, _OPERATION = "#cfe3f7", "#f3f3f3", "#fff3c4", "#ffffff"
+_BORDER, _FRAME, _ARROW, _DETAIL = "#8a8a8a", "#cccccc", "#666666", "#666666"
+# sizes are in points, 1/72 inch
+_TITLE_SIZE, _TEXT_SIZE, _DETAIL_SIZE = 12.0, 10.0, 8.0
+_LINE_HEIGHT, _PADDING_X, _PADDING_Y, _GAP_X, _GAP_Y = 13.0, 10.0, 6.0, 18.0, 20.0
+_MARGIN, _FRAME_PADDING, _TITLE_HEIGHT, _ARROW_LENGTH = 10.0, 14.0, 24.0, 4.0
+
+
+@dataclass(frozen=True)
+class _Label:
+    """What a box says.
+
+    :param title: bold, the start of the first line
+    :param text: the rest of the first line
+    :param detail: the second line, small; there is none if it is empty
+    """
+
+    title: str
+    text: str
+    detail: str
+    colour: str
+    is_round: bool = False
+
+    @property
+    def width(self) -> float:
+        first = _measure(self.title, _TEXT_SIZE, True) + _measure(f"  {self.text}" if self.text else "", _TEXT_SIZE)
+        return max(first, _measure(self.detail, _DETAIL_SIZE)) + 2 * _PADDING_X
+
+    @property
+    def height(self) -> float:
+        return _LINE_HEIGHT * (2 if self.detail else 1) + 2 * _PADDING_Y
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A network, laid out."""
+
+    network: Network
+    boxes: dict[Box, _Label]
+    edges: list[list[Box]]
+
+    @property
+    def title(self) -> tuple[str, str]:
+        return self.network.name, f"{self.network.kind}, {self.network.parameters:,} parameters"
+
+    @property
+    def width(self) -> float:
+        name, rest = self.title
+        title = _measure(name, _TITLE_SIZE, True) + _measure(f"  {rest}", _TEXT_SIZE)
+        return max(title, *(box.x + box.width / 2 for box in self.boxes)) + 2 * _FRAME_PADDING
+
+    @property
+    def height(self) -> float:
+        return max(box.y + box.height / 2 for box in self.boxes) + _TITLE_HEIGHT + 2 * _FRAME_PADDING
 
 
 def draw_networks(model: BaseAlgorithm, out: Path) -> None:
-    """Draw a model's networks to a file, PNG or SVG by its suffix; one that is there is replaced.
+    """Draw a model's networks to a file, PNG or SVG by its suffix, and replace a file that is there.
 
-    What a policy computes after its last layers, to choose an action, is left out, as are the target networks.
+    Left out are the target networks, and what a policy computes after its last layers to choose an action.
 
     :raises ToolkitError: if ``out`` is named neither ``.png`` nor ``.svg``
-    :raises NetworkError: if a network cannot be followed
+    :raises NetworkError: if a network cannot be traced
     :raises RunError: if the file cannot be written
     """
     suffix = picture_format(out)
-    resolution = "graph [dpi=144]\n" if suffix == "png" else ""
-    networks = describe_networks(model).networks
-    clusters = ["\n".join(_cluster(number, model.policy, network)) for number, network in enumerate(networks)]
-    picture = _laid_out("\n".join(["digraph {", _STYLE, resolution, *clusters, "}"]), suffix)
-    with picture_file(out) as temporary:
-        temporary.write_bytes(picture)
+    panels = [_lay_out(model.policy, network) for network in describe_networks(model).networks]
+    width = sum(panel.width for panel in panels) + _MARGIN * (len(panels) + 1)
+    panel_height = max(panel.height for panel in panels)
+    height = panel_height + 2 * _MARGIN
+    figure = Figure(figsize=(width / 72, height / 72), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    x = _MARGIN
+    for panel in panels:
+        _draw_panel(axes, panel, x, _MARGIN, panel_height)
+        x += panel.width + _MARGIN
+    with figure_style(), picture_file(out) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=144, metadata={"Date": None} if suffix == "svg" else None)
 
 
-def _cluster(number: int, policy: BasePolicy, described: Network) -> Iterator[str]:
-    """Yield DOT for one network."""
-    network = get_networks(policy)[described.name]
-    try:
-        edges, inputs = _trace(network, make_example_inputs(policy, network))
-    except Exception as error:
-        raise make_trace_error(described.name, network, error.__cause__ or error) from error
-    named_inputs = dict(zip(inputs, described.inputs.items(), strict=False))  # the state of an LSTM is not described
-    prefix = "" if network is policy else f"{described.name}."
-    named_layers = {layer.name: layer for layer in described.layers}
+def _lay_out(policy: BasePolicy, network: Network) -> _Panel:
+    model = get_networks(policy)[network.name]
+    prefix = "" if model is policy else network.name
+    described = {layer.name: layer for layer in network.layers}
     layers = {
-        id(module): named_layers[f"{prefix}{path}"]
-        for path, module in network.named_modules()
-        if f"{prefix}{path}" in named_layers
+        module: described[path]
+        for name, module in model.named_modules()
+        if (path := join_path(prefix, name)) in described
     }
-    sources = _without_noise(edges, layers)
-    shown = (node for node in sources if node in named_inputs or not isinstance(node, TensorNode))
-    ids = {node: f"n{number}_{index}" for index, node in enumerate(shown)}
-    yield f"subgraph cluster_{number} {{ label=<<b>{html.escape(described.name)}</b>: {html.escape(described.kind)}>"
-    for node, identifier in ids.items():
-        if isinstance(node, ModuleNode):
-            layer = layers[node.compute_unit_id]
-            learnt = [f"{layer.parameters:,} parameters"] if layer.parameters else []
-            label = _label(layer.name, f"{layer.kind} → {format_shape(layer.output_shape)}", *learnt)
-            yield f"{identifier} [label={label} fillcolor={_LEARNT if learnt else _FIXED}]"
-        elif isinstance(node, TensorNode):
-            yield f"{identifier} [label={_label(*named_inputs[node])} fillcolor={_INPUT}]"
-        else:
-            shape = format_shape(node.output_shape[0][1:]) if node.output_shape else ""
-            yield f"{identifier} [label={_label(node.name.strip('_'), f'→ {shape}')} fillcolor=white shape=ellipse]"
-    yield "}"
-    for node, identifier in ids.items():
-        yield from (f"{ids[source]} -> {identifier}" for source in sources[node] if source in ids)
+    nodes = trace_network(policy, network.name, model)
+    labels = [_make_label(node, network, layers.get(node.module) if node.module else None) for node in nodes]
+    width = max((label.width for label, node in zip(labels, nodes, strict=True) if node.module), default=0.0)
+    boxes = {
+        node: Box(width if node.module else label.width, label.height)
+        for node, label in zip(nodes, labels, strict=True)
+    }
+    sources = {boxes[node]: [boxes[source] for source in node.sources] for node in nodes}
+    edges = arrange([*boxes.values()], sources, _GAP_X, _GAP_Y)
+    return _Panel(network, dict(zip(boxes.values(), labels, strict=True)), edges)
 
 
-def _label(title: str, *lines: str) -> str:
-    return f"<<b>{html.escape(title)}</b>{''.join(f'<br/>{html.escape(line)}' for line in lines)}>"
+def _make_label(node: Node, network: Network, layer: Layer | None) -> _Label:
+    if layer is not None:
+        shapes = [format_shape(node.input_shape), format_shape(node.output_shape)]
+        if not layer.parameters:
+            return _Label(layer.kind, " → ".join(dict.fromkeys(shapes)), layer.name, _UNTRAINED)
+        return _Label(layer.kind, " → ".join(shapes), f"{layer.name} · {layer.parameters:,} parameters", _TRAINED)
+    if node.is_input:
+        return _Label(node.name, network.inputs[node.name], "", _INPUT)
+    return _Label(node.name, f"→ {format_shape(node.output_shape)}", "", _OPERATION, is_round=True)
 
 
-def _trace(network: BaseModel, inputs: list[Any]) -> tuple[list[tuple[Any, Any]], list[Any]]:
-    """Return what feeds what in a network, as pairs of torchview's nodes, and the nodes of the inputs in order."""
-    with evaluation_mode(network), _traceable(network), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = draw_graph(network, input_data=inputs, depth=math.inf, device=network.device)
-    return graph.edge_list, [*graph.root_container]
+def _draw_panel(axes: Axes, panel: _Panel, x: float, y: float, height: float) -> None:
+    _draw_box(axes, (x, y, panel.width, height), _FRAME, "none", 8)
+    _write(axes, x + _FRAME_PADDING, y + _FRAME_PADDING + _TITLE_SIZE / 2, panel.title, _TITLE_SIZE)
+    extent = max(box.x + box.width / 2 for box in panel.boxes)
+    x += (panel.width - extent) / 2
+    y += _TITLE_HEIGHT + _FRAME_PADDING
+    for edge in panel.edges:
+        _draw_edge(axes, edge, x, y)
+    for box, label in panel.boxes.items():
+        rectangle = (x + box.x - box.width / 2, y + box.y - box.height / 2, box.width, box.height)
+        _draw_box(axes, rectangle, _BORDER, label.colour, box.height / 2 if label.is_round else 4)
+        parts = (label.title, label.text)
+        width = _measure(label.title, _TEXT_SIZE, True) + _measure(f"  {label.text}" if label.text else "", _TEXT_SIZE)
+        first_line = y + box.y - (_LINE_HEIGHT / 2 if label.detail else 0)
+        _write(axes, x + box.x - width / 2, first_line, parts, _TEXT_SIZE)
+        if label.detail:
+            _text(axes, x + box.x, first_line + _LINE_HEIGHT, label.detail, _DETAIL_SIZE, ha="center", color=_DETAIL)
 
 
-@contextmanager
-def _traceable(network: nn.Module) -> Iterator[None]:
-    """Put an Identity in place of each Sequential without layers, which torchview takes for no module at all."""
-    empty = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Sequential) and not len(child)
-    ]
-    for parent, name, _ in empty:
-        setattr(parent, name, nn.Identity())
-    try:
-        yield
-    finally:
-        for parent, name, child in empty:
-            setattr(parent, name, child)
+def _draw_box(axes: Axes, rectangle: tuple[float, float, float, float], edge: str, face: str, radius: float) -> None:
+    x, y, width, height = rectangle
+    style = f"round,pad=0,rounding_size={radius}"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, edgecolor=edge, facecolor=face, linewidth=1))
 
 
-def _without_noise(edges: Iterable[tuple[Any, Any]], layers: Container[int]) -> dict[Any, tuple[Any, ...]]:
-    """Keep inputs, layers, what is computed inside modules, and what else joins tensors on their way to a layer.
-
-    The rest only converts and reshapes, or comes after the last layer.
-    """
-    sources: dict[Any, list[Any]] = {}
-    targets: dict[Any, list[Any]] = {}
-    for tail, target in edges:
-        source = tail.main_node if isinstance(tail, TensorNode) else tail  # inputs have a stand-in in every module
-        sources.setdefault(target, []).append(source)
-        targets.setdefault(source, []).append(target)
-
-    def is_part(node: Any) -> bool:
-        return node.compute_unit_id in layers if isinstance(node, ModuleNode) else node.depth > 1
-
-    @cache
-    def leads_on(node: Any) -> bool:
-        return any(is_part(target) or leads_on(target) for target in targets.get(node, ()))
-
-    @cache
-    def is_shown(node: Any) -> bool:
-        joins = isinstance(node, TensorNode) or len(feeding(node)) > 1
-        return is_part(node) or (leads_on(node) and joins)
-
-    @cache
-    def feeding(node: Any) -> tuple[Any, ...]:
-        passed = ((source,) if is_shown(source) else feeding(source) for source in sources.get(node, ()))
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(passed)))
-
-    return {node: feeding(node) for node in dict.fromkeys([*targets, *sources]) if is_shown(node)}
+def _draw_edge(axes: Axes, edge: Sequence[Box], x: float, y: float) -> None:
+    """Draw a line that crosses rows vertically and bends only between them."""
+    first = edge[0]
+    points, codes = [(first.x, first.y + first.height / 2)], [Curve.MOVETO]
+    for upper, lower in itertools.pairwise(edge):
+        start, end = upper.y + upper.height / 2, lower.y - lower.height / 2 - _ARROW_LENGTH
+        middle = (start + end) / 2
+        points += [(upper.x, start), (upper.x, middle), (lower.x, middle), (lower.x, end)]
+        codes += [Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
+    points.append((edge[-1].x, edge[-1].y - edge[-1].height / 2))
+    codes.append(Curve.LINETO)
+    path = Curve([(x + along, y + down) for along, down in points], codes)
+    arrow = FancyArrowPatch(
+        path=path, arrowstyle="-|>", mutation_scale=8, color=_ARROW, linewidth=1, shrinkA=0, shrinkB=0, zorder=1
+    )
+    axes.add_patch(arrow)
 
 
-def _laid_out(source: str, suffix: str) -> bytes:
-    """Have Graphviz draw DOT, in a process of its own: what it says of fonts goes to no one, and it can only fail.
+def _write(axes: Axes, x: float, y: float, parts: Iterable[str], size: float) -> None:
+    """Write a bold text and a plain one after it."""
+    title, text = parts
+    _text(axes, x, y, title, size, fontweight="bold")
+    if text:
+        x += _measure(title, size, True) + _measure("  ", _TEXT_SIZE)
+        _text(axes, x, y, text, _TEXT_SIZE)
 
-    The font is the one that matplotlib brings, so that pictures are the same where no fonts are installed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "fonts.conf"
-        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        settings.write_text(_FONTS.format(fonts=html.escape(str(fonts)), cache=html.escape(folder)), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _LAY_OUT, suffix],
-            input=source.encode(),
-            capture_output=True,
-            env={**os.environ, "FONTCONFIG_FILE": str(settings)},
-            check=False,
-        )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise NetworkError(f"the networks cannot be drawn: {said[-1]}", "pygraphviz brings Graphviz")
-    return done.stdout
+
+def _text(axes: Axes, x: float, y: float, text: str, size: float, **style: Any) -> None:
+    style = {"color": INK, "va": "center_baseline"} | style
+    axes.text(x, y, text, fontsize=size, parse_math=False, zorder=3, **style)
+
+
+@cache
+def _measure(text: str, size: float, is_bold: bool = False) -> float:
+    """Return the width of a text in points."""
+    font = FontProperties(size=size, weight="bold" if is_bold else "normal")
+    width: float = TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
+    return width
