@@ -79,7 +79,7 @@ def test_ctrl_c_during_imports_exits_without_traceback(tmp_path: Path) -> None:
 def test_help_takes_less_than_1_5_seconds() -> None:
     def seconds() -> float:
         start = time.monotonic()
-        with toolkit_process(["--help"]) as process:
+        with toolkit_process(["--help"], is_new=True) as process:
             process.communicate()
         assert process.returncode == 0
         return time.monotonic() - start
@@ -181,7 +181,7 @@ def test_error_without_debug_is_only_its_message(toolkit: Toolkit, config_file: 
 
 
 def test_closed_stdout_prints_no_error() -> None:
-    with toolkit_process(["plugins"]) as process:
+    with toolkit_process(["plugins"], is_new=True) as process:
         assert process.stdout
         assert process.stderr
         process.stdout.close()

@@ -1,18 +1,18 @@
-"""Bad input, one clear message each: status 2, the place, what is wrong, and nothing left behind."""
+"""Bad input exits with status 2, a message with its location, and nothing written."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import SMALL_CONFIG, Toolkit, files_in
+from support import SMALL_CONFIG, Finished, Toolkit, files_in
 
+from toolkit import Run
 from toolkit.algorithms.double_dqn import DoubleDQN
 
 FAILING_CONSTRUCTORS = """\
@@ -35,11 +35,11 @@ class Callback(BaseCallback):
 class Case(NamedTuple):
     """A bad config, or bad arguments to ``toolkit train`` beside a good one.
 
-    :param message: what the message starts with, where ``FILE:LINE`` is given, or holds
-    :param also: what else it holds: the suggestion, what was raised
+    :param message: start of the message if it has a location, or a part of it
+    :param also: another part of the message: the suggestion, the exception
     :param old: text in the small config that is replaced
-    :param new: what it is replaced with
-    :param arguments: what follows ``toolkit train small.yaml``
+    :param new: its replacement
+    :param arguments: arguments after ``toolkit train small.yaml``
     :param files: other files
     """
 
@@ -51,24 +51,26 @@ class Case(NamedTuple):
     files: dict[str, str | bytes] = {}
 
 
-def whole(content: str | bytes, message: str, also: str = "") -> Case:
+def whole_file(content: str | bytes, message: str, also: str = "") -> Case:
     return Case(message, also, files={"small.yaml": content})
 
 
 CONFIGS = {
-    "a misspelt key": Case(
+    "a misspelled key": Case(
         "small.yaml:1: timestep: unknown key", "did you mean 'timesteps'?", "timesteps", "timestep"
     ),
-    "a misspelt key within": Case("small.yaml:5: env.n_env: unknown key", "did you mean 'n_envs'?", "n_envs", "n_env"),
+    "a misspelled nested key": Case(
+        "small.yaml:5: env.n_env: unknown key", "did you mean 'n_envs'?", "n_envs", "n_env"
+    ),
     "a wrong type": Case("small.yaml:1: timesteps: should be a whole number, not 'many'", "", "300", "many"),
     "a wrong type of a parameter": Case(
-        "small.yaml:11: algorithm.params.batch_size: should be int, not '32'", "", "size: 32", "size: '32'"
+        "small.yaml:11: algorithm.params.gamma: should be float, not '32'", "", "batch_size", "gamma: '32', batch_size"
     ),
     "a missing key": Case("small.yaml:1: timesteps: required key is missing", "", "timesteps: 300", "seed: 1"),
     "a missing parameter": Case(
         "small.yaml:15: callbacks.0.params.threshold: required parameter is missing", "", "threshold: 195, ", ""
     ),
-    "a misspelt parameter": Case(
+    "a misspelled parameter": Case(
         "small.yaml:8: env.wrappers.0.params.sucess_steps: unknown parameter",
         "did you mean 'success_steps'?",
         "{success",
@@ -134,13 +136,13 @@ CONFIGS = {
         "  id: CartPole-v1",
         "  params: {gravty: 1}\n  id: CartPole-v1",
     ),
-    "an algorithm that cannot act there": Case(
+    "an algorithm that cannot act in the environment": Case(
         "small.yaml:10: algorithm.name: 'double_dqn' cannot act in Pendulum-v1",
         "Discrete",
         SMALL_CONFIG[SMALL_CONFIG.index("  id") : SMALL_CONFIG.index("algorithm")],
         "  id: Pendulum-v1\n\n\n\n\n\n",
     ),
-    "a plugin file that is not there": Case(
+    "an absent plugin file": Case(
         "small.yaml:7: env.wrappers.0.name: file ", "mine.py", "terminal_reward_clip", "./mine.py:Mine"
     ),
     "a plugin file that raises": Case(
@@ -183,35 +185,35 @@ CONFIGS = {
         "{learning_rate",
         "{train_freq: [1, hour], learning_rate",
     ),
-    "a buffer that no memory holds": Case(
+    "a buffer larger than memory": Case(
         "small.yaml:9: algorithm: 'double_dqn' does not fit into this machine's memory of ",
         "reduce what sizes it: buffer_size, ",
         "1_000,",
         "1_000_000_000_000,",
     ),
-    "a network that no memory holds": Case(
+    "a network larger than memory": Case(
         "small.yaml:9: algorithm: 'double_dqn' does not fit into this machine's memory of ",
         "reduce what sizes it: ",
         "[16, 16]",
         "[1_000_000, 1_000_000]",
     ),
-    "a wrapper that no memory holds": Case(
+    "a wrapper larger than memory": Case(
         "small.yaml:7: env.wrappers.0: 'gymnasium.wrappers:FrameStackObservation' does not fit into this machine's",
         "",
         "terminal_reward_clip\n      params: {success_steps: 195}",
         "gymnasium.wrappers:FrameStackObservation\n      params: {stack_size: 1_000_000_000_000}",
     ),
-    "more environments than can be stepped": Case(
+    "too many environments": Case(
         "small.yaml:5: env.n_envs: should be less than or equal to 10000, not 1000000000",
         "",
         "n_envs: 2",
         "n_envs: 1e9",
     ),
-    "more steps than can be counted": Case("small.yaml:1: timesteps: should be ", "", "300", "9" * 30),
-    "a key that a terminal would obey": Case("small.yaml:1: \\x1b[2J\\n: unknown key", "", "t", '"\\e[2J\\n": 1\nt'),
-    "an escape of no character": Case("small.yaml:1: is not valid YAML: ", "", "300", r'"\UFFFFFFFF"'),
-    "an escape of half a character": Case("small.yaml:1: an escape gives half of", "", "300", r'"\ud800"'),
-    "an attribute of what has none": Case(
+    "too many timesteps": Case("small.yaml:1: timesteps: should be ", "", "300", "9" * 30),
+    "a key with terminal escapes": Case("small.yaml:1: \\x1b[2J\\n: unknown key", "", "t", '"\\e[2J\\n": 1\nt'),
+    "an escape outside of Unicode": Case("small.yaml:1: is not valid YAML: ", "", "300", r'"\UFFFFFFFF"'),
+    "an escape of a lone surrogate": Case("small.yaml:1: an escape gives half of", "", "300", r'"\ud800"'),
+    "an attribute of a number": Case(
         "small.yaml:7: env.wrappers.0.name: 'math' has no 'pi.x.y'", "", "terminal_reward_clip", '"math:pi.x.y"'
     ),
     "a base that is a directory": Case("small.yaml:1: extends: file ", "", "t", "extends: .\nt"),
@@ -224,20 +226,20 @@ CONFIGS = {
     "a negative seed": Case(
         "small.yaml:1: seed: should be greater than or equal to 0, not -1", "", "t", "seed: -1\nt"
     ),
-    "an empty file": whole("", "small.yaml: is empty", "write at least timesteps, env.id and algorithm.name"),
-    "a list": whole("- timesteps\n", "small.yaml:1: must be a mapping of keys to values"),
-    "binary data": whole(b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "small.yaml:1: is not UTF-8 text"),
-    "zeros": whole(bytes(1000), "small.yaml:1: is not text"),
-    "a huge file": whole("# too long\n" * 100_000, "small.yaml: is larger than 1 MiB"),
-    "broken YAML": whole("timesteps: [1\n", "small.yaml:2: is not valid YAML"),
-    "a YAML tag": whole(
+    "an empty file": whole_file("", "small.yaml: is empty", "write at least timesteps, env.id and algorithm.name"),
+    "a list": whole_file("- timesteps\n", "small.yaml:1: must be a mapping of keys to values"),
+    "binary data": whole_file(b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "small.yaml:1: is not UTF-8 text"),
+    "zeros": whole_file(bytes(1000), "small.yaml:1: is not text"),
+    "a huge file": whole_file("# too long\n" * 100_000, "small.yaml: is larger than 1 MiB"),
+    "broken YAML": whole_file("timesteps: [1\n", "small.yaml:2: is not valid YAML"),
+    "a YAML tag": whole_file(
         "timesteps: !!python/object/apply:os.mkdir [left]\n", "small.yaml:1: ", "YAML tags are not read"
     ),
-    "a YAML alias": whole("a: &a [x]\nb: *a\n", "small.yaml:1: 'a': anchors and aliases are not read", "extends"),
-    "a duplicate key": whole("seed: 1\nseed: 2\n", "small.yaml:2: seed: duplicate key, first given in line 1"),
-    "nesting without end": whole("[" * 5000, "small.yaml:1: is nested more than 40 levels deep"),
-    "a number without end": Case("small.yaml:1: timesteps: ", "", "300", f"0x{'f' * 9999}"),
-    "a circle of files": Case(
+    "a YAML alias": whole_file("a: &a [x]\nb: *a\n", "small.yaml:1: 'a': anchors and aliases are not read", "extends"),
+    "a duplicate key": whole_file("seed: 1\nseed: 2\n", "small.yaml:2: seed: duplicate key, first given in line 1"),
+    "endless nesting": whole_file("[" * 5000, "small.yaml:1: is nested more than 40 levels deep"),
+    "an endless number": Case("small.yaml:1: timesteps: ", "", "300", f"0x{'f' * 9999}"),
+    "circular extends": Case(
         "other.yaml:1: extends: is circular",
         "small.yaml",
         "timesteps: 300",
@@ -245,14 +247,16 @@ CONFIGS = {
         files={"other.yaml": "extends: small.yaml\n"},
     ),
     "an absent base": Case("small.yaml:1: extends: file base.yaml does not exist", "", "t", "extends: base.yaml\nt"),
-    "an override that is none": Case("--set nonsense: ", "dotted.path=value", arguments="--set nonsense"),
+    "an override without =": Case("--set nonsense: ", "dotted.path=value", arguments="--set nonsense"),
     "an override of an unknown key": Case("--set a.b.c=1: a: unknown key", arguments="--set a.b.c=1"),
     "an override beyond a list": Case(
         "--set env.wrappers.7=clip_reward: ", "is a list of 1", arguments="--set env.wrappers.7=clip_reward"
     ),
     "an override with a wrong value": Case("--set seed=x: seed: ", "whole number", arguments="--set seed=x"),
-    "an override without end": Case("is nested more than 40 levels deep", arguments=f"--set {'a.' * 2000}a=1"),
-    "an override beyond all lists": Case(": env.wrappers.000", arguments=f"--set env.wrappers.{'0' * 5000}=x"),
+    "an override with endless nesting": Case(
+        "is nested more than 40 levels deep", arguments=f"--set {'a.' * 2000}a=1"
+    ),
+    "an override with a huge index": Case(": env.wrappers.000", arguments=f"--set env.wrappers.{'0' * 5000}=x"),
     "an override with an odd digit": Case("--set env.wrappers.²=x: ", arguments="--set env.wrappers.²=x"),
     "an override with a number for a key": Case(
         "--set env.params.0=1: env.params.0", arguments="--set env.params.0=1"
@@ -285,30 +289,28 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("case", CONFIGS.values(), ids=CONFIGS)
-def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
-    case: Case, toolkit: Toolkit, working_directory: Path
-) -> None:
+def test_train_refuses_bad_config_and_writes_nothing(case: Case, toolkit: Toolkit, working_directory: Path) -> None:
     assert case.old in SMALL_CONFIG
     for name, content in {"small.yaml": SMALL_CONFIG.replace(case.old, case.new, 1), **case.files}.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    before = everything_in(working_directory)
+    files = list_everything(working_directory)
 
-    done = toolkit("train", "small.yaml", *case.arguments.split())
+    finished = toolkit("train", "small.yaml", *case.arguments.split())
 
-    assert_refused(done.status, done.out, done.err, case.message, case.also)
-    assert everything_in(working_directory) == before
+    assert_refused(finished, case.message, case.also)
+    assert list_everything(working_directory) == files
 
 
 OTHER_COMMANDS = {
     "evaluate an absent path": ("evaluate absent", "error: absent: does not exist"),
     "evaluate a path too long": (f"evaluate {'x' * 300}", f"error: {'x' * 300}: "),
-    "evaluate a directory that is no run": ("evaluate .", "error: .: is not a run directory: it has no config.yaml"),
+    "evaluate a directory that is no run": ("evaluate .", "error: .: is not a run directory"),
     "evaluate a file": ("evaluate notes.txt", "error: notes.txt: is not a run directory"),
     "evaluate without any run": ("evaluate", "error: runs/: has no run yet"),
     "evaluate no episodes": ("evaluate . --episodes 0", "'--episodes'"),
     "record an absent path": ("record absent", "error: absent: does not exist"),
-    "record a directory that is no run": ("record .", "error: .: is not a run directory: it has no config.yaml"),
+    "record a directory that is no run": ("record .", "error: .: is not a run directory"),
     "record without any run": ("record", "error: runs/: has no run yet"),
     "record in an unknown format": ("record . --format avi", "'--format'"),
     "check an absent file": ("check absent.yaml", "absent.yaml: cannot be read: No such file or directory"),
@@ -330,42 +332,32 @@ OTHER_COMMANDS = {
 
 
 @pytest.mark.parametrize(("command", "message"), OTHER_COMMANDS.values(), ids=OTHER_COMMANDS)
-def test_a_command_that_cannot_be_done_says_why_and_leaves_nothing(
+def test_command_refuses_bad_arguments_and_writes_nothing(
     command: str, message: str, toolkit: Toolkit, working_directory: Path
 ) -> None:
     Path("notes.txt").write_text("timesteps: 1\n")
-    before = everything_in(working_directory)
-    done = toolkit(*command.split())
-    assert_refused(done.status, done.out, done.err, message)
-    assert everything_in(working_directory) == before
+    files = list_everything(working_directory)
+    finished = toolkit(*command.split())
+    assert_refused(finished, message)
+    assert list_everything(working_directory) == files
 
 
-def everything_in(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.name != "__pycache__"} - {
-        name for name in files_in(directory) if name.endswith(".pyc")
-    }
+def list_everything(directory: Path) -> set[Path]:
+    """Return every path below a directory, except compiled Python."""
+    return {path for path in directory.rglob("*") if path.name != "__pycache__" and path.suffix != ".pyc"}
 
 
-def assert_refused(status: int, out: str, err: str, *fragments: str) -> None:
-    assert status == 2, out + err
-    assert out == ""
-    assert "Traceback" not in err
+def assert_refused(finished: Finished, *fragments: str) -> None:
+    assert finished.status == 2, finished.out + finished.err
+    assert finished.out == ""
+    assert "Traceback" not in finished.err
     for fragment in fragments:
-        assert fragment in err
+        assert fragment in finished.err
     if ".yaml:" in fragments[0] or fragments[0].startswith(("--set", "error: ")):
-        assert any(line.startswith(fragments[0]) for line in err.splitlines())
+        assert any(line.startswith(fragments[0]) for line in finished.err.splitlines())
 
 
-# --- a run that is damaged ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from toolkit import load_config, train
-
-    config = tmp_path_factory.mktemp("trained") / "small.yaml"
-    config.write_text(SMALL_CONFIG)
-    return train(load_config(config, ["timesteps=60"]), config.parent / "run").directory
+# --- damaged runs ----------------------------------------------------------------------------------------------------
 
 
 def zipped(**files: bytes) -> bytes:
@@ -380,59 +372,54 @@ DAMAGE = {
     "absent": None,
     "empty": b"",
     "random bytes": bytes((7 * n * n + 3) % 251 for n in range(5000)),
-    "half there": 0.5,
+    "truncated to a half": 0.5,
     "without its last bytes": 0.99,
     "an empty zip": zipped(),
     "a zip of something else": zipped(other=b"x"),
-    "a zip of what is no weights": zipped(policy=b"x" * 100),
+    "a zip without weights": zipped(policy=b"x" * 100),
     "a zip of a pickle that calls a function": zipped(policy=b"cos\nmkdir\n(S'left'\ntR."),
 }
 
 
-@pytest.mark.parametrize("command", ["evaluate", "record"])
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_run_without_a_whole_model_is_refused_and_left_as_it_is(
-    command: str, damage: bytes | float | None, trained_run: Path, toolkit: Toolkit, working_directory: Path
+def test_damaged_model_is_refused_and_left_unchanged(
+    damage: bytes | float | None, run_copy: Run, toolkit: Toolkit, working_directory: Path
 ) -> None:
-    shutil.copytree(trained_run, "run")
-    model = Path("run/model.zip")
+    model = run_copy.directory / "model.zip"
     content = model.read_bytes()
     if damage is None:
         model.unlink()
     else:
         model.write_bytes(content[: int(len(content) * damage)] if isinstance(damage, float) else damage)
-    before = everything_in(working_directory)
-    done = toolkit(command, "run")
-    fragment = "error: run: has no model.zip" if damage is None else "error: run/model.zip: "
-    assert_refused(done.status, done.out, done.err, fragment)
-    assert everything_in(working_directory) == before
+    files = list_everything(working_directory)
+    for command in ("evaluate", "record"):
+        finished = toolkit(command, "run")
+        fragment = "error: run: has no model.zip" if damage is None else "error: run/model.zip: "
+        assert_refused(finished, fragment)
+        assert list_everything(working_directory) == files
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("", "run/config.yaml: is empty"), ("timestep: 1\n", "run/config.yaml:1: timestep: unknown key")],
 )
-def test_a_run_without_a_whole_config_is_refused(
-    content: str, message: str, trained_run: Path, toolkit: Toolkit
-) -> None:
-    shutil.copytree(trained_run, "run")
-    Path("run/config.yaml").write_text(content)
-    done = toolkit("evaluate", "run")
-    assert_refused(done.status, done.out, done.err, message)
+def test_damaged_config_is_refused(content: str, message: str, run_copy: Run, toolkit: Toolkit) -> None:
+    (run_copy.directory / "config.yaml").write_text(content)
+    finished = toolkit("evaluate", "run")
+    assert_refused(finished, message)
 
 
-def test_a_model_of_another_shape_than_the_config_says_is_refused(trained_run: Path, toolkit: Toolkit) -> None:
-    shutil.copytree(trained_run, "run")
-    config = Path("run/config.yaml")
+def test_model_that_does_not_fit_config_is_refused(run_copy: Run, toolkit: Toolkit) -> None:
+    config = run_copy.directory / "config.yaml"
     config.write_text(config.read_text().replace("[16, 16]", "[8]"))
-    done = toolkit("evaluate", "run")
-    assert_refused(done.status, done.out, done.err, "error: run/model.zip: does not fit the run's config.yaml: ")
+    finished = toolkit("evaluate", "run")
+    assert_refused(finished, "error: run/model.zip: does not fit the run's config.yaml: ")
 
 
-# --- reports --------------------------------------------------------------------------------------------------------
+# --- several mistakes ------------------------------------------------------------------------------------------------
 
 
-def test_eight_mistakes_are_reported_in_one_go(toolkit: Toolkit) -> None:
+def test_all_mistakes_are_reported_at_once(toolkit: Toolkit) -> None:
     Path("wrong.yaml").write_text("""\
 sed: 1
 timesteps: 0
@@ -448,9 +435,9 @@ algorithm:
 callbacks:
   - name: success
 """)
-    done = toolkit("train", "wrong.yaml")
-    assert (done.status, done.out) == (2, "")
-    assert [line.split(" ")[:2] for line in done.err.splitlines()] == [
+    finished = toolkit("train", "wrong.yaml")
+    assert (finished.status, finished.out) == (2, "")
+    assert [line.split(" ")[:2] for line in finished.err.splitlines()] == [
         ["wrong.yaml:1:", "sed:"],
         ["wrong.yaml:2:", "timesteps:"],
         ["wrong.yaml:4:", "env.id:"],
@@ -462,7 +449,7 @@ callbacks:
     ]
 
 
-# --- a run that fails -----------------------------------------------------------------------------------------------
+# --- failing runs ----------------------------------------------------------------------------------------------------
 
 FAILING_ENV = """\
 import gymnasium
@@ -481,19 +468,21 @@ gymnasium.register("Failing-v0", Failing, max_episode_steps=200)
 """
 
 
-def test_an_environment_that_raises_midway_leaves_a_whole_run_that_says_failed(
+def test_env_that_raises_midway_leaves_complete_failed_run(
     toolkit: Toolkit, config_file: Path, working_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("failing_env_of_a_test.py").write_text(FAILING_ENV)
     monkeypatch.syspath_prepend(working_directory)
     overrides = ["env.id=failing_env_of_a_test:Failing-v0", "env.n_envs=1", "timesteps=5000", "seed=3"]
-    done = toolkit("train", config_file, "--out", "run", *(word for one in overrides for word in ("--set", one)))
+    finished = toolkit(
+        "train", config_file, "--out", "run", *(word for override in overrides for word in ("--set", override))
+    )
 
-    assert done.status == 1
-    assert "Traceback" not in done.out + done.err
-    assert "error: training failed at timestep 499: RuntimeError: the motor is stuck" in done.err
-    assert f"{working_directory}/failing_env_of_a_test.py:10" in done.err
-    assert "the traceback is in run/traceback.txt" in done.err
+    assert finished.status == 1
+    assert "Traceback" not in finished.out + finished.err
+    assert "error: training failed at timestep 499: RuntimeError: the motor is stuck" in finished.err
+    assert f"{working_directory}/failing_env_of_a_test.py:10" in finished.err
+    assert "the traceback is in run/traceback.txt" in finished.err
     assert "RuntimeError: the motor is stuck" in Path("run/traceback.txt").read_text()
 
     result = json.loads(Path("run/result.json").read_text())

@@ -83,7 +83,7 @@ finally:
 def test_listing_is_quick() -> None:
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        with toolkit_process(["plugins"]) as process:
+        with toolkit_process(["plugins"], is_new=True) as process:
             process.communicate()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
