@@ -101,7 +101,7 @@ def format_component(kind: Kind, name: str, width: int | None = None) -> str:
 
     :param width: wrap prose to this many columns; None leaves it as it is
     """
-    from toolkit.config.details import read_details
+    from toolkit.config.catalog import read_details
 
     component = read_details(kind, name)
     provider = f" ({component.provider})" if component.provider else ""

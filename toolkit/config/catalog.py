@@ -1,18 +1,31 @@
-"""What names there are: who provides them, and the first line of their documentation.
+"""The catalog of components: who provides them, their documentation, their parameters, and YAML that names them.
 
-None of the toolkit's own components is imported: their documentation is read from their sources. Those of other
-packages are: nothing else shows whether they work.
+The toolkit's own components are listed without an import, from their source. Those of other packages are imported,
+because only an import shows whether they work.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
+from typing import Any
 
-from toolkit.config.docstrings import read_summary
-from toolkit.config.registry import Kind, find, get_install_command, get_provider, get_reference, list_entry_points
-from toolkit.config.sources import find_docstring
-from toolkit.utils.errors import ComponentError, describe_error
+from toolkit.config.compose import to_plain_data
+from toolkit.config.docstrings import find_docstring, read_documentation, read_summary
+from toolkit.config.registry import (
+    Kind,
+    find,
+    get_entry_point,
+    get_install_command,
+    get_provider,
+    get_reference,
+    list_entry_points,
+)
+from toolkit.config.signatures import read_signature
+from toolkit.config.snippets import dump_inline, make_snippet
+from toolkit.config.type_hints import format_type
+from toolkit.utils.errors import ComponentError, ConfigError, describe_error
 
 TOOLKIT = "sb3-toolkit"
 
@@ -23,8 +36,8 @@ class Claim:
 
     :param provider: name and version of the distribution
     :param summary: first line of the component's documentation
-    :param problem: why it cannot be used; empty where nothing is known against it
-    :param install: the command that installs what it needs; empty where all is there
+    :param problem: why it cannot be used; empty if nothing is wrong
+    :param install: the command that installs its missing requirements; empty if none are missing
     """
 
     name: str
@@ -34,46 +47,115 @@ class Claim:
     install: str = ""
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that a config may give.
+
+    :param default: in one line, as YAML where possible; ``None`` for a required parameter
+    """
+
+    name: str
+    type: str
+    default: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class ComponentDetails:
+    """The documentation of a component.
+
+    :param path: ``module:Class``
+    :param provider: name and version of the distribution; empty for a component that is named by its path
+    :param snippet: YAML to paste into a config
+    """
+
+    path: str
+    provider: str
+    text: str
+    parameters: list[Parameter]
+    snippet: str
+
+
 def list_claims(kind: Kind) -> list[Claim]:
-    """List all claims to names of a kind, broken ones too."""
-    return [_claim(kind, entry, rivals) for rivals in list_entry_points(kind).values() for entry in rivals]
+    """List all claims to names of a kind, including broken ones."""
+    return [
+        _make_claim(kind, entry_point, claims) for claims in list_entry_points(kind).values() for entry_point in claims
+    ]
 
 
-def _claim(kind: Kind, entry: EntryPoint, rivals: list[EntryPoint]) -> Claim:
-    others = " and ".join(get_provider(other) for other in rivals if other is not entry)
-    if others:
-        problem = f"claimed by {others} too; this one can be named by its path, {entry.value}"
-        return Claim(entry.name, get_provider(entry), problem=problem)
+def read_details(kind: Kind, name: str) -> ComponentDetails:
+    """Read the documentation, parameters and provider of a component.
+
+    :raises ComponentError: if it cannot be found or imported
+    """
+    component = find(kind, name)
+    text, parameter_texts = read_documentation(component)
+    parameters = [
+        Parameter(
+            parameter.name,
+            format_type(parameter.annotation),
+            _format_default(parameter.default),
+            parameter_texts.get(parameter.name, ""),
+        )
+        for parameter in read_signature(component).parameters.values()
+        if parameter.name not in kind.supplied
+    ]
+    path = f"{component.__module__}:{component.__qualname__}"
+    provider = "" if ":" in name else get_provider(get_entry_point(kind, name))
+    return ComponentDetails(path, provider, text, parameters, make_snippet(kind, name, component))
+
+
+def _make_claim(kind: Kind, entry_point: EntryPoint, claims: list[EntryPoint]) -> Claim:
+    provider = get_provider(entry_point)
+    rivals = " and ".join(get_provider(rival) for rival in claims if rival is not entry_point)
+    if rivals:
+        problem = f"claimed by {rivals} too; name this one by its path, {entry_point.value}"
+        return Claim(entry_point.name, provider, problem=problem)
     try:
-        install = get_install_command(entry) if _lacks_extras(entry) else ""
-        return Claim(entry.name, get_provider(entry), read_summary(_docstring(kind, entry)), install=install)
+        install = get_install_command(entry_point) if _lacks_requirements(entry_point) else ""
+        return Claim(entry_point.name, provider, read_summary(_read_docstring(kind, entry_point)), install=install)
     except ComponentError as error:
-        return Claim(entry.name, get_provider(entry), problem=describe_error(error))
+        return Claim(entry_point.name, provider, problem=describe_error(error))
 
 
-def _docstring(kind: Kind, entry: EntryPoint) -> object:
+def _read_docstring(kind: Kind, entry_point: EntryPoint) -> object:
     """Return a component's docstring.
 
-    :raises ComponentError: if it can be seen that the component cannot be used
+    :raises ComponentError: if the component cannot be used
     """
-    if not entry.dist or entry.dist.name != TOOLKIT:
-        return find(kind, entry.name).__doc__
+    if not entry_point.dist or entry_point.dist.name != TOOLKIT:
+        return find(kind, entry_point.name).__doc__
     try:
-        return find_docstring(get_reference(entry))
+        return find_docstring(get_reference(entry_point))
     except ModuleNotFoundError as error:
-        raise ComponentError(f"there is no module '{error.name}'", f"it comes with {get_provider(entry)}") from error
+        hint = f"it comes with {get_provider(entry_point)}"
+        raise ComponentError(f"module '{error.name}' does not exist", hint) from error
 
 
-def _lacks_extras(entry: EntryPoint) -> bool:
-    """Say whether a distribution is not installed that belongs to the extras which an entry point asks for."""
-    if not entry.extras or not entry.dist:
+def _lacks_requirements(entry_point: EntryPoint) -> bool:
+    """Return whether a requirement of the entry point's extras is not installed."""
+    if not entry_point.extras or not entry_point.dist:
         return False
     from packaging.requirements import Requirement
 
-    for requirement in map(Requirement, entry.dist.requires or ()):
-        if any(requirement.marker and requirement.marker.evaluate({"extra": extra}) for extra in entry.extras):
+    for requirement in map(Requirement, entry_point.dist.requires or ()):
+        marker = requirement.marker
+        if marker and any(marker.evaluate({"extra": extra}) for extra in entry_point.extras):
             try:
                 distribution(requirement.name)
             except PackageNotFoundError:
                 return True
     return False
+
+
+def _format_default(value: Any) -> str | None:
+    if value is inspect.Parameter.empty:
+        return None
+    try:
+        return dump_inline(to_plain_data(value, ""))
+    except ConfigError:
+        pass
+    try:
+        return repr(value)
+    except Exception:  # raised by a third-party class
+        return f"a {type(value).__name__}"

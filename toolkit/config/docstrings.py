@@ -1,68 +1,121 @@
-"""What docstrings say of components and their parameters, as plain text.
+"""Read the documentation of components and their parameters from docstrings, as plain text.
 
-Parameters are read as Sphinx (``:param x:``), Google (``Args:``) and NumPy (``Parameters``, underlined) have them.
+Sphinx (``:param x:``), Google (``Args:``) and NumPy (``Parameters``, underlined) styles are read.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
-from itertools import pairwise
+import sys
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
-_SPHINX = re.compile(r"\s*:(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\**(?P<name>\w+):(?P<text>.*)")
-_GOOGLE = re.compile(r"\s+\**(?P<name>\w+)\s*(?:\([^)]*\))?:(?P<text>\s.*|)$")
-_NUMPY = re.compile(r"\s*\**(?P<name>\w+)(?:\s*:.*)?(?P<text>)$")
-_GOOGLE_HEADING = re.compile(r"(?:Args|Arguments|Params|Parameters|Keyword Args|Keyword Arguments):\s*$")
-_ROLE = re.compile(r":\w+(?::\w+)?:`~?([^`<]*?)(?:\s*<[^`>]*>)?`")
+import docstring_parser
+
+_ROLE = re.compile(r":\w+(?::\w+)?:`~?([^`<]*?)(?:\s*<[^`>]*>)?`")  # of Sphinx, as :class:`~module.Class`
+_MAX_REDIRECTIONS = 5
 
 
 def read_documentation(component: type[Any]) -> tuple[str, dict[str, str]]:
-    """Return a class's description, and parameter name to what is said of it there or in a parent class."""
-    described: dict[str, str] = {}
+    """Return the description of a class, and the text of each parameter, from the class or its nearest parent."""
+    parameters: dict[str, str] = {}
     for cls in component.__mro__[:-1]:
         for docstring in (cls.__doc__, getattr(vars(cls).get("__init__"), "__doc__", None)):
-            described = parse_docstring(docstring)[1] | described
-    return parse_docstring(component.__doc__)[0], described
+            parameters = parse_docstring(docstring)[1] | parameters
+    return parse_docstring(component.__doc__)[0], parameters
 
 
 def read_summary(docstring: object) -> str:
-    """Return the first line of a docstring, nothing if there is none."""
+    """Return the first line of a docstring, empty without one."""
     return parse_docstring(docstring)[0].partition("\n")[0]
 
 
 def parse_docstring(docstring: object) -> tuple[str, dict[str, str]]:
-    """Take the parameters out of a docstring.
-
-    :return: what remains, and parameter name to text in one line
-    """
-    lines = inspect.cleandoc(docstring).splitlines() if isinstance(docstring, str) else []
-    rest: list[str] = []
-    described: dict[str, list[str]] = {}
-    section: re.Pattern[str] | None = None
-    open_item: tuple[int, list[str]] | None = None  # its indentation, and its lines
-    for line, following in pairwise([*lines, ""]):
-        indentation = len(line) - len(line.lstrip())
-        underlined = bool(re.fullmatch(r"\s*-{3,}\s*", following))
-        if open_item and (not line.strip() or indentation > open_item[0]):
-            open_item[1].append(line)
-            continue
-        open_item = None
-        if _GOOGLE_HEADING.match(line) or (underlined and line.strip() == "Parameters"):
-            section = _NUMPY if underlined else _GOOGLE
-            continue
-        if section and (underlined or (line.strip() and section is _GOOGLE and not indentation)):
-            section = None
-        if match := _SPHINX.match(line) or (section and section.match(line)):
-            open_item = indentation, described.setdefault(match["name"], [match["text"]])
-            rest.append("")
-        elif not section or (line.strip() and not line.strip().startswith("---")):
-            rest.append(line)
-    description = re.sub(r"\n{3,}", "\n\n", "\n".join(rest)).strip()
-    return _plain(description), {name: _plain(" ".join(" ".join(text).split())) for name, text in described.items()}
+    """Split a docstring into a description and the text of each parameter in one line."""
+    text = inspect.cleandoc(docstring) if isinstance(docstring, str) else ""
+    try:
+        parsed = docstring_parser.parse(text)
+    except docstring_parser.ParseError:
+        return _simplify_markup(text), {}
+    sections = [parsed.description or ""]
+    sections += [f"Raises {error.type_name}: {error.description}" for error in parsed.raises]
+    sections += [f"Example:\n{textwrap.indent(example.description or '', '    ')}" for example in parsed.examples]
+    parameters = {item.arg_name.lstrip("*"): " ".join((item.description or "").split()) for item in parsed.params}
+    description = _simplify_markup("\n\n".join(filter(None, sections)))
+    return description, {name: _simplify_markup(text) for name, text in parameters.items()}
 
 
-def _plain(text: str) -> str:
-    """Drop what only a browser shows well."""
-    text = re.sub(r"(?m)^:raises? (\w+):", r"Raises \1:", text)
+def _simplify_markup(text: str) -> str:
+    """Remove the markup that only Sphinx renders."""
     return _ROLE.sub(r"\1", text).replace("``", "`")
+
+
+def find_docstring(reference: str) -> str | None:
+    """Return the docstring of a class from its source, without importing it.
+
+    :param reference: ``module:Class``; the class may be imported into the module from another one
+    :return: ``None`` if the source does not tell
+    :raises ModuleNotFoundError: if the module does not exist
+    """
+    module, _, name = reference.partition(":")
+    for _ in range(_MAX_REDIRECTIONS):
+        statement = _find_definition(module, name)
+        if isinstance(statement, ast.ClassDef):
+            return ast.get_docstring(statement)
+        if not isinstance(statement, ast.ImportFrom):
+            return None
+        name = next(alias.name for alias in statement.names if name in (alias.asname, alias.name))
+        module = _get_imported_module(statement, module)
+    return None
+
+
+def _find_definition(module: str, name: str) -> ast.stmt | None:
+    """Return the statement of a module, outside functions, that defines or imports a name."""
+    for statement in _walk_statements(_parse_module(module)):
+        if isinstance(statement, ast.ClassDef) and statement.name == name:
+            return statement
+        if isinstance(statement, ast.ImportFrom) and name in (alias.asname or alias.name for alias in statement.names):
+            return statement
+    return None
+
+
+def _walk_statements(block: ast.AST) -> Iterator[ast.stmt]:
+    for child in ast.iter_child_nodes(block):
+        if isinstance(child, ast.stmt):
+            yield child
+        if isinstance(child, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+            yield from _walk_statements(child)
+
+
+@cache
+def _parse_module(module: str) -> ast.Module:
+    origin = _find_spec(module).origin
+    try:
+        return ast.parse(Path(origin or "").read_bytes())
+    except (OSError, SyntaxError, ValueError):  # compiled, frozen or damaged: importing it shows which
+        return ast.Module([], [])
+
+
+@cache
+def _find_spec(module: str) -> ModuleSpec:
+    """Find a module without importing its parents, unlike :func:`importlib.util.find_spec`."""
+    parent, _, _ = module.rpartition(".")
+    path = _find_spec(parent).submodule_search_locations if parent else None
+    for finder in sys.meta_path:
+        if spec := finder.find_spec(module, path):
+            return spec
+    raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+
+def _get_imported_module(statement: ast.ImportFrom, module: str) -> str:
+    if not statement.level:
+        return statement.module or ""
+    is_package = _find_spec(module).submodule_search_locations is not None
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    return ".".join([*package[: len(package) - statement.level + 1], *filter(None, [statement.module])])

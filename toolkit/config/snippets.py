@@ -1,4 +1,4 @@
-"""YAML that names a component, to paste into a config."""
+"""Write YAML snippets that name a component, to paste into a config."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _PLACEHOLDERS: tuple[Any, ...] = (0.5, 1, "...", False, [], {}, _SCHEDULE)
 
 
 def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
-    """Write a part of a config that names a component, with the defaults of its parameters.
+    """Return the part of a config that names a component, with the defaults of its parameters.
 
-    A required parameter gets a placeholder of its type, or a comment where there is none.
+    A required parameter has a placeholder of its type, or a comment if no placeholder fits.
     """
-    lines = [f"name: {dump_inline(name)}", *_params("params", kind, component)]
+    lines = [f"name: {dump_inline(name)}", *_make_params("params", kind, component)]
     match kind.name:
         case "algorithms":
             policy, *others = getattr(component, "policy_aliases", None) or ["MlpPolicy"]
             choice = f"policy: {policy}" + (f"  # or {', '.join(others)}" if others else "")
-            return _nested(["algorithm"], [lines[0], choice, *lines[1:]])
+            return _nest(["algorithm"], [lines[0], choice, *lines[1:]])
         case "policies":
-            return _nested(["algorithm"], [f"policy: {dump_inline(name)}", *_params("policy_params", kind, component)])
+            policy_params = _make_params("policy_params", kind, component)
+            return _nest(["algorithm"], [f"policy: {dump_inline(name)}", *policy_params])
         case "schedules":
-            return _nested(["algorithm", "params", _caller_of(component)], lines)
+            return _nest(["algorithm", "params", _find_caller(component)], lines)
         case "launchers" | "samplers" | "pruners":
-            return _nested([kind.singular], lines)
+            return _nest([kind.singular], lines)
     entry = [f"- {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines[1:] else [f"- {dump_inline(name)}"]
-    return _nested(["callbacks"] if kind.name == "callbacks" else ["env", kind.name], entry)
+    return _nest(["callbacks"] if kind.name == "callbacks" else ["env", kind.name], entry)
 
 
 def dump_inline(value: Any) -> str:
@@ -48,16 +49,16 @@ def dump_inline(value: Any) -> str:
     return json.dumps(value) if "\n" in text else text
 
 
-def _params(key: str, kind: Kind, component: type[Any]) -> list[str]:
-    named = read_signature(component).parameters.values()
-    lines = [line for one in named if one.name not in kind.supplied for line in _assignment(component, one)]
-    if all(line.startswith("#") for line in lines):  # a key with nothing but comments below it would be null
+def _make_params(key: str, kind: Kind, component: type[Any]) -> list[str]:
+    parameters = [item for item in read_signature(component).parameters.values() if item.name not in kind.supplied]
+    lines = [line for parameter in parameters for line in _make_assignment(component, parameter)]
+    if all(line.startswith("#") for line in lines):  # YAML would read a key with only comments below as null
         return lines
     return [f"{key}:", *(f"  {line}" for line in lines)]
 
 
-def _assignment(component: type[Any], parameter: inspect.Parameter) -> Iterator[str]:
-    """Write a parameter with its default, if that is plain data, or with a placeholder."""
+def _make_assignment(component: type[Any], parameter: inspect.Parameter) -> Iterator[str]:
+    """Yield the line for a parameter: with its default, if that is plain data, or with a placeholder."""
     name, annotation = parameter.name, parameter.annotation
     if parameter.default is not inspect.Parameter.empty:
         try:
@@ -76,12 +77,12 @@ def _fits(component: type[Any], name: str, value: Any) -> bool:
     return not any(problem.path[0] == name for problem in bind_arguments(component, {name: value}, (), {})[1])
 
 
-def _caller_of(schedule: type[Any]) -> str:
-    """Name a parameter that calls its schedule as this one is called; DoubleDQN's exploration gives two numbers."""
+def _find_caller(schedule: type[Any]) -> str:
+    """Return a parameter that calls its schedule as this one is called: exploration passes two numbers."""
     call = inspect.signature(schedule.__call__)
     return "exploration" if len(call.parameters) == 3 else "learning_rate"
 
 
-def _nested(keys: list[str], lines: list[str]) -> str:
-    opened = [f"{'  ' * depth}{key}:" for depth, key in enumerate(keys)]
-    return "\n".join([*opened, textwrap.indent("\n".join(lines), "  " * len(keys))])
+def _nest(keys: list[str], lines: list[str]) -> str:
+    parents = [f"{'  ' * depth}{key}:" for depth, key in enumerate(keys)]
+    return "\n".join([*parents, textwrap.indent("\n".join(lines), "  " * len(keys))])

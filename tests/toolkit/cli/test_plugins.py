@@ -177,7 +177,7 @@ def test_two_claims_to_a_name_are_listed_as_errors_with_both_paths(install: Inst
     lines = {line.rpartition(" (")[2]: line for line in shown.out.splitlines() if line.split()[0] == "clash"}
     assert lines.keys() == {"first-dist 1.0)", "second-dist 1.0)"}
     assert "error: claimed by second-dist 1.0 too" in lines["first-dist 1.0)"]
-    assert "can be named by its path, third_module:Mine" in lines["first-dist 1.0)"]
+    assert "name this one by its path, third_module:Mine" in lines["first-dist 1.0)"]
     assert "error: claimed by first-dist 1.0 too" in lines["second-dist 1.0)"]
 
 
@@ -313,7 +313,7 @@ def test_parameters_are_read_from_docstrings_of_every_common_style(docstring: st
 @pytest.mark.parametrize("docstring", [None, 5, "", "\n", "Args:", ":param", "Parameters\n---", ":param x: a\n\nb"])
 def test_a_docstring_may_be_anything(docstring: object) -> None:
     text, parameters = parse_docstring(docstring)
-    assert (text, parameters) == ("b", {"x": "a"}) if docstring == ":param x: a\n\nb" else not parameters
+    assert (text, parameters) == ("", {"x": "a b"}) if docstring == ":param x: a\n\nb" else not parameters
 
 
 ODD = """\

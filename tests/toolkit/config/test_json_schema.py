@@ -17,10 +17,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from support import PROJECT, SMALL_CONFIG, WRAPPER_MODULE, Install, Toolkit
 
-from toolkit.config.json_schema import make_config_schema
+from toolkit.config.json_schema import make_config_schema, make_type_schema
 from toolkit.config.load import load_config
 from toolkit.config.signatures import bind_arguments
-from toolkit.config.type_schema import make_type_schema
 from toolkit.config.yaml_document import dump, parse, read
 from toolkit.experiments.config import load_plan
 from toolkit.tuning.config import load_tuning
