@@ -243,7 +243,11 @@ def test_of_a_policy_s_alias_it_is_said_that_algorithms_have_it(name: str, toolk
         ("wrappers", "terminal_reward_clip", "success_steps: int, default 195\n      an episode that ends"),
         ("wrappers", "gymnasium.wrappers:ClipReward", "min_reward: "),
         ("algorithms", "double_dqn", "double: bool, default true\n"),
-        ("algorithms", "double_dqn", "train_freq: int or tuple[int, str], default 4\n      Update the model every"),
+        (
+            "algorithms",
+            "double_dqn",
+            "train_freq: int or tuple[int, str], default 4\n      vector steps between updates",
+        ),
         ("schedules", "linear", "start: float, required\n      value at the beginning of training\n"),
         (
             "policies",
