@@ -1,4 +1,4 @@
-"""MLflow, where the runs of a project can be compared."""
+"""Experiment tracking with MLflow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from toolkit.utils.data import flatten
 from toolkit.utils.files import lock_directory
-from toolkit_plugins.tracking import TrackingCallback, flat
+from toolkit_plugins.tracking import TrackingCallback
 
-# MLflow reports how it is used to its makers, and refuses stores of plain files, unless it is told before its import
+# MLflow reads both when it is imported: it would send usage data, and refuse stores of plain files
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
@@ -25,20 +26,20 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "interrupted": "KILLED"}
-_BATCH = 100  # MLflow takes no more parameters at once
+_MAX_PARAMS = 100  # MLflow's limit for one batch
 
 
 class MLflowCallback(TrackingCallback):
-    """Log a run to MLflow: config, every number of SB3's logger by timestep, and the result.
+    """Log a run to MLflow: its config, every number of SB3's logger by timestep, and its result.
 
-    Training is the same without it; a store that fails costs a warning. A resumed run goes on in its MLflow run, which
-    keeps what it has: values that training logs once more, as it was killed after a snapshot, are not added again. The
-    MLflow run of a training that was killed is ``RUNNING`` until it is resumed.
+    MLflow never changes training; if its store fails, there is a warning. A resumed run continues its MLflow run.
+    Values that training logs again after a snapshot are not added twice. The MLflow run of a killed training stays
+    ``RUNNING`` until the run is resumed.
 
-    :param experiment: MLflow's name for the runs that belong together; by default the config's name
-    :param tracking_uri: any that MLflow takes; by default what the environment variable ``MLFLOW_TRACKING_URI`` says,
-        or else ``mlruns`` beside the run directory, so that all runs there are in one store of plain files
-    :param artifacts: copy the config, the result, the model and the videos there when training ends
+    :param experiment: name of the MLflow experiment; by default the name of the config
+    :param tracking_uri: URI of the MLflow server or store; by default the environment variable
+        ``MLFLOW_TRACKING_URI``, or else ``mlruns`` beside the run directory, a store of plain files
+    :param artifacts: store config, result, model and videos as artifacts when training ends
     """
 
     SERVICE = "mlflow"
@@ -50,69 +51,71 @@ class MLflowCallback(TrackingCallback):
         self.experiment = experiment
         self.tracking_uri = tracking_uri
 
-    def _open(self, known: str | None) -> str:
+    def _open(self, run_id: str | None) -> str:
         run = self.context.run
-        beside = (run.directory.resolve().parent / "mlruns").as_uri()
-        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
-        with _one_after_the_other(uri):
+        default_uri = (run.directory.resolve().parent / "mlruns").as_uri()
+        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri
+        with _lock_file_store(uri):
             self._client = MlflowClient(uri)
-            self._id = self._gone_on_with(known) or self._begun(run.directory.resolve().name)
-        logged = self._client.get_run(self._id).data.metrics
-        self._last = {
-            name: max(one.step for one in self._client.get_metric_history(self._id, name)) for name in logged
+            self._run_id = self._continue_run(run_id) or self._create_run(run.directory.resolve().name)
+        metrics = self._client.get_run(self._run_id).data.metrics
+        self._last_steps = {
+            name: max(metric.step for metric in self._client.get_metric_history(self._run_id, name))
+            for name in metrics
         }
-        return self._id
+        return self._run_id
 
-    def _gone_on_with(self, known: str | None) -> str | None:
-        if known is not None:
+    def _continue_run(self, run_id: str | None) -> str | None:
+        """Return the id of a run that still exists."""
+        if run_id is not None:
             try:
-                self._client.update_run(known, status="RUNNING")
+                self._client.update_run(run_id, status="RUNNING")
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 return None
-        return known
+        return run_id
 
-    def _begun(self, name: str) -> str:
+    def _create_run(self, name: str) -> str:
         config = self.context.run.config
-        experiment = self._experiment(self.experiment or config.name)
-        begun: str = self._client.create_run(experiment, run_name=name).info.run_id
-        leaves = flat(config.to_document().data, ".")
-        params = [Param(_allowed(key), str(value)) for key, value in leaves.items()]
-        for start in range(0, len(params), _BATCH):
-            self._client.log_batch(begun, params=params[start : start + _BATCH])
-        return begun
+        experiment_id = self._get_experiment_id(self.experiment or config.name)
+        run_id: str = self._client.create_run(experiment_id, run_name=name).info.run_id
+        params = [Param(_clean_name(key), str(value)) for key, value in flatten(config.to_document().data).items()]
+        for start in range(0, len(params), _MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
+        return run_id
 
-    def _experiment(self, name: str) -> str:
-        """Return the id of an experiment, which may be new."""
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+    def _get_experiment_id(self, name: str) -> str:
+        """Return the id of an experiment; create the experiment if it does not exist."""
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 self._client.create_experiment(name)
-            except MlflowException as error:  # a run elsewhere may have made it at this instant
+            except MlflowException as error:  # another run may have created it just now
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id)
+            experiment = self._client.get_experiment_by_name(name)
+        return str(experiment.experiment_id)
 
     def _send(self, numbers: dict[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        new = {_allowed(name): value for name, value in numbers.items() if step > self._last.get(_allowed(name), -1)}
-        self._client.log_batch(self._id, [Metric(name, value, now, step) for name, value in new.items()])
+        milliseconds = int(time.time() * 1000)
+        cleaned = {_clean_name(name): value for name, value in numbers.items()}
+        new = {name: value for name, value in cleaned.items() if step > self._last_steps.get(name, -1)}
+        self._client.log_batch(self._run_id, [Metric(name, new[name], milliseconds, step) for name in new])
 
-    def _end(self, result: dict[str, Any]) -> None:
+    def _finish(self, result: dict[str, Any]) -> None:
         numbers = {f"result/{key}": float(value) for key, value in result.items() if isinstance(value, Real)}
         self._send(numbers, self.num_timesteps)
-        self._client.set_tag(self._id, "status", result["status"])
-        self._client.set_terminated(self._id, _STATUS.get(result["status"], "FAILED"))
-        for path in self._files():
+        self._client.set_tag(self._run_id, "status", result["status"])
+        self._client.set_terminated(self._run_id, _STATUS.get(result["status"], "FAILED"))
+        for path in self._list_artifacts():
             folder = path.parent.relative_to(self.context.run.directory)
-            self._client.log_artifact(self._id, str(path), None if folder.name == "" else str(folder))
+            self._client.log_artifact(self._run_id, str(path), None if folder.name == "" else str(folder))
 
 
 @contextmanager
-def _one_after_the_other(uri: str) -> Iterator[None]:
-    """Let runs that start at once take turns in a store of files, where MLflow itself lets them collide."""
+def _lock_file_store(uri: str) -> Iterator[None]:
+    """Let one run at a time open a store of files, because MLflow itself lets them collide."""
     if not is_local_uri(uri):
         yield
         return
@@ -122,6 +125,6 @@ def _one_after_the_other(uri: str) -> Iterator[None]:
         yield
 
 
-def _allowed(name: str) -> str:
-    """Replace what MLflow allows in no name."""
+def _clean_name(name: str) -> str:
+    """Replace the characters that MLflow does not allow in names."""
     return re.sub(r"[^\w\-. :/]", "_", name)

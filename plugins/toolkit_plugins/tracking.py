@@ -1,4 +1,4 @@
-"""What the callbacks that send a run to a tracking service have in common."""
+"""Base of the callbacks that send a run to an experiment-tracking service."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Any, ClassVar
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from toolkit.training.callbacks import RunCallback
+from toolkit.utils.data import flatten
 from toolkit.utils.errors import describe_error
 from toolkit.utils.files import read_text
 
 
 class TrackingCallback(RunCallback):
-    """Send a run's config, every number that SB3's logger gets, and how the run ended to a tracking service.
+    """Send the config, every number that SB3's logger gets, and the result of a run to a tracking service.
 
-    Training is the same without it. A service that fails is reported, and training goes on without it. A run that is
-    gone on with goes on there as well: its id is kept in ``<service>_run_id.txt`` in the run directory rather than in
-    snapshots, as training can be gone on with before there is one.
+    The service never changes training: if it fails, the callback logs a warning and sends nothing more. A resumed run
+    continues its run at the service. The id of that run is in ``<service>_run_id.txt`` in the run directory and not in
+    snapshots, because a run can be resumed before its first snapshot.
 
-    :param artifacts: whether the config, the result, the model and the videos are put there too when training ends
-    :cvar SERVICE: its name in messages, and in what SB3's ``Logger.record`` is told to exclude
+    :param artifacts: whether to store config, result, model and videos at the service when training ends
+    :cvar SERVICE: name of the service in messages, and in the ``exclude`` parameter of SB3's ``Logger.record``
     """
 
     SERVICE: ClassVar[str]
@@ -33,74 +34,78 @@ class TrackingCallback(RunCallback):
     def __init__(self, artifacts: bool) -> None:
         super().__init__()
         self.artifacts = artifacts
-        self._opened = False
-        self._fails = False
+        self._is_open = False
+        self._has_failed = False
 
     @abstractmethod
-    def _open(self, known: str | None) -> str:
-        """Begin a run there, or go on with the one of this id; return its id."""
+    def _open(self, run_id: str | None) -> str:
+        """Start a run at the service, or continue the run with this id; return the id."""
 
     @abstractmethod
     def _send(self, numbers: dict[str, float], step: int) -> None:
-        """Send numbers of one timestep."""
+        """Send the numbers of one timestep."""
 
     @abstractmethod
-    def _end(self, result: dict[str, Any]) -> None:
-        """Send how the run ended, as flat data with ``status``, then the artifacts, and close it there."""
+    def _finish(self, result: dict[str, Any]) -> None:
+        """Send the result and the artifacts, and close the run at the service.
+
+        :param result: ``result.json`` as flat data; it always has a ``status``
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: what a snapshot would put back into this callback is at the service."""
+        """Return nothing, because the service has the state of its run."""
         return {}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Put nothing back."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""
 
     def _on_training_start(self) -> None:
         run = self.context.run
         id_file = run.directory / f"{self.SERVICE}_run_id.txt"
-        with self._reported():
-            known = read_text(id_file).strip() if id_file.exists() else None
-            run.write(id_file.name, f"{self._open(known)}\n")
-            self._opened = True
-            self.logger.output_formats.append(_Output(self))
+        with self._warn_of_failure():
+            run_id = read_text(id_file).strip() if id_file.exists() else None
+            run.write(id_file.name, f"{self._open(run_id)}\n")
+            self._is_open = True
+            self.logger.output_formats.append(_TrackingWriter(self))
 
     def _on_step(self) -> bool:
         return True
 
     def write(self, values: dict[str, Any], step: int) -> None:
         """Send those of the values that are numbers, unless the service has failed before."""
-        if not self._fails:
-            with self._reported():
+        if not self._has_failed:
+            with self._warn_of_failure():
                 self._send({key: float(value) for key, value in values.items() if isinstance(value, Real)}, step)
 
     def close(self) -> None:
-        """Send how the run ended."""
-        if self._opened:
-            self._opened = False
-            with self._reported():
-                self._end(flat(self.context.run.result or {"status": "failed"}, "/"))
+        """Send the result, and close the run at the service."""
+        if self._is_open:
+            self._is_open = False
+            with self._warn_of_failure():
+                self._finish(flatten(self.context.run.result or {"status": "failed"}, "/"))
 
-    def _files(self) -> list[Path]:
-        """List what is put there when training ends."""
+    def _list_artifacts(self) -> list[Path]:
+        """List the files to store at the service."""
+        if not self.artifacts:
+            return []
         run = self.context.run
-        names = ("config.yaml", "result.json", "model.zip") if self.artifacts else ()
-        videos = sorted(run.videos.glob("*")) if self.artifacts else []
-        return [path for path in [*(run.directory / name for name in names), *videos] if path.is_file()]
+        files = [run.directory / name for name in ("config.yaml", "result.json", "model.zip")]
+        return [path for path in [*files, *sorted(run.videos.glob("*"))] if path.is_file()]
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Let nothing that fails there end training, not even W&B, which exits Python when its process was killed."""
+    def _warn_of_failure(self) -> Iterator[None]:
+        """Turn every failure into a warning, also W&B's, which exits Python if its process was killed."""
         try:
             yield
         except (Exception, SystemExit) as error:
-            self._fails = True
+            self._has_failed = True
             logging.getLogger("toolkit").warning(
-                "%s: %s; training goes on without it", self.SERVICE, describe_error(error).replace("\n", "; ")
+                "%s: %s; training continues without it", self.SERVICE, describe_error(error).replace("\n", "; ")
             )
 
 
-class _Output(KVWriter):
-    """The place of a service among the outputs of SB3's logger."""
+class _TrackingWriter(KVWriter):
+    """Pass what SB3's logger records to a tracking callback."""
 
     def __init__(self, callback: TrackingCallback) -> None:
         self._callback = callback
@@ -109,15 +114,4 @@ class _Output(KVWriter):
         self._callback.write(filter_excluded_keys(key_values, key_excluded, self._callback.SERVICE), step)
 
     def close(self) -> None:
-        """How the run ended is not known yet."""
-
-
-def flat(data: Any, separator: str, path: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings and lists by their paths; an empty one is a leaf."""
-    if not isinstance(data, dict | list) or not data:
-        return {path: data}
-    pairs = data.items() if isinstance(data, dict) else enumerate(data)
-    leaves: dict[str, Any] = {}
-    for key, value in pairs:
-        leaves |= flat(value, separator, f"{path}{separator}{key}" if path else str(key))
-    return leaves
+        """Do nothing: the result is not known when SB3 closes its logger."""

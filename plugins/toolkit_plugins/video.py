@@ -1,4 +1,4 @@
-"""Videos of the agent while it trains."""
+"""Videos of the agent during training."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from toolkit.evaluation.video import DEFAULT_MAX_STEPS, VideoFormat, record_epis
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.errors import ToolkitError
 
-_NAME = re.compile(r"(timesteps|episodes|success|end)-step-(?P<step>\d+)-episode-\d+(-\d+)?\.(mp4|gif)", re.ASCII)
+_FILE_NAME = re.compile(r"(timesteps|episodes|success|end)-step-(?P<step>\d+)-episode-\d+(-\d+)?\.(mp4|gif)", re.ASCII)
 
 
 class RecordVideoCallback(RunCallback):
-    """Record the greedy agent for one episode, on an environment of its own; training is the same without it.
+    """Record one episode of the greedy agent in an environment of its own; this never changes training.
 
-    Files are named by what triggered them and when (``success-step-5120-episode-101.mp4``) and never overwritten. A
-    video that cannot be made is reported and costs nothing else.
+    File names say what triggered the recording and when (``success-step-5120-episode-101.mp4``). Existing files are
+    never overwritten. If a video cannot be recorded, there is a warning and training continues.
 
-    :param every_timesteps: record each time so many environment steps have been taken
-    :param every_episodes: record each time so many training episodes have been completed
-    :param on_success: record when training has met its success criterion
-    :param at_end: record when training ends, unless success was just recorded
+    :param every_timesteps: record after every so many environment steps
+    :param every_episodes: record after every so many training episodes
+    :param on_success: record when training meets its success criterion
+    :param at_end: record when training ends, unless it ended with a recorded success
     :param formats: `mp4`, `gif` or both
-    :param max_steps: an episode is cut after so many steps; all its frames are in memory until then
-    :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
+    :param max_steps: maximum length of the episode; all its frames are in memory
+    :param tail: number of frames to record after the environment terminates, 0 to 1000, to show the fall
     """
 
     def __init__(
@@ -40,14 +40,8 @@ class RecordVideoCallback(RunCallback):
         tail: int = 0,
     ) -> None:
         if not (every_timesteps or every_episodes or on_success or at_end):
-            raise ValueError("say when: every_timesteps, every_episodes, on_success or at_end")
-        for name, value in (
-            ("every_timesteps", every_timesteps),
-            ("every_episodes", every_episodes),
-            ("max_steps", max_steps),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+            raise ValueError("set at least one of every_timesteps, every_episodes, on_success and at_end")
+        _check_at_least_one(every_timesteps=every_timesteps, every_episodes=every_episodes, max_steps=max_steps)
         if formats is not None and (not formats or len({*formats}) < len(formats)):
             raise ValueError("formats must name mp4, gif or both, each once")
         super().__init__()
@@ -62,22 +56,22 @@ class RecordVideoCallback(RunCallback):
         self._episode_marks = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which videos are due next."""
+        """Return how many multiples of each interval have passed."""
         return {"timesteps": self._timestep_marks, "episodes": self._episode_marks}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._timestep_marks, self._episode_marks = kept["timesteps"], kept["episodes"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the number of passed multiples."""
+        self._timestep_marks, self._episode_marks = state["timesteps"], state["episodes"]
 
     def _on_training_start(self) -> None:
-        """Delete videos that an earlier training of this run made after where this one starts: it makes them again."""
+        """Delete the videos that this training will record again: those after the timestep that it resumes from."""
         for video in self.context.run.videos.glob("*.*"):
-            made = _NAME.fullmatch(video.name)
-            if made and int(made["step"]) > self.num_timesteps and video.is_file():
+            match = _FILE_NAME.fullmatch(video.name)
+            if match and int(match["step"]) > self.num_timesteps and video.is_file():
                 video.unlink()
 
     def _on_step(self) -> bool:
-        # Several environments can step over a multiple; it counts once, when it is passed.
+        # several environments can step over a multiple: it counts once, when they have passed it
         if self.every_timesteps and self.num_timesteps // self.every_timesteps > self._timestep_marks:
             self._timestep_marks = self.num_timesteps // self.every_timesteps
             self._record("timesteps")
@@ -107,4 +101,10 @@ class RecordVideoCallback(RunCallback):
                 tail=self.tail,
             )
         except ToolkitError as error:
-            logging.getLogger("toolkit").warning("%s: %s; training goes on", name, str(error).replace("\n", "; "))
+            logging.getLogger("toolkit").warning("%s: %s; training continues", name, str(error).replace("\n", "; "))
+
+
+def _check_at_least_one(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")

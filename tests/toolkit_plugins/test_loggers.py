@@ -268,7 +268,7 @@ def test_a_store_that_cannot_be_written_to_costs_a_warning(caplog: pytest.LogCap
     assert (run.result or {})["status"] == "finished"
     (message,) = [record.getMessage() for record in caplog.records if record.name == "toolkit"]
     assert message.startswith("mlflow: ")
-    assert message.endswith("training goes on without it")
+    assert message.endswith("training continues without it")
 
 
 def test_training_outlives_wandb() -> None:

@@ -207,14 +207,14 @@ def test_a_missing_encoder_costs_the_videos_and_not_the_run(config_file: Path) -
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(tmp_path: Path, params: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"say when|must be at least 1|tail must be|formats must name"):
+    with pytest.raises(ValueError, match=r"set at least one of|must be at least 1|tail must be|formats must name"):
         RecordVideoCallback(**params)
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ("{}", "say when"),
+        ("{}", "set at least one of every_timesteps, every_episodes, on_success and at_end"),
         ("{at_end: true, formats: [avi]}", "formats: should be"),
         ("{every_episode: 3}", "did you mean 'every_episodes'?"),
         ("{every_timesteps: often}", "every_timesteps: should be int or null, not 'often'"),

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from toolkit.config.trust import RunOrigin
+from toolkit.utils.data import iterate_leaves
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 MAX_BYTES = 1 << 20
@@ -188,7 +189,7 @@ def flatten(data: Any) -> dict[KeyPath, str]:
 
     :return: each value as text, so that NaN equals NaN and 1 does not equal true
     """
-    return {path: repr(value) for path, value in walk(data) if not value or not isinstance(value, dict | list)}
+    return {path: repr(value) for path, value in iterate_leaves(data)}
 
 
 def is_text(text: str) -> bool:

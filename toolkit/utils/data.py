@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from toolkit.utils.errors import KeyPath
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
@@ -21,6 +19,8 @@ def mean_of_last(values: Sequence[float], window: int = DEFAULT_WINDOW) -> float
     :param window: number of values, at least 1; fewer count if there are fewer
     :return: None if there are no values
     """
+    import numpy as np  # reading a config does not need it
+
     last = values[max(0, len(values) - window) :]
     return float(np.mean(last)) if len(last) else None
 
