@@ -1,4 +1,7 @@
-"""What differs between two runs of one config and seed, wall-clock times aside."""
+"""Compare two runs of one config and seed, except for wall-clock times.
+
+This module does not import the toolkit, so that it can read the runs of any version.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,37 @@ from typing import Any
 
 import torch
 
-_WALL_CLOCK = {"t", "time/fps", "time/time_elapsed"}
+_CLOCK_COLUMNS = {"t", "time/fps", "time/time_elapsed"}
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """Name what differs between two runs' directories; empty if nothing does."""
-    found = [name for name in ("monitor.csv", "progress.csv") if rows(one / name) != rows(other / name)]
-    tensors, others = (dict(leaves(weights(directory / "model.zip"))) for directory in (one, other))
-    found += [f"model.zip {name}" for name in {*tensors, *others} if not same(tensors.get(name), others.get(name))]
-    for name, read in {"wrappers": sums, "result.json": result}.items():
-        found += [name] if read(one) != read(other) else []
-    return found
+def list_differences(first: Path, second: Path) -> list[str]:
+    """List what differs between two run directories; the list is empty if the runs are identical."""
+    differences = [
+        name for name in ("monitor.csv", "progress.csv") if read_rows(first / name) != read_rows(second / name)
+    ]
+    first_tensors, second_tensors = (
+        dict(iterate_leaves(read_tensors(directory / "model.zip"))) for directory in (first, second)
+    )
+    differences += [
+        f"model.zip {name}"
+        for name in {*first_tensors, *second_tensors}
+        if not is_identical(first_tensors.get(name), second_tensors.get(name))
+    ]
+    for name, read in {"wrappers": read_wrapper_checksums, "result.json": read_result}.items():
+        differences += [name] if read(first) != read(second) else []
+    return differences
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file without what the clock says."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file without the columns of the clock; a missing file has no rows."""
     if not path.exists():
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return [{key: text for key, text in row.items() if key not in _WALL_CLOCK} for row in csv.DictReader(lines)]
+    return [{key: text for key, text in row.items() if key not in _CLOCK_COLUMNS} for row in csv.DictReader(lines)]
 
 
-def weights(path: Path) -> dict[str, Any]:
-    """Read the tensors of an SB3 zip, if there is one."""
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read what torch saved in a model of SB3, by the names of its files; a missing model has none."""
     if not path.exists():
         return {}
     with zipfile.ZipFile(path) as archive:
@@ -42,32 +53,32 @@ def weights(path: Path) -> dict[str, Any]:
         return {name: torch.load(io.BytesIO(archive.read(name)), weights_only=True) for name in names}
 
 
-def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the tensors and numbers in nested dictionaries and lists."""
+def iterate_leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the tensors and numbers in nested dictionaries, lists and tuples, with their paths."""
     if isinstance(tree, dict | list | tuple):
-        for key, one in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(one, f"{name}/{key}")
+        for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from iterate_leaves(child, f"{path}/{key}")
     else:
-        yield name, tree
+        yield path, tree
 
 
-def same(one: Any, other: Any) -> bool:
-    """Say whether two leaves are identical."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return bool(one == other)
+def is_identical(first: Any, second: Any) -> bool:
+    """Return whether two leaves are identical, bit for bit if they are tensors."""
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return bool(first == second)
 
 
-def sums(directory: Path) -> str:
-    """Read the checksums of what wrappers have learnt, if there are any."""
+def read_wrapper_checksums(directory: Path) -> str:
+    """Read the checksums of the statistics that wrappers learned, if there are any."""
     path = directory / "wrappers" / "SHA256SUMS"
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def result(directory: Path) -> dict[str, Any]:
-    """Read ``result.json`` without what the clock says."""
-    read: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    read.pop("seconds")
-    if read["success"]:
-        read["success"].pop("seconds")
-    return read
+def read_result(directory: Path) -> dict[str, Any]:
+    """Read ``result.json`` without the seconds."""
+    result: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    result.pop("seconds")
+    if result["success"]:
+        result["success"].pop("seconds")
+    return result

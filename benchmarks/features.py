@@ -1,16 +1,16 @@
-"""Measure what each callback, logger and wrapper of the toolkit adds to a step of training.
+"""Measure how much time each callback, logger and wrapper of the toolkit adds to a training step.
 
     python benchmarks/features.py [--envs 16 1] [--steps 400] [--repeats 25] [--compile auto|true|false]
                                   [--results DIR]
 
-The algorithm is that of configs/cartpole_ddqn.yaml, on one torch thread. The pole may fall, and an episode ends after
-100 steps whatever the agent does, so that all trainings have as many. They run in turns, each for a moment in every
-repeat: `--steps` steps of all environments at once. Updates, whose time varies by more than what is looked for, come
-but once in 100 such steps, save in the `learn()` that percents are of.
+The algorithm is that of configs/cartpole_ddqn.yaml, on one torch thread. Every episode has 100 steps, whatever the
+agent does, so that all trainings have equally many episodes. The trainings run in turns: in each repeat, each takes
+`--steps` steps of all environments. The time of updates varies more than the differences to measure. So there is one
+update in 100 such steps, except in the `learn()` that is the base of the percentages.
 
-What one adds is its time less that of what stands beside it, in the same repeat: microseconds of an environment step
-by the processor's time of the process and by the clock, and, of the former, percent of `learn()`. Median (least to
-greatest). `logging` is progress.csv and TensorBoard, as `toolkit.train` always has them; `toolkit.train` also writes
+A feature's time is that of its training minus that of the training `beside` it, in the same repeat: microseconds of an
+environment step, by the processor's time and by the clock, and the former in percent of `learn()`. Median (minimum to
+maximum). `logging` is progress.csv and TensorBoard, which `toolkit.train` always writes. `toolkit.train` also writes
 monitor.csv.
 """
 
@@ -30,7 +30,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
-from report import PROJECT, compiled, options, progress, spread, table, write
+from report import PROJECT, format_spread, format_table, make_parser, parse_compile, print_progress, write_page
 from stable_baselines3.common.callbacks import BaseCallback
 
 import toolkit
@@ -60,132 +60,132 @@ COMPARED = {
     "success + progress + logging": BARE,
     **{wrapper["name"]: BARE for wrapper in WRAPPERS},
 }
-"""What is measured, and what it is compared with."""
+"""What each feature is compared with."""
 
 
-class Unending(CartPoleEnv):
-    """CartPole whose pole may fall: only a time limit ends an episode."""
+class FixedLengthCartPole(CartPoleEnv):
+    """CartPole in which only a time limit ends an episode."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step on, whatever has happened."""
+        """Step the environment, also after the pole has fallen."""
         observation, reward, _, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         self.steps_beyond_terminated = None  # CartPole warns of steps after the end
         return observation, float(reward), False, truncated, info
 
 
-class Turn(BaseCallback):
-    """Lets one of several trainings, each in a thread of its own, run for a moment, then the next.
+class TakeTurns(BaseCallback):
+    """Let several trainings, each in its own thread, run in turns.
 
-    :param steps: how long a moment is, in steps of all environments at once
+    :param steps: length of a turn, in steps of all environments
     """
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
-        self.others: list[Turn] = []
-        self.over = False
+        self.all_turns: list[TakeTurns] = []
+        self.has_ended = False
         self.times: list[tuple[float, float]] = []
-        self._mine = threading.Semaphore(0)
+        self._semaphore = threading.Semaphore(0)
 
     def _on_step(self) -> bool:
         if self.n_calls % self.steps == 0:
-            if self.n_calls > self.steps:  # learning starts in the first moment
+            if self.n_calls > self.steps:  # learning starts in the first turn
                 self.times.append((time.process_time() - self._start[0], time.perf_counter() - self._start[1]))
-            self.hand_on()
+            self.pass_on()
             self.wait()
         return True
 
     def wait(self) -> None:
-        """Wait for the turn, and start the clocks."""
-        self._mine.acquire()
+        """Wait for this turn and start the clocks."""
+        self._semaphore.acquire()
         self._start = time.process_time(), time.perf_counter()
 
-    def hand_on(self) -> None:
-        """Let the next one run that is not over, which may be this one."""
-        at = self.others.index(self)
-        following = [other for other in self.others[at + 1 :] + self.others[: at + 1] if not other.over]
-        if following:
-            following[0]._mine.release()
+    def pass_on(self) -> None:
+        """Start the next turn whose training has not ended, perhaps this one again."""
+        index = self.all_turns.index(self) + 1
+        waiting = [turn for turn in self.all_turns[index:] + self.all_turns[:index] if not turn.has_ended]
+        if waiting:
+            waiting[0]._semaphore.release()
 
 
 def main() -> None:
-    """Measure, and write the tables."""
-    parser = options(__doc__, repeats=25)
+    """Measure the features and write the tables."""
+    parser = make_parser(__doc__, repeats=25)
     parser.add_argument("--envs", type=int, nargs="+", default=[16, 1])
     parser.add_argument("--steps", type=int, default=400, help="steps of all environments at once in each repeat")
-    parser.add_argument("--compile", type=compiled, default=False, help="as DoubleDQN takes it; by default false")
+    parser.add_argument("--compile", type=parse_compile, default=False, help="as DoubleDQN takes it; by default false")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    gym.register("Unending-v0", Unending, max_episode_steps=EPISODE)  # type: ignore[arg-type]
+    gym.register("FixedLengthCartPole-v0", FixedLengthCartPole, max_episode_steps=EPISODE)  # type: ignore[arg-type]
 
     measured = {}
     for n_envs in arguments.envs:
-        progress(f"n_envs: {n_envs}")
-        taken = measure(n_envs, arguments)
+        print_progress(f"n_envs: {n_envs}")
+        n_steps = n_envs * arguments.steps
         measured[n_envs] = {
-            name: [[1e6 * seconds / (n_envs * arguments.steps) for seconds in one] for one in times]
-            for name, times in taken.items()
+            name: [[1e6 * seconds / n_steps for seconds in both] for both in times]
+            for name, times in measure(n_envs, arguments).items()
         }
-    text = "\n\n".join(f"## `n_envs: {n_envs}`\n\n{page(one)}" for n_envs, one in measured.items())
-    write("features", __doc__, text, measured, arguments)
+    text = "\n\n".join(f"## `n_envs: {n_envs}`\n\n{make_table(times)}" for n_envs, times in measured.items())
+    write_page("features", __doc__, text, measured, arguments)
 
 
 def measure(n_envs: int, arguments: Any) -> dict[str, list[tuple[float, float]]]:
-    """Run all trainings in turns; return the seconds of each repeat, of the processor and by the clock."""
+    """Run all trainings in turns; return the seconds of each repeat, by the processor and by the clock."""
     values = {
         "timesteps": n_envs * arguments.steps * (arguments.repeats + 1),
-        "env": {"id": "Unending-v0", "n_envs": n_envs},
+        "env": {"id": "FixedLengthCartPole-v0", "n_envs": n_envs},
         "callbacks": [],
         "algorithm.params.compile": arguments.compile,
-        "algorithm.params.learning_starts": n_envs * arguments.steps // 2,  # in the moment that is not counted
+        "algorithm.params.learning_starts": n_envs * arguments.steps // 2,  # in the first turn, which does not count
     }
-    jobs = trainings(toolkit.load_config(PROJECT / "configs" / "cartpole_ddqn.yaml", values))
-    turns = {name: Turn(arguments.steps) for name in jobs}
+    jobs = make_trainings(toolkit.load_config(PROJECT / "configs" / "cartpole_ddqn.yaml", values))
+    turns = {name: TakeTurns(arguments.steps) for name in jobs}
     with (
         tempfile.TemporaryDirectory() as directory,
         contextlib.redirect_stderr(io.StringIO()),  # what the progress callback prints
         ThreadPoolExecutor(len(jobs)) as threads,
     ):
         for turn in turns.values():
-            turn.others = [*turns.values()]
-        running = [
-            threads.submit(in_turn, turns[name], partial(job, Path(directory) / str(number), turns[name]))
+            turn.all_turns = [*turns.values()]
+        futures = [
+            threads.submit(run_in_turns, turns[name], partial(job, Path(directory) / str(number), turns[name]))
             for number, (name, job) in enumerate(jobs.items())
         ]
-        turns[WHOLE].others[-1].hand_on()
-        for one in running:
-            one.result()
+        turns[WHOLE].all_turns[-1].pass_on()
+        for future in futures:
+            future.result()
     return {name: turn.times for name, turn in turns.items()}
 
 
-def in_turn(turn: Turn, job: Callable[[], Any]) -> None:
-    """Do a job when its turn comes, and let the others go on however it ends."""
+def run_in_turns(turn: TakeTurns, job: Callable[[], Any]) -> None:
+    """Run a job in turns with others, which continue even if it fails."""
     turn.wait()
     try:
         job()
     finally:
-        turn.over = True
-        turn.hand_on()
+        turn.has_ended = True
+        turn.pass_on()
 
 
-def trainings(whole: toolkit.RunConfig) -> dict[str, Callable[[Path, Turn], Any]]:
-    """Return what is measured by its name; each trains in a directory, with a callback."""
-    few = {"algorithm.params.train_freq": EPISODE, "algorithm.params.gradient_steps": 1}
-    config = toolkit.load_config(whole, few)
+def make_trainings(whole: toolkit.RunConfig) -> dict[str, Callable[[Path, TakeTurns], Any]]:
+    """Return a function for each training; it takes the run directory and the callback that waits for its turn."""
+    few_updates = {"algorithm.params.train_freq": EPISODE, "algorithm.params.gradient_steps": 1}
+    config = toolkit.load_config(whole, few_updates)
 
-    def through(*callbacks: dict[str, Any]) -> Callable[[Path, Turn], Any]:
-        changed = toolkit.load_config(config, {"callbacks": [*callbacks]})
-        return lambda directory, turn: toolkit.train(changed, directory, [turn])
+    def train_with(*callbacks: dict[str, Any]) -> Callable[[Path, TakeTurns], Any]:
+        with_callbacks = toolkit.load_config(config, {"callbacks": [*callbacks]})
+        return lambda directory, turn: toolkit.train(with_callbacks, directory, [turn])
 
     return {
         WHOLE: partial(learn, whole, False),
         BARE: partial(learn, config, False),
         "logging": partial(learn, config, True),
-        TRAIN: through(),
-        "success": through(SUCCESS),
-        "progress": through(PROGRESS),
-        "record_video, never due": through(VIDEO),
-        "success + progress + logging": through(SUCCESS, PROGRESS),
+        TRAIN: train_with(),
+        "success": train_with(SUCCESS),
+        "progress": train_with(PROGRESS),
+        "record_video, never due": train_with(VIDEO),
+        "success + progress + logging": train_with(SUCCESS, PROGRESS),
         **{
             wrapper["name"]: partial(learn, toolkit.load_config(config, {"env.wrappers": [wrapper]}), False)
             for wrapper in WRAPPERS
@@ -193,29 +193,29 @@ def trainings(whole: toolkit.RunConfig) -> dict[str, Callable[[Path, Turn], Any]
     }
 
 
-def learn(config: toolkit.RunConfig, logged: bool, directory: Path, turn: Turn) -> None:
-    """Train with nothing of the toolkit but environments, and its logger if wanted."""
+def learn(config: toolkit.RunConfig, has_logger: bool, directory: Path, turn: TakeTurns) -> None:
+    """Train with only the environments of the toolkit, and perhaps its logger."""
     env = toolkit.envs.factory.make_vec_env(config, seed=0)
     model = build_model(config, env, seed=0)
-    if logged:
+    if has_logger:
         model.set_logger(make_logger(RunDirectory.create(config, directory)))
     model.learn(config.timesteps, callback=turn)
     model.logger.close()
     env.close()
 
 
-def page(measured: dict[str, list[list[float]]]) -> str:
-    """Write the table of one number of environments."""
+def make_table(measured: dict[str, list[list[float]]]) -> str:
+    """Write the table for one number of environments."""
     whole = [processor for processor, _ in measured[WHOLE]]
-    rows = [[WHOLE, "", spread(whole, 1), spread([clock for _, clock in measured[WHOLE]], 1), "100"]]
+    rows = [[WHOLE, "", format_spread(whole, 1), format_spread([clock for _, clock in measured[WHOLE]], 1), "100"]]
     for name, beside in COMPARED.items():
         processor, clock = (
-            [one[way] - other[way] for one, other in zip(measured[name], measured[beside], strict=True)]
-            for way in (0, 1)
+            [times[index] - base[index] for times, base in zip(measured[name], measured[beside], strict=True)]
+            for index in (0, 1)
         )
-        percent = [100 * added / all_of_it for added, all_of_it in zip(processor, whole, strict=True)]
-        rows.append([name, beside, spread(processor), spread(clock), spread(percent, 1)])
-    return table(["what", "beside", "us a step, processor", "us a step, clock", "% of learn()"], rows)
+        percent = [100 * added / total for added, total in zip(processor, whole, strict=True)]
+        rows.append([name, beside, format_spread(processor), format_spread(clock), format_spread(percent, 1)])
+    return format_table(["what", "beside", "us a step, processor", "us a step, clock", "% of learn()"], rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Measure `toolkit experiment` with `launcher: ray`, on a Ray of its own, against `local`, from shell to exit.
+"""Compare the time of `toolkit experiment` with `launcher: ray` and with `launcher: local`.
 
     python benchmarks/launchers.py [CONFIG] [--seeds 10] [--timesteps 12_000] [--repeats 3]
 
-The same runs on the same cores. No run ends early or makes videos; after each the experiment plays one greedy episode.
-CONFIG is configs/course_ddqn.yaml if it is left out. Seconds: median (least to greatest); the shares are of the pairs
-of each repeat.
+Both launchers have the same runs on the same cores; Ray starts for each experiment. No run ends early or records
+videos. After each run the experiment plays one greedy episode. CONFIG is configs/course_ddqn.yaml by default. Seconds
+are from start to exit: median (minimum to maximum). The share is Ray's time divided by that of `local`, for each
+repeat.
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from experiment import TOOLKIT, run
-from report import PROJECT, alternately, options, progress, ratios, spread, table, write
+from experiment import TOOLKIT, time_commands
+from report import (
+    PROJECT,
+    compute_ratios,
+    format_spread,
+    format_table,
+    make_parser,
+    measure_alternately,
+    print_progress,
+    write_page,
+)
 
 LAUNCHERS = ("local", "ray")
 
 
 def main() -> None:
-    """Measure both and write the table."""
-    parser = options(__doc__, repeats=3)
+    """Measure both launchers and write the table."""
+    parser = make_parser(__doc__, repeats=3)
     parser.add_argument("config", type=Path, nargs="?", default=PROJECT / "configs" / "course_ddqn.yaml")
     parser.add_argument("--seeds", type=int, default=10, help="how many runs")
     parser.add_argument("--timesteps", type=int, default=12_000, help="of each run")
@@ -29,24 +39,24 @@ def main() -> None:
 
     text = f"base: {arguments.config.resolve()}\nseeds: {arguments.seeds}\nevaluation_episodes: 1\n"
     text += f"variants: {{same: {{timesteps: {arguments.timesteps}, callbacks: []}}}}\n"
-    progress(f"{arguments.seeds} runs of {arguments.timesteps:,} timesteps")
-    sides: dict[str, Callable[[], float]] = {name: lambda name=name: experiment(text, name) for name in LAUNCHERS}
-    measured = alternately(sides, arguments.repeats)
+    print_progress(f"{arguments.seeds} runs of {arguments.timesteps:,} timesteps")
+    sides: dict[str, Callable[[], float]] = {name: lambda name=name: time_experiment(text, name) for name in LAUNCHERS}
+    measured = measure_alternately(sides, arguments.repeats)
     header = ["runs", *(f"`{name}`, s" for name in LAUNCHERS), "share", "target"]
     row = [
         f"{arguments.seeds} x {arguments.timesteps:,} timesteps",
-        *(spread(measured[name], 1) for name in LAUNCHERS),
+        *(format_spread(measured[name], 1) for name in LAUNCHERS),
     ]
-    row += [spread(ratios(measured["ray"], measured["local"])), "at most 1.10"]
-    write("launchers", __doc__, table(header, [row]), measured, arguments)
+    row += [format_spread(compute_ratios(measured["ray"], measured["local"])), "at most 1.10"]
+    write_page("launchers", __doc__, format_table(header, [row]), measured, arguments)
 
 
-def experiment(text: str, launcher: str) -> float:
-    """Carry an experiment out; return the seconds."""
+def time_experiment(text: str, launcher: str) -> float:
+    """Run an experiment and return the seconds."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(f"{text}launcher: {launcher}\n")
         file.flush()
-        return run([TOOLKIT, "experiment", file.name, "--quiet"])
+        return time_commands([TOOLKIT, "experiment", file.name, "--quiet"])
 
 
 if __name__ == "__main__":

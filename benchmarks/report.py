@@ -1,8 +1,8 @@
-"""What the benchmarks share: sides that take turns, the machine they ran on, and results as JSON and Markdown.
+"""What all benchmarks share: sides measured in turns, the machine they run on, results as JSON and Markdown.
 
     python benchmarks/report.py
 
-puts the pages of `benchmarks/results` into BENCHMARKS.md, below its line on where they begin.
+writes the pages of `benchmarks/results` into BENCHMARKS.md, below the line that marks where they begin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Nothing here imports torch: `process.py` must stay smaller than the processes whose memory it measures.
+# This module does not import torch: `process.py` must use less memory than the processes that it measures.
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = (
     "throughput",
@@ -41,11 +41,11 @@ _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")
 T = TypeVar("T")
 
 
-def options(doc: str | None, repeats: int | None = 5) -> argparse.ArgumentParser:
-    """Make the parser of a benchmark, with what all of them take.
+def make_parser(doc: str | None, repeats: int | None = 5) -> argparse.ArgumentParser:
+    """Return a parser with the options of all benchmarks.
 
-    :param doc: the docstring of its script
-    :param repeats: how often it measures each side by default; None if that is no option of its
+    :param doc: docstring of the script
+    :param repeats: default of ``--repeats``; None if the benchmark has no such option
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if repeats:
@@ -54,18 +54,20 @@ def options(doc: str | None, repeats: int | None = 5) -> argparse.ArgumentParser
     return parser
 
 
-def compiled(text: str) -> bool | str:
-    """Read the value of a ``--compile`` option: what DoubleDQN's ``compile`` takes."""
+def parse_compile(text: str) -> bool | str:
+    """Parse the value of a ``--compile`` option: one that DoubleDQN's ``compile`` accepts."""
     values: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
     if text not in values:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(values)}")
     return values[text]
 
 
-def alternately(sides: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Measure all sides in each repeat, every second time in reverse, so that a busy moment of the machine hits all.
+def measure_alternately(sides: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Measure all sides in each repeat, so that other load on the machine affects all of them.
 
-    :return: what each side returned, in the order of the repeats
+    Every second repeat goes through the sides in reverse.
+
+    :return: for each side, what it returned in each repeat
     """
     measured: dict[str, list[T]] = {name: [] for name in sides}
     for repeat in range(repeats):
@@ -74,29 +76,30 @@ def alternately(sides: Mapping[str, Callable[[], T]], repeats: int) -> dict[str,
     return measured
 
 
-def ratios(theirs: Iterable[float], ours: Iterable[float]) -> list[float]:
-    """Return how many times ours theirs took, repeat by repeat."""
+def compute_ratios(theirs: Iterable[float], ours: Iterable[float]) -> list[float]:
+    """Return their time divided by ours, for each repeat."""
     return [their / our for their, our in zip(theirs, ours, strict=True)]
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Write the median with the least and the greatest."""
-    median, least, greatest = (f"{one:,.{digits}f}" for one in (statistics.median(values), min(values), max(values)))
-    return f"{median} ({least} to {greatest})"
+def format_spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write the median with the minimum and the maximum."""
+    numbers = (statistics.median(values), min(values), max(values))
+    median, minimum, maximum = (f"{number:,.{digits}f}" for number in numbers)
+    return f"{median} ({minimum} to {maximum})"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def machine() -> dict[str, Any]:
-    """Describe the machine and what is installed, as far as this process uses it."""
+def describe_machine() -> dict[str, Any]:
+    """Return facts about the machine and the installed packages; torch's threads only if torch is imported."""
     torch = sys.modules.get("torch")
     return {
         "architecture": platform.machine(),
-        "processor": _processor(),
+        "processor": _read_processor_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -105,37 +108,46 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(
+def write_page(
     name: str,
     doc: str | None,
     text: str,
     measured: Mapping[str, Any],
     arguments: argparse.Namespace,
-    called: Mapping[str, str] | None = None,
+    placeholders: Mapping[str, str] | None = None,
 ) -> None:
-    """Print the page of a benchmark, and write it and its raw numbers as ``NAME.md`` and ``NAME.json``.
+    """Print the page of a benchmark, and write it as ``NAME.md`` with the raw numbers in ``NAME.json``.
 
-    :param doc: the docstring of its script: what it does, how it is called, and what its numbers mean
+    :param doc: docstring of the script: its title, its usage, and what its numbers mean
     :param text: the tables
-    :param measured: all that the tables are computed from
-    :param called: what the command calls arguments that are of this machine alone
+    :param measured: the numbers that the tables are computed from
+    :param placeholders: what the command shows instead of arguments that make sense only on this machine
     """
-    what, _, *explained = (doc or "").strip().split("\n\n")
-    command, here = _command(called or {}), machine()
-    page = "\n\n".join([f"# {what.rstrip('.')}", f"`{command}`", _line(here), text, *explained]) + "\n"
-    described = {"command": command, "machine": here, "measured": measured}
+    title, _, *explanation = (doc or "").strip().split("\n\n")
+    command, machine = _format_command(placeholders or {}), describe_machine()
+    page = "\n\n".join([f"# {title.rstrip('.')}", f"`{command}`", _format_machine(machine), text, *explanation]) + "\n"
+    results = {"command": command, "machine": machine, "measured": measured}
     arguments.results.mkdir(parents=True, exist_ok=True)
-    (arguments.results / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    (arguments.results / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (arguments.results / f"{name}.md").write_text(page, encoding="utf-8")
     print(page)
 
 
-def progress(text: str) -> None:
-    """Say on stderr how far a benchmark is."""
+def print_progress(text: str) -> None:
+    """Print on stderr how far a benchmark is."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _processor() -> str | None:
+def write_benchmarks_page() -> None:
+    """Write the pages of all results into BENCHMARKS.md, with their titles one level down."""
+    target, results = PROJECT / "BENCHMARKS.md", PROJECT / "benchmarks" / "results"
+    introduction, mark, _ = target.read_text(encoding="utf-8").partition(RESULTS_BEGIN)
+    pages = ((results / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
+    text = "\n".join(page.replace("\n## ", "\n### ").replace("# ", "## ", 1) for page in pages)
+    target.write_text(f"{introduction}{mark}\n\n{text}", encoding="utf-8")
+
+
+def _read_processor_name() -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -143,28 +155,20 @@ def _processor() -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
-def _line(described: Mapping[str, Any]) -> str:
-    parts = [described["architecture"], described["processor"], f"{described['cores']} cores", described["system"]]
-    parts += [f"Python {described['python']}", *(f"{name} {number}" for name, number in described["packages"].items())]
-    if described["torch_threads"]:
-        parts.append(f"torch threads: {described['torch_threads']}")
+def _format_machine(machine: Mapping[str, Any]) -> str:
+    parts = [machine["architecture"], machine["processor"], f"{machine['cores']} cores", machine["system"]]
+    parts += [f"Python {machine['python']}", *(f"{name} {number}" for name, number in machine["packages"].items())]
+    if machine["torch_threads"]:
+        parts.append(f"torch threads: {machine['torch_threads']}")
     return ", ".join(filter(None, parts))
 
 
-def _command(called: Mapping[str, str]) -> str:
-    """Return the command as it is typed in the project's directory, whatever this machine calls its directories."""
-    home = f"{PROJECT}{os.sep}"
-    return shlex.join(["python", *(called.get(argument, argument.removeprefix(home)) for argument in sys.argv)])
-
-
-def collect() -> None:
-    """Put the results' pages into BENCHMARKS.md, their titles one level down."""
-    target, results = PROJECT / "BENCHMARKS.md", PROJECT / "benchmarks" / "results"
-    written, mark, _ = target.read_text(encoding="utf-8").partition(RESULTS_BEGIN)
-    pages = ((results / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
-    below = "\n".join(page.replace("\n## ", "\n### ").replace("# ", "## ", 1) for page in pages)
-    target.write_text(f"{written}{mark}\n\n{below}", encoding="utf-8")
+def _format_command(placeholders: Mapping[str, str]) -> str:
+    """Return the command as a user types it in the project's directory."""
+    project = f"{PROJECT}{os.sep}"
+    words = (placeholders.get(argument, argument.removeprefix(project)) for argument in sys.argv)
+    return shlex.join(["python", *words])
 
 
 if __name__ == "__main__":
-    collect()
+    write_benchmarks_page()

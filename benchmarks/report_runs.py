@@ -1,11 +1,11 @@
-"""Measure `toolkit report` on experiments of up to 1,000 runs: seconds from shell to exit, memory, size of the page.
+"""Measure `toolkit report` on experiments of up to 1,000 runs: seconds, peak memory, size of the page.
 
     python benchmarks/report_runs.py [--runs 10 100 1000] [--seeds 10] [--episodes 1000] [--repeats 5] [--results DIR]
 
-The runs are made up: directories as training and evaluation leave them, with learning curves out of a random
-generator, some of them solved, one in fifty failed. They have no models, so that no video is recorded, which takes
-about a second for each of at most ten variants. Every experiment is reported once before it is measured. The memory is
-that of the process at most. Median (least to greatest).
+The run directories are synthetic: their learning curves come from a random generator, some runs are solved, one in
+fifty failed. They have no models, so that no video is recorded; that would take about a second for each of at most ten
+variants. Each experiment has one report before it is measured. Seconds are from start to exit. Median (minimum to
+maximum).
 """
 
 from __future__ import annotations
@@ -17,57 +17,59 @@ from pathlib import Path
 
 import numpy as np
 from process import run
-from report import PROJECT, options, progress, spread, table, write
+from report import PROJECT, format_spread, format_table, make_parser, print_progress, write_page
 
 from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
 
-LIMIT = 200.0  # the highest return
+MAX_RETURN = 200.0
 THRESHOLD, WINDOW = 195.0, 100
 
 
 def main() -> None:
-    """Make the experiments, measure their reports and write the table."""
-    parser = options(__doc__)
+    """Write the experiments, measure their reports and write the table."""
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--seeds", type=int, default=10, help="runs of each variant")
-    parser.add_argument("--episodes", type=int, default=1000, help="of each run, at most")
+    parser.add_argument("--episodes", type=int, default=1000, help="maximum of each run")
     arguments = parser.parse_args()
 
     toolkit = str(Path(sys.executable).with_name("toolkit"))
     measured, rows = {}, []
     with tempfile.TemporaryDirectory() as directory:
         for runs in arguments.runs:
-            progress(f"{runs:,} runs")
+            print_progress(f"{runs:,} runs")
             experiment = Path(directory) / f"experiment-{runs}"
-            make_experiment(experiment, runs, arguments.seeds, arguments.episodes)
-            taken = [run([toolkit, "report", str(experiment)]) for _ in range(arguments.repeats + 1)][1:]
+            write_experiment(experiment, runs, arguments.seeds, arguments.episodes)
+            repeats = [run([toolkit, "report", str(experiment)]) for _ in range(arguments.repeats + 1)][1:]
             size = (experiment / "report" / "report.html").stat().st_size
-            measured[runs] = {"seconds_and_mebibytes": taken, "page_bytes": size}
-            seconds, memory = zip(*taken, strict=True)
-            rows.append([f"{runs:,}", spread(seconds), spread(memory, 0), f"{size / 2**20:.2f}"])
-    write("report_runs", __doc__, table(["runs", "seconds", "MiB", "page, MiB"], rows), measured, arguments)
+            measured[runs] = {"seconds_and_mebibytes": repeats, "page_bytes": size}
+            seconds, memory = zip(*repeats, strict=True)
+            rows.append([f"{runs:,}", format_spread(seconds), format_spread(memory, 0), f"{size / 2**20:.2f}"])
+    write_page(
+        "report_runs", __doc__, format_table(["runs", "seconds", "MiB", "page, MiB"], rows), measured, arguments
+    )
 
 
-def make_experiment(directory: Path, runs: int, seeds: int, episodes: int) -> None:
-    """Make run directories as an experiment leaves them, each variant a little better than the last."""
+def write_experiment(directory: Path, runs: int, seeds: int, episodes: int) -> None:
+    """Write run directories like those of an experiment; each variant learns a little faster than the one before."""
     base = load_config(PROJECT / "configs" / "cartpole_ddqn.yaml")
     for number in range(runs):
         variant, seed = divmod(number, seeds)
         config = load_config(base, {"algorithm.params.gamma": 0.9 + variant / 1e4, "seed": seed})
         skill = (variant + 1) / (runs / seeds)
-        make_run(directory / f"variant-{variant}" / f"seed-{seed}", config, skill, episodes)
+        write_run(directory / f"variant-{variant}" / f"seed-{seed}", config, skill, episodes)
 
 
-def make_run(directory: Path, config: RunConfig, skill: float, episodes: int) -> None:
-    """Make a run directory.
+def write_run(directory: Path, config: RunConfig, skill: float, episodes: int) -> None:
+    """Write a run directory.
 
-    :param skill: 0 to 1: how fast it learns
+    :param skill: how fast the agent learns, 0 to 1
     """
     random = np.random.default_rng([config.seed, round(1e6 * skill)])
     rate = (0.5 + skill) * random.uniform(0.5, 2) * 3 / episodes
-    expected = 10 + (LIMIT - 5) * (1 - np.exp(-rate * np.arange(episodes)))
-    returns = np.clip(expected * random.normal(1, 0.1, episodes), 8, LIMIT).round()
+    expected = 10 + (MAX_RETURN - 5) * (1 - np.exp(-rate * np.arange(episodes)))
+    returns = np.clip(expected * random.normal(1, 0.1, episodes), 8, MAX_RETURN).round()
     means = np.convolve(returns, np.full(WINDOW, 1 / WINDOW), "valid")
     solved = bool((means >= THRESHOLD).any())
     returns = returns[: int(np.argmax(means >= THRESHOLD)) + WINDOW] if solved else returns
@@ -98,7 +100,7 @@ def make_run(directory: Path, config: RunConfig, skill: float, episodes: int) ->
     if failed:
         (directory / "traceback.txt").write_text("Traceback\nRuntimeError: made up\n")
         return
-    greedy = np.clip(random.normal(expected[len(returns) - 1], 5, 100), 8, LIMIT).round().tolist()
+    greedy = np.clip(random.normal(expected[len(returns) - 1], 5, 100), 8, MAX_RETURN).round().tolist()
     evaluation = {"episodes": 100, "mean_return": float(np.mean(greedy)), "returns": greedy}
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
 

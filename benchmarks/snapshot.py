@@ -1,10 +1,10 @@
-"""Measure how long a snapshot stops training, by the size of the replay buffer, and how long it takes to read one.
+"""Measure how long training stops to write a snapshot, and how long reading one takes, by replay buffer size.
 
     python benchmarks/snapshot.py [--sizes 10000 100000 1000000] [--numbers 4 17 100] [--repeats 5] [--results DIR]
 
-Seconds, median (least to greatest), for DoubleDQN with a full buffer whose observations are so many float32 numbers:
-taking the state, writing it, checksums and syncing to the disk included. `reading` is what `toolkit resume` needs to
-read and check it. Megabytes are those on the disk.
+The algorithm is DoubleDQN with a full replay buffer, whose observations have `--numbers` float32 numbers. `writing` is
+capturing the state and writing it, with checksums and syncing to the disk. `reading` is what `toolkit resume` needs to
+read and check it. Seconds: median (minimum to maximum). Megabytes are those on the disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from report import options, progress, spread, table, write
+from report import format_spread, format_table, make_parser, print_progress, write_page
 from stable_baselines3.common.logger import Logger
 
 from toolkit.algorithms import DoubleDQN
@@ -26,49 +26,55 @@ from toolkit.envs.vec_env import InProcessVecEnv
 from toolkit.snapshots import archive, training_state
 
 
-class Numbers(gym.Env[Any, Any]):
-    """Observations of so many zeros."""
+class ZeroObservations(gym.Env[Any, Any]):
+    """An endless environment whose observations are vectors of zeros."""
 
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, numbers: int) -> None:
-        self.observation_space = gym.spaces.Box(-1, 1, (numbers,))
+    def __init__(self, size: int) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (size,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start the episode."""
         return np.zeros(self.observation_space.shape or (), np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step."""
+        """Step without an end."""
         return np.zeros(self.observation_space.shape or (), np.float32), 0.0, False, False, {}
 
 
 def main() -> None:
     """Measure all sizes and write the table."""
-    parser = options(__doc__)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="transitions")
-    parser.add_argument("--numbers", nargs="+", type=int, default=[4, 17, 100], help="numbers of an observation")
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000], help="transitions in the buffer"
+    )
+    parser.add_argument("--numbers", nargs="+", type=int, default=[4, 17, 100], help="numbers in an observation")
     arguments = parser.parse_args()
     measured = {}
     for numbers in arguments.numbers:
         for size in arguments.sizes:
-            progress(f"{size:,} transitions of {numbers} numbers")
+            print_progress(f"{size:,} transitions of {numbers} numbers")
             measured[f"{size:,} transitions, {numbers} numbers"] = measure(size, numbers, arguments.repeats)
     rows = [
-        [name, f"{one['megabytes']:,.0f}", spread(one["writing"]), spread(one["reading"])]
-        for name, one in measured.items()
+        [name, f"{times['megabytes']:,.0f}", format_spread(times["writing"]), format_spread(times["reading"])]
+        for name, times in measured.items()
     ]
-    write("snapshot", __doc__, table(["replay buffer", "MB", "writing", "reading"], rows), measured, arguments)
+    write_page(
+        "snapshot", __doc__, format_table(["replay buffer", "MB", "writing", "reading"], rows), measured, arguments
+    )
 
 
 def measure(size: int, numbers: int, repeats: int) -> dict[str, Any]:
-    """Time the snapshots of a model with a full buffer."""
+    """Time snapshots of a model with a full replay buffer."""
 
-    def make() -> ReplayableEpisodes:
-        monitor = RawMonitor(Numbers(numbers))
+    def make_env() -> ReplayableEpisodes:
+        monitor = RawMonitor(ZeroObservations(numbers))
         return ReplayableEpisodes(monitor, monitor)
 
-    model = DoubleDQN("MlpPolicy", EpisodeRecorder(InProcessVecEnv([make])), buffer_size=size, learning_starts=10**9)
+    model = DoubleDQN(
+        "MlpPolicy", EpisodeRecorder(InProcessVecEnv([make_env])), buffer_size=size, learning_starts=10**9
+    )
     model.set_logger(Logger(None, []))
     model.learn(10)
     rng = np.random.default_rng(0)

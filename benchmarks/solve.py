@@ -2,19 +2,19 @@
 
     python benchmarks/solve.py [--seeds FIRST END] [--tianshou PYTHON] [--sides NAME...] [--results DIR]
 
-Solved is when the mean of the last 100 raw training returns is 195, at a limit of 200 steps. The seconds are those of
-`learn()` up to then, on one torch thread; each side has learnt for a moment before, so that they include no imports.
-The sides take turns seed by seed, each for as many steps as its settings say, if it takes so many.
+CartPole is solved when the mean of the last 100 raw training returns is 195, at a limit of 200 steps. The seconds are
+those of `learn()` until then, on one torch thread. Each side learns briefly before, so that they include no imports.
+The sides take turns for each seed. Each takes at most as many steps as its settings say.
 
-`toolkit` is configs/cartpole_ddqn.yaml without its videos, with all its files and logs; `greedy` is the mean raw
-return of 100 greedy episodes afterwards. Its settings were searched for just this measure, those of the others are
-what their projects publish: this compares what a user gets, and `throughput` the implementations at equal settings.
+`toolkit` is configs/cartpole_ddqn.yaml without videos, with all files and logs. `greedy` is the mean raw return of 100
+greedy episodes after training. Its settings come from a search for this very measure; those of the others are what
+their projects publish. So this compares what a user gets. `throughput` compares implementations at equal settings.
 
 `SB3 PPO` and `SB3 DQN` have RL Zoo 2.9's settings for CartPole-v1 and log nothing. `Tianshou DQN` has the settings of
-Tianshou 2.0's example discrete_dqn, and logs and tests nothing; its epsilon of 0.1 costs it returns to the end.
-`Tianshou DQN, tested` stops by the example's own criterion, in a training of its own; it asks for something else: as
-soon as training episodes return 195, or after 10,000 steps, 100 test episodes are played, whose mean has to be 195.
-Tianshou needs an environment of its own, whose interpreter is PYTHON; it runs in a process beside this one.
+Tianshou 2.0's example discrete_dqn, without logs and tests; its epsilon of 0.1 lowers its returns until the end.
+`Tianshou DQN, tested` is another training, which stops by the example's own, different criterion: as soon as training
+episodes return 195, or after 10,000 steps, it plays 100 test episodes, whose mean must be 195. Tianshou needs its own
+Python environment, whose interpreter is PYTHON, and runs in another process.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from report import PROJECT, options, progress, table, write
-from seeds import runs
+from report import PROJECT, format_table, make_parser, print_progress, write_page
+from seeds import train_seeds
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -44,62 +44,62 @@ WARM_UP = 1_500  # steps; RL Zoo's DQN first learns after 1,280
 OURS, SB3_PPO, SB3_DQN, TIANSHOU, TESTED = "toolkit", "SB3 PPO", "SB3 DQN", "Tianshou DQN", "Tianshou DQN, tested"
 
 Outcome = dict[str, Any]
-"""``seconds`` until solved, or None; ``timesteps`` and ``trained_seconds`` until then or until the end."""
+"""``seconds`` until solved, or None; ``timesteps`` and ``trained_seconds`` until solved or the end."""
 Side = Callable[[int, int | None], Outcome]
-"""Trains on a seed, for at most so many steps if that is fewer than its settings say."""
+"""Train on a seed; the second argument limits the timesteps of the settings."""
 
 
-class Solved(BaseCallback):
-    """Stops training when the last 100 raw returns are good enough, and says when that was."""
+class StopWhenSolved(BaseCallback):
+    """Stop training when the mean of the last 100 raw returns reaches a threshold, and note the time."""
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
         self.threshold = threshold
         self.returns: deque[float] = deque(maxlen=100)
-        self.at: float | None = None
+        self.solved_at: float | None = None
 
     def _on_step(self) -> bool:
-        ended = [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
-        self.returns.extend(ended)
-        if ended and len(self.returns) == 100 and sum(self.returns) >= 100 * self.threshold:
-            self.at = time.perf_counter()
-        return self.at is None
+        returns = [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        self.returns.extend(returns)
+        if returns and len(self.returns) == 100 and sum(self.returns) >= 100 * self.threshold:
+            self.solved_at = time.perf_counter()
+        return self.solved_at is None
 
 
 class Tianshou:
-    """Tianshou, in a process of an environment where it is installed."""
+    """Tianshou, in a process of the Python environment where it is installed."""
 
     def __init__(self, python: str) -> None:
         command = [python, str(PROJECT / "benchmarks" / "tianshou_dqn.py")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.versions = self._answer()
+        self.versions = self._read_answer()
 
-    def train(self, tested: bool, threshold: float, seed: int, most: int | None = None) -> Outcome:
-        """Train once; say whether it is solved by the returns of training, or by the example's tests."""
-        print(json.dumps([seed, threshold, most, tested]), file=self._process.stdin, flush=True)
-        return self._answer()
+    def train(self, is_tested: bool, threshold: float, seed: int, max_timesteps: int | None = None) -> Outcome:
+        """Train once; judge success by the returns of training, or by the example's tests."""
+        print(json.dumps([seed, threshold, max_timesteps, is_tested]), file=self._process.stdin, flush=True)
+        return self._read_answer()
 
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
 
-    def _answer(self) -> dict[str, Any]:
+    def _read_answer(self) -> dict[str, Any]:
         assert self._process.stdout  # noqa: S101 - for the type checker
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"Tianshou's process ended with status {self._process.wait()}; is Tianshou installed?")
-        said: dict[str, Any] = json.loads(line)
-        return said
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 def main() -> None:
     """Train on every seed and write the table."""
-    parser = options(__doc__, repeats=None)
+    parser = make_parser(__doc__, repeats=None)
     parser.add_argument("--seeds", nargs=2, type=int, default=(7000, 7010), metavar=("FIRST", "END"))
     parser.add_argument("--sides", nargs="+", choices=[OURS, SB3_PPO, SB3_DQN], default=[OURS, SB3_PPO, SB3_DQN])
-    parser.add_argument("--tianshou", metavar="PYTHON", help="an interpreter that has Tianshou")
+    parser.add_argument("--tianshou", metavar="PYTHON", help="a Python interpreter that has Tianshou")
     parser.add_argument("--threshold", type=float, default=195.0, help="the mean return that counts as solved")
-    parser.add_argument("--timesteps", type=int, help="at most so many, whatever the settings say")
+    parser.add_argument("--timesteps", type=int, help="limit the timesteps of the settings")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -110,46 +110,48 @@ def main() -> None:
         sides[TIANSHOU] = partial(tianshou.train, False, arguments.threshold)
         sides[TESTED] = partial(tianshou.train, True, arguments.threshold)
     else:
-        progress("Tianshou is left out: --tianshou PYTHON names an interpreter that has it")
+        print_progress("Tianshou is left out; --tianshou PYTHON names an interpreter that has it")
     measured = measure(sides, range(*arguments.seeds), arguments.timesteps)
     if tianshou:
         tianshou.close()
         measured["tianshou"] = tianshou.versions
-    write("solve", __doc__, page([*sides], measured), measured, arguments, {arguments.tianshou: "PYTHON"})
+    write_page(
+        "solve", __doc__, format_results([*sides], measured), measured, arguments, {arguments.tianshou: "PYTHON"}
+    )
 
 
-def measure(sides: dict[str, Side], seeds: range, most: int | None) -> dict[str, Any]:
-    """Train all sides on each seed in turn, after a short training of each that does not count."""
-    progress("warming up: " + ", ".join(sides))
+def measure(sides: dict[str, Side], seeds: range, max_timesteps: int | None) -> dict[str, Any]:
+    """Train all sides on each seed in turns, after a short training of each that does not count."""
+    print_progress("warming up: " + ", ".join(sides))
     measured: dict[str, Any] = {"warm_up": {name: side(0, WARM_UP) for name, side in sides.items()}, "seeds": {}}
     for turn, seed in enumerate(seeds):
-        outcomes = {name: sides[name](seed, most) for name in in_turn([*sides], turn)}
+        outcomes = {name: sides[name](seed, max_timesteps) for name in rotate([*sides], turn)}
         measured["seeds"][seed] = {name: outcomes[name] for name in sides}
-        progress(f"seed {seed}: " + "; ".join(f"{name} {cell(outcomes[name])}" for name in sides))
+        print_progress(f"seed {seed}: " + "; ".join(f"{name} {format_outcome(outcomes[name])}" for name in sides))
     return measured
 
 
-def in_turn(names: list[str], turn: int) -> list[str]:
-    """Let another side begin each time."""
+def rotate(names: list[str], turn: int) -> list[str]:
+    """Return the names so that another one is first in each turn."""
     return names[turn % len(names) :] + names[: turn % len(names)]
 
 
-def train_ours(threshold: float, seed: int, most: int | None = None) -> Outcome:
-    """Train as the config says, in a temporary directory and without videos; test the greedy policy, untimed."""
+def train_ours(threshold: float, seed: int, max_timesteps: int | None = None) -> Outcome:
+    """Train the config in a temporary directory without videos; evaluate the greedy policy, untimed."""
     config = toolkit.load_config(CONFIG)
     success = [callback.name for callback in config.callbacks].index("success")
-    overrides = [f"timesteps={min(most or config.timesteps, config.timesteps)}"]
+    overrides = [f"timesteps={min(max_timesteps or config.timesteps, config.timesteps)}"]
     overrides.append(f"callbacks.{success}.params.threshold={threshold}")
-    ((result, greedy),) = runs(CONFIG, range(seed, seed + 1), overrides)
+    ((result, greedy_return),) = train_seeds(CONFIG, range(seed, seed + 1), overrides)
     return {
         "seconds": result["success"]["seconds"],
         "timesteps": result["success"]["timestep"] or result["timesteps"],
         "trained_seconds": result["success"]["seconds"] or result["seconds"],
-        "greedy": greedy,
+        "greedy": greedy_return,
     }
 
 
-def train_ppo(threshold: float, seed: int, most: int | None = None) -> Outcome:
+def train_ppo(threshold: float, seed: int, max_timesteps: int | None = None) -> Outcome:
     """Train SB3's PPO with the settings of RL Zoo."""
     model = PPO(
         "MlpPolicy",
@@ -165,10 +167,10 @@ def train_ppo(threshold: float, seed: int, most: int | None = None) -> Outcome:
         device="cpu",
         seed=seed,
     )
-    return learn(model, threshold, min(most or 100_000, 100_000))
+    return learn(model, threshold, min(max_timesteps or 100_000, 100_000))
 
 
-def train_dqn(threshold: float, seed: int, most: int | None = None) -> Outcome:
+def train_dqn(threshold: float, seed: int, max_timesteps: int | None = None) -> Outcome:
     """Train SB3's DQN with the settings of RL Zoo."""
     model = DQN(
         "MlpPolicy",
@@ -187,47 +189,57 @@ def train_dqn(threshold: float, seed: int, most: int | None = None) -> Outcome:
         device="cpu",
         seed=seed,
     )
-    return learn(model, threshold, min(most or 50_000, 50_000))
+    return learn(model, threshold, min(max_timesteps or 50_000, 50_000))
 
 
 def learn(model: BaseAlgorithm, threshold: float, timesteps: int) -> Outcome:
-    """Time ``learn()`` until it has solved the environment."""
-    solved = Solved(threshold)
+    """Time ``learn()`` until it solves the environment."""
+    stop = StopWhenSolved(threshold)
     start = time.perf_counter()
-    model.learn(timesteps, callback=solved)
-    trained = (solved.at or time.perf_counter()) - start
-    seconds = trained if solved.at else None
+    model.learn(timesteps, callback=stop)
+    trained = (stop.solved_at or time.perf_counter()) - start
+    seconds = trained if stop.solved_at else None
     return {"seconds": seconds, "timesteps": model.num_timesteps, "trained_seconds": trained}
 
 
-def page(sides: list[str], measured: dict[str, Any]) -> str:
-    """Write the table of seeds with the medians below, and what there is to know of it."""
-    rows = [[str(seed), *(cell(outcomes[name]) for name in sides)] for seed, outcomes in measured["seeds"].items()]
-    times = [[outcomes[name]["seconds"] or math.inf for outcomes in measured["seeds"].values()] for name in sides]
-    medians = [statistics.median(one) for one in times]
-    solved = [f"{sum(map(math.isfinite, one))} of {len(one)}" for one in times]
-    rows += [
-        ["solved", *solved],
-        ["median", *map(told, medians)],
-        ["least to greatest", *(f"{told(min(one))} to {told(max(one))}" for one in times)],
-    ]
-    if OURS in sides:
-        ours = medians[sides.index(OURS)]
-        rows.append(["median, times ours", *(against(median, ours) for median in medians)])
-    warm_up = ", ".join(f"{name} {one['trained_seconds']:.1f} s" for name, one in measured["warm_up"].items())
-    told_of = [
-        table(["seed", *sides], rows),
-        "A seed that was not solved counts as slower than any that was.",
-        f"The first {WARM_UP:,} steps of each side, not counted above, ours before the others: {warm_up}.",
+def format_results(sides: list[str], measured: dict[str, Any]) -> str:
+    """Write the table of seeds with the totals below, and notes on it."""
+    seeds = measured["seeds"]
+    rows = [[str(seed), *(format_outcome(outcomes[name]) for name in sides)] for seed, outcomes in seeds.items()]
+    rows += format_totals(
+        sides, [[outcomes[name]["seconds"] or math.inf for outcomes in seeds.values()] for name in sides]
+    )
+    warm_up = ", ".join(f"{name} {side['trained_seconds']:.1f} s" for name, side in measured["warm_up"].items())
+    blocks = [
+        format_table(["seed", *sides], rows),
+        "A seed that was not solved counts as slower than any solved one.",
+        f"The first {WARM_UP:,} steps of each side do not count. They took, ours before the others: {warm_up}.",
     ]
     if "tianshou" in measured:
         versions = ", ".join(f"{name} {number}" for name, number in measured["tianshou"].items())
-        told_of.append(f"Tianshou's process: {versions}.")
-    return "\n\n".join(told_of)
+        blocks.append(f"Tianshou's process: {versions}.")
+    return "\n\n".join(blocks)
 
 
-def cell(outcome: Outcome) -> str:
-    """Say when it was solved, or what was tried."""
+def format_totals(sides: list[str], times: list[list[float]]) -> list[list[str]]:
+    """Write the last rows of the table.
+
+    :param times: for each side, the seconds until each seed was solved; infinite if it was not
+    """
+    medians = [statistics.median(seconds) for seconds in times]
+    rows = [
+        ["solved", *(f"{sum(map(math.isfinite, seconds))} of {len(seconds)}" for seconds in times)],
+        ["median", *map(format_seconds, medians)],
+        ["minimum to maximum", *(f"{format_seconds(min(each))} to {format_seconds(max(each))}" for each in times)],
+    ]
+    if OURS in sides:
+        our_median = medians[sides.index(OURS)]
+        rows.append(["median, times ours", *(format_ratio(median, our_median) for median in medians)])
+    return rows
+
+
+def format_outcome(outcome: Outcome) -> str:
+    """Write when the environment was solved, or how long the attempt took."""
     steps = f"{outcome['timesteps']:,} steps"
     greedy = f", greedy {outcome['greedy']:.1f}" if "greedy" in outcome else ""
     if outcome["seconds"] is None:
@@ -235,13 +247,13 @@ def cell(outcome: Outcome) -> str:
     return f"{outcome['seconds']:.2f} s, {steps}{greedy}"
 
 
-def told(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Write seconds, which may be infinite."""
     return f"{seconds:.2f} s" if math.isfinite(seconds) else "not solved"
 
 
-def against(theirs: float, ours: float) -> str:
-    """Write how many times ours theirs is."""
+def format_ratio(theirs: float, ours: float) -> str:
+    """Write their seconds divided by ours, or nothing if one is infinite."""
     return f"{theirs / ours:.2f}" if math.isfinite(theirs) and math.isfinite(ours) else ""
 
 

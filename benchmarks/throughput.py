@@ -2,13 +2,13 @@
 
     python benchmarks/throughput.py [--rows a b c d e] [--repeats 5] [--steps N] [--results DIR]
 
-All sides of a row learn alternately in one process with one torch thread. `rollout` and `update` are the milliseconds
-of an environment step, of which `update` is spent in `train`. The ratios are SB3's time over ours, repeat by repeat:
-the median (least to greatest). DoubleDQN runs Adam fused unless told otherwise, SB3's DQN does not. In row e SB3 draws
-five minibatches where the recipe passes five times over one.
+All sides of a row learn in turns, in one process with one torch thread. `update` is the milliseconds of an environment
+step in `train`, `rollout` those outside of it. The ratios are SB3's time divided by ours, for each repeat: median
+(minimum to maximum). By default DoubleDQN uses fused Adam, SB3's DQN does not. In row e SB3 draws five minibatches
+where the recipe passes five times over one.
 
-Before it is measured a side learns for a while. `compiling` is what that took longer, with building the model, than as
-many steps take later on; the compiler's caches are empty when the benchmark starts.
+Each side warms up before it is measured. `compiling` is how much longer building the model and the warm-up took than
+as many steps take later. The compiler's caches are empty when the benchmark starts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from report import alternately, options, progress, ratios, spread, table, write
+from report import (
+    compute_ratios,
+    format_spread,
+    format_table,
+    make_parser,
+    measure_alternately,
+    print_progress,
+    write_page,
+)
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
@@ -39,7 +47,7 @@ SB3, EAGER, COMPILED, OWN_ENVS = "SB3 DQN", "eager", "compiled", "eager, on the 
 
 
 class Frames(gym.Env[Any, Any]):
-    """Four stacked frames of noise, for free; an episode is 100 steps."""
+    """Four stacked frames of noise that cost no time; an episode has 100 steps."""
 
     observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
     action_space = gym.spaces.Discrete(4)
@@ -59,19 +67,19 @@ class Frames(gym.Env[Any, Any]):
 
 @dataclass(frozen=True)
 class Row:
-    """One setting, and how many environment steps each repeat measures after those that warm up.
+    """One setting, and the environment steps of each repeat.
 
-    :param own: parameters of DoubleDQN alone
-    :param sides: what is measured beside SB3's DQN
+    :param own_params: parameters of DoubleDQN that differ from those of DQN
+    :param sides: the sides that are measured besides SB3's DQN
     """
 
-    what: str
+    description: str
     env: str | Callable[[], gym.Env[Any, Any]]
     n_envs: int
     steps: int
     params: dict[str, Any]
     policy: str = "MlpPolicy"
-    own: dict[str, Any] | None = None
+    own_params: dict[str, Any] | None = None
     sides: tuple[str, ...] = (EAGER,)
 
 
@@ -124,46 +132,46 @@ ROWS = {
         1,
         500,
         {**SMALL, "train_freq": 1, "gradient_steps": 5},
-        own={"gradient_steps": 1, "n_epochs": 5},
+        own_params={"gradient_steps": 1, "n_epochs": 5},
         sides=(EAGER, COMPILED),
     ),
 }
 
 
 class Learner:
-    """A model that is timed while it learns on.
+    """A model that is timed while it continues to learn.
 
-    :param make: builds the model
-    :param warm_up: environment steps that it learns for before anything is measured
+    :param build_model: builds the model
+    :param warm_up: environment steps before anything is measured
     """
 
-    def __init__(self, make: Callable[[], DQN], warm_up: int) -> None:
+    def __init__(self, build_model: Callable[[], DQN], warm_up: int) -> None:
         start = time.perf_counter()
-        self.model, self.warm_up = make(), warm_up
-        self._train, self._updating = self.model.train, 0.0
+        self.model, self.warm_up = build_model(), warm_up
+        self._train, self._update_seconds = self.model.train, 0.0
         self.model.train = self._timed_train  # type: ignore[method-assign]
         self.learn(warm_up)
         self.start_seconds = time.perf_counter() - start
 
     def learn(self, steps: int) -> tuple[float, float]:
-        """Learn for so many steps more; return the milliseconds of a step, outside and inside of updates."""
-        self._updating = 0.0
+        """Learn for so many more steps; return the milliseconds of a step, outside and inside of updates."""
+        self._update_seconds = 0.0
         start = time.perf_counter()
         self.model.learn(steps, reset_num_timesteps=False, log_interval=1_000_000)
-        whole = time.perf_counter() - start
-        return 1e3 * (whole - self._updating) / steps, 1e3 * self._updating / steps
+        seconds = time.perf_counter() - start
+        return 1e3 * (seconds - self._update_seconds) / steps, 1e3 * self._update_seconds / steps
 
-    def _timed_train(self, *arguments: Any, **more: Any) -> None:
+    def _timed_train(self, *arguments: Any, **options: Any) -> None:
         start = time.perf_counter()
-        self._train(*arguments, **more)
-        self._updating += time.perf_counter() - start
+        self._train(*arguments, **options)
+        self._update_seconds += time.perf_counter() - start
 
 
 def main() -> None:
     """Measure the rows and write the table."""
-    parser = options(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", nargs="+", choices=[*ROWS], default=[*ROWS])
-    parser.add_argument("--steps", type=int, help="at most so many environment steps a repeat")
+    parser.add_argument("--steps", type=int, help="maximum of environment steps in a repeat")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -171,24 +179,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as caches:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = caches
         for name in arguments.rows:
-            progress(f"row {name}: {ROWS[name].what}")
+            print_progress(f"row {name}: {ROWS[name].description}")
             measured[name] = measure(ROWS[name], arguments.repeats, arguments.steps)
     header = ["row", "", "SB3 DQN: rollout + update", "DoubleDQN: rollout + update"]
-    rows = [line for name in measured for line in lines(name, measured[name])]
-    text = table([*header, "rollout", "update", "steps/s", "compiling"], rows)
-    write("throughput", __doc__, text, measured, arguments)
+    rows = [line for name in measured for line in format_rows(name, measured[name])]
+    text = format_table([*header, "rollout", "update", "steps/s", "compiling"], rows)
+    write_page("throughput", __doc__, text, measured, arguments)
 
 
-def measure(row: Row, repeats: int, most_steps: int | None = None) -> dict[str, Any]:
-    """Time all sides of a row alternately.
+def measure(row: Row, repeats: int, max_steps: int | None = None) -> dict[str, Any]:
+    """Time all sides of a row in turns.
 
-    :return: by side, ``milliseconds`` of a step in each repeat as (rollout, update), and before them ``start_seconds``
-        for building the model and learning for ``warm_up`` steps
+    :return: for each side, ``milliseconds`` of a step in each repeat as (rollout, update), and the ``start_seconds``
+        of building the model and learning for ``warm_up`` steps
     """
-    steps = min(row.steps, most_steps or row.steps)
+    steps = min(row.steps, max_steps or row.steps)
     warm_up = max(row.params["learning_starts"], steps) + steps
     learners = {side: Learner(partial(build, row, side), warm_up) for side in (SB3, *row.sides)}
-    times = alternately({side: partial(learner.learn, steps) for side, learner in learners.items()}, repeats)
+    times = measure_alternately({side: partial(learner.learn, steps) for side, learner in learners.items()}, repeats)
     return {
         side: {"milliseconds": times[side], "start_seconds": learner.start_seconds, "warm_up": warm_up}
         for side, learner in learners.items()
@@ -200,43 +208,46 @@ def build(row: Row, side: str) -> DQN:
     params: dict[str, Any] = row.params | {"exploration_fraction": 1e-3, "device": "cpu", "seed": 0}
     if side == SB3:
         return DQN(row.policy, make_vec_env(row.env, row.n_envs, seed=0), **params)
-    env = own_environments(row) if side == OWN_ENVS else make_vec_env(row.env, row.n_envs, seed=0)
-    return DoubleDQN(row.policy, env, compile=side == COMPILED, **params | (row.own or {}))
+    env = make_toolkit_env(row) if side == OWN_ENVS else make_vec_env(row.env, row.n_envs, seed=0)
+    return DoubleDQN(row.policy, env, compile=side == COMPILED, **params | (row.own_params or {}))
 
 
-def own_environments(row: Row) -> VecEnv:
+def make_toolkit_env(row: Row) -> VecEnv:
     """Build a row's environments as the toolkit builds those of a config without wrappers."""
     parts = {"env": {"id": row.env, "n_envs": row.n_envs}, "algorithm": "double_dqn", "timesteps": 1, "name": "row"}
     return toolkit.envs.factory.make_vec_env(resolve_config(RunConfig.model_validate(parts)), seed=0)
 
 
-def lines(name: str, measured: dict[str, Any]) -> list[list[str]]:
-    """Write the lines of a row's table, one for each side of ours."""
+def format_rows(name: str, measured: dict[str, Any]) -> list[list[str]]:
+    """Write the table rows of a setting, one for each of our sides."""
     theirs = measured[SB3]["milliseconds"]
-    written = []
+    rows = []
     for side in ROWS[name].sides:
         ours = measured[side]["milliseconds"]
-        parts = [spread(ratios(total(theirs, part), total(ours, part))) for part in ((0,), (1,), (0, 1))]
-        what = f"{ROWS[name].what}; {side}"
-        compiling = f"{compile_seconds(measured[side]):.1f} s" if side == COMPILED else ""
-        written.append([name, what, medians(theirs), medians(ours), *parts, compiling])
-    return written
+        parts = [
+            format_spread(compute_ratios(add_parts(theirs, part), add_parts(ours, part)))
+            for part in ((0,), (1,), (0, 1))
+        ]
+        description = f"{ROWS[name].description}; {side}"
+        compiling = f"{compute_compile_seconds(measured[side]):.1f} s" if side == COMPILED else ""
+        rows.append([name, description, format_medians(theirs), format_medians(ours), *parts, compiling])
+    return rows
 
 
-def total(milliseconds: list[list[float]], parts: tuple[int, ...]) -> list[float]:
-    """Add up parts of a step's time, repeat by repeat."""
-    return [sum(one[part] for part in parts) for one in milliseconds]
+def add_parts(milliseconds: list[list[float]], parts: tuple[int, ...]) -> list[float]:
+    """Add parts of a step's time, for each repeat."""
+    return [sum(step[part] for part in parts) for step in milliseconds]
 
 
-def medians(milliseconds: list[list[float]]) -> str:
+def format_medians(milliseconds: list[list[float]]) -> str:
     """Write the median of each part of a step's time."""
-    rollout, update = (statistics.median(total(milliseconds, (part,))) for part in (0, 1))
+    rollout, update = (statistics.median(add_parts(milliseconds, (part,))) for part in (0, 1))
     return f"{rollout:.3f} + {update:.3f} ms"
 
 
-def compile_seconds(measured: dict[str, Any]) -> float:
-    """Return what a side took before it was measured, less what its steps take when all is compiled."""
-    step = statistics.median(total(measured["milliseconds"], (0, 1)))
+def compute_compile_seconds(measured: dict[str, Any]) -> float:
+    """Return the seconds of a side before it was measured, minus those of as many steps when all is compiled."""
+    step = statistics.median(add_parts(measured["milliseconds"], (0, 1)))
     seconds: float = measured["start_seconds"] - measured["warm_up"] * step / 1e3
     return seconds
 

@@ -1,8 +1,8 @@
-"""Train Tianshou's DQN with the settings of its example discrete_dqn, as `solve.py` asks; not to be called by hand.
+"""Train Tianshou's DQN with the settings of its example discrete_dqn; `solve.py` starts this process.
 
-Says on stdout which versions it runs. Then each line of stdin is a training, the JSON of [seed, threshold, most steps
-or null, whether to stop by the example's tests]; it is answered by a line as `solve.py` has its outcomes. This runs in
-Tianshou's environment, where the toolkit is not installed.
+First it writes its versions to stdout. Then each line of stdin is a training: the JSON of [seed, threshold, maximum of
+timesteps or null, whether to stop by the example's tests]. The answer is a line with an outcome of `solve.py`. This
+runs in Tianshou's Python environment, where the toolkit is not installed.
 """
 
 from __future__ import annotations
@@ -29,51 +29,51 @@ from tianshou.utils.net.common import Net
 EPOCHS, EPOCH_STEPS = 10, 10_000
 
 
-class Stopped(Exception):  # noqa: N818 - as StopIteration, no error
-    """Ends a training, which Tianshou itself ends by tests alone."""
+class StopTraining(Exception):  # noqa: N818 - like StopIteration, this is no error
+    """End a training; Tianshou itself ends one only by its tests."""
 
 
-class Watched(Collector):
-    """Knows the last 100 training returns."""
+class ReturnsCollector(Collector):
+    """A collector that has the last 100 training returns."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.last_returns: deque[float] = deque(maxlen=100)
 
-    def collect(self, *arguments: Any, **more: Any) -> Any:
-        """Collect as ever, and keep the returns of the episodes that ended."""
-        stats = super().collect(*arguments, **more)
+    def collect(self, *arguments: Any, **options: Any) -> Any:
+        """Collect, and store the returns of the episodes that ended."""
+        stats = super().collect(*arguments, **options)
         self.last_returns.extend(stats.returns)
         return stats
 
 
 def main() -> None:
-    """Answer until there are no more questions."""
+    """Train for each line of stdin."""
     torch.set_num_threads(1)
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # other output is no answer
     versions = {"python": platform.python_version()}
     print(json.dumps(versions | {name: version(name) for name in ("tianshou", "torch")}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(train(*json.loads(line))), file=answers, flush=True)
 
 
-def train(seed: int, threshold: float, most: int | None, tested: bool) -> dict[str, Any]:
-    """Train once, and time it until it is solved."""
+def train(seed: int, threshold: float, max_timesteps: int | None, is_tested: bool) -> dict[str, Any]:
+    """Train once and time it until CartPole is solved."""
     np.random.seed(seed)
     torch.manual_seed(seed)
-    limit = min(most or EPOCHS * EPOCH_STEPS, EPOCHS * EPOCH_STEPS)
+    limit = min(max_timesteps or EPOCHS * EPOCH_STEPS, EPOCHS * EPOCH_STEPS)
     algorithm, env = build()
-    training = Watched(algorithm, envs(10, seed), VectorReplayBuffer(20_000, 10), exploration_noise=True)
+    training = ReturnsCollector(algorithm, make_envs(10, seed), VectorReplayBuffer(20_000, 10), exploration_noise=True)
 
     def stop(*_: int) -> None:
-        solved = len(training.last_returns) == 100 and sum(training.last_returns) >= 100 * threshold
-        if training.collect_step >= limit or (solved and not tested):
-            raise Stopped
+        is_solved = len(training.last_returns) == 100 and sum(training.last_returns) >= 100 * threshold
+        if training.collect_step >= limit or (is_solved and not is_tested):
+            raise StopTraining
 
     example: dict[str, Any] = {}
-    if tested:
+    if is_tested:
         example = {
-            "test_collector": Collector(algorithm, envs(100, seed + 10), exploration_noise=True),
+            "test_collector": Collector(algorithm, make_envs(100, seed + 10), exploration_noise=True),
             "test_step_num_episodes": 100,
             "stop_fn": lambda mean_return: mean_return >= threshold,
             "test_in_training": True,
@@ -91,15 +91,15 @@ def train(seed: int, threshold: float, most: int | None, tested: bool) -> dict[s
         **example,
     )
     start = time.perf_counter()
-    solved = False
+    is_solved = False
     try:
         best = algorithm.run_training(params).best_score
-        solved = tested and best >= threshold
-    except Stopped:
-        solved = not tested and sum(training.last_returns) >= 100 * threshold
+        is_solved = is_tested and best >= threshold
+    except StopTraining:
+        is_solved = not is_tested and sum(training.last_returns) >= 100 * threshold
     trained = time.perf_counter() - start
     env.close()
-    return {"seconds": trained if solved else None, "timesteps": training.collect_step, "trained_seconds": trained}
+    return {"seconds": trained if is_solved else None, "timesteps": training.collect_step, "trained_seconds": trained}
 
 
 def build() -> tuple[DQN, gym.Env[Any, Any]]:
@@ -111,11 +111,11 @@ def build() -> tuple[DQN, gym.Env[Any, Any]]:
     return DQN(policy=policy, optim=optimizer, gamma=0.9, n_step_return_horizon=3, target_update_freq=320), env
 
 
-def envs(number: int, seed: int) -> DummyVectorEnv:
+def make_envs(number: int, seed: int) -> DummyVectorEnv:
     """Build environments with a limit of 200 steps."""
-    made = DummyVectorEnv([lambda: gym.make("CartPole-v1", max_episode_steps=200) for _ in range(number)])
-    made.seed(seed)
-    return made
+    envs = DummyVectorEnv([lambda: gym.make("CartPole-v1", max_episode_steps=200) for _ in range(number)])
+    envs.seed(seed)
+    return envs
 
 
 if __name__ == "__main__":

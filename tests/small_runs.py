@@ -15,7 +15,7 @@ from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import TrainingError
 
 # names the differences between two run directories; the script that kills training uses it too
-find_differences = runpy.run_path(str(PROJECT / "benchmarks" / "comparison.py"))["differences"]
+find_differences = runpy.run_path(str(PROJECT / "benchmarks" / "comparison.py"))["list_differences"]
 
 OFF_POLICY = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 2}
 CONTINUOUS = {"learning_starts": 100, "buffer_size": 1_000, "batch_size": 16, "train_freq": 8}

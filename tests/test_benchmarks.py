@@ -1,41 +1,67 @@
-"""The benchmarks run, and what they write in words is what they measured."""
+"""The benchmarks run, and their pages say what they measured."""
 
 from __future__ import annotations
 
 import json
 import random
-import runpy
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import pytest
 from support import PROJECT
 
-pytestmark = pytest.mark.slow
+import toolkit
+
+BENCHMARKS = PROJECT / "benchmarks"
+ImportBenchmark = Callable[[str], ModuleType]
+RunBenchmark = Callable[..., tuple[Any, str]]
 
 
-def run(script: str, results: Path, *arguments: str | Path) -> tuple[Any, str]:
-    """Run a benchmark at a small size; return what it measured, and the page it wrote."""
-    command = [sys.executable, PROJECT / "benchmarks" / f"{script}.py", *arguments, "--results", results]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    written = json.loads((results / f"{script}.json").read_text())
-    page = (results / f"{script}.md").read_text()
-    assert f"`{written['command']}`" in page
-    assert f"Python {written['machine']['python']}" in page
-    assert page in done.stdout
-    return written["measured"], page
+@pytest.fixture
+def import_benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportBenchmark]:
+    """Import a script of the benchmarks as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    names_before = {*sys.modules}
+    yield import_module
+    for name in {*sys.modules} - names_before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCHMARKS:
+            del sys.modules[name]
 
 
-def spread(values: list[float], digits: int = 2) -> str:
+@pytest.fixture
+def run_benchmark(
+    import_benchmark: ImportBenchmark,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> RunBenchmark:
+    """Run a benchmark in this process; return what it measured, and the page it wrote."""
+
+    def run(script: str, *arguments: str | Path) -> tuple[Any, str]:
+        argv = [f"{BENCHMARKS / script}.py", *map(str, arguments), "--results", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", argv)
+        import_benchmark(script).main()
+        results = json.loads((tmp_path / f"{script}.json").read_text())
+        page = (tmp_path / f"{script}.md").read_text()
+        assert f"`{results['command']}`" in page
+        assert f"Python {results['machine']['python']}" in page
+        assert page in capsys.readouterr().out
+        return results["measured"], page
+
+    return run
+
+
+def format_spread(values: list[float], digits: int = 2) -> str:
     return f"{median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
-def test_throughput(tmp_path: Path) -> None:
-    measured, page = run("throughput", tmp_path, "--rows", "c", "--steps", "160", "--repeats", "2")
+def test_throughput_page_has_ratios_of_each_side(run_benchmark: RunBenchmark) -> None:
+    measured, page = run_benchmark("throughput", "--rows", "c", "--steps", "160", "--repeats", "2")
     sides = {name: side["milliseconds"] for name, side in measured["c"].items()}
     assert [*sides] == ["SB3 DQN", "eager", "eager, on the toolkit's environments"]
     for ours in [*sides][1:]:
@@ -43,96 +69,119 @@ def test_throughput(tmp_path: Path) -> None:
         parts = [[theirs[part] / mine[part] for theirs, mine in pairs] for part in (0, 1)]
         both = [sum(theirs) / sum(mine) for theirs, mine in pairs]
         (line,) = [line for line in page.splitlines() if f"; {ours} |" in line]
-        assert f" | {' | '.join(map(spread, [*parts, both]))} | " in line
+        assert f" | {' | '.join(map(format_spread, [*parts, both]))} | " in line
 
 
-def test_acting(tmp_path: Path) -> None:
-    measured, page = run("acting", tmp_path, "--steps", "20", "--repeats", "2")
+def test_acting_parts_add_up_to_the_sum(run_benchmark: RunBenchmark) -> None:
+    measured, page = run_benchmark("acting", "--steps", "20", "--repeats", "2")
     sides = [*measured][2:]
     assert sides == ["SB3 DQN", "eager", "eager, on the toolkit's environments"]
     for side in sides:
-        for one in measured[side]:
-            assert one["sum"] == pytest.approx(sum(time for part, time in one.items() if part != "sum"))
-    sums = [[one["sum"] for one in measured[side]] for side in sides]
-    over = [spread([theirs / mine for theirs, mine in zip(sums[0], ours, strict=True)]) for ours in sums]
-    assert f"| SB3's over it | {' | '.join(over)} |" in page
+        for times in measured[side]:
+            assert times["sum"] == pytest.approx(sum(time for part, time in times.items() if part != "sum"))
+    sums = [[times["sum"] for times in measured[side]] for side in sides]
+    ratios = [format_spread([theirs / mine for theirs, mine in zip(sums[0], ours, strict=True)]) for ours in sums]
+    assert f"| SB3's over it | {' | '.join(ratios)} |" in page
 
 
-def test_growth(tmp_path: Path) -> None:
-    sizes = ["--envs", "2", "--widths", "16", "--buffers", "20000", "--steps", "40", "--repeats", "2"]
-    measured, page = run("growth", tmp_path, *sizes)
-    for what, size in (("environments", "2"), ("width", "16"), ("buffer", "20000")):
-        theirs, ours = measured[what][size]["SB3 DQN"], measured[what][size]["DoubleDQN"]
-        ratio = spread([one / other for one, other in zip(theirs, ours, strict=True)])
-        speed = spread([1e3 / one for one in ours], 0)
-        assert f" | {speed} | {ratio} |\n" in page.partition(f"| {what} |")[2]
+def test_growth_page_has_a_table_per_quantity(run_benchmark: RunBenchmark) -> None:
+    sizes = ["--envs", "2", "--widths", "16", "--buffers", "2000", "--steps", "40", "--repeats", "2"]
+    measured, page = run_benchmark("growth", *sizes)
+    for quantity, size in (("environments", "2"), ("width", "16"), ("buffer", "2000")):
+        theirs, ours = measured[quantity][size]["SB3 DQN"], measured[quantity][size]["DoubleDQN"]
+        ratio = format_spread([their / our for their, our in zip(theirs, ours, strict=True)])
+        speed = format_spread([1e3 / milliseconds for milliseconds in ours], 0)
+        assert f" | {speed} | {ratio} |\n" in page.partition(f"| {quantity} |")[2]
 
 
-def test_features(tmp_path: Path) -> None:
-    measured, page = run("features", tmp_path, "--envs", "2", "--steps", "100", "--repeats", "2")
+def test_features_page_has_the_added_time_of_each(run_benchmark: RunBenchmark) -> None:
+    measured, page = run_benchmark("features", "--envs", "2", "--steps", "60", "--repeats", "2")
     whole, trained, bare = (
         [processor for processor, _ in measured["2"][name]]
         for name in ("learn()", "success + progress + logging", "learn(), few updates")
     )
-    added = [one - other for one, other in zip(trained, bare, strict=True)]
-    percent = [100 * more / all_of_it for more, all_of_it in zip(added, whole, strict=True)]
+    added = [time - base for time, base in zip(trained, bare, strict=True)]
+    percent = [100 * time / total for time, total in zip(added, whole, strict=True)]
     (line,) = [line for line in page.splitlines() if line.startswith("| success + progress + logging |")]
-    assert f" | {spread(added)} | " in line
-    assert line.endswith(f" | {spread(percent, 1)} |")
+    assert f" | {format_spread(added)} | " in line
+    assert line.endswith(f" | {format_spread(percent, 1)} |")
     assert len(measured["2"]) == 13
 
 
-def test_process(tmp_path: Path, config_file: Path) -> None:
-    measured, page = run("process", tmp_path, config_file, "--repeats", "1", "--cold")
-    for command, ((seconds, memory),) in measured.items():
-        assert f"| `{command}` | {spread([seconds])} | {spread([memory], 0)} |" in page
-    assert measured["toolkit --help"][0][0] < measured["toolkit train"][0][0]
-    assert measured["toolkit --help"][0][1] < measured["toolkit train"][0][1]
+def test_process_page_has_seconds_and_memory(run_benchmark: RunBenchmark) -> None:
+    measured, page = run_benchmark("process", "--commands", "toolkit --help", "--repeats", "1", "--cold")
+    ((seconds, memory),) = measured["toolkit --help"]
+    assert f"| `toolkit --help` | {format_spread([seconds])} | {format_spread([memory], 0)} |" in page
+    assert seconds > 0
+    assert 5 < memory < 500
 
 
-def test_report_runs(tmp_path: Path) -> None:
+def test_report_runs_writes_runs_that_a_report_reads(
+    import_benchmark: ImportBenchmark, run_benchmark: RunBenchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(command: list[str]) -> tuple[float, float]:
+        assert command[1] == "report"
+        toolkit.report(command[2])
+        return 1.5, 300.0
+
+    monkeypatch.setattr(import_benchmark("report_runs"), "run", report)
     sizes = ["--runs", "4", "--seeds", "2", "--episodes", "150", "--repeats", "1"]
-    measured, page = run("report_runs", tmp_path, *sizes)
-    ((seconds, memory),) = measured["4"]["seconds_and_mebibytes"]
-    assert f"| 4 | {spread([seconds])} | {spread([memory], 0)} | {measured['4']['page_bytes'] / 2**20:.2f} |" in page
+    measured, page = run_benchmark("report_runs", *sizes)
+    size = measured["4"]["page_bytes"] / 2**20
+    assert f"| 4 | {format_spread([1.5])} | {format_spread([300.0], 0)} | {size:.2f} |" in page
 
 
-def test_solve(tmp_path: Path) -> None:
-    small = ["--seeds", "0", "1", "--threshold", "9", "--timesteps", "6000", "--sides", "toolkit", "SB3 PPO"]
-    measured, page = run("solve", tmp_path, *small)
+@pytest.mark.slow
+def test_solve_page_compares_solved_seeds(run_benchmark: RunBenchmark) -> None:
+    sizes = ["--seeds", "0", "1", "--threshold", "9", "--timesteps", "6000", "--sides", "toolkit", "SB3 PPO"]
+    measured, page = run_benchmark("solve", *sizes)
     ours, theirs = (measured["seeds"]["0"][name]["seconds"] for name in ("toolkit", "SB3 PPO"))
     assert "| solved | 1 of 1 | 1 of 1 |" in page
     assert f"| median, times ours | 1.00 | {theirs / ours:.2f} |" in page
 
 
-def test_a_seed_that_is_not_solved_counts_as_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
-    page = runpy.run_path(str(PROJECT / "benchmarks" / "solve.py"))["page"]
+def test_solve_counts_unsolved_seed_as_slowest(import_benchmark: ImportBenchmark) -> None:
+    format_results = import_benchmark("solve").format_results
 
-    def seed(ours: float, theirs: float | None) -> dict[str, Any]:
-        outcomes = {"toolkit": ours, "SB3 DQN": theirs}
-        return {name: {"seconds": one, "timesteps": 9, "trained_seconds": 7.0} for name, one in outcomes.items()}
+    def make_outcomes(ours: float, theirs: float | None) -> dict[str, Any]:
+        times = {"toolkit": ours, "SB3 DQN": theirs}
+        return {name: {"seconds": seconds, "timesteps": 9, "trained_seconds": 7.0} for name, seconds in times.items()}
 
-    first_two = {0: seed(1.0, None), 1: seed(2.0, 3.0)}
-    written = page(["toolkit", "SB3 DQN"], {"warm_up": seed(1.0, 1.0), "seeds": first_two})
-    assert "| 0 | 1.00 s, 9 steps | no, in 9 steps, 7.00 s |" in written
-    assert "| solved | 2 of 2 | 1 of 2 |\n| median | 1.50 s | not solved |" in written
-    written = page(["toolkit", "SB3 DQN"], {"warm_up": seed(1.0, 1.0), "seeds": first_two | {2: seed(4.0, 5.0)}})
-    assert "| median | 2.00 s | 5.00 s |" in written
-    assert "| median, times ours | 1.00 | 2.50 |" in written
+    seeds = {0: make_outcomes(1.0, None), 1: make_outcomes(2.0, 3.0)}
+    page = format_results(["toolkit", "SB3 DQN"], {"warm_up": make_outcomes(1.0, 1.0), "seeds": seeds})
+    assert "| 0 | 1.00 s, 9 steps | no, in 9 steps, 7.00 s |" in page
+    assert "| solved | 2 of 2 | 1 of 2 |\n| median | 1.50 s | not solved |" in page
+    seeds[2] = make_outcomes(4.0, 5.0)
+    page = format_results(["toolkit", "SB3 DQN"], {"warm_up": make_outcomes(1.0, 1.0), "seeds": seeds})
+    assert "| median | 2.00 s | 5.00 s |" in page
+    assert "| median, times ours | 1.00 | 2.50 |" in page
 
 
-def test_a_killed_run_that_cannot_be_gone_on_with_counts_as_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
-    kill = runpy.run_path(str(PROJECT / "benchmarks" / "kill.py"))
+def test_kill_counts_run_that_cannot_resume_as_lost(tmp_path: Path, import_benchmark: ImportBenchmark) -> None:
+    kill = import_benchmark("kill")
     (tmp_path / "disturbed-1").mkdir()
     (tmp_path / "disturbed-1" / "config.yaml").write_text("timesteps: none\n")
-    kills, found = kill["disturbed"](tmp_path / "1", "ppo", 0.1, random.Random(0), tmp_path)
+    kills, problems = kill.train_disturbed(tmp_path / "1", "ppo", 0.1, random.Random(0), tmp_path)
     assert len(kills) in (2, 3)
-    assert not any(kills)  # each hit start-up
-    (said,) = found
-    assert said.startswith("status 2: ")
-    page = kill["page"]({"ppo": {"kills": 3, "while it trained": 1, "survived": 0, "differences": found}})
+    assert not any(kills), "each kill hit the start-up"
+    (problem,) = problems
+    assert problem.startswith("status 2: ")
+    counts = {"kills": 3, "while it trained": 1, "survived": 0, "differences": problems}
+    page = kill.format_results({"ppo": counts})
     assert "| ppo | 3 | 1 | 0 |\n| all | 3 | 1 | 0 |\n\n- ppo: status 2: " in page
+
+
+def test_fingerprint_names_each_difference(
+    import_benchmark: ImportBenchmark, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fingerprint = import_benchmark("fingerprint")
+    before = fingerprint.fingerprint(config_file, timesteps=100)
+    after = json.loads(json.dumps(before))
+    after["result.json"]["new_key"] = 1.0
+    assert fingerprint.list_differences({"small.yaml": before}, {"small.yaml": after}) == []
+    after |= {"weights": "other", "result.json": after["result.json"] | {"episodes": -1}}
+    assert fingerprint.list_differences({"a": before, "small.yaml": before}, {"small.yaml": after}) == [
+        "a: missing after the change",
+        "small.yaml: weights",
+        f"small.yaml: result.json: episodes: {before['result.json']['episodes']} became -1",
+    ]

@@ -146,7 +146,7 @@ def wandb_processes(pid: int) -> list[int]:
 def differences(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], list[str]]:
     """Name what differs between two runs' results, as the script that kills training does."""
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
-    return runpy.run_path(str(PROJECT / "benchmarks" / "kill.py"))["differences"]
+    return runpy.run_path(str(PROJECT / "benchmarks" / "comparison.py"))["list_differences"]
 
 
 MLFLOW = {"name": "mlflow", "params": {"experiment": "cartpole"}}
