@@ -6,6 +6,7 @@ Each command is a clean copy: the server has started no thread, no process and n
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
@@ -48,11 +49,19 @@ class Command:
         err, err_end = os.pipe()
         self._status, status_end = os.pipe()
         outputs = [out_end, err_end] if terminal is None else [terminal, terminal]
-        socket.send_fds(_server()[0], [json.dumps(request).encode()], [*outputs, status_end])
+        socket.send_fds(_server(), [json.dumps(request).encode()], [*outputs, status_end])
         for end in (out_end, err_end, status_end):
             os.close(end)
         self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
         self.pid = int(os.read(self._status, 32))
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
 
     def poll(self) -> int | None:
         return self._poll(0.0)
@@ -102,7 +111,7 @@ class Command:
 
 
 @cache
-def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _server() -> socket.socket:
     """Start the server, once; it ends when this process closes its end of the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -114,7 +123,13 @@ def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         cwd=Path(__file__).parent,
     )
     theirs.close()
-    return ours, process
+    atexit.register(_stop_server, ours, process)
+    return ours
+
+
+def _stop_server(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    connection.close()
+    process.wait()
 
 
 def serve(requests: socket.socket) -> None:
@@ -122,10 +137,12 @@ def serve(requests: socket.socket) -> None:
     import toolkit.cli.app
     import toolkit.evaluation.preload  # noqa: F401 - to have it imported
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for the commands
     while True:
         message, fds, *_ = socket.recv_fds(requests, _MAX_REQUEST, 3)
         if not message:
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, 0):
+                    pass
             return
         if os.fork() == 0:
             requests.close()
@@ -133,11 +150,13 @@ def serve(requests: socket.socket) -> None:
             return
         for fd in fds:
             os.close(fd)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def _attend(request: dict[str, Any], out: int, err: int, status: int) -> None:
     """Run a command in a process of its own; tell its number, and how it has ended."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         os.close(status)

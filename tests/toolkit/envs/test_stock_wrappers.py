@@ -1,4 +1,4 @@
-"""Gymnasium's own wrappers by path, with no code."""
+"""A config names Gymnasium's own wrappers by their import path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toolkit import load_config, train
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*precision lowered.*", "ignore:.*A Box observation space.*")
-def test_a_stock_wrapper_trains_by_its_path(wrapper: str) -> None:
+def test_gymnasium_wrapper_trains_by_import_path(wrapper: str) -> None:
     algorithm = "{name: ppo, params: {n_steps: 32, batch_size: 32}}"
     Path("c.yaml").write_text(
         f"timesteps: 64\nenv: {{id: Pendulum-v1, wrappers: [{wrapper}]}}\nalgorithm: {algorithm}\n"

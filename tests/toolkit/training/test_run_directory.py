@@ -1,4 +1,4 @@
-"""The run directory: how it is made, opened, found and written to."""
+"""A run directory is created, opened, found, locked and written to."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def config(config_file: Path) -> RunConfig:
     return load_config(config_file)
 
 
-def test_a_new_run_has_its_config_and_environment_and_nothing_else(config: RunConfig) -> None:
+def test_new_run_has_only_config_and_environment(config: RunConfig) -> None:
     run = Run.create(config)
     assert run.directory == Path("runs/small-1")
     assert files_in(run.directory) == {"config.yaml", "environment.json"}
 
 
-def test_a_run_config_reads_back_as_the_same_config(config: RunConfig) -> None:
+def test_config_of_run_reads_back_unchanged(config: RunConfig) -> None:
     run = Run.create(config)
     assert load_config(run.directory / "config.yaml").model_dump() == config.model_dump()
     assert Run.open(run.directory).config.model_dump() == config.model_dump()
 
 
-def test_runs_are_numbered_after_the_highest_number_taken(config: RunConfig) -> None:
+def test_new_run_gets_number_after_highest_existing(config: RunConfig) -> None:
     Path("runs/small-7").mkdir(parents=True)
     Path("runs/small-7b").mkdir()
     Path("runs/small").mkdir()
@@ -42,11 +42,11 @@ def test_runs_are_numbered_after_the_highest_number_taken(config: RunConfig) -> 
     assert [Run.create(config).directory.name for _ in range(2)] == ["small-8", "small-9"]
 
 
-def test_runs_made_at_the_same_time_get_different_directories(config: RunConfig) -> None:
-    together = threading.Barrier(8, timeout=10)
+def test_simultaneous_runs_get_different_directories(config: RunConfig) -> None:
+    barrier = threading.Barrier(8, timeout=10)
 
     def create(_: int) -> str:
-        together.wait()
+        barrier.wait()
         return Run.create(config).directory.name
 
     with ThreadPoolExecutor(8) as pool:
@@ -55,7 +55,7 @@ def test_runs_made_at_the_same_time_get_different_directories(config: RunConfig)
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_run_can_be_put_in_an_empty_or_absent_directory(config: RunConfig, exists: bool) -> None:
+def test_run_is_created_in_empty_or_absent_directory(config: RunConfig, exists: bool) -> None:
     out = Path("deep/inside")
     if exists:
         out.mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_a_run_can_be_put_in_an_empty_or_absent_directory(config: RunConfig, exi
     assert not Path("runs").exists()
 
 
-def test_a_run_is_not_put_over_other_files(config: RunConfig) -> None:
+def test_nonempty_directory_is_refused(config: RunConfig) -> None:
     out = Path("mine")
     out.mkdir()
     (out / "notes.txt").write_text("keep me")
@@ -74,7 +74,7 @@ def test_a_run_is_not_put_over_other_files(config: RunConfig) -> None:
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
-def test_a_run_in_the_place_of_a_file_is_refused(config: RunConfig, out: str) -> None:
+def test_path_of_file_is_refused(config: RunConfig, out: str) -> None:
     Path("file").write_text("keep me")
     with pytest.raises(RunError, match=r"another directory|new directory"):
         Run.create(config, Path(out))
@@ -85,7 +85,7 @@ FORKS = pytest.mark.filterwarnings("ignore:This process .*fork:DeprecationWarnin
 
 
 @FORKS
-def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile(config: RunConfig) -> None:
+def test_released_lock_is_free_while_forked_process_lives(config: RunConfig) -> None:
     run = Run.create(config)
     with run.lock():
         forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
@@ -99,7 +99,7 @@ def test_a_lock_that_is_given_back_is_free_though_a_process_was_forked_meanwhile
 
 
 @FORKS
-def test_a_copy_of_a_process_does_not_give_its_lock_back(config: RunConfig) -> None:
+def test_forked_process_does_not_release_lock_of_parent(config: RunConfig) -> None:
     run = Run.create(config)
     lock = run.lock()
     with lock:
@@ -111,25 +111,25 @@ def test_a_copy_of_a_process_does_not_give_its_lock_back(config: RunConfig) -> N
             pass
 
 
-def test_a_directory_that_does_not_exist_is_no_run() -> None:
+def test_open_refuses_absent_directory() -> None:
     with pytest.raises(RunError, match="nowhere: does not exist"):
         Run.open(Path("nowhere"))
 
 
-def test_a_directory_without_a_config_is_no_run(config_file: Path) -> None:
+def test_open_refuses_directory_without_config(config_file: Path) -> None:
     with pytest.raises(RunError, match="is not a run directory"):
         Run.open(config_file.parent)
     with pytest.raises(RunError, match="is not a run directory"):
         Run.open(config_file)
 
 
-def test_the_newest_run_is_the_one_started_last(config: RunConfig) -> None:
+def test_newest_run_is_the_last_one_started(config: RunConfig) -> None:
     first, second = Run.create(config), Run.create(config, Path("runs/a-name-that-sorts-first"))
     first.write("result.json", "{}")  # ended last, but started first
     assert Run.newest().directory == second.directory
 
 
-def test_without_any_run_there_is_no_newest() -> None:
+def test_newest_without_any_run_raises_run_error() -> None:
     with pytest.raises(RunError, match="has no run yet"):
         Run.newest()
     Path("runs/empty").mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_without_any_run_there_is_no_newest() -> None:
         Run.newest()
 
 
-def test_a_file_is_written_whole_and_leaves_no_temporary(config: RunConfig) -> None:
+def test_write_leaves_no_temporary_file(config: RunConfig) -> None:
     run = Run.create(config)
     for text in ("first\n", "sécond\n"):
         run.write("notes.txt", text)
@@ -145,7 +145,7 @@ def test_a_file_is_written_whole_and_leaves_no_temporary(config: RunConfig) -> N
     assert files_in(run.directory) == {"config.yaml", "environment.json", "notes.txt"}
 
 
-def test_a_file_that_is_being_replaced_is_always_whole(config: RunConfig) -> None:
+def test_reader_never_sees_partly_written_file(config: RunConfig) -> None:
     run = Run.create(config)
     versions = {"a" * 100_000, "b" * 100_000}
     path = run.directory / "notes.txt"
@@ -157,7 +157,7 @@ def test_a_file_that_is_being_replaced_is_always_whole(config: RunConfig) -> Non
         writing.result()
 
 
-def test_a_write_that_fails_leaves_the_old_file(config: RunConfig) -> None:
+def test_failed_write_keeps_old_file(config: RunConfig) -> None:
     run = Run.create(config)
     run.write("notes.txt", "old")
     with pytest.raises(UnicodeEncodeError):
@@ -165,8 +165,16 @@ def test_a_write_that_fails_leaves_the_old_file(config: RunConfig) -> None:
     assert (run.directory / "notes.txt").read_text() == "old"
 
 
-def test_the_result_is_none_until_it_is_written(config: RunConfig) -> None:
+def test_result_is_none_until_it_is_written(config: RunConfig) -> None:
     run = Run.create(config)
     assert run.result is None
-    run.write("result.json", json.dumps({"status": "finished"}))
+    run.write("result.json", json.dumps({"status": "finished"}))  # version 0.1.0 has no mean_return
     assert Run.open(run.directory).result == {"status": "finished"}
+
+
+@pytest.mark.parametrize("mean_return", ["much", [1.0], True])
+def test_result_with_other_type_of_mean_return_is_damaged(config: RunConfig, mean_return: object) -> None:
+    run = Run.create(config)
+    run.write("result.json", json.dumps({"status": "finished", "mean_return": mean_return}))
+    with pytest.raises(RunError, match="is damaged"):
+        _ = run.result

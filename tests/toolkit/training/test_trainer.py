@@ -1,19 +1,19 @@
-"""A config to a run directory: what is in it, that it repeats, and how training ends."""
+"""Training writes a run directory, repeats exactly, and ends with a status."""
 
 from __future__ import annotations
 
 import csv
 import json
 import signal
-import subprocess
 import time
 import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,15 +27,15 @@ RESULT_KEYS = {"status", "seed", "timesteps", "episodes", "seconds", "mean_retur
 CLOCK_COLUMNS = {"time/fps", "time/time_elapsed"}
 
 
-class EpisodeEnds(BaseCallback):
+class EpisodeNotes(BaseCallback):
     """Notes the episodes that SB3 itself sees, environment by environment."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ends: list[tuple[float, int]] = []
+        self.episodes: list[tuple[float, int]] = []
 
     def _on_step(self) -> bool:
-        self.ends += [
+        self.episodes += [
             (info["episode"]["r"], info["episode"]["l"]) for info in self.locals["infos"] if "episode" in info
         ]
         return True
@@ -50,65 +50,70 @@ class Failing(BaseCallback):
         return True
 
 
-def small_run(directory: Path, *overrides: str, callbacks: tuple[BaseCallback, ...] = ()) -> Run:
+def train_small_run(directory: Path, *overrides: str, callbacks: tuple[BaseCallback, ...] = ()) -> Run:
     """Train the small config into `directory/run`."""
     path = directory / "small.yaml"
     path.write_text(SMALL_CONFIG)
     return train(load_config(path, overrides), directory / "run", callbacks)
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV file, past a first line that is a comment."""
     lines = path.read_text().splitlines()
     return [*csv.DictReader(lines[1:] if lines and lines[0].startswith("#") else lines)]
 
 
-def without(rows: list[dict[str, str]], columns: set[str]) -> list[dict[str, str]]:
-    """Leave columns out of rows."""
+def drop_columns(rows: list[dict[str, str]], columns: set[str]) -> list[dict[str, str]]:
+    """Return rows without some columns."""
     return [{name: value for name, value in row.items() if name not in columns} for row in rows]
 
 
-def weights(directory: Path) -> dict[str, torch.Tensor]:
+def load_weights(directory: Path) -> dict[str, torch.Tensor]:
     """Load a run's network as an SB3 user would."""
     return DoubleDQN.load(directory / "model.zip").policy.state_dict()
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Tell whether two networks are bit for bit the same."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def is_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Return whether two networks have the same weights, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def assert_same_training(one: Path, other: Path) -> None:
-    """Compare all that two runs should have in common: everything but the clock."""
-    assert equal(weights(one), weights(other))
-    assert without(rows_of(one / "monitor.csv"), {"t"}) == without(rows_of(other / "monitor.csv"), {"t"})
-    progress, other_progress = rows_of(one / "progress.csv"), rows_of(other / "progress.csv")
-    assert without(progress, CLOCK_COLUMNS) == without(other_progress, CLOCK_COLUMNS)
-    assert [*progress[0]] == [*other_progress[0]]
-
-
-@pytest.fixture(scope="module")
-def ends() -> EpisodeEnds:
-    return EpisodeEnds()
+def assert_same_training(first: Path, second: Path) -> None:
+    """Compare everything that two runs have in common: all but wall-clock times."""
+    assert is_equal(load_weights(first), load_weights(second))
+    assert Run.open(first).episodes == Run.open(second).episodes
+    rows, other_rows = read_rows(first / "progress.csv"), read_rows(second / "progress.csv")
+    assert drop_columns(rows, CLOCK_COLUMNS) == drop_columns(other_rows, CLOCK_COLUMNS)
+    assert [*rows[0]] == [*other_rows[0]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, ends: EpisodeEnds) -> Run:
-    """The small config, trained once for the tests that only look."""
-    return small_run(tmp_path_factory.mktemp("training"), callbacks=(ends,))
+def notes() -> EpisodeNotes:
+    return EpisodeNotes()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, notes: EpisodeNotes) -> Run:
+    """The small config, trained once for the tests that only read."""
+    return train_small_run(tmp_path_factory.mktemp("training"), callbacks=(notes,))
 
 
 @pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    """Collect processes that must not outlive the test."""
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.communicate()
+def start() -> Iterator[Callable[..., Any]]:
+    """Start commands that do not outlive the test."""
+    commands: list[Any] = []
+
+    def start_command(*arguments: str | Path, **options: Any) -> Any:
+        commands.append(toolkit_process(arguments, **options))
+        return commands[-1]
+
+    yield start_command
+    for command in commands:
+        command.kill()
+        command.communicate()
 
 
-def wait_for_rows(monitor: Path, process: subprocess.Popen[str], rows: int = 3) -> None:
+def wait_for_rows(monitor: Path, process: Any, rows: int = 3) -> None:
     """Wait until a training process has completed episodes."""
     deadline = time.monotonic() + 120
     while not (monitor.is_file() and monitor.read_text().count("\n") >= 2 + rows):
@@ -117,26 +122,27 @@ def wait_for_rows(monitor: Path, process: subprocess.Popen[str], rows: int = 3) 
         time.sleep(0.02)
 
 
-def test_a_run_directory_has_the_files_that_the_design_names(run: Run) -> None:
+def test_run_directory_has_exactly_the_documented_files(run: Run) -> None:
     names = {name.partition("/")[0] for name in files_in(run.directory)}
     expected = {"config.yaml", "environment.json", "monitor.csv", "progress.csv", "tensorboard", "model.zip"}
     assert names == expected | {"result.json"}
     assert any("tfevents" in path.name for path in (run.directory / "tensorboard").iterdir())
 
 
-def test_the_result_says_how_training_ended(run: Run) -> None:
+def test_result_has_status_seed_steps_and_mean_return(run: Run) -> None:
     result = json.loads((run.directory / "result.json").read_text())
     assert result == run.result
     assert result.keys() == RESULT_KEYS
     assert result["status"] == "finished"
     assert (result["seed"], result["timesteps"]) == (0, 304)  # Double DQN ends after whole `train_freq` steps
-    assert result["episodes"] == len(rows_of(run.directory / "monitor.csv"))
+    assert result["episodes"] == len(read_rows(run.directory / "monitor.csv"))
     assert 0 < result["seconds"] < 60
+    assert result["mean_return"] == pytest.approx(np.mean([raw_return for raw_return, _ in run.episodes[-100:]]))
     assert result["success"]["solved"] is False
 
 
 def test_result_without_criterion_has_mean_return_and_null_success(tmp_path: Path) -> None:
-    run = small_run(tmp_path, "callbacks=[]", "timesteps=120")
+    run = train_small_run(tmp_path, "callbacks=[]", "timesteps=120")
     returns = [raw_return for raw_return, _ in run.episodes]
     result = run.result or {}
     assert returns
@@ -145,18 +151,18 @@ def test_result_without_criterion_has_mean_return_and_null_success(tmp_path: Pat
 
 
 def test_result_without_completed_episode_has_null_mean_return(tmp_path: Path) -> None:
-    result = small_run(tmp_path, "callbacks=[]", "timesteps=4").result or {}
+    result = train_small_run(tmp_path, "callbacks=[]", "timesteps=4").result or {}
     assert (result["episodes"], result["mean_return"]) == (0, None)
 
 
-def test_the_environment_file_has_the_versions_that_were_used(run: Run) -> None:
+def test_environment_json_has_installed_versions(run: Run) -> None:
     environment = json.loads((run.directory / "environment.json").read_text())
     for name in ("stable-baselines3", "gymnasium", "torch", "numpy"):
         assert environment["versions"][name] == version(name)
     assert {"versions", "packages", "platform", "cores", "git_commit"} <= environment.keys()
 
 
-def test_monitor_csv_is_in_the_format_of_sb3(run: Run) -> None:
+def test_monitor_csv_has_sb3_format(run: Run) -> None:
     first, header, *rows = (run.directory / "monitor.csv").read_text().splitlines()
     assert first.startswith("#")
     assert json.loads(first[1:]).keys() == {"t_start", "env_id"}
@@ -167,15 +173,15 @@ def test_monitor_csv_is_in_the_format_of_sb3(run: Run) -> None:
     assert times[-1] <= (run.result or {})["seconds"]
 
 
-def test_monitor_csv_has_the_raw_returns_in_the_order_of_completion(run: Run, ends: EpisodeEnds) -> None:
-    rows = [(float(row["r"]), int(row["l"])) for row in rows_of(run.directory / "monitor.csv")]
-    assert rows == ends.ends
+def test_monitor_csv_has_raw_returns_in_order_of_completion(run: Run, notes: EpisodeNotes) -> None:
+    rows = [(float(row["r"]), int(row["l"])) for row in read_rows(run.directory / "monitor.csv")]
+    assert rows == notes.episodes
     assert all(raw_return == length for raw_return, length in rows)  # CartPole pays 1 a step; the wrapper pays -1
 
 
-def test_progress_csv_has_the_raw_and_the_shaped_mean_return_under_their_own_names(run: Run) -> None:
-    returns = [float(row["r"]) for row in rows_of(run.directory / "monitor.csv")]
-    progress = rows_of(run.directory / "progress.csv")
+def test_progress_csv_has_raw_and_shaped_mean_return(run: Run) -> None:
+    returns = [float(row["r"]) for row in read_rows(run.directory / "monitor.csv")]
+    progress = read_rows(run.directory / "progress.csv")
     for row in progress:
         completed = int(row["time/episodes"])
         assert float(row["rollout/ep_rew_mean"]) == pytest.approx(sum(returns[:completed]) / completed)
@@ -183,72 +189,62 @@ def test_progress_csv_has_the_raw_and_the_shaped_mean_return_under_their_own_nam
     assert progress
 
 
-def test_without_wrappers_no_shaped_return_is_logged(tmp_path: Path) -> None:
-    progress = rows_of(small_run(tmp_path, "env.wrappers=[]").directory / "progress.csv")
+def test_progress_csv_without_wrappers_has_no_shaped_return(tmp_path: Path) -> None:
+    progress = read_rows(train_small_run(tmp_path, "env.wrappers=[]").directory / "progress.csv")
     assert "rollout/ep_rew_mean" in progress[0]
     assert "rollout/ep_shaped_rew_mean" not in progress[0]
 
 
-def test_the_same_config_and_seed_give_the_same_run(run: Run, tmp_path: Path) -> None:
-    assert_same_training(run.directory, small_run(tmp_path).directory)
-
-
-def test_training_on_the_config_of_a_run_repeats_the_run(run: Run, toolkit: Toolkit) -> None:
+def test_training_the_config_of_a_run_repeats_the_run(run: Run, toolkit: Toolkit) -> None:
     assert toolkit("train", run.directory / "config.yaml", "--out", "again").status == 0
     assert_same_training(run.directory, Path("again"))
     assert Path("again/config.yaml").read_bytes() == (run.directory / "config.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("algorithm", ["{name: ppo, params: {n_steps: 16, batch_size: 32}}", "a2c"])
-def test_other_algorithms_repeat_too(tmp_path: Path, algorithm: str) -> None:
+def test_on_policy_algorithm_repeats_run(tmp_path: Path, algorithm: str) -> None:
     files = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        directory = small_run(tmp_path / name, "timesteps=128", f"algorithm={algorithm}").directory
+        directory = train_small_run(tmp_path / name, "timesteps=128", f"algorithm={algorithm}").directory
         with zipfile.ZipFile(directory / "model.zip") as archive:
             network = torch.load(archive.open("policy.pth"), weights_only=True)
-        files.append((without(rows_of(directory / "monitor.csv"), {"t"}), network))
+        files.append((drop_columns(read_rows(directory / "monitor.csv"), {"t"}), network))
     assert files[0][0] == files[1][0]
-    assert equal(files[0][1], files[1][1])
+    assert is_equal(files[0][1], files[1][1])
 
 
-def test_another_seed_gives_another_run(run: Run, config_file: Path, toolkit: Toolkit) -> None:
+def test_other_seed_gives_other_run(run: Run, config_file: Path, toolkit: Toolkit) -> None:
     assert toolkit("train", config_file, "--seed", "1", "--out", "other").status == 0
-    assert not equal(weights(run.directory), weights(Path("other")))
-    assert without(rows_of(run.directory / "monitor.csv"), {"t"}) != without(rows_of(Path("other/monitor.csv")), {"t"})
+    assert not is_equal(load_weights(run.directory), load_weights(Path("other")))
+    assert run.episodes != Run.open(Path("other")).episodes
     assert (Run.open(Path("other")).result or {})["seed"] == 1
 
 
-def test_the_runs_of_a_config_are_numbered(config_file: Path, toolkit: Toolkit) -> None:
-    printed = [toolkit("train", config_file, "--quiet", "--set", "timesteps=20").out for _ in range(2)]
-    assert printed == ["runs/small-1\n", "runs/small-2\n"]
-    assert {path.name for path in Path("runs").iterdir()} == {"small-1", "small-2"}
+def test_quiet_prints_only_run_directory(config_file: Path, toolkit: Toolkit) -> None:
+    finished = toolkit("train", config_file, "--quiet", "--out", "mine")
+    assert (finished.status, finished.out, finished.err) == (0, "mine\n", "")
 
 
-def test_quiet_prints_the_run_directory_and_nothing_else(config_file: Path, toolkit: Toolkit) -> None:
-    done = toolkit("train", config_file, "--quiet", "--out", "mine")
-    assert (done.status, done.out, done.err) == (0, "mine\n", "")
+def test_train_prints_run_directory_and_next_commands(config_file: Path, toolkit: Toolkit) -> None:
+    finished = toolkit("train", config_file)
+    assert finished.status == 0
+    assert "runs/small-1" in finished.out
+    assert "evaluate runs/small-1" in finished.out
 
 
-def test_training_prints_the_run_directory_and_what_to_do_next(config_file: Path, toolkit: Toolkit) -> None:
-    done = toolkit("train", config_file)
-    assert done.status == 0
-    assert "runs/small-1" in done.out
-    assert "evaluate runs/small-1" in done.out
-
-
-def test_a_directory_that_is_not_empty_is_refused_before_training(config_file: Path, toolkit: Toolkit) -> None:
+def test_train_refuses_nonempty_directory(config_file: Path, toolkit: Toolkit) -> None:
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("keep me")
-    done = toolkit("train", config_file, "--out", "mine")
-    assert done.status == 2
-    assert "mine: is not empty" in done.err
+    finished = toolkit("train", config_file, "--out", "mine")
+    assert finished.status == 2
+    assert "mine: is not empty" in finished.err
     assert files_in(Path("mine")) == {"notes.txt"}
     with pytest.raises(RunError):
         train(load_config(config_file), Path("mine"))
 
 
-def test_a_model_opens_as_any_model_of_sb3(run: Run) -> None:
+def test_sb3_loads_and_trains_saved_model(run: Run) -> None:
     env = gym.make("CartPole-v1")
     model = DoubleDQN.load(run.directory / "model.zip", env=env)
     assert model.num_timesteps == 304
@@ -259,7 +255,7 @@ def test_a_model_opens_as_any_model_of_sb3(run: Run) -> None:
     assert model.num_timesteps >= 324
 
 
-def test_a_plain_sb3_callback_in_a_file_beside_the_config_is_called(toolkit: Toolkit) -> None:
+def test_sb3_callback_from_file_stops_training(toolkit: Toolkit) -> None:
     Path("mine.py").write_text(
         "from stable_baselines3.common.callbacks import BaseCallback\n\n\n"
         "class StopAt(BaseCallback):\n"
@@ -284,21 +280,21 @@ def test_a_plain_sb3_callback_in_a_file_beside_the_config_is_called(toolkit: Too
         ("{name: double_dqn, params: {train_freq: 50}}", 0),
     ],
 )
-def test_a_criterion_that_is_met_stops_every_algorithm(tmp_path: Path, algorithm: str, extra: int) -> None:
+def test_met_criterion_stops_every_algorithm(tmp_path: Path, algorithm: str, extra: int) -> None:
     overrides = [f"algorithm={algorithm}", "env.n_envs=1", "timesteps=5000", "env.wrappers=[]"]
-    run = small_run(tmp_path, *overrides, "callbacks=[{name: success, params: {threshold: 1, episodes: 2}}]")
+    run = train_small_run(tmp_path, *overrides, "callbacks=[{name: success, params: {threshold: 1, episodes: 2}}]")
     result = run.result or {}
     assert result["status"] == "success"
     assert (result["episodes"], result["success"]["episode"]) == (2, 2)
-    steps = sum(int(row["l"]) for row in rows_of(run.directory / "monitor.csv"))
+    steps = sum(int(row["l"]) for row in read_rows(run.directory / "monitor.csv"))
     assert result["success"]["timestep"] == steps
     assert result["timesteps"] <= steps + extra  # ARS does not listen; the step that follows ends it
     assert run.model_path.is_file()
 
 
-def test_a_callback_that_fails_ends_the_run_with_a_training_error(tmp_path: Path) -> None:
+def test_failing_callback_raises_training_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"failed at timestep 100: ZeroDivisionError: on purpose") as caught:
-        small_run(tmp_path, callbacks=(Failing(),))
+        train_small_run(tmp_path, callbacks=(Failing(),))
     assert caught.value.exit_status == 1
     directory = tmp_path / "run"
     result = Run.open(directory).result or {}
@@ -310,7 +306,7 @@ def test_a_callback_that_fails_ends_the_run_with_a_training_error(tmp_path: Path
     assert DoubleDQN.load(directory / "model.zip").num_timesteps == 100
 
 
-def test_a_run_that_fails_exits_with_1_and_one_message(toolkit: Toolkit) -> None:
+def test_failed_run_exits_with_1_and_one_message(toolkit: Toolkit) -> None:
     Path("mine.py").write_text(
         "from stable_baselines3.common.callbacks import BaseCallback\n\n\n"
         "class Failing(BaseCallback):\n"
@@ -318,62 +314,43 @@ def test_a_run_that_fails_exits_with_1_and_one_message(toolkit: Toolkit) -> None
         "        raise RuntimeError('on purpose')\n"
     )
     Path("small.yaml").write_text(SMALL_CONFIG.partition("callbacks:")[0] + "callbacks: ['./mine.py:Failing']\n")
-    done = toolkit("train", "small.yaml", "--quiet")
-    assert (done.status, done.out) == (1, "")
-    assert "on purpose" in done.err
-    assert "runs/small-1/traceback.txt" in done.err
-    assert "Traceback" not in done.err
-    assert len(done.err.splitlines()) == 2
+    finished = toolkit("train", "small.yaml", "--quiet")
+    assert (finished.status, finished.out) == (1, "")
+    assert "on purpose" in finished.err
+    assert "runs/small-1/traceback.txt" in finished.err
+    assert "Traceback" not in finished.err
+    assert len(finished.err.splitlines()) == 2
 
 
-def test_a_required_success_that_was_not_met_exits_with_3(config_file: Path, toolkit: Toolkit) -> None:
+def test_require_success_exits_with_3_if_not_met(config_file: Path, toolkit: Toolkit) -> None:
     assert toolkit("train", config_file, "--require-success").status == 3
     assert (Run.newest().result or {})["status"] == "finished"
 
 
-def test_a_required_success_that_was_met_exits_with_0(config_file: Path, toolkit: Toolkit) -> None:
-    done = toolkit("train", config_file, "--require-success", "--set", "callbacks.0.params.threshold=5")
-    assert done.status == 0
-    assert done.out.startswith("solved")
+def test_require_success_exits_with_0_if_met(config_file: Path, toolkit: Toolkit) -> None:
+    finished = toolkit("train", config_file, "--require-success", "--set", "callbacks.0.params.threshold=5")
+    assert finished.status == 0
+    assert finished.out.startswith("solved")
     assert (Run.newest().result or {})["status"] == "success"
 
 
-def test_a_required_success_needs_a_criterion(config_file: Path, toolkit: Toolkit) -> None:
-    done = toolkit("train", config_file, "--require-success", "--set", "callbacks=[]")
-    assert done.status == 2
-    assert "needs a success criterion" in done.err
+def test_require_success_without_criterion_is_refused(config_file: Path, toolkit: Toolkit) -> None:
+    finished = toolkit("train", config_file, "--require-success", "--set", "callbacks=[]")
+    assert finished.status == 2
+    assert "needs a success criterion" in finished.err
     assert not Path("runs").exists()
 
 
 @pytest.mark.slow
-def test_processes_started_at_once_get_their_own_directories_and_the_hash_seed_changes_nothing(
-    config_file: Path, processes: list[subprocess.Popen[str]]
-) -> None:
-    for hash_seed in ("1", "2"):
-        processes.append(toolkit_process(["train", config_file, "--quiet"], PYTHONHASHSEED=hash_seed))
-    printed = {process.communicate(timeout=120)[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    assert printed == {"runs/small-1", "runs/small-2"}
-    assert_same_training(Path("runs/small-1"), Path("runs/small-2"))
+def test_hash_seed_of_python_does_not_change_run(run: Run, config_file: Path, start: Callable[..., Any]) -> None:
+    process = start("train", config_file, "--quiet", PYTHONHASHSEED="1")
+    assert process.communicate(timeout=120)[0].strip() == "runs/small-1"
+    assert_same_training(Path("runs/small-1"), run.directory)
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_saves_its_model_and_exits_with_130(
-    config_file: Path, processes: list[subprocess.Popen[str]]
-) -> None:
-    process = toolkit_process(
-        [
-            "train",
-            config_file,
-            "--out",
-            "mine",
-            "--set",
-            "timesteps=10_000_000",
-            "--set",
-            "algorithm.params.compile=false",
-        ]
-    )
-    processes.append(process)
+def test_ctrl_c_saves_model_and_exits_with_130(config_file: Path, start: Callable[..., Any]) -> None:
+    process = start("train", config_file, "--out", "mine", "--set", "timesteps=10_000_000")
     wait_for_rows(Path("mine/monitor.csv"), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -384,12 +361,12 @@ def test_an_interrupted_run_saves_its_model_and_exits_with_130(
     result = Run.open(Path("mine")).result or {}
     assert result.keys() == RESULT_KEYS
     assert result["status"] == "interrupted"
-    assert result["episodes"] == len(rows_of(Path("mine/monitor.csv")))
+    assert result["episodes"] == len(read_rows(Path("mine/monitor.csv")))
     assert DoubleDQN.load("mine/model.zip").num_timesteps == result["timesteps"]
     assert not [name for name in files_in(Path("mine")) if "tmp" in name]
 
 
-def assert_whole(path: Path) -> None:
+def assert_complete(path: Path) -> None:
     """Check one file of a run that was killed."""
     match path.suffix:
         case ".json":
@@ -407,38 +384,23 @@ def assert_whole(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_file_of_a_run_that_was_killed_is_whole(
-    config_file: Path, processes: list[subprocess.Popen[str]]
+@pytest.mark.parametrize(("timesteps", "moment"), [(10_000_000, "in training"), (1_000, "while saving")])
+def test_sigkill_leaves_only_complete_files(
+    timesteps: int, moment: str, config_file: Path, start: Callable[..., Any]
 ) -> None:
-    directories = [Path(f"run-{number}") for number in range(3)]
-    for directory, timesteps in zip(directories, (10_000_000, 10_000_000, 1_000), strict=True):
-        processes.append(
-            toolkit_process(["train", config_file, "--out", directory, "--set", f"timesteps={timesteps}"])
-        )
-
-    def kill_after(seconds: float, directory: Path, process: subprocess.Popen[str]) -> None:
-        wait_for_rows(directory / "monitor.csv", process, rows=1)
-        time.sleep(seconds)
-        process.kill()
-        process.wait()
-
-    def kill_while_saving(directory: Path, process: subprocess.Popen[str]) -> None:
-        while process.poll() is None and not any("model" in path.name for path in directory.glob("*")):
+    run = Path("run")
+    process = start("train", config_file, "--out", run, "--set", f"timesteps={timesteps}")
+    if moment == "in training":
+        wait_for_rows(run / "monitor.csv", process)
+    else:
+        while process.poll() is None and not any("model" in path.name for path in run.glob("*")):
             time.sleep(0.001)
-        process.kill()
-        process.wait()
-
-    with ThreadPoolExecutor(3) as pool:
-        kills = [
-            pool.submit(kill_after, seconds, directories[n], processes[n]) for n, seconds in ((0, 0.01), (1, 0.4))
-        ]
-        kills.append(pool.submit(kill_while_saving, directories[2], processes[2]))
-        for kill in kills:
-            kill.result()
-    for directory in directories:
-        found = [path for path in directory.rglob("*") if path.is_file() and "tmp" not in path.name]
-        assert {"config.yaml", "environment.json", "monitor.csv"} <= {path.name for path in found}
-        for path in found:
-            assert_whole(path)
-    with pytest.raises(RunError, match=r"has no model\.zip"):
-        evaluate(Run.open(directories[0]), 1)
+    process.kill()
+    process.wait()
+    files = [path for path in run.rglob("*") if path.is_file() and "tmp" not in path.name]
+    assert {"config.yaml", "environment.json", "monitor.csv"} <= {path.name for path in files}
+    for path in files:
+        assert_complete(path)
+    if moment == "in training":
+        with pytest.raises(RunError, match=r"has no model\.zip"):
+            evaluate(Run.open(run), 1)

@@ -1,4 +1,4 @@
-"""What no machine's memory holds is refused before it is asked for."""
+"""An allocation beyond the machine's memory fails at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from toolkit.utils.memory import installed_memory, limit_memory_to_installed
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
 
 
-def test_more_than_the_installed_memory_cannot_be_had() -> None:
+def test_allocation_beyond_installed_memory_raises_memory_error() -> None:
     with limit_memory_to_installed(), pytest.raises(MemoryError):
         np.empty(installed_memory() * 5 // 4, dtype=np.uint8)
 
 
-def test_what_the_process_holds_already_does_not_count() -> None:
-    held = np.empty(installed_memory() // 2, dtype=np.uint8)
+def test_limit_does_not_count_present_memory() -> None:
+    present = np.empty(installed_memory() // 2, dtype=np.uint8)
     with limit_memory_to_installed():
-        assert np.empty(installed_memory() * 3 // 4, dtype=np.uint8).nbytes > held.nbytes
+        assert np.empty(installed_memory() * 3 // 4, dtype=np.uint8).nbytes > present.nbytes
 
 
-def test_the_limit_ends_with_what_it_was_for() -> None:
+def test_limit_ends_with_context() -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
