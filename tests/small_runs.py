@@ -30,6 +30,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "tqc": CONTINUOUS,
     "recurrent_ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 1},
 }
+POLICY_PARAMS: dict[str, dict[str, Any]] = {
+    "recurrent_ppo": {"lstm_hidden_size": 8},
+    "qrdqn": {"net_arch": [16, 16], "n_quantiles": 8},
+}
 CONTINUOUS_ACTIONS = ("sac", "td3", "tqc")
 
 
@@ -60,7 +64,6 @@ def make_config(algorithm: str = "double_dqn", env: dict[str, Any] | None = None
             "name": "stable_baselines3.common.noise:OrnsteinUhlenbeckActionNoise",
             "params": {"mean": [0.0], "sigma": [0.3]},
         }
-    is_recurrent = algorithm == "recurrent_ppo"
     parts = {
         "name": "stopped",
         "seed": 3,
@@ -68,9 +71,9 @@ def make_config(algorithm: str = "double_dqn", env: dict[str, Any] | None = None
         "env": {"id": "Pendulum-v1" if algorithm in CONTINUOUS_ACTIONS else "CartPole-v1", **(env or {})},
         "algorithm": {
             "name": algorithm,
-            "policy": "MlpLstmPolicy" if is_recurrent else "MlpPolicy",
+            "policy": "MlpLstmPolicy" if algorithm == "recurrent_ppo" else "MlpPolicy",
             "params": params,
-            "policy_params": {"lstm_hidden_size": 8} if is_recurrent else {"net_arch": [16, 16]},
+            "policy_params": POLICY_PARAMS.get(algorithm, {"net_arch": [16, 16]}),
         },
         "callbacks": [{"name": "success", "params": {"threshold": 1e9, "episodes": 5}}],
         "snapshots": {"every_timesteps": 150},

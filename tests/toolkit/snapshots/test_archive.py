@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import make_config
 from support import files_in
-from trained import config
 
 from toolkit.snapshots import archive
 from toolkit.training.trainer import train
@@ -27,7 +27,7 @@ def test_a_snapshot_that_could_not_be_read_back_costs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(archive, "_MAX_JSON", 1_000)
-    run = train(config(timesteps=200), tmp_path / "run")
+    run = train(make_config(timesteps=200), tmp_path / "run")
     assert (run.result or {})["status"] == "finished"
     assert "no snapshot at timestep 150: state.json would be larger than 0 MiB" in caplog.messages
     assert not files_in(run.directory / "snapshots")

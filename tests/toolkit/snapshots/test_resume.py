@@ -1,16 +1,16 @@
-"""A run that was stopped goes on as if it had never been: the same weights, the same files."""
+"""A run that stops and resumes ends as a run without a break does: with the same weights and the same files."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import itertools
 import json
+import multiprocessing
+import os
 import random
 import shutil
 import signal
-import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.classic_control import CartPoleEnv
+from small_runs import StopAt, find_differences, make_config, train_with_interruptions
 from stable_baselines3.common.callbacks import BaseCallback
-from support import CONFIGS, Toolkit, toolkit_process
-from trained import ALGORITHMS, StopAt, config, differences, stop_and_go_on
+from support import CONFIGS, Toolkit
 
 from toolkit import Run, RunConfig, evaluate, load_config
+from toolkit.algorithms import double_dqn, learner
 from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.evaluation.rollout import limit_episode_steps, play_greedy_episodes
 from toolkit.evaluation.summary import format_run_summary
@@ -31,205 +33,271 @@ from toolkit.snapshots import archive
 from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import RunError, TrainingError
 
-STATISTICS: dict[str, Any] = {
+UninterruptedRun = Callable[[RunConfig], Path]
+ONE_ENV: dict[str, Any] = {}
+FOUR_ENVS: dict[str, Any] = {"n_envs": 4}
+VEC_WRAPPERS: dict[str, Any] = {
     "vec_wrappers": [{"name": "vec_frame_stack", "params": {"n_stack": 2}}, {"name": "vec_normalize"}]
+}
+WRAPPERS: dict[str, Any] = {
+    "wrappers": ["random_first_action", "terminal_reward_clip"],
+    "n_envs": 2,
+    "max_episode_steps": 30,
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("env", [{}, {"n_envs": 4}, STATISTICS], ids=["one", "four", "normalized and stacked"])
-def test_a_run_that_was_broken_off_twice_comes_to_the_same_end(
-    algorithm: str, env: dict[str, Any], tmp_path: Path
+# --- the same end ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    [
+        *(("double_dqn", ONE_ENV), ("double_dqn", FOUR_ENVS), ("double_dqn", VEC_WRAPPERS), ("dqn", VEC_WRAPPERS)),
+        *(("qrdqn", FOUR_ENVS), ("ppo", ONE_ENV), ("ppo", FOUR_ENVS), ("a2c", VEC_WRAPPERS), ("sac", VEC_WRAPPERS)),
+        *(("td3", ONE_ENV), ("td3", FOUR_ENVS), ("tqc", ONE_ENV), ("recurrent_ppo", FOUR_ENVS)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "one_env",
+)
+def test_run_resumed_twice_matches_uninterrupted_run(
+    algorithm: str, env: dict[str, Any], tmp_path: Path, uninterrupted_run: UninterruptedRun
 ) -> None:
-    parts = config(algorithm, env)
-    train(parts, tmp_path / "whole", [StopAt()])
-    stop_and_go_on(parts, tmp_path / "broken")
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+    run_config = make_config(algorithm, env)
+    train_with_interruptions(run_config, tmp_path / "resumed")
+    assert find_differences(uninterrupted_run(run_config), tmp_path / "resumed") == []
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"params": {"n_steps": 3}},
-        {"params": {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}},
-        {"params": {"target_update_interval": [2, "episode"]}},
-        {"env": {"wrappers": ["terminal_reward_clip", "gymnasium.wrappers:NormalizeObservation"]}},
-        {"env": {"wrappers": [{"name": "gymnasium.wrappers:FrameStackObservation", "params": {"stack_size": 3}}]}},
-        {"env": {"wrappers": ["random_first_action"], "n_envs": 2}},
-        {"env": {"max_episode_steps": 13}},
-        {"callbacks": [{"name": "max_episodes", "params": {"max_episodes": 60}}]},
+        {
+            "params": {"n_steps": 3, "target_update_interval": [2, "episode"]},
+            "env": {"wrappers": ["gymnasium.wrappers:NormalizeObservation"], "max_episode_steps": 13},
+        },
+        {
+            "params": {
+                "optimize_memory_usage": True,
+                "replay_buffer_kwargs": {"handle_timeout_termination": False},
+            },
+            "env": {"wrappers": [{"name": "gymnasium.wrappers:FrameStackObservation", "params": {"stack_size": 3}}]},
+        },
+        {"callbacks": [{"name": "max_episodes", "params": {"max_episodes": 45}}]},
     ],
-    ids=str,
+    ids=["n_steps", "optimize_memory_usage", "max_episodes"],
 )
-def test_what_a_config_can_ask_for_goes_on_as_well(changes: dict[str, Any], tmp_path: Path) -> None:
-    parts = RunConfig.model_validate(json.loads(json.dumps(config(**changes).model_dump())))
-    train(parts, tmp_path / "whole", [StopAt()])
-    stop_and_go_on(parts, tmp_path / "broken")
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+def test_resumed_run_matches_with_options_of_config(changes: dict[str, Any], tmp_path: Path) -> None:
+    run_config = RunConfig.model_validate(json.loads(json.dumps(make_config(**changes).model_dump())))
+    train(run_config, tmp_path / "whole", [StopAt()])
+    train_with_interruptions(run_config, tmp_path / "resumed", (430,))
+    assert find_differences(tmp_path / "whole", tmp_path / "resumed") == []
 
 
-@pytest.mark.slow
+class KillAt(StopAt):
+    """Kills its own process at a timestep, as the kernel does when memory runs out."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.timestep:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("algorithm", "env"), [("double_dqn", {}), ("ppo", {"n_envs": 2, "vec_env": "subproc"}), ("sac", STATISTICS)]
+    ("algorithm", "env", "vec_env"),
+    [("double_dqn", ONE_ENV, "dummy"), ("ppo", WRAPPERS, "subproc"), ("sac", VEC_WRAPPERS, "dummy")],
+    ids=["replay_buffer", "subproc", "vec_wrappers"],
 )
-def test_a_killed_process_loses_nothing(algorithm: str, env: dict[str, Any], tmp_path: Path) -> None:
-    parts = config(algorithm, env, timesteps=2_000)
-    (tmp_path / "killed.yaml").write_text(parts.to_yaml())
-    train(parts, tmp_path / "whole")
-    killed = tmp_path / "killed"
-    process = toolkit_process(["train", tmp_path / "killed.yaml", "--out", killed])
-    while process.poll() is None and not any((killed / "snapshots").glob("[0-9]*")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (killed / "result.json").exists()
-    again = toolkit_process(["resume", killed])
-    _, err = again.communicate()
-    assert again.returncode == 0, err
-    assert differences(tmp_path / "whole", killed) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("algorithm", ["double_dqn", "a2c"])
-def test_a_signal_saves_a_snapshot_where_training_goes_on_later(
-    algorithm: str, number: int, status: int, tmp_path: Path
+def test_resume_after_sigkill_matches_uninterrupted_run(
+    algorithm: str, env: dict[str, Any], vec_env: str, tmp_path: Path, uninterrupted_run: UninterruptedRun
 ) -> None:
-    parts = config(algorithm, timesteps=30_000, snapshots={"every_minutes": None})
-    (tmp_path / "stopped.yaml").write_text(parts.to_yaml())
-    stopped = tmp_path / "stopped"
-    process = toolkit_process(["train", tmp_path / "stopped.yaml", "--out", stopped])
-    while process.poll() is None and not (stopped / "progress.csv").exists():
-        time.sleep(0.01)
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert process.returncode == status, err
-    result = Run.open(stopped).result
+    killed_config = make_config(algorithm, env | {"vec_env": vec_env})
+    arguments = (killed_config, tmp_path / "killed", [KillAt(430)])
+    process = multiprocessing.get_context("fork").Process(target=train, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+    resume(Run.open(tmp_path / "killed"), [KillAt()])
+    assert find_differences(uninterrupted_run(make_config(algorithm, env)), tmp_path / "killed") == []
+
+
+class SignalAt(BaseCallback):
+    """Sends its own process a signal at a timestep."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 240:
+            os.kill(os.getpid(), self.number)
+        return True
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "number", "status"), [("double_dqn", signal.SIGINT, 130), ("a2c", signal.SIGTERM, 143)]
+)
+def test_signal_saves_snapshot_and_sets_exit_status(
+    algorithm: str, number: int, status: int, tmp_path: Path, toolkit: Toolkit
+) -> None:
+    signal_at = {"name": f"{__name__}:SignalAt", "params": {"number": int(number)}}
+    interrupted_config = make_config(algorithm, callbacks=[signal_at], snapshots={"every_minutes": None})
+    (tmp_path / "run.yaml").write_text(interrupted_config.to_yaml())
+    finished = toolkit("train", tmp_path / "run.yaml", "--out", tmp_path / "run")
+    assert finished.status == status, finished.err
+    result = Run.open(tmp_path / "run").result
     assert result is not None
     assert result["status"] == "interrupted"
-    assert [path.name for path in (stopped / "snapshots").glob("[0-9]*")] == [str(result["timesteps"])]
-    assert f"resume {stopped}" in out
+    assert [path.name for path in (tmp_path / "run" / "snapshots").glob("[0-9]*")] == [str(result["timesteps"])]
+    assert f"resume {tmp_path / 'run'}" in finished.out
 
 
-def test_environments_in_processes_of_their_own_give_the_same_run(tmp_path: Path) -> None:
-    env = {"n_envs": 2, "wrappers": ["random_first_action", "terminal_reward_clip"], "max_episode_steps": 30}
-    train(config(env=env), tmp_path / "here")
-    train(config(env=env | {"vec_env": "subproc"}), tmp_path / "apart")
-    assert differences(tmp_path / "here", tmp_path / "apart") == []
-
-
-def test_a_run_that_has_ended_is_refused(tmp_path: Path, toolkit: Toolkit) -> None:
-    run = train(config(timesteps=50), tmp_path / "run")
-    before = (run.directory / "result.json").read_bytes()
-    refused = toolkit("resume", run.directory)
-    assert refused.status == 2
-    assert refused.err == f"error: {run.directory}: has ended (finished) and cannot be resumed\n"
-    assert (run.directory / "result.json").read_bytes() == before
-
-
-def test_a_run_without_a_snapshot_starts_from_the_beginning_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_resume_without_snapshot_starts_from_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, uninterrupted_run: UninterruptedRun
 ) -> None:
-    parts = config(snapshots={"every_minutes": None})
-    train(parts, tmp_path / "whole")
     with pytest.raises(TrainingError):
-        train(parts, tmp_path / "broken", [StopAt(300)])
-    resume(Run.open(tmp_path / "broken"))
-    assert f"{tmp_path / 'broken'}: has no valid snapshot; training starts from the beginning" in caplog.messages
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+        train(make_config(), tmp_path / "resumed", [StopAt(300)])
+    shutil.rmtree(tmp_path / "resumed" / "snapshots")
+    resume(Run.open(tmp_path / "resumed"), [StopAt()])
+    assert "from the beginning" in caplog.text
+    assert find_differences(uninterrupted_run(make_config()), tmp_path / "resumed") == []
 
 
-def test_the_newest_snapshots_and_the_best_are_kept(tmp_path: Path) -> None:
-    snapshots = {"every_timesteps": 100, "keep": 2}
-    run = train(config(env={"max_episode_steps": 20}, snapshots=snapshots), tmp_path / "run")
-    scores = json.loads((run.directory / "snapshots" / "scores.json").read_text())
-    names = sorted((path.name for path in (run.directory / "snapshots").glob("[0-9]*")), key=int)
-    best = max(scores, key=lambda name: (scores[name], int(name)))
-    assert names[-2:] == ["600", "700"]
-    assert {*names} == {"600", "700", best}
-    assert {*scores} == {*names}
+class HiddenEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Hides every other end of an episode, as games with lives do."""
+
+    n_ends = 0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            self.n_ends += 1
+            if self.n_ends % 2:
+                observation, info = self.env.reset()
+                terminated = truncated = False
+        return observation, reward, terminated, truncated, info
 
 
-def test_snapshots_are_taken_by_the_clock(tmp_path: Path) -> None:
-    run = train(config("a2c", snapshots={"every_minutes": 1e-9, "keep": 1000}), tmp_path / "run")
-    names = {int(path.name) for path in (run.directory / "snapshots").glob("[0-9]*")}
-    assert names == {*range(0, 800, 5)}
+class RandomSum(BaseCallback):
+    """Draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = random.Random(5)
+        self.sum = 0.0
+
+    def _on_step(self) -> bool:
+        self.sum += self.rng.random()
+        self.logger.record("own/sum", self.sum)
+        return True
 
 
-def test_a_snapshot_is_json_and_arrays_and_can_be_checked_by_hand(tmp_path: Path) -> None:
-    run = train(config(), tmp_path / "run")
-    newest = run.directory / "snapshots" / "750"
-    assert {path.name for path in newest.iterdir()} == {"state.json", "arrays.safetensors", "SHA256SUMS"}
-    progress = json.loads((newest / "state.json").read_text())["progress"]
-    assert progress["attributes"]["num_timesteps"] == 750
-    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=newest, capture_output=True, check=False)
-    assert checked.returncode == 0
+def test_resume_restores_callback_generator_and_hidden_episode_ends(tmp_path: Path) -> None:
+    run_config = make_config(env={"wrappers": [f"{__name__}:HiddenEnds"]})
+    stop_never = StopAt()
+    train(run_config, tmp_path / "whole", [RandomSum(), stop_never])
+    with pytest.raises(TrainingError):
+        train(run_config, tmp_path / "resumed", [RandomSum(), StopAt(430)])
+    resume(Run.open(tmp_path / "resumed"), [RandomSum(), stop_never])
+    assert find_differences(tmp_path / "whole", tmp_path / "resumed") == []
 
 
-@pytest.mark.parametrize("snapshots", [{"every_timesteps": 150}, {"every_minutes": None}], ids=["some", "none"])
-def test_videos_that_come_after_the_snapshot_are_made_once(snapshots: dict[str, Any], tmp_path: Path) -> None:
+def test_resume_records_videos_after_snapshot_once(tmp_path: Path) -> None:
     video = {"name": "record_video", "params": {"every_timesteps": 200, "max_steps": 5}}
-    parts = config(callbacks=[video], snapshots=snapshots)
-    whole = train(parts, tmp_path / "whole", [StopAt()])
-    with pytest.raises(TrainingError):
-        train(parts, tmp_path / "broken", [StopAt(430)])
-    broken = Run.open(tmp_path / "broken")
-    assert len([*broken.videos.iterdir()]) == 2
-    (broken.videos / "record.mp4").touch()
-    resume(broken, [StopAt()])
-    names = [{path.name for path in run.videos.iterdir()} for run in (whole, broken)]
-    assert names[1] == names[0] | {"record.mp4"}
-    assert len(names[0]) == 4
+    whole = train(make_config(callbacks=[video]), tmp_path / "whole", [StopAt()])
+    expected = {path.name for path in whole.videos.iterdir()}
+    assert len(expected) == 4
+    for name, snapshots in {"with": {"every_timesteps": 150}, "without": {"every_minutes": None}}.items():
+        with pytest.raises(TrainingError):
+            train(make_config(callbacks=[video], snapshots=snapshots), tmp_path / name, [StopAt(430)])
+        resumed = Run.open(tmp_path / name)
+        assert len([*resumed.videos.iterdir()]) == 2
+        (resumed.videos / "record.mp4").touch()
+        resume(resumed, [StopAt()])
+        assert {path.name for path in resumed.videos.iterdir()} == expected | {"record.mp4"}, name
 
 
-def test_tensorboard_has_every_step_once(tmp_path: Path) -> None:
+def test_resume_writes_each_step_to_tensorboard_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def steps(run: Run) -> list[int]:
-        events = EventAccumulator(str(run.directory / "tensorboard"))
-        events.Reload()
-        return [event.step for event in events.Scalars("rollout/ep_len_mean")]
-
-    parts = config("a2c", timesteps=2_000, snapshots={"every_timesteps": 450})
-    whole = train(parts, tmp_path / "whole", [StopAt()])
-    broken = stop_and_go_on(parts, tmp_path / "broken", (1_300,))
-    assert steps(broken) == steps(whole)
+    run_config = make_config("a2c", timesteps=1_600, snapshots={"every_timesteps": 450})
+    resumed = train_with_interruptions(run_config, tmp_path / "resumed", (1_300,))
+    events = EventAccumulator(str(resumed.directory / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("rollout/ep_len_mean")] == [500, 1_000, 1_500]
 
 
-def test_other_versions_than_the_run_was_started_with_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_resume_compiles_update_if_run_did(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("INFO", "toolkit")
+    monkeypatch.setattr(learner, "compile_update", lambda *_: lambda *_: torch.zeros(1))
+    monkeypatch.setattr(double_dqn, "_MIN_UPDATES_TO_COMPILE", 250)
     with pytest.raises(TrainingError):
-        train(config(), tmp_path / "run", [StopAt(300)])
-    path = tmp_path / "run" / "environment.json"
+        train(make_config(timesteps=620), tmp_path / "run", [StopAt(310)])  # 260 updates are to come
+    assert "compiled the update" in caplog.text
+    caplog.clear()
+    with pytest.raises(TrainingError):
+        resume(Run.open(tmp_path / "run"), [StopAt(305)])  # 160 are left, which alone are not compiled
+    assert "compiled the update" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"wrappers": ["gymnasium.wrappers:NormalizeObservation"], "n_envs": 2},
+        {"vec_wrappers": ["vec_normalize"], "n_envs": 2, "vec_env": "subproc"},
+    ],
+    ids=["wrapper", "vec_wrapper"],
+)
+def test_evaluation_uses_statistics_that_wrappers_learned_in_training(env: dict[str, Any], tmp_path: Path) -> None:
+    class EvaluateAtEnd(BaseCallback):
+        """Evaluates the model while the environments that it was trained in exist."""
+
+        returns: list[float] = []
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            seed = derived_seed(0, "evaluation")
+            venv = make_vec_env(run_config, seed=seed, n_envs=3, wrap=limit_episode_steps)
+            self.returns[:] = play_greedy_episodes(self.model, venv, 3)
+            venv.close()
+
+    run_config = load_config(make_config("ppo", env | {"id": "Pendulum-v1", "max_episode_steps": 60}, timesteps=512))
+    run = train(run_config, tmp_path / "run", [EvaluateAtEnd()])
+    assert [*evaluate(run, 3, seed=0).returns] == EvaluateAtEnd.returns
+    shutil.rmtree(tmp_path / "run" / "wrappers")
+    if "vec_wrappers" in env:
+        with pytest.raises(RunError, match="must hold the statistics of the wrappers"):
+            evaluate(run, 3, seed=0)
+    else:
+        assert [*evaluate(run, 3, seed=0).returns] != EvaluateAtEnd.returns
+
+
+# --- what cannot be the same is named -------------------------------------------------------------------------------
+
+
+def test_resume_names_versions_that_changed(interrupted_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = interrupted_run / "environment.json"
     environment = json.loads(path.read_text())
     environment["versions"]["numpy"] = "1.0"
     path.write_text(json.dumps(environment))
-    resume(Run.open(tmp_path / "run"), [StopAt()])
+    resume(Run.open(interrupted_run))
     now = importlib.metadata.version("numpy")
     assert f"numpy was 1.0 and is {now}: the run may continue differently" in caplog.messages
 
 
-def test_callbacks_that_are_missing_are_named_before_anything_is_changed(tmp_path: Path, toolkit: Toolkit) -> None:
-    with pytest.raises(TrainingError):
-        train(config(), tmp_path / "run", [StopAt(300)])
-    refused = toolkit("resume", tmp_path / "run")
-    assert refused.status == 2
-    assert "its callbacks are MeanReturnSuccess, StopAt, but the run has MeanReturnSuccess" in refused.err
-    assert (tmp_path / "run" / "result.json").exists()
-
-
-class Counting(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps what cannot be written down."""
+class UnsavedWrapper(gym.Wrapper[Any, Any, Any, Any]):
+    """Holds an object that no snapshot saves."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self.episodes = itertools.count()
 
 
-class Listening(BaseCallback):
-    """Keeps what cannot be written down."""
+class UnsavedCallback(BaseCallback):
+    """Holds an object that no snapshot saves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,222 +307,134 @@ class Listening(BaseCallback):
         return True
 
 
-def test_what_cannot_be_brought_back_is_named_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    parts = config("sac", {"wrappers": [f"{__name__}:Counting"]})
+def named_parts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    prefix = "not exact after `toolkit resume`: "
+    return [message.removeprefix(prefix) for message in caplog.messages if message.startswith(prefix)]
+
+
+def test_training_names_unsaved_parts_when_it_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(TrainingError):
-        train(parts, tmp_path / "run", [Listening(), StopAt(1)])
-    assert [message for message in caplog.messages if "not exact" in message] == [
-        "not exact after `toolkit resume`: wrapper Counting: episodes",
-        "not exact after `toolkit resume`: callback Listening: lock",
-    ]
+        train(
+            make_config("sac", {"wrappers": [f"{__name__}:UnsavedWrapper"]}),
+            tmp_path / "run",
+            [UnsavedCallback(), StopAt(1)],
+        )
+    assert named_parts(caplog) == ["wrapper UnsavedWrapper: episodes", "callback UnsavedCallback: lock"]
 
 
-def test_the_configs_that_ship_can_be_brought_back_whole(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    for path in CONFIGS:
-        if path.stem == "cartpole_ars":
-            continue
-        caplog.clear()
-        with pytest.raises(TrainingError):
-            train(load_config(path), tmp_path / path.stem, [StopAt(1)])
-        assert [message for message in caplog.messages if "not exact" in message] == [], path.stem
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")  # for the config's number of environments
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "cartpole_ars"], ids=lambda path: path.stem)
+def test_shipped_config_has_no_unsaved_parts(path: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        train(load_config(path, ["env.n_envs=1"]), tmp_path / "run", [StopAt(1)])
+    assert named_parts(caplog) == []
 
 
-def test_an_environment_that_does_not_repeat_itself_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    parts = config(env={"id": "CartPole-v1", "wrappers": []})
-    gym.register("Whimsical-v0", Whimsical, max_episode_steps=200)
-    try:
-        stop_and_go_on(config(env={"id": "Whimsical-v0"}), tmp_path / "run", (430,))
-    finally:
-        del gym.registry["Whimsical-v0"]
-    assert "environment 0 does not repeat its episodes: training continues differently" in caplog.messages
-    caplog.clear()
-    stop_and_go_on(parts, tmp_path / "plain", (430,))
-    assert not [message for message in caplog.messages if "does not repeat" in message]
-
-
-class Whimsical(CartPoleEnv):
+class UnseededCartPole(CartPoleEnv):
     """Draws from a generator that no seed reaches."""
 
-    whims = np.random.default_rng()
+    rng = np.random.default_rng()
 
     def step(self, action: Any) -> Any:
-        observation, *rest = super().step(action)
-        return observation + self.whims.normal(0, 1e-3, 4).astype(np.float32), *rest
+        observation, *others = super().step(action)
+        return observation + self.rng.normal(0, 1e-3, 4).astype(np.float32), *others
 
 
-def refused(run: Path, toolkit: Toolkit) -> str:
-    """Return why the run is not gone on with; nothing of it is changed."""
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    done = toolkit("resume", run)
-    assert done.status == 2, done.err
-    assert "Traceback" not in done.err
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    return done.err
+def test_resume_names_environment_that_does_not_repeat_episodes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = gym.envs.registration.EnvSpec("Unseeded-v0", UnseededCartPole, max_episode_steps=200)
+    monkeypatch.setitem(gym.registry, "Unseeded-v0", spec)
+    train_with_interruptions(make_config(env={"id": "Unseeded-v0"}, timesteps=400), tmp_path / "run", (330,))
+    assert "environment 0 does not repeat its episodes" in caplog.text
 
 
-def stopped(out: Path) -> Path:
-    """Train until timestep 310, and no further; the newest snapshot is of 300."""
-    run = train(config(timesteps=310), out)
-    result = run.directory / "result.json"
-    result.write_text(result.read_text().replace("finished", "interrupted"))
-    return run.directory
+def test_resume_of_repeatable_environment_names_nothing(
+    interrupted_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resume(Run.open(interrupted_run))
+    assert caplog.messages == []
 
 
-def test_what_comes_next_is_true_of_a_run_without_a_snapshot(tmp_path: Path) -> None:
-    note = "  note   there is no snapshot: resume starts from the beginning\n  next   "
-    run = Run.open(stopped(tmp_path / "run"))
-    assert note not in format_run_summary(run)
-    shutil.rmtree(run.directory / "snapshots")
-    assert note in format_run_summary(run)
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_config_was_edited_is_refused(tmp_path: Path, toolkit: Toolkit) -> None:
-    run = stopped(tmp_path / "run")
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("[16, 16]", "[32, 16]"))
-    assert "config.yaml differs from the config of the snapshot" in refused(run, toolkit)
+def refuse_resume(directory: Path, toolkit: Toolkit) -> str:
+    """Return why a run is not resumed; none of its files changes."""
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    finished = toolkit("resume", directory)
+    assert finished.status == 2, finished.err
+    assert "Traceback" not in finished.err
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    return finished.err
 
 
-def test_a_model_that_was_not_trained_here_is_not_trained_over(tmp_path: Path, toolkit: Toolkit) -> None:
-    run = stopped(tmp_path / "run")
+def test_resume_refuses_finished_run(interrupted_run: Path, toolkit: Toolkit) -> None:
+    result = interrupted_run / "result.json"
+    result.write_text(result.read_text().replace("interrupted", "finished"))
+    assert f"error: {interrupted_run}: has ended (finished)" in refuse_resume(interrupted_run, toolkit)
+
+
+def test_resume_refuses_missing_callbacks(tmp_path: Path, toolkit: Toolkit) -> None:
+    with pytest.raises(TrainingError):
+        train(make_config(), tmp_path / "run", [StopAt(160)])
+    message = "its callbacks are MeanReturnSuccess, StopAt, but the run has MeanReturnSuccess"
+    assert message in refuse_resume(tmp_path / "run", toolkit)
+
+
+def test_resume_refuses_edited_config(interrupted_run: Path, toolkit: Toolkit) -> None:
+    path = interrupted_run / "config.yaml"
+    path.write_text(path.read_text().replace("[16, 16]", "[32, 16]"))
+    assert "config.yaml differs from the config of the snapshot" in refuse_resume(interrupted_run, toolkit)
+
+
+def test_resume_refuses_model_without_training_files(interrupted_run: Path, toolkit: Toolkit) -> None:
     for name in ("result.json", "monitor.csv", "progress.csv"):
-        (run / name).unlink()
-    shutil.rmtree(run / "snapshots")
-    assert "holds a model that was not trained here" in refused(run, toolkit)
+        (interrupted_run / name).unlink()
+    shutil.rmtree(interrupted_run / "snapshots")
+    assert "holds a model that was not trained here" in refuse_resume(interrupted_run, toolkit)
 
 
-def forged(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the newest snapshot, checksums included."""
-    data = archive.read(run / "snapshots" / "300")
-    change(data)
-    shutil.rmtree(run / "snapshots")
-    archive.write(run / "snapshots" / "300", data)
-
-
-def shrink_moments(data: dict[str, Any]) -> None:
-    for _, kept in data["parameters"]["policy.optimizer"]["state"]["pairs"]:
-        kept["exp_avg"]["value"] = np.zeros((1,), np.float32)
+def shrink_moments(state: dict[str, Any]) -> None:
+    for _, moments in state["parameters"]["policy.optimizer"]["state"]["pairs"]:
+        moments["exp_avg"]["value"] = np.zeros((1,), np.float32)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (shrink_moments, "exp_avg of parameter 0"),
-        (lambda data: data.update(parameters="/etc/passwd"), "no weights of such a model"),
-        (lambda data: data["progress"].update(attributes=[]), "not of a run of this config"),
-        (lambda data: data["progress"]["attributes"].update(learn=5), "DoubleDQN.learn is not an attribute"),
-        (lambda data: data["progress"]["attributes"].update(policy=5), "has plain data where"),
-        (lambda data: data["replay_buffer"]["memory"].update(rewards=np.zeros((5, 9), np.float32)), "other shapes"),
-        (lambda data: data["environments"][0].update(actions=np.full(5, 77)), "episode was replayed"),
-        (lambda data: data["callbacks"].pop(), "its callbacks are"),
+        (lambda state: state.update(parameters="/etc/passwd"), "no weights of such a model"),
+        (lambda state: state["progress"].update(attributes=[]), "not of a run of this config"),
+        (lambda state: state["progress"]["attributes"].update(learn=5), "DoubleDQN.learn is not an attribute"),
+        (lambda state: state["progress"]["attributes"].update(policy=5), "has plain data where"),
+        (lambda state: state["replay_buffer"]["memory"].update(rewards=np.zeros((5, 9), np.float32)), "other shapes"),
+        (lambda state: state["environments"][0].update(actions=np.full(5, 77)), "episode was replayed"),
+        (lambda state: state["environments"].clear(), "it has 0 environments, not 1"),
+        (lambda state: state["callbacks"].pop(), "its callbacks are"),
+        (lambda state: state["generators"]["numpy"]["state"].update(pos=400_000_000), "not between 0 and 624"),
+        (lambda state: state["trained"].pop(), "not of a run of this config"),
+        (lambda state: state.update(trained=[0] * len(state["trained"])), "'trained' does not say"),
     ],
-    ids=["moments", "path", "attributes", "method", "network", "transitions", "actions", "callbacks"],
+    ids=[
+        *("moments", "path", "attributes", "method", "network", "transitions", "actions", "environments"),
+        *("callbacks", "generator", "fewer_parameters", "numbers_for_flags"),
+    ],
 )
-def test_a_forged_snapshot_is_refused(
-    change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path, toolkit: Toolkit
+def test_resume_refuses_forged_snapshot(
+    change: Callable[[dict[str, Any]], Any], message: str, interrupted_run: Path
 ) -> None:
-    run = stopped(tmp_path / "run")
-    forged(run, change)
-    assert message in refused(run, toolkit)
+    state = archive.read(interrupted_run / "snapshots" / "300")
+    change(state)
+    shutil.rmtree(interrupted_run / "snapshots")
+    archive.write(interrupted_run / "snapshots" / "300", state)
+    with pytest.raises((RunError, TrainingError), match=message):
+        resume(Run.open(interrupted_run))
 
 
-class Lives(gym.Wrapper[Any, Any, Any, Any]):
-    """Hides every other end, as games with lives do."""
-
-    ends = 0
-
-    def step(self, action: Any) -> Any:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            self.ends += 1
-            if self.ends % 2:
-                observation, info = self.env.reset()
-                terminated = truncated = False
-        return observation, reward, terminated, truncated, info
-
-
-class Noting(BaseCallback):
-    """Draws from a generator of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rng = random.Random(5)
-        self.drawn = 0.0
-
-    def _on_step(self) -> bool:
-        self.drawn += self.rng.random()
-        self.logger.record("own/drawn", self.drawn)
-        return True
-
-
-def test_what_a_callback_draws_by_itself_and_games_with_hidden_ends_go_on(tmp_path: Path) -> None:
-    parts = config(env={"wrappers": [f"{__name__}:Lives"]})
-    forever = StopAt()
-    train(parts, tmp_path / "whole", [Noting(), forever])
-    with pytest.raises(TrainingError):
-        train(parts, tmp_path / "broken", [Noting(), StopAt(430)])
-    resume(Run.open(tmp_path / "broken"), [Noting(), forever])
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
-
-
-def test_damaged_snapshots_make_room_for_new_ones(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError):
-        train(config(), tmp_path / "run", [StopAt(430)])
-    for state in (tmp_path / "run" / "snapshots").glob("[0-9]*/state.json"):
-        state.write_text("{}")
-    with pytest.raises(TrainingError):
-        resume(Run.open(tmp_path / "run"), [StopAt(430)])
-    names = {path.name for path in (tmp_path / "run" / "snapshots").glob("[0-9]*")}
-    assert names == {"150", "300"}
-    assert all(archive.read(tmp_path / "run" / "snapshots" / name) for name in names)
-
-
-@pytest.mark.slow
-def test_what_was_compiled_is_compiled_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("WARNING", "torch.__trace")  # what the compiler notes would hide why it failed
-    caplog.set_level("INFO", "toolkit")
-    parts = config(timesteps=5_200, params={"train_freq": 1, "gradient_steps": 10})  # 51,000 updates
-    with pytest.raises(TrainingError):
-        train(parts, tmp_path / "run", [StopAt(310)])
-    assert "compiled the update" in caplog.text, caplog.text
-    caplog.clear()
-    with pytest.raises(TrainingError):
-        resume(Run.open(tmp_path / "run"), [StopAt(305)])  # 49,000 remain, which alone would not be compiled
-    assert "compiled the update" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "env",
-    [
-        {"vec_wrappers": ["vec_normalize"], "n_envs": 2},
-        {"wrappers": ["gymnasium.wrappers:NormalizeObservation"], "n_envs": 2},
-        {"vec_wrappers": ["vec_normalize"], "n_envs": 2, "vec_env": "subproc"},
-    ],
-    ids=str,
-)
-def test_a_model_sees_what_it_learnt_from_wherever_it_is_used(env: dict[str, Any], tmp_path: Path) -> None:
-    class Evaluated(BaseCallback):
-        """Notes how the model does while its environments are there."""
-
-        returns: list[float] = []
-
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_training_end(self) -> None:
-            seed = derived_seed(0, "evaluation")
-            others = make_vec_env(run_config, seed=seed, n_envs=5, wrap=limit_episode_steps)
-            self.returns[:] = play_greedy_episodes(self.model, others, 5)
-            others.close()
-
-    run_config = config("ppo", env | {"id": "Pendulum-v1", "max_episode_steps": 60}, timesteps=1_500)
-    run = train(run_config, tmp_path / "run", [Evaluated()])
-    assert [*evaluate(run, 5, seed=0).returns] == Evaluated.returns
-    shutil.rmtree(tmp_path / "run" / "wrappers")
-    if "vec_wrappers" in env:
-        with pytest.raises(RunError, match="must hold the statistics of the wrappers"):
-            evaluate(run, 5, seed=0)
-    else:
-        assert [*evaluate(run, 5, seed=0).returns] != Evaluated.returns
+def test_summary_says_whether_interrupted_run_has_snapshot(interrupted_run: Path) -> None:
+    note = "  note   there is no snapshot: resume starts from the beginning\n  next   "
+    run = Run.open(interrupted_run)
+    assert note not in format_run_summary(run)
+    shutil.rmtree(run.directory / "snapshots")
+    assert note in format_run_summary(run)

@@ -12,9 +12,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from small_runs import StopAt, find_differences, make_config, train_with_interruptions
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnvWrapper
-from trained import StopAt, config, differences, stop_and_go_on
 
 from toolkit import Run, RunConfig
 from toolkit.snapshots import archive
@@ -93,8 +93,8 @@ def walking(shows: str = "place", env: dict[str, Any] | None = None, **more: Any
 def assert_exact(parts: RunConfig, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Train without a break and with one, and find no difference and nothing that is named as not exact."""
     train(parts, folder / "whole", [StopAt()])
-    stop_and_go_on(parts, folder / "broken", (190,))
-    assert differences(folder / "whole", folder / "broken") == []
+    train_with_interruptions(parts, folder / "broken", (190,))
+    assert find_differences(folder / "whole", folder / "broken") == []
     assert [message for message in caplog.messages if "not exact" in message] == []
 
 
@@ -132,7 +132,7 @@ def test_observations_goals_and_episodes_of_all_kinds(
 def test_state_dependent_exploration(
     algorithm: str, env: dict[str, Any], params: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert_exact(config(algorithm, env, params=params, **FEW_STEPS), tmp_path, caplog)
+    assert_exact(make_config(algorithm, env, params=params, **FEW_STEPS), tmp_path, caplog)
 
 
 class Curious(BaseCallback):
@@ -198,9 +198,9 @@ def test_callbacks_of_sb3_that_evaluate_and_save(tmp_path: Path, caplog: pytest.
         if name == "whole":
             train(parts, tmp_path / name, [StopAt()])
         else:
-            stop_and_go_on(parts, tmp_path / name, (190,))
+            train_with_interruptions(parts, tmp_path / name, (190,))
         saved[name] = {path.name for path in folder.iterdir()}
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+    assert find_differences(tmp_path / "whole", tmp_path / "broken") == []
     assert "eval/mean_reward" in (tmp_path / "broken" / "progress.csv").read_text()
     assert saved["broken"] == saved["whole"]
     named = {message for message in caplog.messages if "not exact" in message}
@@ -249,8 +249,8 @@ def test_what_training_makes_is_named_once_when_it_is_there_and_the_rest_goes_on
         "not exact after `toolkit resume`: callback Collecting: made",
     ]
     assert sorted(message for message in caplog.messages if "not exact" in message) == sorted(expected)
-    stop_and_go_on(parts, tmp_path / "broken", (190,))
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+    train_with_interruptions(parts, tmp_path / "broken", (190,))
+    assert find_differences(tmp_path / "whole", tmp_path / "broken") == []
 
 
 class Seesaw(VecEnvWrapper):
@@ -290,7 +290,7 @@ def test_wrappers_that_change_the_environment_by_what_they_counted(
     train_freq: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     env = {"wrappers": [f"{__name__}:Heavier"], "n_envs": 1}
-    assert_exact(config("dqn", env, params={"train_freq": train_freq}, **FEW_STEPS), tmp_path, caplog)
+    assert_exact(make_config("dqn", env, params={"train_freq": train_freq}, **FEW_STEPS), tmp_path, caplog)
 
 
 @pytest.mark.parametrize("optimizer", ["NAdam", "ASGD"])
