@@ -1,11 +1,9 @@
-"""What an object holds goes through files into another like it; what cannot is named, and the rest still goes."""
+"""The state of an object goes through an archive into another like it; attributes that cannot are named."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
-import tracemalloc
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,22 +21,22 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from toolkit.snapshots import archive
 from toolkit.snapshots.capture import capture
+from toolkit.snapshots.plain_data import decode, encode
 from toolkit.snapshots.restore import restore
-from toolkit.utils.errors import RunError
 
 
 class Holder:
-    """Holds what it is given."""
+    """Has the attributes that its arguments name."""
 
     def __init__(self, **parts: Any) -> None:
         vars(self).update(parts)
 
     def learn(self) -> None:
-        """Is no data."""
+        """A method, which is no data."""
 
     @property
     def size(self) -> int:
-        """Is no data either."""
+        """A property, which is no data either."""
         return len(vars(self))
 
 
@@ -70,35 +68,35 @@ class History(list[Any]):
         return self[-1]
 
 
-def adding(number: int) -> Callable[[int], int]:
+def make_adder(number: int) -> Callable[[int], int]:
     return lambda other: number + other
 
 
-Made = Callable[[], Any]
+Factory = Callable[[], Any]
 EASY, HARD = Level(1.0), Level(9.8, [0.5])
 
 
-def carried_over(make: Made, change: Callable[[Any], None], folder: Path) -> tuple[Any, list[str]]:
-    """Change an object, as training does; return another one that has its state, and what was named as missed."""
+def transfer(make: Factory, change: Callable[[Any], None], folder: Path) -> tuple[Any, list[str]]:
+    """Change an object as training does; return another one with its state, and the names of unsaved attributes."""
     trained = make()
     start = capture(trained)
     change(trained)
     captured = capture(trained, start=start.structure)
     archive.write(folder / "archive", captured.state)
-    another = make()
-    restore(another, archive.read(folder / "archive"))
-    return another, [*dict.fromkeys([*start.unsaved, *captured.unsaved])]
+    restored = make()
+    restore(restored, archive.read(folder / "archive"))
+    return restored, [*dict.fromkeys([*start.unsaved, *captured.unsaved])]
 
 
-def held(value: Any, folder: Path, first: Made = lambda: None) -> Any:
-    """Return what becomes of a value that an attribute gets in training; it holds ``first()`` before."""
+def transfer_value(value: Any, folder: Path, first: Factory = lambda: None) -> Any:
+    """Return the restored value of an attribute that is ``first()`` at the start and ``value`` after training."""
 
     def change(owner: Any) -> None:
         owner.part = value
 
-    another, missed = carried_over(lambda: Holder(part=first()), change, folder)
-    assert missed == []
-    return another.part
+    restored, unsaved = transfer(lambda: Holder(part=first()), change, folder)
+    assert unsaved == []
+    return restored.part
 
 
 @pytest.mark.parametrize(
@@ -110,21 +108,21 @@ def held(value: Any, folder: Path, first: Made = lambda: None) -> Any:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_python_has_for_values_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
-    kept = held(value, tmp_path)
-    assert kept == value
-    assert repr(kept) == repr(value)
-    assert type(kept) is type(value)
+def test_plain_value_is_restored_with_its_type(value: Any, tmp_path: Path) -> None:
+    restored = transfer_value(value, tmp_path)
+    assert restored == value
+    assert repr(restored) == repr(value)
+    assert type(restored) is type(value)
 
 
-def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
+def test_generator_continues_its_sequence(tmp_path: Path) -> None:
     for number, generator in enumerate(
         [random.Random(3), np.random.default_rng(3), np.random.Generator(np.random.MT19937(3))]
     ):
         generator.random()
         first = [np.random.default_rng(5), lambda: np.random.Generator(np.random.MT19937(5))][number == 2]
-        kept = held(generator, tmp_path / str(number), first if callable(first) else lambda: None)
-        assert [kept.random() for _ in range(3)] == [generator.random() for _ in range(3)]
+        restored = transfer_value(generator, tmp_path / str(number), first if callable(first) else lambda: None)
+        assert [restored.random() for _ in range(3)] == [generator.random() for _ in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -140,15 +138,15 @@ def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
     ],
     ids=lambda value: "" if callable(value) else str(value),
 )
-def test_what_has_a_type_of_its_own_keeps_it(first: Made, value: Any, tmp_path: Path) -> None:
-    kept = held(value, tmp_path, first)
-    assert kept == value
-    assert repr(kept) == repr(value)
-    assert type(kept) is type(value)
+def test_value_of_own_type_is_restored_in_place(first: Factory, value: Any, tmp_path: Path) -> None:
+    restored = transfer_value(value, tmp_path, first)
+    assert restored == value
+    assert repr(restored) == repr(value)
+    assert type(restored) is type(value)
 
 
-def test_a_default_dict_still_makes_its_defaults(tmp_path: Path) -> None:
-    assert held(defaultdict(list, a=[1]), tmp_path, lambda: defaultdict(list))["new"] == []
+def test_restored_defaultdict_makes_defaults(tmp_path: Path) -> None:
+    assert transfer_value(defaultdict(list, a=[1]), tmp_path, lambda: defaultdict(list))["new"] == []
 
 
 @pytest.mark.parametrize(
@@ -162,109 +160,113 @@ def test_a_default_dict_still_makes_its_defaults(tmp_path: Path) -> None:
         *((lambda: None, np.ma.array([1])), (lambda: None, random.SystemRandom())),
         *((lambda: Keys.UP, Keys.UP | Keys.FIRE), (lambda: 1, 1 << 20_000), (list, [1 << 20_000])),
         *((lambda: None, torch.empty(2, device="meta")), (lambda: None, torch.ones(2).to(torch.float8_e5m2))),
-        *((lambda: Path("a"), Path("b")), (lambda: partial(min, 1), partial(max, 1)), (lambda: adding(1), adding(2))),
+        *(
+            (lambda: Path("a"), Path("b")),
+            (lambda: partial(min, 1), partial(max, 1)),
+            (lambda: make_adder(1), make_adder(2)),
+        ),
     ],
     ids=lambda value: "" if callable(value) else str(type(value)),
 )
-def test_what_training_made_is_named_and_the_rest_comes_back(first: Made, value: Any, tmp_path: Path) -> None:
+def test_object_made_in_training_is_named_and_rest_is_restored(first: Factory, value: Any, tmp_path: Path) -> None:
     def change(owner: Any) -> None:
         owner.part, owner.helper.part, owner.count = value, value, 7
 
     def make() -> Holder:
         return Holder(part=first(), helper=Holder(part=first(), rest=0), count=0)
 
-    another, missed = carried_over(make, change, tmp_path)
-    assert missed == ["part", "helper.part"]
-    assert another.count == 7
-    assert repr(another.part)[:20] == repr(first())[:20]
+    restored, unsaved = transfer(make, change, tmp_path)
+    assert unsaved == ["part", "helper.part"]
+    assert restored.count == 7
+    assert repr(restored.part)[:20] == repr(first())[:20]
 
 
-def test_objects_that_are_there_from_the_start_come_back_wherever_they_are(tmp_path: Path) -> None:
+def test_objects_in_containers_and_attributes_are_restored_in_place(tmp_path: Path) -> None:
     def make() -> Holder:
         statistics = {key: RunningMeanStd(shape=(2,)) for key in ("position", "goal")}
-        return Holder(listed=[Holder(part=0), Holder(part=1)], statistics=statistics, inner=Holder(part=Holder(x=1)))
+        return Holder(holders=[Holder(part=0), Holder(part=1)], statistics=statistics, inner=Holder(part=Holder(x=1)))
 
     def change(owner: Any) -> None:
-        owner.listed[1].part = "new"
+        owner.holders[1].part = "new"
         owner.statistics["goal"].update(np.array([[1.0, 2.0], [3.0, 5.0]]))
         owner.inner.part.x = 2
         owner.inner.part.first_set_in_training = [3]
 
-    another, missed = carried_over(make, change, tmp_path)
-    assert missed == []
-    assert (another.listed[0].part, another.listed[1].part) == (0, "new")
-    assert another.statistics["goal"].mean == pytest.approx([2.0, 3.5], abs=1e-3)
-    assert (another.inner.part.x, another.inner.part.first_set_in_training) == (2, [3])
+    restored, unsaved = transfer(make, change, tmp_path)
+    assert unsaved == []
+    assert (restored.holders[0].part, restored.holders[1].part) == (0, "new")
+    assert restored.statistics["goal"].mean == pytest.approx([2.0, 3.5], abs=1e-3)
+    assert (restored.inner.part.x, restored.inner.part.first_set_in_training) == (2, [3])
 
 
-def pool(**parts: Any) -> Holder:
-    """Hold two objects, and the first of them once more."""
+def make_pool(**parts: Any) -> Holder:
+    """Return an object with a list of two objects, and an attribute that refers to the first of them."""
     objects = [Holder(part=0, seen=[1]), Holder(part=0, seen=[2])]
     return Holder(pool=objects, current=objects[0], **parts)
 
 
-def test_an_object_that_is_held_twice_is_still_one(tmp_path: Path) -> None:
+def test_shared_object_stays_shared(tmp_path: Path) -> None:
     def change(owner: Any) -> None:
         owner.current.part, owner.current.seen = 5, [1, 3]
 
-    another, missed = carried_over(pool, change, tmp_path)
-    assert missed == []
-    assert another.current is another.pool[0]
-    assert (another.current.part, another.current.seen) == (5, [1, 3])
+    restored, unsaved = transfer(make_pool, change, tmp_path)
+    assert unsaved == []
+    assert restored.current is restored.pool[0]
+    assert (restored.current.part, restored.current.seen) == (5, [1, 3])
 
 
-def test_an_attribute_that_holds_another_of_the_objects_is_named(tmp_path: Path) -> None:
+def test_attribute_that_refers_to_another_object_is_named(tmp_path: Path) -> None:
     def change(owner: Any) -> None:
         owner.current = owner.pool[1]
         owner.current.part = 5
 
-    another, missed = carried_over(pool, change, tmp_path)
-    assert missed == ["current"]
-    assert [one.part for one in another.pool] == [0, 5]
+    restored, unsaved = transfer(make_pool, change, tmp_path)
+    assert unsaved == ["current"]
+    assert [holder.part for holder in restored.pool] == [0, 5]
 
 
-def test_an_object_is_named_at_both_places_if_it_is_lost_at_the_first(tmp_path: Path) -> None:
-    _, missed = carried_over(pool, lambda owner: owner.pool.append(Holder()), tmp_path)
-    assert missed == ["pool", "current"]
+def test_shared_object_is_named_twice_if_first_attribute_is_unsaved(tmp_path: Path) -> None:
+    _, unsaved = transfer(make_pool, lambda owner: owner.pool.append(Holder()), tmp_path)
+    assert unsaved == ["pool", "current"]
 
 
-def test_constants_that_are_held_twice_are_values(tmp_path: Path) -> None:
+def test_shared_constants_are_restored_as_values(tmp_path: Path) -> None:
     def make() -> Holder:
-        return Holder(phase=Phase.EXPLORE, last=Phase.EXPLORE, place=Point(1, 2.0), levels=[EASY, HARD], level=EASY)
+        return Holder(phase=Phase.EXPLORE, last=Phase.EXPLORE, position=Point(1, 2.0), levels=[EASY, HARD], level=EASY)
 
     def change(owner: Any) -> None:
         owner.last = Phase.EXPLOIT
 
-    another, missed = carried_over(make, change, tmp_path)
-    assert missed == []
-    assert (another.phase, another.last) == (Phase.EXPLORE, Phase.EXPLOIT)
+    restored, unsaved = transfer(make, change, tmp_path)
+    assert unsaved == []
+    assert (restored.phase, restored.last) == (Phase.EXPLORE, Phase.EXPLOIT)
 
 
 @pytest.mark.parametrize("shared", [[1], {"a": 1}, deque([1]), {1}], ids=lambda value: type(value).__name__)
-def test_a_container_that_two_attributes_hold_is_named_as_it_would_come_apart(shared: Any, tmp_path: Path) -> None:
-    another, missed = carried_over(
+def test_container_shared_by_two_attributes_is_named(shared: Any, tmp_path: Path) -> None:
+    restored, unsaved = transfer(
         lambda: Holder(rewards=shared, history={"rewards": shared}, count=0),
         lambda owner: setattr(owner, "count", 4),
         tmp_path,
     )
-    assert missed == ["history"]
-    assert another.count == 4
+    assert unsaved == ["history"]
+    assert restored.count == 4
 
 
-def test_an_attribute_that_training_took_away_is_named(tmp_path: Path) -> None:
+def test_deleted_attribute_is_named(tmp_path: Path) -> None:
     def change(owner: Any) -> None:
         del owner.part, owner.inner.part
 
-    _, missed = carried_over(lambda: Holder(inner=Holder(part=1), part=2), change, tmp_path)
-    assert missed == ["inner.part", "part"]
+    _, unsaved = transfer(lambda: Holder(inner=Holder(part=1), part=2), change, tmp_path)
+    assert unsaved == ["inner.part", "part"]
 
 
-def test_a_constant_that_an_attribute_names_is_not_changed(tmp_path: Path) -> None:
-    assert held(HARD, tmp_path, lambda: EASY) == HARD
+def test_restore_leaves_frozen_constant_unchanged(tmp_path: Path) -> None:
+    assert transfer_value(HARD, tmp_path, lambda: EASY) == HARD
     assert (EASY.gravity, EASY.winds) == (1.0, [])
 
 
-def test_networks_and_their_optimizers_go_on_learning(tmp_path: Path) -> None:
+def test_network_and_optimizer_continue_training(tmp_path: Path) -> None:
     def make() -> Holder:
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 1)
@@ -279,24 +281,24 @@ def test_networks_and_their_optimizers_go_on_learning(tmp_path: Path) -> None:
 
     trained = make()
     learn(trained)
-    another, missed = carried_over(make, learn, tmp_path)
-    assert missed == []
+    restored, unsaved = transfer(make, learn, tmp_path)
+    assert unsaved == []
     learn(trained)
-    learn(another)
-    assert torch.equal(another.network.weight, trained.network.weight)
-    assert torch.equal(another.scale, trained.scale)
+    learn(restored)
+    assert torch.equal(restored.network.weight, trained.network.weight)
+    assert torch.equal(restored.scale, trained.scale)
 
 
-def test_environments_of_its_own_are_named(tmp_path: Path) -> None:
+def test_environments_in_attributes_are_named(tmp_path: Path) -> None:
     def make() -> Holder:
         return Holder(eval_env=DummyVecEnv([lambda: gym.make("CartPole-v1")]), env=gym.make("CartPole-v1"), count=0)
 
-    another, missed = carried_over(make, lambda owner: setattr(owner, "count", 4), tmp_path)
-    assert missed == ["eval_env", "env"]
-    assert another.count == 4
+    restored, unsaved = transfer(make, lambda owner: setattr(owner, "count", 4), tmp_path)
+    assert unsaved == ["eval_env", "env"]
+    assert restored.count == 4
 
 
-def test_what_others_look_after_is_neither_kept_nor_named() -> None:
+def test_objects_saved_elsewhere_are_neither_saved_nor_named() -> None:
     network = torch.nn.Linear(2, 2)
     owner = Holder(network=network, weights=[*network.parameters()], itself=None, part=3)
     owner.itself = owner
@@ -305,7 +307,7 @@ def test_what_others_look_after_is_neither_kept_nor_named() -> None:
     assert captured.state["state"] == {"weights": [{"$": "known"}, {"$": "known"}], "part": 3}
 
 
-def test_a_normalizer_of_dict_observations_is_kept_whole(tmp_path: Path) -> None:
+def test_vec_normalize_of_dict_observations_is_restored(tmp_path: Path) -> None:
     class Dicts(gym.ObservationWrapper[Any, Any, Any]):
         def __init__(self) -> None:
             super().__init__(gym.make("CartPole-v1"))
@@ -324,9 +326,9 @@ def test_a_normalizer_of_dict_observations_is_kept_whole(tmp_path: Path) -> None
 
     trained = make()
     change(trained)
-    another, missed = carried_over(make, change, tmp_path)
-    assert missed == []
-    assert np.array_equal(another.obs_rms["all"].mean, trained.obs_rms["all"].mean)
+    restored, unsaved = transfer(make, change, tmp_path)
+    assert unsaved == []
+    assert np.array_equal(restored.obs_rms["all"].mean, trained.obs_rms["all"].mean)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def test_a_normalizer_of_dict_observations_is_kept_whole(tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_forged_state_is_refused(forged: dict[str, Any]) -> None:
+def test_restore_refuses_forged_state(forged: dict[str, Any]) -> None:
     owner = Holder(part=1, inner=Holder(part=2), call=len, network=torch.nn.Linear(1, 1))
     before = dict(vars(owner))
     with pytest.raises((ValueError, LookupError)):
@@ -351,24 +353,33 @@ def test_forged_state_is_refused(forged: dict[str, Any]) -> None:
     assert vars(owner.inner) == {"part": 2}
 
 
-@pytest.mark.parametrize("parts", ["[]", "[[]]", "{}", '{"a":0}'])
-def test_a_file_of_many_small_parts_takes_no_more_memory_than_it_should(parts: str, tmp_path: Path) -> None:
-    archive.write(tmp_path / "archive", [])
-    state = tmp_path / "archive" / "state.json"
-    state.write_text("[" + ",".join([parts] * (15_000_000 // (len(parts) + 1))) + "]")
-    names = ("state.json", "arrays.safetensors")
-    sums = [f"{hashlib.sha256((state.parent / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (state.parent / "SHA256SUMS").write_text("".join(sums))
-    tracemalloc.start()
-    try:
-        with pytest.raises(RunError, match="lists and mappings"):
-            archive.read(tmp_path / "archive")
-        assert tracemalloc.get_traced_memory()[1] < 100e6
-    finally:
-        tracemalloc.stop()
+def test_capture_names_state_dict_that_cannot_be_saved() -> None:
+    class Unsaved(Holder):
+        def state_dict(self) -> dict[str, Any]:
+            return {"lock": threading.Lock()}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise AssertionError("nothing was saved")
+
+    captured = capture(Unsaved())
+    assert captured.unsaved == ["the value of its state_dict"]
+    restore(Unsaved(), captured.state)
 
 
-def test_what_has_too_many_parts_to_be_read_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="lists and mappings"):
-        archive.write(tmp_path / "archive", [[]] * 600_000)
-    assert not (tmp_path / "archive").exists()
+def test_restore_reads_former_class_name() -> None:
+    class MonitorCsvWriter(Holder):
+        pass
+
+    owner = Holder(writer=MonitorCsvWriter(seconds=0.0))
+    state = {"$": "live", "type": "Bookkeeper", "state": {"$": "attributes", "state": {"seconds": 2.5}}}
+    restore(owner, {"$": "attributes", "state": {"writer": state}})
+    assert owner.writer.seconds == 2.5
+
+
+@pytest.mark.parametrize("bit_generator", [np.random.MT19937, np.random.Philox])
+def test_decode_refuses_generator_position_outside_buffer(bit_generator: type[np.random.BitGenerator]) -> None:
+    data = encode(np.random.Generator(bit_generator(3)))
+    fields = data["state"] if "buffer_pos" in data["state"] else data["state"]["state"]
+    fields["buffer_pos" if "buffer_pos" in fields else "pos"] = -400_000_000
+    with pytest.raises(ValueError, match="of a generator is not between"):
+        decode(data, np.random.Generator(bit_generator(3)))

@@ -1,22 +1,24 @@
-"""Run directories made to do harm: each is refused in a line or two, or loads as what it should be.
+"""Hostile run directories are refused in a line or two, or load as they should.
 
-Nothing is executed, nothing is written outside the run, and memory stays bounded.
+No code in them is executed, no file outside the run is written, and memory stays bounded.
 """
 
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import pickle
 import random
+import resource
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from support import Toolkit, files_in
 
 import toolkit as tk
 from toolkit.training.model import load_model
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
 CONFIG = """\
@@ -38,6 +41,7 @@ algorithm:
 """
 MARKER = "executed"
 Members = dict[str, bytes]
+_BOMB_SIZE = 1 << 27  # bytes that a small file expands to; more than the memory that loading may take
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def run(trained: Path, working_directory: Path) -> Path:
     return shutil.copytree(trained, working_directory / "run").relative_to(working_directory)
 
 
-# --- what harm is made of -------------------------------------------------------------------------------------------
+# --- hostile files --------------------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -63,28 +67,28 @@ class Bomb:
         return os.system, (f"touch {MARKER}",)
 
 
-def saved(thing: Any, **how: Any) -> bytes:
+def torch_saved(value: Any, **options: Any) -> bytes:
     file = io.BytesIO()
-    torch.save(thing, file, **how)
+    torch.save(value, file, **options)
     return file.getvalue()
 
 
 BOMBS = {
     **{f"protocol {number}": pickle.dumps(Bomb(), number) for number in (0, 2, 4)},
-    "as torch saves it": saved(Bomb()),
-    "as torch saved it once": saved(Bomb(), _use_new_zipfile_serialization=False),
+    "as torch saves it": torch_saved(Bomb()),
+    "as torch saved it once": torch_saved(Bomb(), _use_new_zipfile_serialization=False),
 }
 
 
 class Storage:
-    """The storage that a fake tensor names: so many numbers of `data/0`, or of another record."""
+    """The storage that a fake tensor names: ``numel`` numbers of the record ``data/<key>``."""
 
     def __init__(self, numel: int, key: str = "0") -> None:
         self.numel, self.key = numel, key
 
 
-class Fake:
-    """A tensor of any shape, as torch writes it."""
+class FakeTensor:
+    """A tensor that claims any shape, as torch writes it."""
 
     def __init__(self, *size: int, stride: tuple[int, ...] = (1,), offset: int = 0, numel: int = 4) -> None:
         self.arguments = Storage(numel), offset, size, stride, False, OrderedDict()  # type: ignore[var-annotated]
@@ -106,32 +110,32 @@ class Call:
 class Pickler(pickle.Pickler):
     """Pickles as torch does."""
 
-    def persistent_id(self, thing: Any) -> Any:
-        return ("storage", torch.FloatStorage, thing.key, "cpu", thing.numel) if isinstance(thing, Storage) else None
+    def persistent_id(self, value: Any) -> Any:
+        return ("storage", torch.FloatStorage, value.key, "cpu", value.numel) if isinstance(value, Storage) else None
 
 
-def pickled(thing: Any) -> bytes:
+def pickle_as_torch(value: Any) -> bytes:
     file = io.BytesIO()
-    Pickler(file, 2).dump(thing)
+    Pickler(file, 2).dump(value)
     return file.getvalue()
 
 
-def pth(content: bytes, storage: bytes = bytes(16), compression: int = zipfile.ZIP_STORED) -> bytes:
-    """Return a file of `torch.save` with that pickle."""
+def torch_file(content: bytes, storage: bytes = bytes(16), compression: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a file of ``torch.save`` with this pickle."""
     records = {"data.pkl": content, "byteorder": b"little", "data/0": storage, "version": b"3\n"}
-    return zipped({f"archive/{name}": record for name, record in records.items()}, compression)
+    return zip_file({f"archive/{name}": record for name, record in records.items()}, compression)
 
 
-def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
+def zip_file(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return file.getvalue()
 
 
-def overlapping(count: int, size: int) -> bytes:
-    """Return a file of `torch.save` with storages each of which holds all that follow: more bytes than it has."""
+def overlapping_storages(count: int, size: int) -> bytes:
+    """Return a file of ``torch.save`` whose storages each contain all that follow: more bytes than it has."""
     content, sizes = bytes(size), []
     for number in reversed(range(count)):
         name = f"archive/data/{number:05}".encode()
@@ -148,36 +152,36 @@ def overlapping(count: int, size: int) -> bytes:
             info.file_size, info.compress_size, info.CRC = length, length, crc
             info.header_offset = 48 * number
             archive.filelist.append(info)
-            tensors.append(Fake(1))
+            tensors.append(FakeTensor(1))
             tensors[-1].arguments = Storage(length // 4, f"{number:05}"), *tensors[-1].arguments[1:]
-        archive.writestr("archive/data.pkl", pickled({"a": tensors}))
+        archive.writestr("archive/data.pkl", pickle_as_torch({"a": tensors}))
     return file.getvalue()
 
 
-def members_of(run: Path) -> Members:
+def read_members(run: Path) -> Members:
     with zipfile.ZipFile(run / "model.zip") as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def state_dict(run: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(io.BytesIO(members_of(run)["policy.pth"]), weights_only=True)
+def read_policy(run: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(io.BytesIO(read_members(run)["policy.pth"]), weights_only=True)
     return loaded
 
 
-def replace(run: Path, **members: bytes) -> None:
-    """Put other members into the model.zip of a run; `policy_optimizer` is `policy.optimizer.pth`."""
+def replace_parts(run: Path, **members: bytes) -> None:
+    """Replace members of a run's model.zip; ``policy_optimizer`` is ``policy.optimizer.pth``."""
     names = {name: f"{name.replace('policy_optimizer', 'policy.optimizer')}.pth" for name in members}
-    (run / "model.zip").write_bytes(zipped(members_of(run) | {names[name]: members[name] for name in members}))
+    (run / "model.zip").write_bytes(zip_file(read_members(run) | {names[name]: members[name] for name in members}))
 
 
-def assert_refused(done: Any, *fragments: str) -> None:
-    assert (done.status, done.out) == (2, ""), done
-    assert "Traceback" not in done.err
-    assert 1 <= len(done.err.splitlines()) <= 2
-    assert len(done.err) < 1500
-    assert done.err.isprintable() or done.err.replace("\n", "").isprintable()
+def assert_refused(finished: Any, *fragments: str) -> None:
+    assert (finished.status, finished.out) == (2, ""), finished
+    assert "Traceback" not in finished.err
+    assert 1 <= len(finished.err.splitlines()) <= 2
+    assert len(finished.err) < 1500
+    assert finished.err.isprintable() or finished.err.replace("\n", "").isprintable()
     for fragment in fragments:
-        assert fragment in done.err
+        assert fragment in finished.err
     assert not Path(MARKER).exists()
 
 
@@ -186,7 +190,7 @@ def assert_refused(done: Any, *fragments: str) -> None:
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 @pytest.mark.parametrize("name", ["config.yaml", "model.zip"])
-def test_a_pickle_for_a_file_that_is_needed_is_refused(name: str, bomb: bytes, run: Path, toolkit: Toolkit) -> None:
+def test_pickle_in_place_of_config_or_model_is_refused(name: str, bomb: bytes, run: Path, toolkit: Toolkit) -> None:
     (run / name).write_bytes(bomb)
     for command in ("evaluate", "record"):
         assert_refused(toolkit(command, run), f"run/{name}")
@@ -194,25 +198,23 @@ def test_a_pickle_for_a_file_that_is_needed_is_refused(name: str, bomb: bytes, r
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 @pytest.mark.parametrize("name", ["policy", "policy_optimizer"])
-def test_a_pickle_for_weights_is_refused(name: str, bomb: bytes, run: Path, toolkit: Toolkit) -> None:
-    replace(run, **{name: bomb})
+def test_pickle_in_place_of_weights_is_refused(name: str, bomb: bytes, run: Path, toolkit: Toolkit) -> None:
+    replace_parts(run, **{name: bomb})
     assert_refused(toolkit("evaluate", run), "run/model.zip: is damaged, or no SB3 model: policy")
-    replace(run, **{name: pth(bomb)})
+    replace_parts(run, **{name: torch_file(bomb)})
     assert_refused(toolkit("evaluate", run), "run/model.zip: is damaged, or no SB3 model: policy")
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 @pytest.mark.parametrize("member", ["data", "pytorch_variables.pth", "system_info.txt", "_stable_baselines3_version"])
-def test_a_pickle_for_what_a_model_does_not_need_is_not_read(
-    member: str, bomb: bytes, run: Path, toolkit: Toolkit
-) -> None:
-    (run / "model.zip").write_bytes(zipped(members_of(run) | {member: bomb}))
+def test_pickle_in_unused_member_of_model_is_not_read(member: str, bomb: bytes, run: Path, toolkit: Toolkit) -> None:
+    (run / "model.zip").write_bytes(zip_file(read_members(run) | {member: bomb}))
     assert toolkit("evaluate", run, "--episodes", "1").status == 0
     assert not Path(MARKER).exists()
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_pickle_for_every_other_file_is_not_read_or_refused(bomb: bytes, run: Path, toolkit: Toolkit) -> None:
+def test_pickle_in_place_of_other_files_is_refused_or_not_read(bomb: bytes, run: Path, toolkit: Toolkit) -> None:
     others = files_in(run) - {"config.yaml", "model.zip"} | {"videos/x.mp4", "snapshots/40/state.json"}
     for name in others:
         (run / name).parent.mkdir(exist_ok=True, parents=True)
@@ -226,95 +228,118 @@ def test_a_pickle_for_every_other_file_is_not_read_or_refused(bomb: bytes, run: 
 
 # --- weights --------------------------------------------------------------------------------------------------------
 
+
+def compressed_numbers() -> bytes:
+    numbers = pickle_as_torch({"a": FakeTensor(_BOMB_SIZE // 4, numel=_BOMB_SIZE // 4)})
+    return torch_file(numbers, bytes(_BOMB_SIZE), zipfile.ZIP_DEFLATED)
+
+
+def compressed_pickle() -> bytes:
+    return torch_file(bytes(_BOMB_SIZE), compression=zipfile.ZIP_DEFLATED)
+
+
 TUPLES = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
-WEIGHTS: dict[str, tuple[bytes, str]] = {
-    "names os.system": (pth(pickle.dumps({"a": Call(os.system, "x")}, 2)), "system', which no weights need"),
-    "names bytearray": (pth(pickle.dumps({"a": Call(bytearray, 10**11)}, 2)), "bytearray', which no weights"),
-    "builds a sparse tensor": (saved({"a": torch.eye(2).to_sparse()}), "_rebuild_sparse_tensor', which no weights"),
-    "names a numpy scalar": (saved({"a": __import__("numpy").float64(1)}), "scalar', which no weights"),
-    "calls a storage": (pth(pickle.dumps({"a": Call(torch.FloatStorage, 10**11)}, 2)), "policy.pth: it"),
-    "a tensor of 2**40 numbers": (pth(pickled({"a": Fake(2**40)})), "claims more numbers than the file has"),
-    "2**40 numbers from one": (pth(pickled({"a": Fake(2**20, 2**20, stride=(0, 0))})), "claims more numbers"),
-    "numbers before the first": (pth(pickled({"a": Fake(2, stride=(-1,))})), "no whole number"),
-    "numbers after the last": (pth(pickled({"a": Fake(2, offset=3)})), "claims more numbers"),
-    "a huge stride": (pth(pickled({"a": Fake(2, stride=(2**40,))})), "claims more numbers"),
-    "a storage longer than its record": (pth(pickled({"a": Fake(4, numel=2**40)})), "not as long as it should be"),
-    "a tensor of a million axes": (pth(pickled({"a": Fake(*[1] * 9999, stride=(1,) * 9999)})), "no proper shape"),
-    "a key that overflows the stack": (pth(TUPLES), "data.pkl claims"),
-    "a smaller one": (pth(TUPLES[:60_000] + b"K\x01s."), "neither text nor a number"),
-    "a memo of 2**31 entries": (pth(b"\x80\x02}r\xff\xff\xff\x7f."), "has no 'q_net"),
-    "bytes of a claimed length": (pth(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00" + b"."), "policy.pth: "),
-    "storages that overlap": (overlapping(8, 1 << 18), "data/00001 claims 262,432 bytes, and could have"),
-    "a pickle without end": (pth(b"\x80\x02}"), "policy.pth: "),
-    "a pickle out of nothing": (pth(b"\x80\x02u."), "policy.pth: "),
-    "no mapping": (pth(b"\x80\x02]."), "it is no mapping"),
-    "a mapping in itself": (pth(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), "has no 'q_net"),
-    "an empty zip": (zipped({}), "it has no data.pkl"),
-    "nothing": (b"", "policy.pth: "),
-    "a compressed gigabyte of numbers": (
-        pth(pickled({"a": Fake(2**28, numel=2**28)}), bytes(2**28), zipfile.ZIP_DEFLATED),
-        "data/0 claims 268,435,456 bytes",
+WEIGHTS: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
+    "names os.system": (torch_file(pickle.dumps({"a": Call(os.system, "x")}, 2)), "system', which no weights need"),
+    "names bytearray": (torch_file(pickle.dumps({"a": Call(bytearray, 10**11)}, 2)), "bytearray', which no weights"),
+    "builds a sparse tensor": (
+        torch_saved({"a": torch.eye(2).to_sparse()}),
+        "_rebuild_sparse_tensor', which no weights",
     ),
-    "a compressed gigabyte of pickle": (pth(bytes(2**28), compression=zipfile.ZIP_DEFLATED), "data.pkl claims"),
+    "names a numpy scalar": (torch_saved({"a": __import__("numpy").float64(1)}), "scalar', which no weights"),
+    "calls a storage": (torch_file(pickle.dumps({"a": Call(torch.FloatStorage, 10**11)}, 2)), "policy.pth: it"),
+    "a tensor of 2**40 numbers": (
+        torch_file(pickle_as_torch({"a": FakeTensor(2**40)})),
+        "claims more numbers than the file has",
+    ),
+    "2**40 numbers from one": (
+        torch_file(pickle_as_torch({"a": FakeTensor(2**20, 2**20, stride=(0, 0))})),
+        "claims more numbers",
+    ),
+    "numbers before the first": (torch_file(pickle_as_torch({"a": FakeTensor(2, stride=(-1,))})), "no whole number"),
+    "numbers after the last": (torch_file(pickle_as_torch({"a": FakeTensor(2, offset=3)})), "claims more numbers"),
+    "a huge stride": (torch_file(pickle_as_torch({"a": FakeTensor(2, stride=(2**40,))})), "claims more numbers"),
+    "a storage longer than its record": (
+        torch_file(pickle_as_torch({"a": FakeTensor(4, numel=2**40)})),
+        "not as long as it should be",
+    ),
+    "a tensor of a million axes": (
+        torch_file(pickle_as_torch({"a": FakeTensor(*[1] * 9999, stride=(1,) * 9999)})),
+        "no proper shape",
+    ),
+    "a key that overflows the stack": (torch_file(TUPLES), "data.pkl claims"),
+    "a smaller one": (torch_file(TUPLES[:60_000] + b"K\x01s."), "neither text nor a number"),
+    "a memo of 2**31 entries": (torch_file(b"\x80\x02}r\xff\xff\xff\x7f."), "has no 'q_net"),
+    "bytes of a claimed length": (torch_file(b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00" + b"."), "policy.pth: "),
+    "storages that overlap": (overlapping_storages(8, 1 << 18), "data/00001 claims 262,432 bytes, and could have"),
+    "a pickle without end": (torch_file(b"\x80\x02}"), "policy.pth: "),
+    "a pickle out of nothing": (torch_file(b"\x80\x02u."), "policy.pth: "),
+    "no mapping": (torch_file(b"\x80\x02]."), "it is no mapping"),
+    "a mapping in itself": (torch_file(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), "has no 'q_net"),
+    "an empty zip": (zip_file({}), "it has no data.pkl"),
+    "nothing": (b"", "policy.pth: "),
+    "compressed numbers": (cache(compressed_numbers), f"data/0 claims {_BOMB_SIZE:,} bytes"),
+    "a compressed pickle": (cache(compressed_pickle), "data.pkl claims"),
 }
 
 
 @pytest.mark.parametrize(("content", "message"), WEIGHTS.values(), ids=WEIGHTS)
-def test_weights_that_are_none_are_refused(content: bytes, message: str, run: Path, toolkit: Toolkit) -> None:
-    replace(run, policy=content)
+def test_hostile_weights_are_refused(
+    content: bytes | Callable[[], bytes], message: str, run: Path, toolkit: Toolkit
+) -> None:
+    replace_parts(run, policy=content() if callable(content) else content)
     assert_refused(toolkit("evaluate", run), "error: run/model.zip: ", message)
 
 
-def first(run: Path) -> str:
-    return next(iter(state_dict(run)))
-
-
 MISFITS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
-    "NaN": (lambda one: one * torch.nan, "numbers that are not finite"),
-    "one infinite number": (lambda one: one.index_fill(0, torch.tensor(0), torch.inf), "numbers that are not finite"),
-    "another shape": (lambda one: one.T.contiguous(), "has the shape (4, 3) and should have (3, 4)"),
-    "more of it": (lambda one: torch.cat([one, one]), "has the shape (6, 4)"),
-    "float64": (lambda one: one.double(), "holds torch.float64 and should hold torch.float32"),
-    "whole numbers": (lambda one: one.long(), "holds torch.int64"),
-    "text": (lambda one: "weights", "is no tensor"),
+    "NaN": (lambda tensor: tensor * torch.nan, "numbers that are not finite"),
+    "one infinite number": (
+        lambda tensor: tensor.index_fill(0, torch.tensor(0), torch.inf),
+        "numbers that are not finite",
+    ),
+    "another shape": (lambda tensor: tensor.T.contiguous(), "has the shape (4, 2) and should have (2, 4)"),
+    "more of it": (lambda tensor: torch.cat([tensor, tensor]), "has the shape (4, 4) and should have (2, 4)"),
+    "float64": (lambda tensor: tensor.double(), "holds torch.float64 and should hold torch.float32"),
+    "whole numbers": (lambda tensor: tensor.long(), "holds torch.int64"),
+    "text": (lambda tensor: "weights", "is no tensor"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS)
-def test_a_tensor_that_does_not_fit_is_named(
+def test_tensor_that_does_not_fit_is_named(
     change: Callable[[torch.Tensor], Any], message: str, run: Path, toolkit: Toolkit
 ) -> None:
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("[4]", "[3]"))
-    trained = tk.train(run / "config.yaml", "other").directory
-    weights = state_dict(trained)
-    name = first(trained)
-    replace(trained, policy=saved(weights | {name: change(weights[name])}))
-    done = toolkit("evaluate", trained)
-    assert_refused(done, f"error: other/model.zip: does not fit the run's config.yaml: policy: {name}", message)
+    weights = read_policy(run)
+    name = next(name for name, tensor in weights.items() if tensor.shape == (2, 4))
+    replace_parts(run, policy=torch_saved(weights | {name: change(weights[name])}))
+    finished = toolkit("evaluate", run)
+    assert_refused(finished, f"error: run/model.zip: does not fit the run's config.yaml: policy: {name}", message)
 
 
 OPTIMIZERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "no state": (lambda one: {"param_groups": one["param_groups"]}, "is the state of no optimizer"),
-    "another number of parameters": (lambda one: one | {"param_groups": []}, "is of other parameters"),
-    "an infinite learning rate": (lambda one: changed_group(one, lr=float("inf")), "lr is not finite"),
-    "a learning rate of text": (lambda one: changed_group(one, lr={}), "lr is no setting"),
-    "a larger moment": (lambda one: one | {"state": {0: {"exp_avg": torch.zeros(100)}}}, "has the shape (100,)"),
-    "a moment of NaN": (lambda one: one | {"state": {0: {"exp_avg": torch.full((4, 4), torch.nan)}}}, "not finite"),
-    "a moment of no parameter": (lambda one: one | {"state": {99: {}}}, "of a parameter that does not exist"),
+    "no state": (lambda state: {"param_groups": state["param_groups"]}, "is the state of no optimizer"),
+    "another number of parameters": (lambda state: state | {"param_groups": []}, "is of other parameters"),
+    "an infinite learning rate": (lambda state: change_group(state, lr=float("inf")), "lr is not finite"),
+    "a learning rate of text": (lambda state: change_group(state, lr={}), "lr is no setting"),
+    "a larger moment": (lambda state: state | {"state": {0: {"exp_avg": torch.zeros(100)}}}, "has the shape (100,)"),
+    "a moment of NaN": (
+        lambda state: state | {"state": {0: {"exp_avg": torch.full((4, 4), torch.nan)}}},
+        "not finite",
+    ),
+    "a moment of no parameter": (lambda state: state | {"state": {99: {}}}, "of a parameter that does not exist"),
 }
 
 
-def changed_group(state: dict[str, Any], **values: Any) -> dict[str, Any]:
+def change_group(state: dict[str, Any], **values: Any) -> dict[str, Any]:
     return state | {"param_groups": [state["param_groups"][0] | values]}
 
 
 @pytest.mark.parametrize(("change", "message"), OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_an_optimizer_that_does_not_fit_is_refused(
+def test_optimizer_state_that_does_not_fit_is_refused(
     change: Callable[[dict[str, Any]], Any], message: str, run: Path, toolkit: Toolkit
 ) -> None:
-    state = torch.load(io.BytesIO(members_of(run)["policy.optimizer.pth"]), weights_only=True)
-    replace(run, policy_optimizer=saved(change(state)))
+    state = torch.load(io.BytesIO(read_members(run)["policy.optimizer.pth"]), weights_only=True)
+    replace_parts(run, policy_optimizer=torch_saved(change(state)))
     assert_refused(toolkit("evaluate", run), "run/model.zip: ", "policy.optimizer", message)
 
 
@@ -330,48 +355,48 @@ def claiming(content: bytes, size: int) -> bytes:
 
 
 ZIPS: dict[str, tuple[Callable[[Members], bytes], str]] = {
-    "a name above the run": (lambda members: zipped(members | {"../../evil": b"x"}), "'../../evil'"),
-    "an absolute name": (lambda members: zipped(members | {"/tmp/evil.pth": b"x"}), "'/tmp/evil.pth'"),
-    "a name of control characters": (lambda members: zipped(members | {"\x1b[2Jevil": b"x"}), "'\\x1b[2Jevil'"),
-    "a name of a thousand letters": (lambda members: zipped(members | {"x" * 1000: b"x"}), "x" * 80),
-    "weights of another model": (lambda members: zipped(members | {"actor.pth": b"x"}), "'actor.pth'"),
-    "no weights": (lambda members: zipped({"data": members["data"]}), "it has no parameters"),
-    "one part": (lambda members: zipped({"policy.pth": members["policy.pth"]}), "it has no policy.optimizer.pth"),
-    "a compressed gigabyte": (lambda m: zipped(m | {"policy.pth": bytes(2**30)}, zipfile.ZIP_DEFLATED), "claims"),
+    "a name above the run": (lambda members: zip_file(members | {"../../evil": b"x"}), "'../../evil'"),
+    "an absolute name": (lambda members: zip_file(members | {"/tmp/evil.pth": b"x"}), "'/tmp/evil.pth'"),
+    "a name of control characters": (lambda members: zip_file(members | {"\x1b[2Jevil": b"x"}), "'\\x1b[2Jevil'"),
+    "a name of a thousand letters": (lambda members: zip_file(members | {"x" * 1000: b"x"}), "x" * 80),
+    "weights of another model": (lambda members: zip_file(members | {"actor.pth": b"x"}), "'actor.pth'"),
+    "no weights": (lambda members: zip_file({"data": members["data"]}), "it has no parameters"),
+    "one part": (lambda members: zip_file({"policy.pth": members["policy.pth"]}), "it has no policy.optimizer.pth"),
+    "a compressed member": (lambda m: zip_file(m | {"policy.pth": bytes(_BOMB_SIZE)}, zipfile.ZIP_DEFLATED), "claims"),
     "a claim of four gigabytes": (
-        lambda m: claiming(zipped({"policy.pth": m["policy.pth"]} | m), 2**32 - 2),
+        lambda m: claiming(zip_file({"policy.pth": m["policy.pth"]} | m), 2**32 - 2),
         "claims",
     ),
-    "a claim of nothing": (lambda m: claiming(zipped({"policy.pth": m["policy.pth"]} | m), 0), "policy.pth"),
-    "a compression that asks for memory": (lambda members: zipped(members, zipfile.ZIP_LZMA), "in an unusual way"),
-    "a hundred thousand members": (lambda m: zipped(m | {f"{n:050}": b"" for n in range(100_000)}), "too long"),
+    "a claim of nothing": (lambda m: claiming(zip_file({"policy.pth": m["policy.pth"]} | m), 0), "policy.pth"),
+    "a compression that asks for memory": (lambda members: zip_file(members, zipfile.ZIP_LZMA), "in an unusual way"),
+    "a long directory": (lambda m: zip_file(m | {f"{n:01000}": b"" for n in range(5_000)}), "too long"),
     "one member twice": (
-        lambda m: zipped(m).replace(b"pytorch_variables.pth", b"policy.optimizer.pth\0"),
+        lambda m: zip_file(m).replace(b"pytorch_variables.pth", b"policy.optimizer.pth\0"),
         "SB3 model",
     ),
-    "a directory that lies about its place": (lambda m: zipped(m)[:-8] + b"\xff" * 8, "no SB3 model"),
+    "a directory that lies about its place": (lambda m: zip_file(m)[:-8] + b"\xff" * 8, "no SB3 model"),
 }
 
 
 @pytest.mark.parametrize(("content", "message"), ZIPS.values(), ids=ZIPS)
-def test_a_zip_that_is_no_model_is_refused(
+def test_hostile_zip_is_refused(
     content: Callable[[Members], bytes], message: str, run: Path, toolkit: Toolkit
 ) -> None:
     before = files_in(Path())
-    (run / "model.zip").write_bytes(content(members_of(run)))
+    (run / "model.zip").write_bytes(content(read_members(run)))
     assert_refused(toolkit("evaluate", run), "error: run/model.zip: ", message)
     assert files_in(Path()) == before
 
 
-def test_a_model_zip_with_any_bit_flipped_or_any_end_missing_is_refused_or_whole(run: Path) -> None:
+def test_damaged_model_zip_is_refused_or_loads_same_weights(run: Path) -> None:
     good = (run / "model.zip").read_bytes()
-    whole = state_dict(run)
+    whole = read_policy(run)
     generator = random.Random(0)
     refused = 0
-    for number in range(400):
-        place = generator.randrange(len(good))
-        flipped = good[:place] + bytes([good[place] ^ 1 << number % 8]) + good[place + 1 :]
-        (run / "model.zip").write_bytes(good[:place] if number % 4 == 0 else flipped)
+    for number in range(120):
+        position = generator.randrange(len(good))
+        flipped = good[:position] + bytes([good[position] ^ 1 << number % 8]) + good[position + 1 :]
+        (run / "model.zip").write_bytes(good[:position] if number % 4 == 0 else flipped)
         try:
             model = load_model(tk.load(run))
         except RunError:
@@ -379,37 +404,40 @@ def test_a_model_zip_with_any_bit_flipped_or_any_end_missing_is_refused_or_whole
         else:
             loaded = model.policy.state_dict()
             assert all(torch.equal(loaded[name], tensor) for name, tensor in whole.items())
-    assert 200 < refused < 400
+    assert 60 < refused < 120
 
 
-MEASURE = """\
-import resource, sys, toolkit
-from toolkit.utils.errors import RunError
-from toolkit.training.model import load_model
-from toolkit.training.run_directory import RunDirectory
-
-load_model(RunDirectory.open(toolkit.training.run_directory.Path(sys.argv[1])))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for directory in sys.argv[2:]:
-    try:
-        load_model(RunDirectory.open(toolkit.training.run_directory.Path(directory)))
-    except RunError:
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
-"""
+def measure_memory(run: Path, directories: list[Path], connection: Connection) -> None:
+    """Send by how many MiB the peak memory of this process has grown after each load, and after an allocation."""
+    load_model(RunDirectory.open(run))
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = []
+    for directory in directories:
+        with pytest.raises(RunError):
+            load_model(RunDirectory.open(directory))
+        grown.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10)
+    allocation = bytearray(os.urandom(1)) * (2 * _BOMB_SIZE)
+    grown.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10)
+    connection.send((grown, len(allocation)))
 
 
-def test_what_claims_gigabytes_takes_a_few_megabytes(run: Path) -> None:
-    good = members_of(run)
-    bombs = [zipped(good | {"policy.pth": content}) for content, _ in WEIGHTS.values()]
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_hostile_models_take_little_memory(run: Path) -> None:
+    good = read_members(run)
+    weights = [content() if callable(content) else content for content, _ in WEIGHTS.values()]
+    bombs = [zip_file(good | {"policy.pth": content}) for content in weights]
     bombs += [content(good) for content, _ in ZIPS.values()]
-    for number, bomb in enumerate(bombs):
-        shutil.copytree(run, f"bomb-{number}")
-        Path(f"bomb-{number}/model.zip").write_bytes(bomb)
-    arguments = [f"bomb-{number}" for number in range(len(bombs))]
-    done = subprocess.run([sys.executable, "-c", MEASURE, run, *arguments], capture_output=True, text=True, check=True)
-    grown = [*map(int, done.stdout.split())]
-    assert len(grown) == len(bombs)
-    assert max(grown) < 100, dict(zip([*WEIGHTS, *ZIPS], grown, strict=True))
+    directories = [Path(shutil.copytree(run, f"bomb-{number}")) for number in range(len(bombs))]
+    for directory, bomb in zip(directories, bombs, strict=True):
+        (directory / "model.zip").write_bytes(bomb)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=measure_memory, args=(run, directories, sender))
+    process.start()
+    sender.close()
+    grown, _ = receiver.recv()
+    process.join()
+    assert max(grown[:-1]) < 100, dict(zip([*WEIGHTS, *ZIPS], grown, strict=False))
+    assert grown[-1] > 100  # the measure sees an allocation
 
 
 # --- other files ----------------------------------------------------------------------------------------------------
@@ -419,7 +447,7 @@ YAML = {
     "a tag within": ("timesteps: !!python/name:os.system\n", "YAML tags are not read"),
     "aliases that double": ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "anchors and aliases are not read"),
     "nesting": ("a: " + "[" * 100_000, "is nested more than 40 levels deep"),
-    "half a million values": ("a: [" + "1," * 500_000 + "]", "has more than 50,000 values"),
+    "too many values": ("a: [" + "1," * 60_000 + "]", "has more than 50,000 values"),
     "two megabytes": ("a: '" + "x" * (2 << 20) + "'", "is larger than 1 MiB"),
     "a list": ("- 1\n", "must be a mapping"),
     "nothing": ("", "is empty"),
@@ -431,9 +459,9 @@ YAML = {
 
 
 @pytest.mark.parametrize(("content", "message"), YAML.values(), ids=YAML)
-def test_a_config_that_is_none_is_refused(content: str, message: str, run: Path, toolkit: Toolkit) -> None:
+def test_hostile_config_is_refused(content: str, message: str, run: Path, toolkit: Toolkit) -> None:
     (run / "config.yaml").write_text(content)
-    for command in ("evaluate", "describe"):
+    for command in ("evaluate", "describe") if len(content) < 100_000 else ("evaluate",):
         assert_refused(toolkit(command, run), message)
 
 
@@ -446,11 +474,15 @@ RESULTS = [
 
 
 @pytest.mark.parametrize("content", RESULTS, ids=lambda content: content[:30])
-def test_a_result_that_training_did_not_write_is_refused(content: str, run: Path, toolkit: Toolkit) -> None:
+def test_foreign_result_json_is_refused(content: str, run: Path, toolkit: Toolkit) -> None:
     (run / "result.json").write_text(content)
     for command in ("plot", "resume"):
         assert_refused(toolkit(command, run), "error: run/result.json: is damaged")
     assert "is damaged" in tk.load(run)._repr_html_()
+
+
+def test_evaluate_ignores_damaged_result_json(run: Path, toolkit: Toolkit) -> None:
+    (run / "result.json").write_text("[")
     assert toolkit("evaluate", run, "--episodes", "1").status == 0
 
 
@@ -471,22 +503,20 @@ def test_a_result_that_training_did_not_write_is_refused(content: str, run: Path
     ],
     ids=lambda row: row[:20],
 )
-def test_an_episode_that_is_none_is_refused(row: str, run: Path, toolkit: Toolkit) -> None:
+def test_invalid_episode_in_monitor_csv_is_refused(row: str, run: Path, toolkit: Toolkit) -> None:
     (run / "monitor.csv").write_text(f"#{{}}\nr,l,t\n1,1,1\n{row}\n")
     assert_refused(toolkit("plot", run), "error: run/monitor.csv:4: is not an episode")
 
 
 @pytest.mark.parametrize("name", ["result.json", "monitor.csv"])
-def test_a_file_larger_than_any_that_training_writes_is_not_read(name: str, run: Path, toolkit: Toolkit) -> None:
+def test_oversized_file_is_refused(name: str, run: Path, toolkit: Toolkit) -> None:
     with (run / name).open("wb") as file:
         file.truncate(2**40)
     assert_refused(toolkit("plot", run), f"error: run/{name}: ")
 
 
-@pytest.mark.parametrize(
-    "content", ["[", "[" * 100_000, "null", '{"versions": 1}', "\0", '{"versions": {"python": []}}']
-)
-def test_what_environment_json_says_matters_to_no_command(content: str, run: Path, toolkit: Toolkit) -> None:
+@pytest.mark.parametrize("content", ["[" * 100_000, "null", "\0", '{"versions": {"python": []}}'])
+def test_damaged_environment_json_is_ignored(content: str, run: Path, toolkit: Toolkit) -> None:
     (run / "environment.json").write_text(content)
     (run / "result.json").unlink()
     for command in ("evaluate", "resume"):
@@ -496,7 +526,7 @@ def test_what_environment_json_says_matters_to_no_command(content: str, run: Pat
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
-def test_videos_that_lead_out_of_the_run_are_not_written_to(run: Path, toolkit: Toolkit) -> None:
+def test_record_refuses_link_in_place_of_videos(run: Path, toolkit: Toolkit) -> None:
     Path("elsewhere").mkdir()
     (run / "videos").symlink_to(Path("elsewhere").resolve())
     assert_refused(toolkit("record", run), "error: run/videos: is a link, and nothing is written through it\nname a")
@@ -505,7 +535,7 @@ def test_videos_that_lead_out_of_the_run_are_not_written_to(run: Path, toolkit: 
 
 
 @pytest.mark.parametrize("name", ["videos", "snapshots", "tensorboard", "snapshots/40", "monitor.csv"])
-def test_a_run_with_a_link_in_it_is_not_resumed(name: str, run: Path, toolkit: Toolkit) -> None:
+def test_resume_refuses_link_in_run_directory(name: str, run: Path, toolkit: Toolkit) -> None:
     (run / "result.json").unlink()
     path = run / name
     path.parent.mkdir(exist_ok=True)
@@ -520,7 +550,7 @@ def test_a_run_with_a_link_in_it_is_not_resumed(name: str, run: Path, toolkit: T
     assert files_in(elsewhere) == {".recording-mine/precious"}
 
 
-def test_a_picture_takes_the_place_of_a_link_and_does_not_follow_it(run: Path, toolkit: Toolkit) -> None:
+def test_plot_replaces_link_without_following_it(run: Path, toolkit: Toolkit) -> None:
     Path("precious").write_text("mine")
     (run / "learning_curve.png").symlink_to(Path("precious").resolve())
     assert toolkit("plot", run).status == 0
@@ -528,23 +558,23 @@ def test_a_picture_takes_the_place_of_a_link_and_does_not_follow_it(run: Path, t
     assert not (run / "learning_curve.png").is_symlink()
 
 
-def test_a_video_that_is_a_link_is_not_shown_in_a_notebook(run: Path) -> None:
+def test_notebook_does_not_show_video_that_is_link(run: Path) -> None:
     Path("secret").write_text("my secret")
     (run / "videos").mkdir()
     (run / "videos" / "x.mp4").symlink_to(Path("secret").resolve())
     assert "no video yet" in tk.load(run)._repr_html_()
 
 
-def test_a_model_and_a_run_may_be_links_to_where_they_are_kept(run: Path, toolkit: Toolkit) -> None:
-    (run / "model.zip").rename("kept.zip")
-    (run / "model.zip").symlink_to(Path("kept.zip").resolve())
+def test_run_and_model_may_be_links(run: Path, toolkit: Toolkit) -> None:
+    (run / "model.zip").rename("elsewhere.zip")
+    (run / "model.zip").symlink_to(Path("elsewhere.zip").resolve())
     Path("link").symlink_to(run)
     assert toolkit("evaluate", "link", "--episodes", "1").status == 0
 
 
 @pytest.mark.parametrize("name", ["model.zip", "config.yaml", "result.json", "monitor.csv"])
 @pytest.mark.parametrize("what", ["a pipe", "a device", "a directory", "a loop", "nowhere"])
-def test_what_is_no_file_is_refused(name: str, what: str, run: Path, toolkit: Toolkit) -> None:
+def test_path_that_is_no_file_is_refused(name: str, what: str, run: Path, toolkit: Toolkit) -> None:
     path = run / name
     path.unlink()
     match what:
@@ -558,8 +588,8 @@ def test_what_is_no_file_is_refused(name: str, what: str, run: Path, toolkit: To
             path.symlink_to(path.name)
         case "nowhere":
             path.symlink_to("nowhere")
-    done = toolkit("evaluate" if name in ("model.zip", "config.yaml") else "plot", run)
+    finished = toolkit("evaluate" if name in ("model.zip", "config.yaml") else "plot", run)
     if (name, what) == ("result.json", "nowhere"):
-        assert done.status == 0, "a run that goes on has none either"
+        assert finished.status == 0, "a run in training has none either"
         return
-    assert_refused(done, "error: run")
+    assert_refused(finished, "error: run")
