@@ -392,7 +392,7 @@ def test_resume_refuses_model_without_training_files(interrupted_run: Path, tool
     for name in ("result.json", "monitor.csv", "progress.csv"):
         (interrupted_run / name).unlink()
     shutil.rmtree(interrupted_run / "snapshots")
-    assert "holds a model that was not trained here" in refuse_resume(interrupted_run, toolkit)
+    assert "holds a model that was trained elsewhere" in refuse_resume(interrupted_run, toolkit)
 
 
 def shrink_moments(state: dict[str, Any]) -> None:
