@@ -1,4 +1,4 @@
-"""How good a run's model is: greedy episodes on fresh seeds, raw returns."""
+"""Evaluation of a run's model: raw returns of greedy episodes on fresh seeds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ _N_ENVS = 10
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Raw returns of greedy episodes, and what they say.
+    """Raw returns of greedy episodes, with their mean, spread and confidence interval.
 
-    :param std_return: population standard deviation, as NumPy and SB3 give it
+    :param episodes: number of episodes
+    :param std_return: population standard deviation, as NumPy and SB3 compute it
     :param ci95: 95 % bootstrap confidence interval (BCa) of the mean return
+    :param returns: raw return of each episode
     """
 
     episodes: int
@@ -34,8 +36,13 @@ class Evaluation:
 def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) -> Evaluation:
     """Play greedy episodes with a run's model on seeds that training never used.
 
-    :param episodes: how many whole episodes, at least 1
-    :param seed: which episodes; by default they follow from the run's seed
+    >>> import toolkit
+    >>> evaluation = toolkit.evaluate(toolkit.load(), episodes=20)
+    >>> evaluation.min_return <= evaluation.mean_return <= evaluation.max_return
+    True
+
+    :param episodes: number of whole episodes, at least 1
+    :param seed: seed of the environments; by default it follows from the run's seed
     :raises ValueError: if ``episodes`` is below 1
     :raises RunError: if the run has no model that can be loaded
     """
@@ -59,10 +66,10 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
 
 
 def _bootstrap_interval(returns: list[float]) -> tuple[float, float]:
-    if min(returns) == max(returns):  # no resampling differs; BCa is undefined there
+    if min(returns) == max(returns):  # all resamples are equal, and BCa is undefined
         return returns[0], returns[0]
     from scipy.stats import bootstrap
 
-    resampled = bootstrap((returns,), np.mean, n_resamples=9_999, batch=1_000, rng=np.random.default_rng(0))
-    interval = resampled.confidence_interval
+    result = bootstrap((returns,), np.mean, n_resamples=9_999, batch=1_000, rng=np.random.default_rng(0))
+    interval = result.confidence_interval
     return float(interval.low), float(interval.high)

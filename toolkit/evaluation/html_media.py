@@ -1,4 +1,4 @@
-"""Pictures and videos inside of HTML, so that a page needs no other file."""
+"""Pictures and videos inside HTML, so that a page needs no other file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ _MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 
 
 def find_newest_video(run: RunDirectory, max_bytes: int, suffixes: Collection[str] = tuple(_MEDIA)) -> Path | None:
-    """Return a run's newest video of at most so many bytes, if it has one.
+    """Return a run's newest video, or ``None`` if it has none.
 
-    Links are none: one could bring any file of this user into a page.
+    Symbolic links are ignored: one could bring any file of the user into a page.
+
+    :param max_bytes: larger videos are ignored
     """
     if run.videos.is_symlink():
         return None
@@ -24,8 +26,9 @@ def find_newest_video(run: RunDirectory, max_bytes: int, suffixes: Collection[st
 
 
 def make_video_element(video: Path, style: str = "", autoplay: bool = True) -> str:
-    """Return a video, an MP4 or GIF file, as an HTML element that holds it.
+    """Return an HTML element that contains a video.
 
+    :param video: an MP4 or GIF file
     :param style: CSS of the element
     :param autoplay: whether an MP4 starts by itself
     """
@@ -37,5 +40,5 @@ def make_video_element(video: Path, style: str = "", autoplay: bool = True) -> s
 
 
 def make_data_url(media_type: str, content: bytes) -> str:
-    """Return a file as a URL."""
+    """Return a ``data:`` URL that contains a file."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

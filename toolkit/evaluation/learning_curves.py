@@ -1,4 +1,4 @@
-"""Learning curves: the returns of training episodes, as a picture."""
+"""Learning curves: pictures of the returns of training episodes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from toolkit.utils.files import picture_file, picture_format
 
 By = Literal["timestep", "episode"]
 
-_CURVE_POINTS = 2000  # more than the picture has columns
-_SHARP_DOTS = 2000  # more of them make an SVG huge unless they are pixels in it
+_MAX_CURVE_POINTS = 2000  # more than the picture has columns
+_MAX_VECTOR_DOTS = 2000  # more dots become pixels in an SVG, which would be huge otherwise
 _TITLE_WIDTH = 75  # characters that fit the width of the picture
 _DASHES: dict[str, Any] = {"color": INK, "linestyle": (0, (5, 3)), "linewidth": 1.2}
 _STAR: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": INK, "linestyle": "none"}
@@ -31,133 +31,140 @@ _STAR: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": INK
 
 @dataclass(frozen=True)
 class _Curve:
-    """What there is to draw of a run.
+    """The learning curve of a run.
 
     :param x: timesteps or episodes at the end of each episode, of shape (episodes,)
     :param returns: raw return of each episode, of shape (episodes,)
-    :param window: over how many episodes success is judged, or else the default
-    :param solved: the episode, counted from 1, that met the criterion
-    :param solved_at: the timestep of that, over all environments, those in the middle of an episode too
+    :param window: number of episodes that the success criterion averages, or the default
+    :param threshold: mean return that the success criterion requires
+    :param solved_episode: the episode, counted from 1, that met the criterion
+    :param solved_timestep: the timestep at which it met the criterion, over all environments
     """
 
     x: NDArray[np.int64]
     returns: NDArray[np.float64]
     window: int
     threshold: float | None
-    solved: int | None
-    solved_at: int | None
+    solved_episode: int | None
+    solved_timestep: int | None
 
-    def mean(self, episode: int) -> float:
-        """Return the mean of the window that ends with an episode, counted from 1, or of as many as there are."""
+    def average_at(self, episode: int) -> float:
+        """Return the mean of the window that ends with an episode, counted from 1. The first windows are shorter."""
         return float(np.mean(self.returns[max(0, episode - self.window) : episode]))
 
-    def average(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return points of the moving average, as x and y, no more than can be told apart."""
-        ends, averages = compute_moving_average(self.returns, self.window, _CURVE_POINTS)
+    def moving_average(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return points of the moving average as x and y, no more than the picture can show."""
+        ends, averages = compute_moving_average(self.returns, self.window, _MAX_CURVE_POINTS)
         return self.x[ends - 1], averages
 
 
 def compute_moving_average(
-    returns: NDArray[np.float64], window: int, most: int
+    returns: NDArray[np.float64], window: int, max_points: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return points of a learning curve, spread evenly from the first episode to the last.
+    """Return points of the moving average of returns, spread evenly from the first episode to the last.
 
-    :param returns: of each episode, of shape (episodes,)
-    :param window: over how many episodes the average goes, or over as many as there are by then
-    :param most: how many points there are, if there are as many episodes
-    :return: episodes, counted from 1, and the average then, each of shape (points,)
+    :param returns: return of each episode, of shape (episodes,)
+    :param window: number of episodes to average; the first windows are shorter
+    :param max_points: number of points, or fewer if there are fewer episodes
+    :return: the last episode of each window, counted from 1, and its average, each of shape (points,)
     """
-    last = np.unique(np.linspace(1, len(returns), min(len(returns), most)).round().astype(int))
+    last = np.unique(np.linspace(1, len(returns), min(len(returns), max_points)).round().astype(int))
     first = np.maximum(0, last - window)
-    # each window summed by itself: what one huge return takes from a running sum is missing ever after
+    # each window has its own sum: in a running sum, a huge return would spoil all later averages by rounding
     sums = np.add.reduceat(np.append(returns, 0.0), np.column_stack([first, last]).ravel())[::2]
     return last, sums / (last - first)
 
 
-def learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> Figure:
-    """Draw the raw return of every training episode, and its moving average, for each run.
+def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> Figure:
+    """Draw the raw return of every training episode and the moving average for each run.
 
-    The average is over the window of the run's success criterion, or else 100 episodes, or over as many as there are
-    by then. A run that goes on is drawn as far as it has come; its success criterion is known when it has ended.
+    The average is over the window of the run's success criterion, by default 100 episodes. The curve of a run in
+    progress ends at its last episode. Its success criterion is drawn once it has ended.
 
     :param runs: at least one; several get a colour each, and a legend with the names of their directories
-    :param by: what the horizontal axis counts: environment steps, the sum of the episodes' lengths, or episodes
-    :return: a figure of its own, unknown to pyplot
-    :raises ValueError: if there is no run, or ``by`` is neither
+    :param by: what the horizontal axis counts: environment steps (the sum of episode lengths) or episodes
+    :return: a figure that pyplot does not manage
+    :raises ValueError: if there is no run, or ``by`` is invalid
     :raises RunError: if a run has no completed episode, or its ``monitor.csv`` or ``result.json`` is damaged
     """
     if not runs or by not in get_args(By):
-        raise ValueError(f"learning curves are of at least one run, by {' or '.join(get_args(By))}, not {by!r}")
-    curves = [_curve(run, by) for run in runs]
+        raise ValueError(f"learning curves need at least one run, by {' or '.join(get_args(By))}, not {by!r}")
+    curves = [_read_curve(run, by) for run in runs]
     colours = distinct_colours(len(curves))
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    _decorate(axes, by, _title(runs))
+    _style_axes(axes, by, _format_title(runs))
     dots = _dot_style(sum(len(curve.returns) for curve in curves))
     for curve, colour in zip(curves, colours, strict=True):
         axes.plot(curve.x, curve.returns, color=colour, zorder=1, **dots)
-        axes.plot(*curve.average(), color=colour, linewidth=2, zorder=3, marker="o" if len(curve.x) == 1 else "")
-        if curve.solved:
-            axes.plot(curve.x[curve.solved - 1], curve.mean(curve.solved), color=colour, zorder=4, **_STAR)
-    for threshold in _thresholds(curves):
+        axes.plot(
+            *curve.moving_average(), color=colour, linewidth=2, zorder=3, marker="o" if len(curve.x) == 1 else ""
+        )
+        if curve.solved_episode:
+            index = curve.solved_episode - 1
+            axes.plot(curve.x[index], curve.average_at(index + 1), color=colour, zorder=4, **_STAR)
+    for threshold in _get_thresholds(curves):
         axes.axhline(threshold, zorder=2, **_DASHES)
     named = zip(colours, disambiguate_names([run.directory for run in runs]), strict=True) if len(runs) > 1 else ()
     entries = [(Line2D([], [], color=colour, linewidth=2), name) for colour, name in named]
-    add_legend(figure, [*entries, *_key(curves, colours[0] if len(runs) == 1 else INK)])
+    add_legend(figure, [*entries, *_make_key(curves, colours[0] if len(runs) == 1 else INK)])
     return figure
 
 
 def plot(runs: Sequence[RunDirectory], out: str | Path | None = None, by: By = "timestep") -> Path:
-    """Write the learning curves of runs to a file, PNG or SVG by its suffix; one that is there is replaced.
+    """Write the learning curves of runs to a file, PNG or SVG by its suffix, and replace a file that is there.
 
-    :param out: by default ``learning_curve.png`` in the run, for several ``learning_curves.png`` where one works
+    :param runs: at least one run directory
+    :param out: by default ``learning_curve.png`` in the run's directory, or ``learning_curves.png`` in the working
+        directory for several runs
+    :param by: what the horizontal axis counts: environment steps or episodes
     :return: the file
     :raises ToolkitError: if ``out`` is named neither ``.png`` nor ``.svg``
-    :raises RunError: if a run has no curve, or the file cannot be written
+    :raises RunError: if a run has no completed episode, or the file cannot be written
     """
     default = runs[0].directory / "learning_curve.png" if len(runs) == 1 else "learning_curves.png"
     path = Path(out or default)
     suffix = picture_format(path)
-    figure = learning_curves(runs, by)
+    figure = draw_learning_curves(runs, by)
     with figure_style(), picture_file(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
     return path
 
 
-def _curve(run: RunDirectory, by: By) -> _Curve:
+def _read_curve(run: RunDirectory, by: By) -> _Curve:
     episodes = run.episodes
     if not episodes:
         raise RunError(f"{run.directory}: has no completed episode yet", "wait for it, or train for more timesteps")
     returns, lengths = zip(*episodes, strict=True)
     success: dict[str, Any] = (run.result or {}).get("success") or {}
-    solved = success.get("episode")
+    solved_episode = success.get("episode")
     return _Curve(
         x=np.cumsum(lengths) if by == "timestep" else np.arange(1, len(episodes) + 1),
         returns=np.array(returns),
         window=success.get("episodes", DEFAULT_WINDOW),
         threshold=success.get("threshold"),
-        solved=solved if solved and solved <= len(episodes) else None,
-        solved_at=success.get("timestep"),
+        solved_episode=solved_episode if solved_episode and solved_episode <= len(episodes) else None,
+        solved_timestep=success.get("timestep"),
     )
 
 
-def _thresholds(curves: Sequence[_Curve]) -> list[float]:
+def _get_thresholds(curves: Sequence[_Curve]) -> list[float]:
     return sorted({curve.threshold for curve in curves if curve.threshold is not None})
 
 
 def _dot_style(count: int) -> dict[str, Any]:
-    """Return dots that get smaller and fainter with their number, so that where they are dense can be seen."""
+    """Return the style of dots. More dots are smaller and fainter, so that dense regions stay visible."""
     return {
         "linestyle": "none",
         "marker": "o",
         "markeredgewidth": 0,
         "markersize": float(np.clip(40 / count**0.4, 1.5, 4.5)),
         "alpha": float(np.clip(10 / count**0.5, 0.15, 0.45)),
-        "rasterized": count > _SHARP_DOTS,
+        "rasterized": count > _MAX_VECTOR_DOTS,
     }
 
 
-def _decorate(axes: Axes, by: By, title: str) -> None:
+def _style_axes(axes: Axes, by: By, title: str) -> None:
     axes.set_title(shorten(title, _TITLE_WIDTH), loc="left", parse_math=False, color=INK)
     axes.set_xlabel(f"{by}s", color=INK)
     axes.set_ylabel("raw return of an episode", color=INK)
@@ -165,7 +172,7 @@ def _decorate(axes: Axes, by: By, title: str) -> None:
     style_axes(axes)
 
 
-def _title(runs: Sequence[RunDirectory]) -> str:
+def _format_title(runs: Sequence[RunDirectory]) -> str:
     if len(runs) == 1:
         config = runs[0].config
         return f"{disambiguate_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.id}"
@@ -173,32 +180,32 @@ def _title(runs: Sequence[RunDirectory]) -> str:
 
 
 def disambiguate_names(directories: Sequence[Path]) -> list[str]:
-    """Return the names of directories, with as many of those above as tell equal ones apart."""
-    places = [directory.resolve().parts for directory in directories]
+    """Return the names of directories, with as many parent directories as equal names need to differ."""
+    paths = [directory.resolve().parts for directory in directories]
 
     def name(parts: tuple[str, ...]) -> str:
-        enough = (
+        unique_lengths = (
             count
             for count in range(1, len(parts))
-            if sum(other[-count:] == parts[-count:] for other in dict.fromkeys(places)) == 1
+            if sum(other[-count:] == parts[-count:] for other in dict.fromkeys(paths)) == 1
         )
-        return str(Path(*parts[-next(enough, len(parts)) :]))
+        return str(Path(*parts[-next(unique_lengths, len(parts)) :]))
 
-    return [name(parts) for parts in places]
+    return [name(parts) for parts in paths]
 
 
-def _key(curves: Sequence[_Curve], colour: Any) -> list[tuple[Line2D, str]]:
-    """Return what the legend says of the lines and marks that all runs have in common."""
+def _make_key(curves: Sequence[_Curve], colour: Any) -> list[tuple[Line2D, str]]:
+    """Return the legend entries of the lines and marks that all runs share."""
     windows = " or ".join(f"{window:,}" for window in sorted({curve.window for curve in curves}))
     mean = f"mean of the last {windows} episodes, fewer at first"
     dot = Line2D([], [], color=colour, alpha=0.5, linestyle="none", marker="o", markeredgewidth=0, markersize=5)
     key = [(dot, "one episode"), (Line2D([], [], color=colour, linewidth=2), mean)]
-    if thresholds := _thresholds(curves):
-        wanted = " or ".join(f"{threshold:,.10g}" for threshold in thresholds)
-        key.append((Line2D([], [], **_DASHES), f"success threshold: {wanted}"))
-    solved = [curve for curve in curves if curve.solved]
+    if thresholds := _get_thresholds(curves):
+        values = " or ".join(f"{threshold:,.10g}" for threshold in thresholds)
+        key.append((Line2D([], [], **_DASHES), f"success threshold: {values}"))
+    solved = [curve for curve in curves if curve.solved_episode]
     if solved:
         first = solved[0]
-        when = f": episode {first.solved:,}, timestep {first.solved_at:,}" if len(curves) == 1 else ""
+        when = f": episode {first.solved_episode:,}, timestep {first.solved_timestep:,}" if len(curves) == 1 else ""
         key.append((Line2D([], [], color=colour, **_STAR | {"markersize": 11}), f"solved{when}"))
     return key

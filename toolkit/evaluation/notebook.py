@@ -1,4 +1,4 @@
-"""How a run looks in a notebook."""
+"""A run as HTML, for notebooks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from toolkit.evaluation.summary import format_run_result
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError
 
-_LARGEST = 1 << 28  # bytes of a video, which the page holds
+_MAX_VIDEO_BYTES = 1 << 28  # the page contains the video
 _STYLE = "max-width:100%;margin:0.5em 0"
 
 
 def render_run(run: RunDirectory, video: Path | None = None) -> str:
-    """Return a run as HTML that needs no other file: how it went, its learning curve, a video.
+    """Return HTML with a run's result, learning curve and video. It needs no other file.
 
     :param video: by default the run's newest
     """
-    return f"<div>{_verdict(run)}{_curve(run)}{_shown(video or find_newest_video(run, _LARGEST))}</div>"
+    video = video or find_newest_video(run, _MAX_VIDEO_BYTES)
+    return f"<div>{_render_result(run)}{_render_learning_curve(run)}{_render_video(video)}</div>"
 
 
-def _verdict(run: RunDirectory) -> str:
+def _render_result(run: RunDirectory) -> str:
     try:
-        said = format_run_result(run)
+        text = format_run_result(run)
     except RunError as error:
-        said = error.message
+        text = error.message
     except (KeyError, TypeError):
-        said = "result.json is damaged"
-    return f"<p><b>{escape(str(run.directory))}</b>: {escape(said)}</p>"
+        text = "result.json is damaged"
+    return f"<p><b>{escape(str(run.directory))}</b>: {escape(text)}</p>"
 
 
-def _curve(run: RunDirectory) -> str:
-    from toolkit.evaluation.learning_curves import learning_curves
+def _render_learning_curve(run: RunDirectory) -> str:
+    from toolkit.evaluation.learning_curves import draw_learning_curves
 
     try:
-        figure = learning_curves([run])
+        figure = draw_learning_curves([run])
     except RunError as error:
         return f"<p>no learning curve: {escape(error.message)}</p>"
     picture = BytesIO()
@@ -45,7 +46,7 @@ def _curve(run: RunDirectory) -> str:
     return f'<img alt="learning curve" style="{_STYLE}" src="{make_data_url("image/png", picture.getvalue())}">'
 
 
-def _shown(video: Path | None) -> str:
+def _render_video(video: Path | None) -> str:
     if video is None:
         return "<p>no video yet: <code>run.record()</code> makes one</p>"
     return make_video_element(video, _STYLE)

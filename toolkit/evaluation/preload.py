@@ -1,7 +1,7 @@
-"""What training takes seconds to import, at once and to stay.
+"""Import the modules that training needs and that take seconds, without garbage collection.
 
-The garbage collector finds nothing in it and takes long to look: a fifth of the time of importing, and as much again
-when the process ends. So it is off meanwhile, and leaves out from then on what is there (:func:`gc.freeze`).
+The garbage collector finds nothing in them, but it takes a fifth of the import time to look, and as much again when
+the process ends. So it is off during the import, and ignores these objects afterwards (:func:`gc.freeze`).
 """
 
 # ruff: noqa: F401
@@ -10,7 +10,7 @@ import gc
 
 gc.disable()
 try:
-    import torch._dynamo  # by the first optimizer
+    import torch._dynamo  # the first optimizer imports it
 
     import toolkit.algorithms
     import toolkit.evaluation.evaluate

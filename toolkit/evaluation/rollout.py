@@ -1,4 +1,4 @@
-"""Greedy episodes of a model, on environments of their own, that leave training as it was."""
+"""Greedy episodes of a model on separate environments. They leave the state of training unchanged."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statisti
 from toolkit.training.model import limit_torch_threads, preserve_rng_state
 from toolkit.utils.errors import RunError
 
-EPISODE_LIMIT = 100_000  # steps; an environment that never ends would hold an evaluation up for ever
+EPISODE_LIMIT = 100_000  # steps; an evaluation of an environment that never ends would not end either
 
 
 def limit_episode_steps(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Give up on an episode that does not end within ``EPISODE_LIMIT`` steps: a step raises :class:`RunError`."""
-    limited: gym.Env[Any, Any] = _Patience(env, EPISODE_LIMIT)
+    """Make an environment raise :class:`RunError` when an episode takes ``EPISODE_LIMIT`` steps."""
+    limited: gym.Env[Any, Any] = _EpisodeLimit(env, EPISODE_LIMIT)
     return limited
 
 
-class _Patience(TimeLimit):
-    """Counts the agent's steps: what Monitor counts inside the wrappers can be frames of a video game."""
+class _EpisodeLimit(TimeLimit):
+    """Counts the agent's steps. Monitor counts inside the wrappers, where a step can be a frame of a video game."""
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        step = super().step(action)
+        result = super().step(action)
         if (self._elapsed_steps or 0) >= EPISODE_LIMIT:
             raise RunError(f"an episode did not end within {EPISODE_LIMIT:,} steps", "set env.max_episode_steps")
-        return step
+        return result
 
 
 def check_episodes(episodes: int) -> int:
-    """Return the number of episodes, if it is one that can be played.
+    """Return the number of episodes if it is valid.
 
     :raises ValueError: if it is below 1
     """
@@ -46,40 +46,43 @@ def check_episodes(episodes: int) -> int:
 
 
 def play_greedy_episodes(
-    model: BaseAlgorithm, env: EpisodeRecorder, episodes: int, ended: Callable[[Episode], None] | None = None
+    model: BaseAlgorithm,
+    env: EpisodeRecorder,
+    episodes: int,
+    on_episode_end: Callable[[Episode], None] | None = None,
 ) -> list[float]:
     """Play whole episodes with deterministic actions and return their raw returns.
 
-    Wrappers that have learnt something, statistics of observations for one, know what those of the model's own
-    environments know, and learn nothing more. No random generator that training draws from moves.
+    Wrappers take over what the wrappers of the model's own environments have learned, such as statistics of
+    observations, and learn nothing more. The random generators that training draws from keep their state.
 
-    :param env: closed by the caller; wrap its environments with :func:`bounded` where they may never end
-    :param ended: called with each episode when it has ended
-    :raises RunError: if an episode of a :func:`bounded` environment does not end
+    :param env: the caller closes it; wrap its environments with :func:`limit_episode_steps` if they may never end
+    :param on_episode_end: called with each episode when it has ended
+    :raises RunError: if an episode of an environment wrapped by :func:`limit_episode_steps` does not end
     """
-    play: Callable[..., Any] = evaluate_policy
+    evaluate: Callable[..., Any] = evaluate_policy
     if "action_masks" in inspect.signature(model.predict).parameters:
-        from sb3_contrib.common.maskable.evaluation import evaluate_policy as play_with_masks
+        from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 
-        play = play_with_masks
-    if (own := model.get_env()) is not None and own.has_attr("wrapper_states"):
-        load_wrapper_statistics(env, wrapper_statistics(own))
-    callback = _teller(env, ended) if ended else None
+        evaluate = evaluate_maskable_policy
+    if (training_env := model.get_env()) is not None and training_env.has_attr("wrapper_states"):
+        load_wrapper_statistics(env, wrapper_statistics(training_env))
+    callback = _make_step_callback(env, on_episode_end) if on_episode_end else None
     with preserve_rng_state(), limit_torch_threads(model):
-        returns, _ = play(
+        returns, _ = evaluate(
             model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True, callback=callback
         )
     return [float(episode_return) for episode_return in returns]
 
 
-def _teller(env: EpisodeRecorder, ended: Callable[[Episode], None]) -> Callable[..., None]:
-    """Return a callback of ``evaluate_policy`` that tells of the episodes that ended since it was last called."""
-    told = len(env.episodes)
+def _make_step_callback(env: EpisodeRecorder, on_episode_end: Callable[[Episode], None]) -> Callable[..., None]:
+    """Return a callback for ``evaluate_policy``, which calls it at each step, that reports episodes as they end."""
+    n_reported = len(env.episodes)
 
-    def tell(*_: Any) -> None:
-        nonlocal told
-        news, told = env.episodes[told:], len(env.episodes)
-        for episode in news:
-            ended(episode)
+    def report_new_episodes(*_: Any) -> None:
+        nonlocal n_reported
+        new_episodes, n_reported = env.episodes[n_reported:], len(env.episodes)
+        for episode in new_episodes:
+            on_episode_end(episode)
 
-    return tell
+    return report_new_episodes

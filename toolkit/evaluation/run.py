@@ -1,4 +1,4 @@
-"""The toolkit in Python: train, load, and a run that evaluates, records and shows itself."""
+"""Runs in Python: train one, load one, and evaluate, record or show it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ from toolkit.utils.errors import ToolkitError
 
 
 class Run(run_directory.RunDirectory):
-    """A run directory in Python; as the last value of a notebook's cell it shows itself.
+    """A run directory with methods to evaluate, record and show the trained agent. A notebook displays it.
 
-    Callbacks know their run as a :class:`toolkit.training.run_directory.RunDirectory`, which has the files alone.
+    >>> import toolkit
+    >>> run = toolkit.load()
+    >>> len(run.evaluate(episodes=5).returns)
+    5
+    >>> [video.suffix for video in run.record(formats=["gif"])]
+    ['.gif']
+
+    Callbacks get their run as a :class:`toolkit.training.run_directory.RunDirectory`, without these methods.
     """
 
     def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
@@ -38,15 +45,15 @@ class Run(run_directory.RunDirectory):
         out: str | Path | None = None,
         tail: int = 0,
     ) -> list[Path]:
-        """Record greedy episodes, by default into the run's ``videos``; see :func:`toolkit.record`."""
+        """Record greedy episodes, by default into the run's ``videos`` directory; see :func:`toolkit.record`."""
         return video.record(self, episodes, formats, out, tail=tail)
 
     def show(self, tail: int = 40) -> None:
-        """Record a greedy episode and show it with the learning curve and how the run went.
+        """Record a greedy episode and show it with the learning curve and the result of the run.
 
-        Outside a notebook the video stays in the run, and the rest is told in words.
+        Outside a notebook, write the video to the run directory and print the summary of the run.
 
-        :param tail: frames, 0 to 1000, that go on after a fall
+        :param tail: frames, 0 to 1000, after the environment terminates the episode
         :raises RunError: if the run has no model
         """
         if not is_notebook():
@@ -74,35 +81,36 @@ def train(
     progress_bar: bool | None = None,
     **overrides: Any,
 ) -> Run:
-    """Train as a config says, into a new run directory; see :func:`toolkit.training.trainer.train`.
+    """Train an agent as a config says and write a new run directory.
 
-    ``train("cartpole.yaml", seed=3, env__wrappers=[MyReward], algorithm__params__gamma=0.9)`` lays values over the
-    config by dotted path, with ``__`` for the dot; a class stands where the config names one.
+    Keyword arguments override values of the config by dotted path, with ``__`` for the dot:
+    ``train("cartpole.yaml", seed=3, env__wrappers=[MyReward], algorithm__params__gamma=0.9)``. A class may stand where
+    the config names one.
 
-    :param config: a YAML file, or a config that :func:`toolkit.load_config` has read
+    :param config: a YAML file, or the result of :func:`toolkit.load_config`
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
-    :param callbacks: objects called after the config's own
-    :param progress_bar: whether to show how training goes; by default in a notebook
-    :raises ConfigError: if the config or a value does not fit
-    :raises TrainingError: if training breaks off
+    :param callbacks: SB3 callbacks, called after the config's own
+    :param progress_bar: whether to show progress; by default only in a notebook
+    :raises ConfigError: if the config or an override is invalid
+    :raises TrainingError: if training fails
     """
     if not all(isinstance(callback, BaseCallback) for callback in callbacks):
-        hint = "change the config's own by their path: callbacks__0__params__threshold=100"
-        raise ToolkitError("callbacks takes objects of SB3's BaseCallback", hint)
+        hint = "override the config's own callbacks by their path: callbacks__0__params__threshold=100"
+        raise ToolkitError("callbacks must be instances of SB3's BaseCallback", hint)
     loaded = load_config(config, overrides)
-    shown = is_notebook() if progress_bar is None else progress_bar
-    trained = trainer.train(loaded, None if out is None else Path(out), callbacks, progress_bar=shown)
-    return Run(trained.directory, trained.config)
+    show_progress = is_notebook() if progress_bar is None else progress_bar
+    run = trainer.train(loaded, None if out is None else Path(out), callbacks, progress_bar=show_progress)
+    return Run(run.directory, run.config)
 
 
 def load(directory: str | Path | None = None, trust: bool = False) -> Run:
-    """Open a run: its directory, or the newest under ``runs/``.
+    """Open a run directory, by default the newest under ``runs/``.
 
-    Nothing that the directory contains is executed. Code in files that the run's config names runs, once it is needed,
-    if this user has trained the run here with those very files.
+    Nothing in the directory is executed. Code in loose files that the config names runs only when it is needed, and
+    only if this user has trained the run on this machine with the same files.
 
-    :param trust: whether it runs otherwise too, now and from now on
-    :raises RunError: if there is no such run
+    :param trust: whether to trust the code of this run, now and from now on
+    :raises RunError: if the directory is not a run
     """
     run = Run.newest() if directory is None else Run.open(Path(directory))
     if trust:

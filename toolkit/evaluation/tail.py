@@ -1,4 +1,4 @@
-"""Steps after an episode's end, for the eye alone."""
+"""Steps after the end of an episode, which only viewers of videos and windows see."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gymnasium.spaces import Discrete
 
 from toolkit.utils.errors import RunError, describe_error
 
-MAX_TAIL = 1000  # steps; a recorder keeps as many frames in memory
+MAX_TAIL = 1000  # steps; a recorder keeps a frame of each in memory
 
 
 def check_tail(tail: int) -> int:
-    """Return the number of steps, if it is one that can be asked for.
+    """Return the number of steps if it is valid.
 
     :raises ValueError: if it is negative or above ``MAX_TAIL``
     """
@@ -28,43 +28,43 @@ def check_tail(tail: int) -> int:
     return tail
 
 
-class Tail(gym.Wrapper[Any, Any, Any, Any]):
-    """Steps an environment on when it has terminated an episode, so that the fall is seen.
+class TailWrapper(gym.Wrapper[Any, Any, Any, Any]):
+    """Continues to step an environment that has terminated its episode, so that viewers see the fall.
 
-    The steps go to the unwrapped environment, so that no limit, Monitor or reward wrapper counts them, and they leave
-    its random generator as it was: the next episode is the one that would have come. With two actions, each is the
-    other one than that before, starting from the agent's last; else they are sampled, the same ones for a seed.
+    The steps go to the unwrapped environment: no time limit, Monitor or reward wrapper counts them. They leave its
+    random generator unchanged, so that the next episode is the same with and without them. With two actions, the
+    actions alternate, starting after the agent's last one. Otherwise they are sampled, and a seed repeats them.
 
-    Nothing follows where a time limit or a wrapper ended the episode: the environment has not, and may be in the midst
-    of a game that goes on after a lost life.
+    An episode that a time limit or a wrapper ended has no tail: the environment itself has not ended, and may be in a
+    game that continues after a lost life.
 
     :param env: has a Monitor inside
-    :param steps: 0 to ``MAX_TAIL``
-    :param seed: of sampled actions
-    :param show: called after each step
+    :param steps: number of steps, 0 to ``MAX_TAIL``
+    :param seed: seed of the sampled actions
+    :param on_step: called after each step
     """
 
-    def __init__(self, env: gym.Env[Any, Any], steps: int, seed: int, show: Callable[[], None]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], steps: int, seed: int, on_step: Callable[[], None]) -> None:
         super().__init__(env)
-        self._steps, self._show = steps, show
-        self._sampled = copy.deepcopy(self.unwrapped.action_space)  # the environment may draw from its own
-        self._sampled.seed(seed)
+        self._steps, self._on_step = steps, on_step
+        self._sampler = copy.deepcopy(self.unwrapped.action_space)  # the environment may draw from its own
+        self._sampler.seed(seed)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and step on after the end.
+        """Step the environment, and add the tail when it has terminated the episode.
 
         :raises RunError: if the environment cannot be stepped after its end
         """
         result = self.env.step(action)
         if self._steps and result[2] and self.get_wrapper_attr("needs_reset"):
-            with _unnoticed(self.unwrapped):
-                self._go_on(action)
+            with _hide_steps(self.unwrapped):
+                self._step_tail(action)
         return result
 
-    def _go_on(self, action: Any) -> None:
-        for following in islice(self._actions_after(action), self._steps):
+    def _step_tail(self, last_action: Any) -> None:
+        for action in islice(self._generate_actions(last_action), self._steps):
             try:
-                self.unwrapped.step(following)
+                self.unwrapped.step(action)
             except Exception as error:
                 spec = self.unwrapped.spec
                 name = spec.id if spec else type(self.unwrapped).__name__
@@ -72,22 +72,22 @@ class Tail(gym.Wrapper[Any, Any, Any, Any]):
                     f"{name} cannot be stepped after the end of its episode: {describe_error(error)}",
                     "leave out --tail",
                 ) from error
-            self._show()
+            self._on_step()
 
-    def _actions_after(self, action: Any) -> Iterator[Any]:
-        agents, own = self.action_space, self.unwrapped.action_space
-        if isinstance(agents, Discrete) and isinstance(own, Discrete) and agents.n == own.n == 2:
-            number = int(action) - int(agents.start)  # a wrapper may have moved the start
+    def _generate_actions(self, last_action: Any) -> Iterator[Any]:
+        outer, inner = self.action_space, self.unwrapped.action_space
+        if isinstance(outer, Discrete) and isinstance(inner, Discrete) and outer.n == inner.n == 2:
+            index = int(last_action) - int(outer.start)  # a wrapper may have moved the start
             while True:
-                number = 1 - number
-                yield own.start + number
+                index = 1 - index
+                yield inner.start + index
         while True:
-            yield self._sampled.sample()
+            yield self._sampler.sample()
 
 
 @contextmanager
-def _unnoticed(env: gym.Env[Any, Any]) -> Iterator[None]:
-    """Keep the environment's random generator as it was, and its warnings of what is done on purpose to ourselves."""
+def _hide_steps(env: gym.Env[Any, Any]) -> Iterator[None]:
+    """Restore the environment's random generator afterwards, and ignore its warnings of steps after the end."""
     generator = env.np_random
     state = generator.bit_generator.state if isinstance(generator, np.random.Generator) else None
     try:

@@ -1,4 +1,4 @@
-"""Videos of a model: greedy episodes on a rendering environment of its own, through Gymnasium's RecordVideo."""
+"""Videos of greedy episodes, recorded on a separate environment by Gymnasium's RecordVideo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import WrapEnv, derived_seed, make_vec_env
 from toolkit.evaluation.rollout import check_episodes, play_greedy_episodes
-from toolkit.evaluation.tail import Tail, check_tail
+from toolkit.evaluation.tail import TailWrapper, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.display import disable_display
@@ -29,7 +29,7 @@ from toolkit.utils.errors import RecordingError, RunError, ToolkitError, describ
 
 Frame = NDArray[np.uint8]
 VideoFormat = Literal["mp4", "gif"]
-DEFAULT_MAX_STEPS = 1000  # RecordVideo keeps every frame in memory until the end: 0.7 GB for this many of 600x400
+DEFAULT_MAX_STEPS = 1000  # RecordVideo keeps all frames of an episode in memory: 0.7 GB at 600x400 pixels
 
 
 def record(
@@ -40,19 +40,26 @@ def record(
     max_steps: int = DEFAULT_MAX_STEPS,
     tail: int = 0,
 ) -> list[Path]:
-    """Record greedy episodes of a run's model, one file an episode and format.
+    """Record greedy episodes of a run's model, one file for each episode and format.
 
-    :param out: directory of the videos; by default the run's own
-    :param max_steps: an episode is cut after so many steps
-    :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
+    >>> import toolkit
+    >>> (video,) = toolkit.record(toolkit.load(), formats=["gif"], out="videos")
+    >>> video.name
+    'record.gif'
+
+    :param episodes: number of episodes, at least 1
+    :param formats: ``mp4``, ``gif`` or both
+    :param out: directory of the videos; by default the run's ``videos``
+    :param max_steps: episodes are cut after this many steps
+    :param tail: frames, 0 to 1000, after the environment terminates an episode, so that the fall is visible
     :return: the files written, in order
-    :raises RunError: if the run has no model that can be loaded, or ``out`` cannot be written to
-        (the run's own directory of videos not if it is a link: a run that came from elsewhere could lead anywhere)
+    :raises RunError: if the run has no model that can be loaded, or the directory cannot be written to. A ``videos``
+        directory that is a symbolic link is refused, because a run from elsewhere could lead anywhere
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
     """
     if not out and run.videos.is_symlink():
-        raise RunError(f"{run.videos}: is a link, and nothing is written through it", "name a place with --out")
+        raise RunError(f"{run.videos}: is a link, and nothing is written through it", "name a directory with --out")
     return record_episodes(
         load_model(run),
         run.resolved_config,
@@ -65,7 +72,7 @@ def record(
     )
 
 
-def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by keyword
+def record_episodes(  # noqa: PLR0913 - options are keywords
     model: BaseAlgorithm,
     config: ResolvedConfig,
     directory: Path,
@@ -76,14 +83,15 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
     max_steps: int = DEFAULT_MAX_STEPS,
     tail: int = 0,
 ) -> list[Path]:
-    """Record greedy episodes of a model as ``<name>.<format>``, or ``<name>-<n>.<format>`` where that is taken.
+    """Record greedy episodes of a model as ``<name>.<format>``, or ``<name>-<n>.<format>`` if that exists.
 
-    The episodes follow from the run's seed, so that videos of one run compare; training is not touched.
+    The episodes follow from the run's seed, so that videos of one run are comparable. Training is not affected.
 
-    :param max_steps: an episode is cut after so many steps
-    :param tail: so many frames, 0 to 1000, follow where the environment terminated, so that the fall is seen
+    :param episodes: number of episodes, at least 1
+    :param max_steps: episodes are cut after this many steps
+    :param tail: frames, 0 to 1000, after the environment terminates an episode, so that the fall is visible
     :return: the files written, in order
-    :raises ValueError: if ``episodes``, ``tail`` or ``formats`` are none that can be recorded
+    :raises ValueError: if ``episodes``, ``tail`` or ``formats`` is invalid
     :raises RunError: if the directory cannot be written to
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
@@ -95,31 +103,31 @@ def record_episodes(  # noqa: PLR0913 - what is filmed and where to; how, by key
     seed = derived_seed(config.seed, "video")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=directory, prefix=".recording-")
+        temporary_directory = tempfile.TemporaryDirectory(dir=directory, prefix=".recording-")
     except OSError as error:
-        raise RunError(f"{directory}: cannot be written to: {error.strerror}", "choose another place") from error
-    with scratch as folder:
+        raise RunError(f"{directory}: cannot be written to: {error.strerror}", "choose another directory") from error
+    with temporary_directory as folder:
         clips = Path(folder) / "clips"
 
         def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
             recorder = _ClipRecorder(TimeLimit(env, max_steps), clips, formats, episodes)
-            return Tail(recorder, tail, seed, recorder.capture)
+            return TailWrapper(recorder, tail, seed, recorder.capture)
 
         try:
             with disable_display(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what matters of them is in the error
-                _play_on_camera(model, config, seed, episodes, wrap)
-            return _publish(clips, directory, name, formats, episodes)
+                warnings.simplefilter("ignore")  # the error has what matters
+                _film_episodes(model, config, seed, episodes, wrap)
+            return _move_clips(clips, directory, name, formats, episodes)
         except RecordingError:
             raise
         except ToolkitError as error:
             raise RecordingError(f"no video was made: {error.message}", error.hint) from error
         except Exception as error:
-            hint = "moviepy and imageio-ffmpeg bring the encoder" if "ffmpeg" in str(error).lower() else ""
+            hint = "install moviepy and imageio-ffmpeg for the encoder" if "ffmpeg" in str(error).lower() else ""
             raise RecordingError(f"no video was made: {describe_error(error)}", hint) from error
 
 
-def _play_on_camera(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: WrapEnv) -> None:
+def _film_episodes(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: WrapEnv) -> None:
     env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
     try:
         play_greedy_episodes(model, env, episodes)
@@ -127,16 +135,16 @@ def _play_on_camera(model: BaseAlgorithm, config: ResolvedConfig, seed: int, epi
         env.close()
 
 
-def _publish(clips: Path, directory: Path, name: str, formats: Sequence[VideoFormat], episodes: int) -> list[Path]:
-    """Move finished videos to names that nobody has."""
-    made: list[Path] = []
+def _move_clips(clips: Path, directory: Path, name: str, formats: Sequence[VideoFormat], episodes: int) -> list[Path]:
+    """Move finished videos to file names that do not exist yet."""
+    videos: list[Path] = []
     for episode in range(episodes):
         for suffix in formats:
             source = clips / f"clip-episode-{episode}.{suffix}"
             if not source.is_file():
                 raise RecordingError("no video was made: the environment drew no frames")
-            made.append(_move_to_free_name(source, directory, name, suffix))
-    return made
+            videos.append(_move_to_free_name(source, directory, name, suffix))
+    return videos
 
 
 def _move_to_free_name(source: Path, directory: Path, name: str, suffix: str) -> Path:
@@ -152,7 +160,7 @@ def _move_to_free_name(source: Path, directory: Path, name: str, suffix: str) ->
 
 def _copy_without_overwriting(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)  # unlike a rename, this never overwrites
+        os.link(source, target)  # unlike a rename, a link never overwrites
     except FileExistsError:
         raise
     except OSError:  # a file system without links
@@ -161,10 +169,10 @@ def _copy_without_overwriting(source: Path, target: Path) -> None:
 
 
 class _ClipRecorder(RecordVideo):
-    """RecordVideo of the first episodes, in every format asked for.
+    """Records the first episodes, each in several formats.
 
-    RecordVideo's own writer drops the last frame of many clips (moviepy counts frames by a sum of 1/fps) and writes
-    frames of odd size so that browsers do not play them.
+    RecordVideo's own writer drops the last frame of many clips, because moviepy counts frames by a sum of 1/fps. Its
+    videos with frames of odd size do not play in browsers.
     """
 
     def __init__(self, env: gym.Env[Any, Any], folder: Path, formats: Sequence[VideoFormat], episodes: int) -> None:
@@ -172,7 +180,7 @@ class _ClipRecorder(RecordVideo):
         self.formats = formats
 
     def capture(self) -> None:
-        """Film the environment as it is now."""
+        """Add a frame of the environment as it is now."""
         if self.recording:
             self._capture_frame()  # type: ignore[no-untyped-call]
 
@@ -187,7 +195,7 @@ class _ClipRecorder(RecordVideo):
 
 
 def _write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
-    """Write H.264 that every browser plays, which wants frames of even height and width."""
+    """Write H.264 that every browser plays. Frames get an even height and width, which this needs."""
     from imageio_ffmpeg import write_frames
 
     height, width = (size + size % 2 for size in frames[0].shape[:2])
@@ -202,18 +210,19 @@ def _write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
-    """Write a GIF in real time, all frames with one palette: a fifth of the time of one each, and no flicker.
+    """Write a GIF that plays in real time.
 
-    GIF counts time in hundredths of a second, and browsers slow down frames shorter than two, so above 50 frames a
-    second some are left out.
+    All frames share a palette: this takes a fifth of the time of one palette each, and avoids flicker. GIF counts time
+    in hundredths of a second, and browsers slow down frames shorter than two. So frames above 50 per second are
+    dropped.
     """
     from PIL import Image
 
     every = math.ceil(fps / 50)
-    shown = frames[::every]
-    ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(shown) + 1)]
+    visible_frames = frames[::every]
+    ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(visible_frames) + 1)]
     durations = [10 * (end - start) for start, end in itertools.pairwise(ends)]
-    sample = Image.fromarray(np.concatenate(shown[:: max(1, len(shown) // 8)]))
+    sample = Image.fromarray(np.concatenate(visible_frames[:: max(1, len(visible_frames) // 8)]))
     palette = sample.quantize(256, method=Image.Quantize.FASTOCTREE)
-    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in visible_frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)

@@ -17,7 +17,7 @@ from PIL import Image
 from support import SMALL_CONFIG, Toolkit, files_in
 
 from toolkit.config.load import load_config
-from toolkit.evaluation.learning_curves import learning_curves, plot
+from toolkit.evaluation.learning_curves import draw_learning_curves, plot
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
 from toolkit.utils.errors import RunError, ToolkitError
@@ -99,7 +99,7 @@ def test_the_curve_of_a_real_run_is_that_of_its_monitor_file(solved: RunDirector
     rows = [line.split(",") for line in (solved.directory / "monitor.csv").read_text().splitlines()[2:] if line]
     returns, lengths = [float(row[0]) for row in rows], [int(row[1]) for row in rows]
     x = np.cumsum(lengths) if by == "timestep" else np.arange(1, len(rows) + 1)
-    figure = learning_curves([solved], by)
+    figure = draw_learning_curves([solved], by)
     drawn = lines(figure.axes[0])
     ((dots_x, dots_y),) = drawn["dots"]
     ((curve_x, curve_y),) = drawn["curves"]
@@ -149,7 +149,7 @@ def test_equal_runs_give_equal_files(solved: RunDirectory) -> None:
 
 def test_a_run_that_did_not_succeed_has_a_threshold_but_no_star(solved: RunDirectory) -> None:
     run = made_up(solved, "unsolved-1", [-1500.0, -900.5, -1200.0, -300.0], threshold=-200.0)
-    figure = learning_curves([run])
+    figure = draw_learning_curves([run])
     drawn = lines(figure.axes[0])
     assert set(drawn["dashes"][0][1]) == {-200.0}
     assert drawn["stars"] == []
@@ -161,7 +161,7 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_has_come(solved: RunDirectory)
     run = made_up(solved, "going-1", range(120))
     with (run.directory / "monitor.csv").open("a") as file:
         file.write("77.0,2")  # the row that is being written
-    drawn = lines(learning_curves([run]).axes[0])
+    drawn = lines(draw_learning_curves([run]).axes[0])
     assert drawn["dots"][0][1].tolist() == [*range(120)]
     assert drawn["curves"][0][1] == pytest.approx(moving_average([*range(120)], 100))
     assert drawn["dashes"] == drawn["stars"] == []
@@ -169,7 +169,7 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_has_come(solved: RunDirectory)
 
 def test_one_episode_is_enough(solved: RunDirectory) -> None:
     run = made_up(solved, "one-1", [20.0])
-    (line,) = [line for line in learning_curves([run]).axes[0].lines if line.get_linestyle() == "-"]
+    (line,) = [line for line in draw_learning_curves([run]).axes[0].lines if line.get_linestyle() == "-"]
     assert line.get_marker() == "o"  # a line through one point shows nothing
 
 
@@ -187,7 +187,7 @@ def test_several_runs_have_a_colour_each_and_their_names(solved: RunDirectory, t
 
 
 def test_many_runs_all_differ_in_colour(solved: RunDirectory) -> None:
-    figure = learning_curves([made_up(solved, f"run-{number}", range(10)) for number in range(14)])
+    figure = draw_learning_curves([made_up(solved, f"run-{number}", range(10)) for number in range(14)])
     colours = [tuple(line.get_color()) for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert len(set(colours)) == 14
 
@@ -213,7 +213,7 @@ def test_twenty_thousand_episodes_make_no_huge_file_and_no_blot(solved: RunDirec
     run = made_up(solved, "long-1", returns, 1000, episodes=100, solved=True, episode=20_000, timestep=20_000_000)
     assert plot([run], Path("curve.svg")).stat().st_size < 600_000
     assert "10,000,000" in texts(Path("curve.svg"))
-    drawn = lines(learning_curves([run]).axes[0])
+    drawn = lines(draw_learning_curves([run]).axes[0])
     (x, y) = drawn["curves"][0]
     assert x[-1] == 20_000_000
     assert y[-1] == drawn["stars"][0][1] == pytest.approx(np.mean(returns[-100:]))
@@ -227,7 +227,7 @@ def test_a_figure_is_known_to_no_one_else(solved: RunDirectory, monkeypatch: pyt
 
     monkeypatch.setitem(rcParams, "svg.fonttype", "path")
     before = dict(rcParams)
-    learning_curves([solved])
+    draw_learning_curves([solved])
     plot([solved], Path("curve.svg"))
     assert dict(rcParams) == before
     assert not pyplot.get_fignums()

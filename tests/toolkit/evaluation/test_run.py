@@ -116,7 +116,8 @@ def test_nothing_is_printed_unless_asked_for(config_file: Path, capfd: pytest.Ca
 @pytest.mark.parametrize("callbacks", [["progress"], [{"name": "max_episodes"}], [BaseCallback]])
 def test_callbacks_are_objects(callbacks: Any, config_file: Path) -> None:
     with pytest.raises(
-        ToolkitError, match=r"callbacks takes objects of SB3's BaseCallback\nchange the config's own by"
+        ToolkitError,
+        match=r"callbacks must be instances of SB3's BaseCallback\noverride the config's own callbacks by",
     ):
         tk.train(config_file, callbacks=callbacks)
     assert files_in(Path.cwd()) == {"small.yaml"}
@@ -153,7 +154,7 @@ def test_formats_that_are_none_are_refused(formats: Any, trained: tk.Run) -> Non
 
 @pytest.mark.parametrize(("runs", "by"), [([], "timestep"), (None, "epoch")])
 def test_curves_of_nothing_or_by_nothing_are_refused(runs: Any, by: Any, trained: tk.Run) -> None:
-    with pytest.raises(ValueError, match="learning curves are of at least one run, by timestep or episode"):
+    with pytest.raises(ValueError, match="learning curves need at least one run, by timestep or episode"):
         tk.plot([trained] if runs is None else runs, "x.png", by)
 
 

@@ -323,7 +323,7 @@ def test_without_an_encoder_the_command_says_so_in_one_message(cartpole: Run, va
     assert (process.returncode, out) == (1, "")
     assert err.startswith("error: no video was made: ")
     assert "/nowhere/ffmpeg" in err
-    assert "moviepy and imageio-ffmpeg bring the encoder" in err
+    assert "install moviepy and imageio-ffmpeg for the encoder" in err
     assert len(err.splitlines()) == 2, err
     assert [*Path("films").iterdir()] == []
 

@@ -242,7 +242,7 @@ def test_without_a_display_the_command_says_so(no_screen: None, cartpole: Run, t
     done = toolkit("watch", cartpole.directory)
     assert (done.status, done.out) == (2, "")
     assert done.err == (
-        "error: there is no display here that a window could open on\n'toolkit record' makes a video without one\n"
+        "error: a window cannot open because there is no display\n'toolkit record' makes a video without a window\n"
     )
 
 
@@ -253,8 +253,8 @@ def test_a_display_that_refuses_is_no_display(
     done = toolkit("watch", cartpole.directory)
     assert (done.status, done.out) == (2, "")
     message, hint = done.err.splitlines()
-    assert message.startswith("error: CartPole-v1 cannot be watched in a window here: error: x11 not available")
-    assert hint == "'toolkit record' makes a video without one"
+    assert message.startswith("error: CartPole-v1 cannot be watched in a window: error: x11 not available")
+    assert hint == "'toolkit record' makes a video without a window"
     assert os.environ["SDL_VIDEODRIVER"] == ""
 
 
@@ -307,7 +307,7 @@ class TestPlay:
         done = toolkit("watch", run.directory)
         assert (done.status, done.out) == (2, "")
         assert done.err == (
-            "error: toolkit_tests/Text-v0 cannot be watched: it draws neither a window nor frames\n"
+            "error: toolkit_tests/Text-v0 cannot be watched: it renders neither a window nor frames\n"
             "its render modes: ['ansi']\n"
         )
         assert Frames.log == []

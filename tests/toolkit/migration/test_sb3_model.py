@@ -46,7 +46,7 @@ def test_a_stock_model_acts_as_it_did(name: str, toolkit: Toolkit) -> None:
     done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
     assert (done.status, done.err) == (0, "")
     said, where, evaluate, record = done.out.splitlines()
-    assert (said, where) == ("imported: the weights in stock.zip, which fit", "  run    runs/config-1")
+    assert (said, where) == ("imported the weights in stock.zip", "  run    runs/config-1")
     assert evaluate.endswith("toolkit evaluate runs/config-1")
     assert record.endswith("toolkit record runs/config-1 --format gif")
     run = tk.load("runs/config-1")
