@@ -1,4 +1,4 @@
-"""Functions that tests launch in other processes, which have to find them by name."""
+"""Functions that tests launch as jobs. They are in a module so that other processes can import them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from toolkit.experiments.launcher import Job
+from toolkit import Job
 
 
 def write(directory: Path, text: str) -> None:
-    """Do what is asked, and print nothing."""
+    """Write a file, and print nothing."""
     directory.mkdir()
-    (directory / "said").write_text(text)
+    (directory / "text").write_text(text)
 
 
 def write_threads(directory: Path) -> None:
@@ -30,11 +30,11 @@ def write_imported(directory: Path, names: list[str]) -> None:
 
 
 def write_process(directory: Path) -> None:
-    """Say which process this is, and which others it shares a terminal's signals with."""
+    """Write the number of this process, and of its process group."""
     write(directory, f"{os.getpid()} {os.getpgid(0)}")
 
 
-def speak(directory: Path) -> None:
+def print_lines(directory: Path) -> None:
     print("printed")
     logging.getLogger("toolkit").warning("warned")
     os.write(2, b"from C\n")
@@ -44,35 +44,35 @@ def fail(directory: Path) -> None:
     raise ValueError("no luck")
 
 
-def leave(directory: Path, status: int) -> None:
+def exit_with(directory: Path, status: int) -> None:
     sys.exit(status)
 
 
-def in_a_thread(directory: Path, job: Job) -> None:
-    """Call a job where no signal comes."""
+def call_in_thread(directory: Path, job: Job) -> None:
+    """Call a job outside of the main thread, where it gets no signals."""
     with ThreadPoolExecutor() as pool:
         pool.submit(job.function, directory, **job.arguments).result()
 
 
-def be_killed(directory: Path) -> None:
+def kill_process(directory: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def meet(directory: Path, others: int) -> None:
-    """Wait until so many jobs are running at once."""
+def wait_for_others(directory: Path, count: int) -> None:
+    """Wait until ``count`` jobs run at once."""
     directory.mkdir()
-    while len([*directory.parent.glob("*/")]) < others:
+    while len([*directory.parent.glob("*/")]) < count:
         time.sleep(0.01)
 
 
-def wait_for_the_end(directory: Path) -> None:
-    """Work until SIGTERM, and count how often that comes."""
-    came = []
-    signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+def wait_for_sigterm(directory: Path) -> None:
+    """Write the number of this process, wait for SIGTERM, and write how often it came within a second more."""
+    received = []
+    signal.signal(signal.SIGTERM, lambda *_: received.append(1))
     directory.mkdir()
     (directory / "process.new").write_text(str(os.getpid()))
     (directory / "process.new").rename(directory / "process")
-    while not came:
+    while not received:
         time.sleep(0.01)
     time.sleep(1)
-    (directory / "signals").write_text(str(len(came)))
+    (directory / "signals").write_text(str(len(received)))

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -118,3 +119,11 @@ def restore_default_signals() -> None:
 def files_in(directory: Path) -> set[str]:
     """Return every file below a directory, by relative path."""
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds, which takes long on a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition does not hold in time"
+        time.sleep(0.02)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import jobs
 import pytest
-from here import Here
+from in_process_launcher import InProcessLauncher
 
 from toolkit.experiments.launcher import Ended, Launcher
 from toolkit.testing import ConformanceError, check_launcher
@@ -112,7 +112,7 @@ class ReturnsAList(ChangedResults):
 class CallsInThreads(ChangedResults):
     def launch(self, launched):
         given = {job.name: job for job in launched}
-        inside = [replace(job, function=jobs.in_a_thread, arguments={"job": job}) for job in launched]
+        inside = [replace(job, function=jobs.call_in_thread, arguments={"job": job}) for job in launched]
         for ended in super().launch(inside):
             yield Ended(given[ended.job.name], ended.error)
 
@@ -185,7 +185,7 @@ BROKEN_LAUNCHERS: list[tuple[type[Launcher], str]] = [
     (EmptiesDirectories, r"left '{.*}' of again/seed-0, not 'written by an earlier call\\n{.*}'; a job continues"),
     (CallsTwice, r"left .* of (new|again)/seed-0, not '.*{.*}'; .*is called once"),
     (NeedsParentDirectory, r"launch raised FileNotFoundError: .*seed-0.lock"),
-    (Here, r"with the error 'RuntimeError: was called in the process that launches .*; call function"),
+    (InProcessLauncher, r"with the error 'RuntimeError: was called in the process that launches .*; call function"),
     (
         CallsInThreads,
         r"with the error 'RuntimeError: was called outside of the main thread.*; call function",

@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from statistics import fmean
 
-import here
+import in_process_launcher
 import pytest
 from support import PROJECT, Finished, Install, Toolkit, files_in, terminal_process, toolkit_process
 
@@ -78,13 +78,13 @@ trials: 3
 seeds: [5, 6]
 sampler: brute_force
 pruner: none
-launcher: ./launcher.py:Here
+launcher: ./launcher.py:InProcessLauncher
 """
 
 
 @pytest.fixture(autouse=True)
 def files(working_directory: Path) -> None:
-    launcher = Path(here.__file__).read_text()
+    launcher = Path(in_process_launcher.__file__).read_text()
     for name, text in {"envs.py": ENVS, "launcher.py": launcher, "base.yaml": BASE, "search.yaml": SEARCH}.items():
         Path(name).write_text(text)
 

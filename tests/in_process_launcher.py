@@ -1,15 +1,14 @@
-"""A launcher that calls functions in the process it is in, which no launcher should."""
+"""A launcher that calls jobs in its own process, which saves tests the start of others. No real launcher may do so."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from toolkit import Ended, Launcher
-from toolkit.experiments.launcher import Job
+from toolkit import Ended, Job, Launcher
 from toolkit.utils.errors import describe_error
 
 
-class Here(Launcher):
+class InProcessLauncher(Launcher):
     def launch(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         for job in jobs:
             try:
