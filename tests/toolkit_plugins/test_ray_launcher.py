@@ -32,7 +32,7 @@ from toolkit.utils.errors import ToolkitError, TrainingError
 from toolkit.utils.files import lock_directory
 
 RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
-RemoteDirectory = pytest.importorskip("toolkit_plugins.parcels").RemoteDirectory
+RemoteDirectory = pytest.importorskip("toolkit_plugins.job_storage").RemoteDirectory
 ray = pytest.importorskip("ray")
 PATIENCE = 120  # seconds, for processes on a machine that has much else to do
 SEEDS = (1, 2)
