@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import here
+import in_process_launcher
 import pytest
 from support import SMALL_CONFIG, Toolkit, files_in
 from typer.main import get_command
@@ -21,15 +21,15 @@ PRELOAD = "toolkit.evaluation.preload"
 FILES = {
     "small.yaml": SMALL_CONFIG,
     "short.yaml": "extends: small.yaml\ntimesteps: 60\nsnapshots: {every_timesteps: 40}\n",
-    "launcher.py": Path(here.__file__).read_text(),  # starts no processes
-    "experiment.yaml": "base: short.yaml\nseeds: [3]\nevaluation_episodes: 1\nlauncher: ./launcher.py:Here\n",
+    "launcher.py": Path(in_process_launcher.__file__).read_text(),  # starts no processes
+    "experiment.yaml": "base: short.yaml\nseeds: [3]\nevaluation_episodes: 1\nlauncher: ./launcher.py:InProcessLauncher\n",
     "tuning.yaml": """\
 base: short.yaml
 search:
   algorithm.params.gamma: {choices: [0.9, 0.99]}
 trials: 1
 seeds: [3]
-launcher: ./launcher.py:Here
+launcher: ./launcher.py:InProcessLauncher
 """,
     "zoo.yml": "CartPole-v1:\n  n_timesteps: !!float 4e4\n  policy: MlpPolicy\n",
 }
