@@ -368,11 +368,19 @@ def test_architecture_shows_the_packages_in_layer_order() -> None:
     assert len(page.split()) <= 900
 
 
+def test_classes_in_architecture_exist() -> None:
+    names = re.findall(r"`((?:[A-Z][a-z]+){2,})`", prose(PROJECT / "ARCHITECTURE.md"))
+    code = "".join(path.read_text() for path in (PROJECT / "toolkit").rglob("*.py"))
+    assert names
+    assert not [name for name in names if f"class {name}" not in code]
+
+
 def test_doors_in_contributing_lead_to_code() -> None:
     doors = table(PROJECT / "CONTRIBUTING.md", "Where do I change ...?")
     assert len(doors) >= 10
     for _, file, name in doors:
         body = ast.parse((PROJECT / file).read_text()).body
         for part in name.split("."):
-            (found,) = [one for one in body if getattr(one, "name", None) == part]
-            body = getattr(found, "body", [])
+            found = [one for one in body if getattr(one, "name", None) == part]
+            assert len(found) == 1, f"{file}: {name}"
+            body = getattr(found[0], "body", [])
