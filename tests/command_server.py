@@ -45,14 +45,14 @@ class Command:
         self.returncode: int | None = None
         request: dict[str, Any] = {"arguments": self.args, "environment": environment, "cwd": os.getcwd()}
         request |= {"session": session, "has_terminal": terminal is not None}
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
-        self._status, status_end = os.pipe()
+        (out, out_end), (err, err_end), (self._status, status_end) = os.pipe(), os.pipe(), os.pipe()
         outputs = [out_end, err_end] if terminal is None else [terminal, terminal]
         socket.send_fds(_server(), [json.dumps(request).encode()], [*outputs, status_end])
         for end in (out_end, err_end, status_end):
             os.close(end)
         self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
+        if terminal is not None:
+            self._close()
         self.pid = int(os.read(self._status, 32))
 
     def __enter__(self) -> Command:
@@ -60,6 +60,9 @@ class Command:
 
     def __exit__(self, *error: object) -> None:
         self.wait()
+        self._close()
+
+    def _close(self) -> None:
         self.stdout.close()
         self.stderr.close()
 
@@ -94,8 +97,7 @@ class Command:
                 if not chunk:
                     open_streams.discard(stream)
         self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        self.stdout.close()
-        self.stderr.close()
+        self._close()
         texts = [output[stream].decode() for stream in order]
         return (texts[0], texts[-1]) if len(texts) == 2 else ("", "")
 

@@ -1,4 +1,4 @@
-"""Environments that come with an extra: Atari games with lives, Box2D, MuJoCo."""
+"""Environments of the extras: Atari games with lives, Box2D, MuJoCo."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import StopAt, find_differences, train_with_interruptions
 from support import PROJECT, Toolkit, can_run
-from trained import StopAt, differences, stop_and_go_on
 
 from toolkit import RunConfig, evaluate, load_config, record, train
 from toolkit.config.load import resolve_config
@@ -23,7 +23,7 @@ ATARI = pytest.mark.skipif(not can_run(CONFIGS / "pong_ppo.yaml"), reason="needs
 GAME: dict[str, Any] = {
     "name": "game",
     "seed": 1,
-    "timesteps": 360,
+    "timesteps": 280,
     "import_modules": ["ale_py"],
     "env": {
         "id": "BreakoutNoFrameskip-v4",
@@ -34,7 +34,7 @@ GAME: dict[str, Any] = {
     "algorithm": {
         "name": "double_dqn",
         "policy": "CnnPolicy",
-        "params": {"buffer_size": 200, "learning_starts": 100, "train_freq": 16, "batch_size": 4},
+        "params": {"buffer_size": 200, "learning_starts": 100, "train_freq": 16, "batch_size": 4, "compile": False},
         "policy_params": {"features_extractor_kwargs": {"features_dim": 16}},
     },
     "snapshots": {"every_timesteps": 60},
@@ -42,20 +42,18 @@ GAME: dict[str, Any] = {
 
 
 @ATARI
-def test_a_game_with_lives_goes_on_as_if_it_had_never_been_stopped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_interrupted_game_with_lives_resumes_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     game = RunConfig.model_validate(GAME)
     whole = train(game, tmp_path / "whole", [StopAt()])
     assert whole.result is not None
     assert whole.result["episodes"] >= 1
-    stop_and_go_on(game, tmp_path / "broken", (100, 330))
-    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+    train_with_interruptions(game, tmp_path / "broken", (100, 250))
+    assert find_differences(tmp_path / "whole", tmp_path / "broken") == []
     assert caplog.messages == []
 
 
 @ATARI
-def test_a_return_is_that_of_a_whole_game_and_a_step_one_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raw_return_spans_all_lives_of_a_game(monkeypatch: pytest.MonkeyPatch) -> None:
     env = make_vec_env(resolve_config(RunConfig.model_validate(GAME)), seed=0, n_envs=1)
     try:
         env.reset()
@@ -73,27 +71,25 @@ def test_a_return_is_that_of_a_whole_game_and_a_step_one_of_the_agent(monkeypatc
 
 
 @ATARI
-def test_a_long_game_is_not_taken_for_an_endless_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_episode_limit_counts_agent_steps_not_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(RunConfig.model_validate(GAME | {"timesteps": 4}))
     monkeypatch.setattr(rollout, "EPISODE_LIMIT", 400)  # of the agent's steps
     assert evaluate(run, 1).episodes == 1
 
 
-def test_the_extra_that_is_missing_is_named_before_anything_is_built(
-    monkeypatch: pytest.MonkeyPatch, toolkit: Toolkit
-) -> None:
+def test_missing_extra_is_named_before_training(monkeypatch: pytest.MonkeyPatch, toolkit: Toolkit) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.delitem(sys.modules, "toolkit_plugins.wrappers.atari", raising=False)
     Path("game.yaml").write_text("timesteps: 8\nenv: {id: CartPole-v1, wrappers: [atari]}\nalgorithm: ppo\n")
-    done = toolkit("train", "game.yaml")
-    assert done.status == 2
-    assert "game.yaml:2: env.wrappers.0" in done.err
-    assert 'pip install "sb3-toolkit[atari]"' in done.err
+    finished = toolkit("train", "game.yaml")
+    assert finished.status == 2
+    assert "game.yaml:2: env.wrappers.0" in finished.err
+    assert 'pip install "sb3-toolkit[atari]"' in finished.err
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("config", ["pong_ppo", "lunarlander_ddqn", "inverted_pendulum_ppo"])
-def test_a_video_shows_the_environment(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_shows_environment(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = CONFIGS / f"{config}.yaml"
     if not can_run(path):
         pytest.skip(f"{config} needs an extra")

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
-from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.episodes import Episode, EpisodeLog, EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.utils.errors import ConfigError
 
@@ -23,7 +23,7 @@ import gymnasium as gym
 
 
 class LifeEnds(gym.Wrapper):
-    '''Says every third step that the episode is over, and goes on at reset, as SB3's EpisodicLifeEnv does.'''
+    '''Ends the episode at every third step, and continues the game at reset, like SB3's EpisodicLifeEnv.'''
 
     over = True
 
@@ -46,7 +46,7 @@ import gymnasium as gym
 
 
 class OwnResetInfo(gym.Wrapper):
-    '''Says nothing at reset, as SB3's FireResetEnv does.'''
+    '''Replaces the info of a reset, like SB3's FireResetEnv.'''
 
     def reset(self, **kwargs):
         observation, _ = self.env.reset(**kwargs)
@@ -54,14 +54,14 @@ class OwnResetInfo(gym.Wrapper):
 """
 
 
-def config_of(env: str) -> RunConfig:
+def make_config(env: str) -> RunConfig:
     path = Path("config.yaml")
     path.write_text(f"timesteps: 100\nenv: {env}\nalgorithm: ppo\n")
     return load_config(path)
 
 
-def vec_env(env: str, **arguments: Any) -> EpisodeRecorder:
-    return make_vec_env(config_of(env), seed=SEED, **arguments)
+def build(env: str, **arguments: Any) -> EpisodeRecorder:
+    return make_vec_env(make_config(env), seed=SEED, **arguments)
 
 
 def play(env: EpisodeRecorder, steps: int, action: Any = 0) -> list[dict[str, Any]]:
@@ -77,8 +77,8 @@ def play(env: EpisodeRecorder, steps: int, action: Any = 0) -> list[dict[str, An
 # Episodes.
 
 
-def test_an_episode_has_its_raw_return_its_shaped_return_and_its_length() -> None:
-    env = vec_env("{id: CartPole-v1, wrappers: [{name: terminal_reward_clip, params: {success_steps: 195}}]}")
+def test_episode_has_raw_return_shaped_return_and_length() -> None:
+    env = build("{id: CartPole-v1, wrappers: [{name: terminal_reward_clip, params: {success_steps: 195}}]}")
     play(env, 100)
     assert len(env.episodes) >= 8
     for episode in env.episodes:
@@ -87,8 +87,8 @@ def test_an_episode_has_its_raw_return_its_shaped_return_and_its_length() -> Non
         assert episode.shaped_return == -1
 
 
-def test_the_shaped_return_is_the_sum_of_the_rewards_that_the_algorithm_sees() -> None:
-    env = vec_env(CARTPOLE % (2, f"angle_penalty, {CLIP}"))
+def test_shaped_return_sums_rewards_after_wrappers() -> None:
+    env = build(CARTPOLE % (2, f"angle_penalty, {CLIP}"))
     env.reset()
     sums, shaped = np.zeros(2), []
     for _ in range(60):
@@ -101,8 +101,8 @@ def test_the_shaped_return_is_the_sum_of_the_rewards_that_the_algorithm_sees() -
     assert all(episode.shaped_return < episode.raw_return for episode in env.episodes)
 
 
-def test_episodes_that_end_together_are_in_the_order_of_their_environments() -> None:
-    env = vec_env(f"{{id: Pendulum-v1, max_episode_steps: 7, n_envs: 3, wrappers: [{CLIP}]}}")
+def test_simultaneous_episodes_are_in_order_of_environments() -> None:
+    env = build(f"{{id: Pendulum-v1, max_episode_steps: 7, n_envs: 3, wrappers: [{CLIP}]}}")
     ends = play(env, 14, [1.0])
 
     def raw_returns(index: int) -> list[float]:
@@ -119,8 +119,8 @@ def test_episodes_that_end_together_are_in_the_order_of_their_environments() -> 
     assert [end["r"] for end in ends] == [episode.raw_return for episode in env.episodes]
 
 
-def test_episodes_are_in_the_order_of_their_completion() -> None:
-    env = vec_env(CARTPOLE % (3, ""))
+def test_episodes_are_in_order_of_completion() -> None:
+    env = build(CARTPOLE % (3, ""))
     env.reset()
     expected = []
     for _ in range(50):
@@ -132,8 +132,8 @@ def test_episodes_are_in_the_order_of_their_completion() -> None:
     assert 0 < seconds[0] <= seconds[-1] <= env.seconds
 
 
-def test_a_reset_drops_the_episodes_that_are_running() -> None:
-    env = vec_env(f"{{id: CartPole-v1, n_envs: 2, max_episode_steps: 6, wrappers: [{CLIP}]}}")
+def test_reset_drops_running_episodes() -> None:
+    env = build(f"{{id: CartPole-v1, n_envs: 2, max_episode_steps: 6, wrappers: [{CLIP}]}}")
     play(env, 4)
     assert env.episodes == []
     play(env, 6)
@@ -141,15 +141,15 @@ def test_a_reset_drops_the_episodes_that_are_running() -> None:
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_an_episode_that_a_wrapper_cuts_short_counts_with_its_raw_return(n_envs: int) -> None:
-    env = vec_env(CARTPOLE % (n_envs, f"{{name: graded_terminal_reward, params: {{midpoint: 0}}}}, {TIME_LIMIT % 5}"))
+def test_episode_truncated_by_wrapper_has_its_raw_return(n_envs: int) -> None:
+    env = build(CARTPOLE % (n_envs, f"{{name: graded_terminal_reward, params: {{midpoint: 0}}}}, {TIME_LIMIT % 5}"))
     ends = play(env, 10)
     assert [(end["r"], end["l"]) for end in ends] == [(5, 5)] * 2 * n_envs
     assert [(episode.raw_return, episode.length) for episode in env.episodes] == [(5, 5)] * 2 * n_envs
 
 
-def test_episodes_that_end_by_themselves_and_cut_ones_all_count_once() -> None:
-    env = vec_env(CARTPOLE % (2, TIME_LIMIT % 9))  # a pole that is pushed one way falls after 8 to 10 steps
+def test_truncated_and_terminated_episodes_count_once() -> None:
+    env = build(CARTPOLE % (2, TIME_LIMIT % 9))  # a pole that is pushed one way falls after 8 to 10 steps
     ends = play(env, 200)
     lengths = [episode.length for episode in env.episodes]
     assert {8, 9} == set(lengths)
@@ -157,18 +157,18 @@ def test_episodes_that_end_by_themselves_and_cut_ones_all_count_once() -> None:
     assert 400 - 2 * 9 < sum(lengths) <= 400
 
 
-def test_a_cut_episode_counts_whatever_a_wrapper_says_at_reset(working_directory: Path) -> None:
+def test_truncated_episode_counts_if_wrapper_replaces_reset_info(working_directory: Path) -> None:
     (working_directory / "own.py").write_text(OWN_RESET_INFO)
-    env = vec_env(CARTPOLE % (2, f'"./own.py:OwnResetInfo", {TIME_LIMIT % 5}'))
+    env = build(CARTPOLE % (2, f'"./own.py:OwnResetInfo", {TIME_LIMIT % 5}'))
     env.reset()
     for _ in range(10):
         env.step(np.zeros(2, int))
     assert [episode[:3] for episode in env.episodes] == [(5, 5, 5)] * 4
 
 
-def test_a_lost_life_is_no_episode(working_directory: Path) -> None:
+def test_lost_life_is_not_an_episode(working_directory: Path) -> None:
     (working_directory / "lives.py").write_text(LIVES)
-    env = vec_env('{id: CartPole-v1, max_episode_steps: 8, wrappers: ["./lives.py:LifeEnds"]}')
+    env = build('{id: CartPole-v1, max_episode_steps: 8, wrappers: ["./lives.py:LifeEnds"]}')
     env.reset()
     dones, ends = [], []
     for _ in range(18):
@@ -181,28 +181,111 @@ def test_a_lost_life_is_no_episode(working_directory: Path) -> None:
     assert [episode[:3] for episode in env.episodes] == [(8, 6, 8)] * 3
 
 
+def replace_infos(env: EpisodeRecorder) -> None:
+    """Let a vec wrapper inside the recorder replace every info, also the episode that Monitor put there."""
+    step_wait = env.venv.step_wait
+
+    def step_without_infos() -> Any:
+        *values, infos = step_wait()
+        return (*values, [{"episode": {"r": -1.0, "l": 0, "t": 0.0}} for _ in infos])
+
+    env.venv.step_wait = step_without_infos
+
+
+DROP_INFO = """\
+import gymnasium as gym
+
+
+class DropInfo(gym.Wrapper):
+    def reset(self, **kwargs):
+        return self.env.reset(**kwargs)[0], {}
+
+    def step(self, action):
+        return *self.env.step(action)[:4], {}
+"""
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize(
+    "limit", ["max_episode_steps: 5, ", ""], ids=["limit inside Monitor", "limit outside Monitor"]
+)
+def test_raw_episodes_arrive_without_help_of_infos(limit: str, vec_env: str, working_directory: Path) -> None:
+    (working_directory / "drop.py").write_text(DROP_INFO)
+    wrappers = '"./drop.py:DropInfo"' if limit else f'"./drop.py:DropInfo", {TIME_LIMIT % 5}'
+    env = build(f"{{id: CartPole-v1, n_envs: 2, vec_env: {vec_env}, {limit}wrappers: [{wrappers}]}}")
+    replace_infos(env)
+    try:
+        ends = play(env, 10)
+    finally:
+        env.close()
+    assert [(end["r"], end["l"]) for end in ends] == [(5, 5)] * 4
+    assert [episode[:3] for episode in env.episodes] == [(5, 5, 5)] * 4
+
+
+def test_step_asks_environments_for_nothing_but_the_step() -> None:
+    env = build(CARTPOLE % (2, TIME_LIMIT % 5))
+    env.reset()
+    env.venv.env_method = None  # a call into the environments would raise
+    for _ in range(10):
+        env.step(np.zeros(2, int))
+    assert len(env.episodes) == 4
+
+
+# The log.
+
+
+def log_of(*raw_returns: float) -> EpisodeLog:
+    return EpisodeLog(Episode(raw_return, -raw_return, 1, 0.0) for raw_return in raw_returns)
+
+
+def test_mean_return_is_over_the_last_episodes() -> None:
+    log = log_of(0.0, 1.0, 2.0, 6.0)
+    assert (log.mean_return(2), log.mean_return(), log.mean_shaped_return(2)) == (4.0, 2.25, -4.0)
+    assert log.mean_return(2, end=3) == 1.5
+
+
+def test_mean_return_without_episodes_is_none() -> None:
+    assert log_of().mean_return() is None
+    assert log_of(1.0).mean_return(end=0) is None
+
+
+def test_mean_return_is_exactly_numpys_mean() -> None:
+    returns = np.random.default_rng(0).normal(-800, 300, 250).tolist()
+    log = log_of(*returns)
+    assert log.mean_return() == float(np.mean(returns[-100:]))
+    assert log.mean_return(7, end=9) == float(np.mean(returns[2:9]))
+
+
+def test_log_is_a_sequence_of_episodes() -> None:
+    log = log_of(1.0, 2.0)
+    log.append(Episode(3.0, 0.0, 1, 0.0))
+    assert [episode.raw_return for episode in log] == [1.0, 2.0, 3.0]
+    assert (len(log), log[-1].raw_return, [episode.raw_return for episode in log[1:]]) == (3, 3.0, [2.0, 3.0])
+    assert log == [*log]
+
+
 # Seeds.
 
 
-def test_derived_seeds_never_change() -> None:
+def test_derived_seeds_have_fixed_values() -> None:
     streams = ("training", "evaluation", "video", "confirmation")
     assert [derived_seed(0, stream) for stream in streams] == [3757552657, 673228719, 3241444873, 3685993406]
 
 
-def test_derived_seeds_differ_between_streams_and_between_seeds() -> None:
+def test_derived_seeds_differ_between_streams_and_seeds() -> None:
     streams = ("training", "evaluation", "video", "confirmation")
     seeds = [derived_seed(seed, stream) for seed in [*range(100), 2**32 - 1] for stream in streams]
     assert len(set(seeds)) == len(seeds) == 404
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_an_unknown_stream_has_no_seed() -> None:
+def test_unknown_stream_raises_value_error() -> None:
     with pytest.raises(ValueError, match="not in tuple"):
         derived_seed(0, "training ")
 
 
-def test_environment_i_starts_with_the_seed_plus_i() -> None:
-    observations = vec_env(CARTPOLE % (3, "terminal_reward_clip")).reset()
+def test_environment_i_starts_with_seed_plus_i() -> None:
+    observations = build(CARTPOLE % (3, "terminal_reward_clip")).reset()
     expected = [gym.make("CartPole-v1").reset(seed=SEED + index)[0] for index in range(3)]
     np.testing.assert_array_equal(observations, expected)
 
@@ -210,20 +293,20 @@ def test_environment_i_starts_with_the_seed_plus_i() -> None:
 # What the config says.
 
 
-def test_the_config_says_how_many_environments_unless_the_caller_does() -> None:
-    assert vec_env(CARTPOLE % (2, "")).num_envs == 2
-    assert vec_env(CARTPOLE % (2, ""), n_envs=5).num_envs == 5
+def test_n_envs_argument_overrides_config() -> None:
+    assert build(CARTPOLE % (2, "")).num_envs == 2
+    assert build(CARTPOLE % (2, ""), n_envs=5).num_envs == 5
 
 
 @pytest.mark.parametrize(("limit", "length"), [("", 200), (", max_episode_steps: 12", 12)])
-def test_max_episode_steps_is_the_configs_or_the_environments_own(limit: str, length: int) -> None:
-    env = vec_env(f"{{id: Pendulum-v1{limit}}}")
+def test_max_episode_steps_defaults_to_limit_of_environment(limit: str, length: int) -> None:
+    env = build(f"{{id: Pendulum-v1{limit}}}")
     play(env, 200, [0.0])
     assert {episode.length for episode in env.episodes} == {length}
 
 
-def test_the_end_by_the_time_limit_is_seen_by_reward_wrappers_as_truncation() -> None:
-    env = vec_env("{id: CartPole-v1, max_episode_steps: 5, wrappers: [{name: graded_terminal_reward}]}")
+def test_reward_wrapper_sees_time_limit_as_truncation() -> None:
+    env = build("{id: CartPole-v1, max_episode_steps: 5, wrappers: [{name: graded_terminal_reward}]}")
     env.reset()
     for _ in range(5):
         _, rewards, dones, infos = env.step(np.zeros(1, int))
@@ -233,24 +316,24 @@ def test_the_end_by_the_time_limit_is_seen_by_reward_wrappers_as_truncation() ->
 
 
 def test_params_reach_gymnasium_make() -> None:
-    env = vec_env("{id: Pendulum-v1, params: {g: 2.5}, n_envs: 2}")
-    assert [one.unwrapped.g for one in env.venv.envs] == [2.5, 2.5]
+    env = build("{id: Pendulum-v1, params: {g: 2.5}, n_envs: 2}")
+    assert [layers.unwrapped.g for layers in env.venv.envs] == [2.5, 2.5]
 
 
-def test_wrappers_stand_innermost_first_outside_monitor_and_what_the_caller_puts_around_comes_last() -> None:
-    env = vec_env(CARTPOLE % (1, f"angle_penalty, {CLIP}"), wrap=gym.wrappers.Autoreset)
-    names, one = [], env.venv.envs[0]
-    while isinstance(one, gym.Wrapper):
-        names.append(type(one).__name__)
-        one = one.env
+def test_wrappers_are_outside_monitor_and_wrap_is_outermost() -> None:
+    env = build(CARTPOLE % (1, f"angle_penalty, {CLIP}"), wrap=gym.wrappers.Autoreset)
+    names, layer = [], env.venv.envs[0]
+    while isinstance(layer, gym.Wrapper):
+        names.append(type(layer).__name__)
+        layer = layer.env
     assert [
         name for name in names if name in ("Autoreset", "ClipReward", "AnglePenalty", "RawMonitor", "TimeLimit")
     ] == [*("Autoreset", "ClipReward", "AnglePenalty", "RawMonitor", "TimeLimit")]
 
 
-def test_the_render_mode_is_the_callers() -> None:
-    assert vec_env(CARTPOLE % (1, "")).render_mode is None
-    env = vec_env(CARTPOLE % (1, "angle_penalty"), render_mode="rgb_array")
+def test_render_mode_argument_reaches_environment() -> None:
+    assert build(CARTPOLE % (1, "")).render_mode is None
+    env = build(CARTPOLE % (1, "angle_penalty"), render_mode="rgb_array")
     env.reset()
     assert env.render().shape == (400, 600, 3)
     env.close()
@@ -269,8 +352,8 @@ def test_the_render_mode_is_the_callers() -> None:
     ],
     ids=["wrapper", "second_wrapper", "environment"],
 )
-def test_what_cannot_be_built_is_said_with_its_place_in_the_file(env: str, path: str, message: str) -> None:
-    config = config_of(env)
+def test_build_error_names_file_line_and_path(env: str, path: str, message: str) -> None:
+    config = make_config(env)
     with pytest.raises(ConfigError) as error:
         make_vec_env(config, seed=SEED)
     (problem,) = error.value.problems
@@ -299,9 +382,9 @@ gym.register("Maze-v0", Maze)
 """
 
 
-def test_a_parameter_that_an_environment_gives_its_parent_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameter_that_subclass_passes_to_parent_is_not_required(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mazes.py").write_text(MAZES)
     monkeypatch.syspath_prepend(Path.cwd())
-    assert make_vec_env(config_of('{id: "mazes:Maze-v0", params: {level: 2}}'), seed=SEED).get_attr("size") == [6]
+    assert make_vec_env(make_config('{id: "mazes:Maze-v0", params: {level: 2}}'), seed=SEED).get_attr("size") == [6]
     with pytest.raises(ConfigError, match=r"env\.params\.level: required parameter is missing$"):
-        config_of('{id: "mazes:Maze-v0"}')
+        make_config('{id: "mazes:Maze-v0"}')
