@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,14 +36,14 @@ class BoundComponent:
     make_error: Callable[[Sequence[Problem]], ConfigError]
 
     def build(self, *supplied: Any, **more: Any) -> Any:
-        """Call the constructor.
+        """Call the constructor with copies of the arguments: no two objects share a noise, schedule or list.
 
         :param supplied: the arguments that the toolkit passes, with ``more``
         :raises ConfigError: if the constructor raises; building comes before a run exists, so the config is wrong
         """
         try:
             with limit_memory_to_installed():
-                return self.cls(*supplied, **self.arguments, **more)
+                return self.cls(*supplied, **copy_arguments(self.arguments), **more)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
@@ -57,6 +58,17 @@ class BoundComponent:
         """Return the path of the only parameter that an exception mentions, or else the component's."""
         mentioned = {*re.findall(r"\w+", str(error))} & self.arguments.keys()
         return (*self.path, "params", *mentioned) if len(mentioned) == 1 else self.path
+
+
+def copy_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return deep copies of arguments; an object that cannot be copied is shared."""
+    copies = {}
+    for name, value in arguments.items():
+        try:
+            copies[name] = copy.deepcopy(value)
+        except Exception:  # raised by a third-party class, for example one with a lock
+            copies[name] = value
+    return copies
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from toolkit.config.components import copy_arguments
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import make_vec_env
@@ -37,7 +38,7 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
     components = config.components
     try:
         model: BaseAlgorithm = components.algorithm.build(
-            components.policy, env, policy_kwargs=dict(components.policy_arguments), seed=seed, verbose=0
+            components.policy, env, policy_kwargs=copy_arguments(components.policy_arguments), seed=seed, verbose=0
         )
     except ConfigError as error:
         cause = error.__cause__

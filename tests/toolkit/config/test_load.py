@@ -9,6 +9,7 @@ import pytest
 from toolkit import RunConfig, load, load_config, train
 from toolkit.config import components
 from toolkit.config.load import ResolvedConfig, resolve_config
+from toolkit.training.model import untrained_model
 
 
 @pytest.fixture
@@ -64,3 +65,12 @@ def test_without_callbacks_drops_values_and_classes(config_file: Path) -> None:
     assert remaining.seed == 4
     assert [callback.name for callback in remaining.callbacks] == ["progress"]
     assert [callback.name for callback in remaining.components.callbacks] == ["progress"]
+
+
+def test_objects_built_twice_share_no_arguments(config_file: Path) -> None:
+    noise = "{name: 'stable_baselines3.common.noise:OrnsteinUhlenbeckActionNoise', params: {mean: 0.0, sigma: 0.1}}"
+    overrides = ["env.id=Pendulum-v1", "env.wrappers=[]", "algorithm.name=td3", "algorithm.params={}"]
+    config = load_config(config_file, [*overrides, f"algorithm.params.action_noise={noise}"])
+    models = [untrained_model(config) for _ in range(2)]
+    assert models[0].action_noise is not models[1].action_noise
+    assert models[0].policy_kwargs["net_arch"] is not models[1].policy_kwargs["net_arch"]
