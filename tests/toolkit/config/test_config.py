@@ -1,4 +1,4 @@
-"""A run config: what a file may say, extended, overridden, and written back."""
+"""The run config: its keys, `extends`, overrides, and its YAML."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ algorithm: {name: double_dqn}
 """
 
 
-ENDLESS: list[object] = []
-ENDLESS.append(ENDLESS)
+CIRCULAR_LIST: list[object] = []
+CIRCULAR_LIST.append(CIRCULAR_LIST)
 
 
-def written(text: str, name: str = "run.yaml") -> Path:
+def write_config(text: str, name: str = "run.yaml") -> Path:
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def load(text: str, *overrides: str) -> RunConfig:
-    return load_config(written(text), overrides)
+def load_text(text: str, *overrides: str) -> RunConfig:
+    return load_config(write_config(text), overrides)
 
 
-def problems_of(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+def list_problems(path: Path, overrides: Sequence[str] = ()) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         load_config(path, overrides)
     return str(raised.value).splitlines()
@@ -45,8 +45,8 @@ def problems_of(path: Path, overrides: Sequence[str] = ()) -> list[str]:
 # --- one file -------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_minimal_config_leaves_out_has_defaults() -> None:
-    assert load(MINIMAL).model_dump() == {
+def test_minimal_config_has_defaults() -> None:
+    assert load_text(MINIMAL).model_dump() == {
         "name": "run",
         "seed": 0,
         "timesteps": 10,
@@ -67,9 +67,9 @@ def test_what_a_minimal_config_leaves_out_has_defaults() -> None:
     }
 
 
-def test_a_component_without_parameters_is_a_bare_name() -> None:
+def test_component_without_params_can_be_bare_name() -> None:
     text = MINIMAL.replace("{name: double_dqn}", "double_dqn") + "callbacks: [progress]\n"
-    config = load(text.replace("{id: CartPole-v1}", "{id: CartPole-v1, wrappers: [angle_penalty]}"))
+    config = load_text(text.replace("{id: CartPole-v1}", "{id: CartPole-v1, wrappers: [angle_penalty]}"))
     assert config.algorithm.name == "double_dqn"
     assert [wrapper.name for wrapper in config.env.wrappers] == ["angle_penalty"]
     assert [callback.name for callback in config.callbacks] == ["progress"]
@@ -87,17 +87,17 @@ def test_a_component_without_parameters_is_a_bare_name() -> None:
         (f"{'x' * 200}.yaml", "x" * 100),
     ],
 )
-def test_a_run_is_named_after_its_file(file: str, name: str) -> None:
-    assert load_config(written(MINIMAL, file)).name == name
+def test_run_name_defaults_to_file_stem(file: str, name: str) -> None:
+    assert load_config(write_config(MINIMAL, file)).name == name
 
 
-def test_a_run_can_be_named_otherwise_than_its_file() -> None:
-    assert load(MINIMAL + "name: other\n").name == "other"
+def test_name_key_overrides_file_stem() -> None:
+    assert load_text(MINIMAL + "name: other\n").name == "other"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "''", "a b", '"a\\n"', "x" * 101])
-def test_a_name_that_would_be_no_plain_directory_is_refused(name: str) -> None:
-    assert problems_of(written(f"{MINIMAL}name: {name}\n"))[0].startswith("run.yaml:4: name: ")
+def test_name_must_be_valid_directory_name(name: str) -> None:
+    assert list_problems(write_config(f"{MINIMAL}name: {name}\n"))[0].startswith("run.yaml:4: name: ")
 
 
 @pytest.mark.parametrize(
@@ -106,35 +106,35 @@ def test_a_name_that_would_be_no_plain_directory_is_refused(name: str) -> None:
         (10**5000, "is too long a number"),
         ({1: 2}, "a key must be text"),
         ("\ud800", "is not text"),
-        (ENDLESS, "is nested more than 40 levels deep"),
+        (CIRCULAR_LIST, "is nested more than 40 levels deep"),
         ({1, 2}, "a set cannot stand in a config"),
         (np.array([1j]), "a complex cannot stand in a config"),
     ],
     ids=["a long number", "a key", "half a character", "a list in itself", "a set", "complex numbers"],
 )
-def test_a_python_value_that_a_file_could_not_hold_is_refused_with_its_key(value: object, message: str) -> None:
+def test_python_value_that_yaml_cannot_hold_is_refused(value: object, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        load_config(written(MINIMAL), {"env.params": value})
+        load_config(write_config(MINIMAL), {"env.params": value})
     assert str(raised.value).startswith("env.params=")
     assert f": {message}" in str(raised.value)
 
 
-def test_configs_with_a_number_that_is_none_are_equal_if_it_stands_in_the_same_place() -> None:
-    nan, other = (load(MINIMAL, f"algorithm.params.gamma={value}") for value in (".nan", "1.0"))
-    assert nan == load(MINIMAL, "algorithm.params.gamma=.nan")
+def test_configs_with_same_nan_are_equal() -> None:
+    nan, other = (load_text(MINIMAL, f"algorithm.params.gamma={value}") for value in (".nan", "1.0"))
+    assert nan == load_text(MINIMAL, "algorithm.params.gamma=.nan")
     assert nan != other
 
 
-def test_a_config_cannot_be_changed() -> None:
-    config = load(SMALL_CONFIG)
+def test_config_is_frozen() -> None:
+    config = load_text(SMALL_CONFIG)
     with pytest.raises(ValidationError, match="frozen"):
         config.seed = 1  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
         config.env.n_envs = 1  # type: ignore[misc]
 
 
-def test_a_whole_float_is_a_number_of_timesteps() -> None:
-    assert load(MINIMAL.replace("10", "1e3")).timesteps == 1000
+def test_timesteps_accepts_whole_float() -> None:
+    assert load_text(MINIMAL.replace("10", "1e3")).timesteps == 1000
 
 
 # --- written back ---------------------------------------------------------------------------------------------------
@@ -154,34 +154,34 @@ ROUND_TRIPS = {
 
 
 @pytest.mark.parametrize(("text", "overrides"), ROUND_TRIPS.values(), ids=ROUND_TRIPS)
-def test_a_resolved_config_reads_back_with_the_same_content(text: str, overrides: list[str]) -> None:
-    config = load(text, *overrides)
-    read_back = load_config(written(config.to_yaml(), "resolved.yaml"))
+def test_written_config_reads_back_with_same_content(text: str, overrides: list[str]) -> None:
+    config = load_text(text, *overrides)
+    read_back = load_config(write_config(config.to_yaml(), "resolved.yaml"))
     assert read_back.model_dump() == config.model_dump()
     assert str(read_back.model_dump()) == str(config.model_dump())
 
 
-def test_a_config_that_set_nests_too_deep_to_be_read_back_is_refused() -> None:
+def test_override_nested_too_deep_is_refused() -> None:
     override = f"algorithm.params.replay_buffer_kwargs.a={'[' * 39}{']' * 39}"
-    assert "is nested more than 40 levels deep" in problems_of(written(MINIMAL), [override])[0]
+    assert "is nested more than 40 levels deep" in list_problems(write_config(MINIMAL), [override])[0]
 
 
-def test_a_resolved_config_equals_the_one_it_was_written_from() -> None:
-    config = load(SMALL_CONFIG)
-    assert load_config(written(config.to_yaml(), "resolved.yaml")) == config
+def test_written_config_equals_original() -> None:
+    config = load_text(SMALL_CONFIG)
+    assert load_config(write_config(config.to_yaml(), "resolved.yaml")) == config
 
 
-def test_a_resolved_config_is_written_the_same_each_time() -> None:
-    once = load(SMALL_CONFIG).to_yaml()
-    assert load_config(written(once, "resolved.yaml")).to_yaml() == once
+def test_written_config_is_stable() -> None:
+    text = load_text(SMALL_CONFIG).to_yaml()
+    assert load_config(write_config(text, "resolved.yaml")).to_yaml() == text
 
 
 # --- extends --------------------------------------------------------------------------------------------------------
 
 
-def test_an_extending_file_merges_mappings_and_replaces_lists_and_scalars() -> None:
-    written(SMALL_CONFIG, "base.yaml")
-    config = load("""\
+def test_extends_merges_mappings_and_replaces_lists_and_scalars() -> None:
+    write_config(SMALL_CONFIG, "base.yaml")
+    config = load_text("""\
 extends: base.yaml
 timesteps: 20
 env:
@@ -199,47 +199,47 @@ algorithm:
     assert [callback.name for callback in config.callbacks] == ["success"]
 
 
-def test_a_file_extends_one_that_extends_another_and_the_last_word_counts() -> None:
-    written(MINIMAL + "seed: 1\n", "a.yaml")
-    written("extends: a.yaml\nseed: 2\nalgorithm: {params: {gamma: 0.5}}\n", "b.yaml")
-    config = load("extends: b.yaml\nseed: 3\n")
+def test_extends_chain_lets_last_file_win() -> None:
+    write_config(MINIMAL + "seed: 1\n", "a.yaml")
+    write_config("extends: a.yaml\nseed: 2\nalgorithm: {params: {gamma: 0.5}}\n", "b.yaml")
+    config = load_text("extends: b.yaml\nseed: 3\n")
     assert (config.seed, config.timesteps, config.algorithm.params) == (3, 10, {"gamma": 0.5})
 
 
-def test_an_extended_file_is_looked_for_beside_the_file_that_names_it() -> None:
-    written(MINIMAL, "shared/base.yaml")
-    written("extends: ../shared/base.yaml\nseed: 4\n", "experiments/middle.yaml")
-    assert load_config(written("extends: middle.yaml\n", "experiments/run.yaml")).seed == 4
+def test_extends_is_relative_to_its_file() -> None:
+    write_config(MINIMAL, "shared/base.yaml")
+    write_config("extends: ../shared/base.yaml\nseed: 4\n", "experiments/middle.yaml")
+    assert load_config(write_config("extends: middle.yaml\n", "experiments/run.yaml")).seed == 4
 
 
-def test_an_absolute_path_can_be_extended(tmp_path: Path) -> None:
-    base = written(MINIMAL, str(tmp_path / "elsewhere" / "base.yaml"))
-    assert load(f"extends: {base}\nseed: 5\n").timesteps == 10
+def test_extends_accepts_absolute_path(tmp_path: Path) -> None:
+    base = write_config(MINIMAL, str(tmp_path / "elsewhere" / "base.yaml"))
+    assert load_text(f"extends: {base}\nseed: 5\n").timesteps == 10
 
 
-def test_files_that_extend_each_other_are_refused_with_the_circle() -> None:
-    written("extends: run.yaml\n", "other.yaml")
-    (message,) = problems_of(written("extends: other.yaml\n"))
+def test_circular_extends_is_refused_with_all_files() -> None:
+    write_config("extends: run.yaml\n", "other.yaml")
+    (message,) = list_problems(write_config("extends: other.yaml\n"))
     assert message.startswith("other.yaml:1: extends: is circular: ")
     assert message.count("run.yaml") == 2
 
 
-def test_files_that_extend_one_another_without_end_are_refused() -> None:
-    written(MINIMAL, "0.yaml")
+def test_long_extends_chain_is_refused() -> None:
+    write_config(MINIMAL, "0.yaml")
     for number in range(1, 1000):
-        written(f"extends: {number - 1}.yaml\n", f"{number}.yaml")
-    (message,) = problems_of(Path("999.yaml"))
+        write_config(f"extends: {number - 1}.yaml\n", f"{number}.yaml")
+    (message,) = list_problems(Path("999.yaml"))
     assert message == "959.yaml:1: extends: follows 41 files that extend one another"
     assert load_config("40.yaml").timesteps == 10
 
 
-def test_a_file_that_extends_itself_is_refused() -> None:
-    (message,) = problems_of(written("timesteps: 1\nextends: ./run.yaml\n"))
+def test_file_that_extends_itself_is_refused() -> None:
+    (message,) = list_problems(write_config("timesteps: 1\nextends: ./run.yaml\n"))
     assert message.startswith("run.yaml:2: extends: is circular: ")
 
 
 @pytest.mark.parametrize(
-    ("value", "what"),
+    ("value", "message_part"),
     [
         ("absent.yaml", "file absent.yaml does not exist"),
         ("[a.yaml, b.yaml]", "must be the path of one file"),
@@ -249,34 +249,34 @@ def test_a_file_that_extends_itself_is_refused() -> None:
         ('"a\\0b.yaml"', "does not exist"),
     ],
 )
-def test_what_cannot_be_extended_is_refused(value: str, what: str) -> None:
-    (message,) = problems_of(written(f"{MINIMAL}extends: {value}\n"))
+def test_invalid_extends_value_is_refused(value: str, message_part: str) -> None:
+    (message,) = list_problems(write_config(f"{MINIMAL}extends: {value}\n"))
     assert message.startswith("run.yaml:4: extends: ")
-    assert what in message
+    assert message_part in message
 
 
 @pytest.mark.parametrize("content", ["- 1\n- 2\n", "text\n", "5\n"])
-def test_a_file_that_is_no_mapping_cannot_be_extended(content: str) -> None:
-    written(content, "base.yaml")
-    (message,) = problems_of(written(f"extends: base.yaml\n{MINIMAL}"))
+def test_extended_file_must_be_mapping(content: str) -> None:
+    write_config(content, "base.yaml")
+    (message,) = list_problems(write_config(f"extends: base.yaml\n{MINIMAL}"))
     assert message.startswith("base.yaml:1: ")
     assert "must be a mapping" in message
 
 
-def test_a_problem_is_reported_in_the_file_that_has_it() -> None:
-    written(MINIMAL + "seed: x\n", "base.yaml")
-    path = written("extends: base.yaml\ncallbacks:\n  - sucess\nenv:\n  n_envs: 0\n")
-    assert [line.split(" ")[:2] for line in problems_of(path)] == [
+def test_problem_is_located_in_its_own_file() -> None:
+    write_config(MINIMAL + "seed: x\n", "base.yaml")
+    path = write_config("extends: base.yaml\ncallbacks:\n  - sucess\nenv:\n  n_envs: 0\n")
+    assert [line.split(" ")[:2] for line in list_problems(path)] == [
         ["base.yaml:4:", "seed:"],
         ["run.yaml:3:", "callbacks.0.name:"],
         ["run.yaml:5:", "env.n_envs:"],
     ]
 
 
-def test_a_value_that_replaces_another_is_reported_where_it_stands() -> None:
-    written(MINIMAL + "callbacks:\n  - progress\n  - progress\n", "base.yaml")
-    path = written("extends: base.yaml\ncallbacks:\n  - progress\n  - progess\nalgorithm: {params: {gama: 1}}\n")
-    assert [line.split(" ")[:2] for line in problems_of(path)] == [
+def test_problem_of_replaced_value_is_located_in_extending_file() -> None:
+    write_config(MINIMAL + "callbacks:\n  - progress\n  - progress\n", "base.yaml")
+    path = write_config("extends: base.yaml\ncallbacks:\n  - progress\n  - progess\nalgorithm: {params: {gama: 1}}\n")
+    assert [line.split(" ")[:2] for line in list_problems(path)] == [
         ["run.yaml:4:", "callbacks.1.name:"],
         ["run.yaml:5:", "algorithm.params.gama:"],
     ]
@@ -308,45 +308,45 @@ def test_a_value_that_replaces_another_is_reported_where_it_stands() -> None:
         ),
     ],
 )
-def test_set_puts_a_yaml_value_at_a_dotted_path(override: str, path: tuple[str | int, ...], value: object) -> None:
-    found = load(SMALL_CONFIG, override).model_dump()
+def test_set_replaces_value_at_dotted_path(override: str, path: tuple[str | int, ...], value: object) -> None:
+    actual = load_text(SMALL_CONFIG, override).model_dump()
     for key in path:
-        found = found[key]
-    assert found == value
-    assert type(found) is type(value)
+        actual = actual[key]
+    assert actual == value
+    assert type(actual) is type(value)
 
 
-def test_set_reaches_the_name_and_the_parameters_of_a_component_given_by_its_bare_name() -> None:
+def test_set_reaches_params_of_component_with_bare_name() -> None:
     bare = "timesteps: 10\nenv: {id: CartPole-v1, wrappers: [angle_penalty]}\nalgorithm: double_dqn\n"
-    config = load(bare, "env.wrappers.0.params.scale=3.0", "algorithm.params.gamma=0.9")
+    config = load_text(bare, "env.wrappers.0.params.scale=3.0", "algorithm.params.gamma=0.9")
     assert (config.env.wrappers[0].name, config.env.wrappers[0].params) == ("angle_penalty", {"scale": 3.0})
     assert (config.algorithm.name, config.algorithm.params) == ("double_dqn", {"gamma": 0.9})
-    assert load(bare, "env.wrappers.0.name=clip_reward").env.wrappers[0].name == "clip_reward"
+    assert load_text(bare, "env.wrappers.0.name=clip_reward").env.wrappers[0].name == "clip_reward"
 
 
-def test_naming_another_wrapper_drops_the_parameters_of_the_one_that_stood_there() -> None:
-    config = load(SMALL_CONFIG, "env.wrappers.0.name=graded_terminal_reward")
+def test_set_with_other_wrapper_name_drops_params() -> None:
+    config = load_text(SMALL_CONFIG, "env.wrappers.0.name=graded_terminal_reward")
     assert config.env.wrappers[0].params == {}
 
 
-def test_naming_the_same_wrapper_keeps_its_parameters() -> None:
-    config = load(SMALL_CONFIG, "env.wrappers.0.name=terminal_reward_clip")
+def test_set_with_same_wrapper_name_keeps_params() -> None:
+    config = load_text(SMALL_CONFIG, "env.wrappers.0.name=terminal_reward_clip")
     assert config.env.wrappers[0].params == {"success_steps": 195}
 
 
-def test_a_wrapper_named_by_set_takes_parameters_set_after_it() -> None:
-    config = load(SMALL_CONFIG, "env.wrappers.0.name=graded_terminal_reward", "env.wrappers.0.params.midpoint=49")
+def test_set_accepts_params_after_new_wrapper_name() -> None:
+    config = load_text(SMALL_CONFIG, "env.wrappers.0.name=graded_terminal_reward", "env.wrappers.0.params.midpoint=49")
     assert config.env.wrappers[0].params == {"midpoint": 49}
 
 
-def test_naming_another_algorithm_keeps_the_parameters() -> None:
-    config = load(SMALL_CONFIG, "algorithm.name=dqn")
-    assert config.algorithm.params == load(SMALL_CONFIG).algorithm.params
+def test_set_with_other_algorithm_name_keeps_params() -> None:
+    config = load_text(SMALL_CONFIG, "algorithm.name=dqn")
+    assert config.algorithm.params == load_text(SMALL_CONFIG).algorithm.params
 
 
-def test_set_goes_over_the_file_and_a_later_set_over_an_earlier_one() -> None:
-    written(MINIMAL + "seed: 1\n", "base.yaml")
-    assert load("extends: base.yaml\nseed: 2\n", "seed=3", "seed=4").seed == 4
+def test_later_set_wins_over_file_and_earlier_set() -> None:
+    write_config(MINIMAL + "seed: 1\n", "base.yaml")
+    assert load_text("extends: base.yaml\nseed: 2\n", "seed=3", "seed=4").seed == 4
 
 
 @pytest.mark.parametrize(
@@ -383,8 +383,8 @@ def test_set_goes_over_the_file_and_a_later_set_over_an_earlier_one() -> None:
         ("0=1", "0: "),
     ],
 )
-def test_a_set_that_does_not_fit_is_reported_as_that_set(override: str, message: str) -> None:
-    lines = problems_of(written(SMALL_CONFIG), [override])
+def test_invalid_set_is_reported_with_its_text(override: str, message: str) -> None:
+    lines = list_problems(write_config(SMALL_CONFIG), [override])
     assert len(lines) == 1
     assert lines[0].startswith(f"--set {override}:")
     assert message in lines[0]
@@ -397,15 +397,15 @@ def test_a_set_that_does_not_fit_is_reported_as_that_set(override: str, message:
         ("env.n_envs=2", "env={id: CartPole-v1}"),
     ],
 )
-def test_a_set_that_leaves_nothing_of_one_before_it_is_refused(earlier: str, later: str) -> None:
-    (line,) = problems_of(written(SMALL_CONFIG), [earlier, later])
+def test_set_that_discards_earlier_set_is_refused(earlier: str, later: str) -> None:
+    (line,) = list_problems(write_config(SMALL_CONFIG), [earlier, later])
     assert line == f"--set {later}: discards the earlier override of {earlier.partition('=')[0]}; give it first"
-    load(SMALL_CONFIG, later, earlier)
+    load_text(SMALL_CONFIG, later, earlier)
 
 
-def test_a_file_named_in_set_is_looked_for_in_the_working_directory(tmp_path: Path) -> None:
-    written("import gymnasium\nclass Mine(gymnasium.Wrapper):\n    pass\n", "mine.py")
-    path = written(SMALL_CONFIG, str(tmp_path / "elsewhere" / "run.yaml"))
+def test_file_in_set_is_relative_to_working_directory(tmp_path: Path) -> None:
+    write_config("import gymnasium\nclass Mine(gymnasium.Wrapper):\n    pass\n", "mine.py")
+    path = write_config(SMALL_CONFIG, str(tmp_path / "elsewhere" / "run.yaml"))
     config = load_config(path, ["env.wrappers.0=./mine.py:Mine"])
     assert config.env.wrappers[0].name == f"{Path.cwd()}/mine.py:Mine"
 
@@ -435,12 +435,12 @@ def test_a_file_named_in_set_is_looked_for_in_the_working_directory(tmp_path: Pa
         ("", "run.yaml: is empty; write at least timesteps, env.id and algorithm.name"),
     ],
 )
-def test_a_mistake_is_reported_with_its_file_line_and_dotted_path(text: str, message: str) -> None:
-    assert any(line.startswith(message) for line in problems_of(written(text)))
+def test_problem_has_file_line_and_dotted_path(text: str, message: str) -> None:
+    assert any(line.startswith(message) for line in list_problems(write_config(text)))
 
 
-def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
-    path = written("""\
+def test_all_problems_are_reported_in_file_order() -> None:
+    path = write_config("""\
 callbacks:
   - sucess
   - name: success
@@ -456,7 +456,7 @@ env:
 timesteps: -5
 sed: 3
 """)
-    assert [line.split(" ")[:2] for line in problems_of(path)] == [
+    assert [line.split(" ")[:2] for line in list_problems(path)] == [
         ["run.yaml:2:", "callbacks.0.name:"],
         ["run.yaml:4:", "callbacks.1.params.threshold:"],
         ["run.yaml:6:", "algorithm.params.gama:"],

@@ -1,4 +1,4 @@
-"""`toolkit schema`: what an editor accepts, refuses and offers, beside what `toolkit check` does."""
+"""`toolkit schema`: what editors accept, refuse and show, compared with `toolkit check`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CONFIGS = sorted([*(PROJECT / "configs").glob("*.yaml"), *(PROJECT / "configs/ex
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    """Of what is installed."""
+    """The schema of a config with the installed components."""
     return make_config_schema()
 
 
-def problems(data: Any, schema: dict[str, Any]) -> list[str]:
+def list_problems(data: Any, schema: dict[str, Any]) -> list[str]:
     return [
         f"{error.json_path}: {error.message}" for error in jsonschema.Draft202012Validator(schema).iter_errors(data)
     ]
@@ -44,13 +44,13 @@ def is_accepted(data: Any, schema: dict[str, Any]) -> bool:
     return jsonschema.Draft202012Validator(schema).is_valid(data)
 
 
-def config(text: str) -> Any:
+def make_config(text: str) -> Any:
     """Return the small config with some of its parts replaced."""
     return parse(SMALL_CONFIG, "small").data | parse(text, "text").data
 
 
-def is_checked(data: Any) -> bool:
-    """Say whether `toolkit check` accepts a config as far as it needs no building."""
+def passes_check(data: Any) -> bool:
+    """Return whether `toolkit check` accepts a config, without building it."""
     Path("config.yaml").write_text(dump(data))
     try:
         load_config("config.yaml")
@@ -59,7 +59,7 @@ def is_checked(data: Any) -> bool:
     return True
 
 
-def test_what_is_printed_is_a_json_schema(toolkit: Toolkit, schema: dict[str, Any]) -> None:
+def test_schema_command_prints_valid_json_schema(toolkit: Toolkit, schema: dict[str, Any]) -> None:
     printed = toolkit("schema")
     assert (printed.status, printed.err) == (0, "")
     assert json.loads(printed.out) == schema
@@ -67,12 +67,12 @@ def test_what_is_printed_is_a_json_schema(toolkit: Toolkit, schema: dict[str, An
     assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
 
 
-# --- what is accepted -----------------------------------------------------------------------------------------------
+# --- accepted configs -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_the_configs_that_ship_are_accepted(path: Path, schema: dict[str, Any]) -> None:
-    assert not problems(read(path).data, schema)
+def test_schema_accepts_shipped_configs(path: Path, schema: dict[str, Any]) -> None:
+    assert not list_problems(read(path).data, schema)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_the_configs_that_ship_are_accepted(path: Path, schema: dict[str, Any]) 
         "env: {id: CartPole-v1, vec_wrappers: [vec_normalize, {name: vec_frame_stack, params: {n_stack: 2}}]}",
     ],
 )
-def test_what_check_accepts_is_accepted(text: str, schema: dict[str, Any]) -> None:
-    assert not problems(config(text), schema)
+def test_schema_accepts_what_check_accepts(text: str, schema: dict[str, Any]) -> None:
+    assert not list_problems(make_config(text), schema)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ def test_what_check_accepts_is_accepted(text: str, schema: dict[str, Any]) -> No
         "seed: 1",
     ],
 )
-def test_a_file_that_leaves_the_rest_to_the_one_it_extends_is_accepted(text: str, schema: dict[str, Any]) -> None:
-    assert not problems({"extends": "base.yaml", **parse(text, "text").data}, schema)
+def test_schema_accepts_partial_file_with_extends(text: str, schema: dict[str, Any]) -> None:
+    assert not list_problems({"extends": "base.yaml", **parse(text, "text").data}, schema)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- refused configs ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_a_file_that_leaves_the_rest_to_the_one_it_extends_is_accepted(text: str
         "env: {id: CartPole-v1, vec_wrappers: [vec_frame_stack]}",
     ],
 )
-def test_what_is_refused_is_refused_by_check_too(text: str, schema: dict[str, Any]) -> None:
-    assert not is_accepted(config(text), schema)
-    assert not is_checked(config(text))
+def test_schema_refuses_only_what_check_refuses(text: str, schema: dict[str, Any]) -> None:
+    assert not is_accepted(make_config(text), schema)
+    assert not passes_check(make_config(text))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_is_refused_is_refused_by_check_too(text: str, schema: dict[str, An
         "callbacks: [{params: {threshold: 1}}]",
     ],
 )
-def test_what_no_base_can_mend_is_refused_in_a_file_that_extends_another(text: str, schema: dict[str, Any]) -> None:
+def test_schema_refuses_wrong_values_despite_extends(text: str, schema: dict[str, Any]) -> None:
     assert not is_accepted({"extends": "base.yaml", **parse(text, "text").data}, schema)
 
 
@@ -230,7 +230,7 @@ ANNOTATIONS = [
 ]
 
 
-def component_taking(annotation: Any) -> Callable[..., Any]:
+def make_component(annotation: Any) -> Callable[..., Any]:
     def component(x: Any) -> None: ...
 
     component.__annotations__["x"] = annotation
@@ -238,12 +238,12 @@ def component_taking(annotation: Any) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("annotation", ANNOTATIONS, ids=str)
-def test_every_value_that_a_type_takes_is_accepted(annotation: Any, schema: dict[str, Any]) -> None:
+def test_type_schema_accepts_every_convertible_value(annotation: Any, schema: dict[str, Any]) -> None:
     references = ({"$ref": f"#/$defs/{name}"} for name in ("schedule", "object"))
-    of_type = make_type_schema(annotation, *references) | {"$defs": schema["$defs"]}
+    type_schema = make_type_schema(annotation, *references) | {"$defs": schema["$defs"]}
     for value in VALUES:
-        if not bind_arguments(component_taking(annotation), {"x": value}, (), {})[1]:
-            assert is_accepted(value, of_type), value
+        if not bind_arguments(make_component(annotation), {"x": value}, (), {})[1]:
+            assert is_accepted(value, type_schema), value
 
 
 @pytest.mark.parametrize(
@@ -263,71 +263,71 @@ def test_every_value_that_a_type_takes_is_accepted(annotation: Any, schema: dict
     ],
     ids=str,
 )
-def test_a_value_of_another_type_is_refused(annotation: Any, refused: list[Any], schema: dict[str, Any]) -> None:
+def test_type_schema_refuses_value_of_other_type(annotation: Any, refused: list[Any], schema: dict[str, Any]) -> None:
     references = ({"$ref": f"#/$defs/{name}"} for name in ("schedule", "object"))
-    of_type = make_type_schema(annotation, *references) | {"$defs": schema["$defs"]}
+    type_schema = make_type_schema(annotation, *references) | {"$defs": schema["$defs"]}
     for value in refused:
-        assert not is_accepted(value, of_type), value
-        assert bind_arguments(component_taking(annotation), {"x": value}, (), {})[1]
+        assert not is_accepted(value, type_schema), value
+        assert bind_arguments(make_component(annotation), {"x": value}, (), {})[1]
 
 
-# --- what an editor shows -------------------------------------------------------------------------------------------
+# --- descriptions ---------------------------------------------------------------------------------------------------
 
 
-def params_of(name: str, schema: dict[str, Any], place: str) -> Any:
+def find_params_schema(name: str, schema: dict[str, Any], key: str) -> Any:
     """Return the schema of a listed component's parameters."""
-    (rule,) = (
-        one for one in schema["$defs"][place]["anyOf"][-1]["allOf"] if one["if"]["properties"]["name"]["const"] == name
-    )
-    return rule["then"]["properties"]["params"]
+    rules = {rule["if"]["properties"]["name"]["const"]: rule for rule in schema["$defs"][key]["anyOf"][-1]["allOf"]}
+    return rules[name]["then"]["properties"]["params"]
 
 
-def test_an_editor_learns_what_each_key_means(schema: dict[str, Any]) -> None:
+def test_every_key_has_description(schema: dict[str, Any]) -> None:
     described = [*schema["properties"].values(), *schema["$defs"]["EnvConfig"]["properties"].values()]
     assert all("description" in key or "$ref" in key or "anyOf" in key for key in described)
 
 
-def test_an_editor_learns_the_names_and_what_each_parameter_means(schema: dict[str, Any]) -> None:
-    names = {one.get("const"): one.get("description") for one in schema["$defs"]["wrappers"]["anyOf"]}
+def test_components_and_parameters_have_descriptions(schema: dict[str, Any]) -> None:
+    names = {choice.get("const"): choice.get("description") for choice in schema["$defs"]["wrappers"]["anyOf"]}
     assert names["clip_reward"] == "Clips the rewards for an environment between an upper and lower bound."
-    assert params_of("success", schema, "callbacks")["properties"]["episodes"] == {
+    assert find_params_schema("success", schema, "callbacks")["properties"]["episodes"] == {
         "type": "integer",
         "description": "size of the window, at least 1",
         "default": 100,
     }
 
 
-# --- experiments and searches ---------------------------------------------------------------------------------------
+# --- experiment and tuning files ------------------------------------------------------------------------------------
 
 FILES = {
     "experiment": ("experiments", "base: small.yaml\nseeds: 2\n", load_plan),
     "tuning": ("tune", "base: small.yaml\ntrials: 2\nsearch: {timesteps: {low: 1, high: 2}}\n", load_tuning),
 }
-PRINTED: dict[str, dict[str, Any]] = {}
 
 
 @pytest.fixture
-def printed(toolkit: Toolkit) -> Callable[[str], dict[str, Any]]:
-    """What `toolkit schema KIND` prints."""
+def get_file_schema(toolkit: Toolkit) -> Callable[[str], dict[str, Any]]:
+    """Return the function that reads what `toolkit schema KIND` prints, once for each kind."""
 
-    def once(kind: str) -> dict[str, Any]:
+    def read_schema(kind: str) -> dict[str, Any]:
         if kind == "tuning":
             pytest.importorskip("optuna")
-        if kind not in PRINTED:
-            done = toolkit("schema", kind)
-            assert (done.status, done.err) == (0, "")
-            PRINTED[kind] = json.loads(done.out)
-        return PRINTED[kind]
+        if kind not in _file_schemas:
+            result = toolkit("schema", kind)
+            assert (result.status, result.err) == (0, "")
+            _file_schemas[kind] = json.loads(result.out)
+        return _file_schemas[kind]
 
-    return once
+    return read_schema
+
+
+_file_schemas: dict[str, dict[str, Any]] = {}
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_what_is_printed_for_an_experiment_or_a_search_is_a_json_schema(kind: str, printed: Any) -> None:
-    jsonschema.Draft202012Validator.check_schema(printed(kind))
+def test_schema_command_prints_valid_schemas_of_other_files(kind: str, get_file_schema: Any) -> None:
+    jsonschema.Draft202012Validator.check_schema(get_file_schema(kind))
 
 
-def with_parts(kind: str, text: str) -> Any:
+def make_file(kind: str, text: str) -> Any:
     """Return a small file of a kind with some of its parts replaced, and a base beside it."""
     Path("small.yaml").write_text(SMALL_CONFIG)
     return parse(FILES[kind][1], "small").data | parse(text, "text").data
@@ -342,8 +342,8 @@ def with_parts(kind: str, text: str) -> Any:
     ],
     ids=lambda part: getattr(part, "name", part),
 )
-def test_an_experiment_or_search_that_ships_is_accepted(kind: str, path: Path, printed: Any) -> None:
-    assert not problems(read(path).data, printed(kind))
+def test_schema_accepts_shipped_experiment_and_tuning_files(kind: str, path: Path, get_file_schema: Any) -> None:
+    assert not list_problems(read(path).data, get_file_schema(kind))
 
 
 ACCEPTED = {
@@ -373,14 +373,14 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in ACCEPTED.items() for text in texts])
-def test_what_an_experiment_or_a_search_may_say_is_accepted(kind: str, text: str, printed: Any) -> None:
-    assert not problems(with_parts(kind, text), printed(kind))
+def test_schema_accepts_valid_experiment_and_tuning_files(kind: str, text: str, get_file_schema: Any) -> None:
+    assert not list_problems(make_file(kind, text), get_file_schema(kind))
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_extends_another_may_leave_the_rest_to_it(kind: str, printed: Any) -> None:
-    assert is_accepted({"extends": "other.yaml"}, printed(kind))
-    assert not is_accepted({}, printed(kind))
+def test_file_with_extends_may_lack_required_keys(kind: str, get_file_schema: Any) -> None:
+    assert is_accepted({"extends": "other.yaml"}, get_file_schema(kind))
+    assert not is_accepted({}, get_file_schema(kind))
 
 
 REFUSED = {
@@ -420,61 +420,55 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in REFUSED.items() for text in texts])
-def test_what_is_refused_of_an_experiment_or_a_search_is_refused_by_its_command(
-    kind: str, text: str, printed: Any
-) -> None:
-    data = with_parts(kind, text)
-    assert not is_accepted(data, printed(kind))
+def test_schema_refuses_only_what_experiment_and_tune_refuse(kind: str, text: str, get_file_schema: Any) -> None:
+    data = make_file(kind, text)
+    assert not is_accepted(data, get_file_schema(kind))
     Path("file.yaml").write_text(dump(data))
     with pytest.raises(ConfigError):
         FILES[kind][2](Path("file.yaml"))
 
 
-def test_a_config_in_an_experiment_is_described_as_in_a_file_of_its_own(printed: Any) -> None:
-    base = config("{}")
-    assert not problems({"base": base, "seeds": 1}, printed("experiment"))
+def test_inline_base_has_schema_of_config(get_file_schema: Any) -> None:
+    base = make_config("{}")
+    assert not list_problems({"base": base, "seeds": 1}, get_file_schema("experiment"))
     for wrong in ("tmesteps: 5", "callbacks: [sucess]", "algorithm: {name: ppo, params: {gama: 1}}"):
-        assert not is_accepted({"base": config(wrong), "seeds": 1}, printed("experiment"))
+        assert not is_accepted({"base": make_config(wrong), "seeds": 1}, get_file_schema("experiment"))
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_an_editor_learns_what_each_key_of_an_experiment_or_a_search_means(kind: str, printed: Any) -> None:
-    assert all("description" in key for key in printed(kind)["properties"].values())
+def test_every_key_of_other_files_has_description(kind: str, get_file_schema: Any) -> None:
+    assert all("description" in key for key in get_file_schema(kind)["properties"].values())
 
 
-# --- plugins of others ----------------------------------------------------------------------------------------------
+# --- plugins --------------------------------------------------------------------------------------------------------
 
 
-def test_a_plugin_s_parameters_are_known(install: Install) -> None:
+def test_schema_has_parameters_of_plugin(install: Install) -> None:
     source = WRAPPER_MODULE.replace("pass", "def __init__(self, env, factor: float): super().__init__(env)")
     install("factor-dist", "factored_module", source)
-    found = make_config_schema()
+    schema = make_config_schema()
     wrapper = "env: {{id: CartPole-v1, wrappers: [{}]}}".format
-    assert is_accepted(config(wrapper("{name: mine, params: {factor: 2}}")), found)
+    assert is_accepted(make_config(wrapper("{name: mine, params: {factor: 2}}")), schema)
     for wrong in (
         "mine",
         "{name: mine}",
         "{name: mine, params: {factor: x}}",
         "{name: mine, params: {factor: 1, a: 2}}",
     ):
-        assert not is_accepted(config(wrapper(wrong)), found)
+        assert not is_accepted(make_config(wrapper(wrong)), schema)
 
 
-def test_a_broken_plugin_is_left_out(install: Install, toolkit: Toolkit) -> None:
-    install("broken-dist", "cracked_module", "raise RuntimeError('half installed')\n")
-    printed = toolkit("schema")
-    assert (printed.status, printed.err) == (0, "")
-    assert not is_accepted(config("env: {id: CartPole-v1, wrappers: [mine]}"), json.loads(printed.out))
-    assert is_accepted(config("{}"), json.loads(printed.out))
-
-
-def test_a_name_that_is_claimed_twice_is_left_out(install: Install) -> None:
+def test_schema_omits_unusable_plugins(install: Install) -> None:
+    install("broken-dist", "cracked_module", "raise RuntimeError('half installed')\n", name="cracked")
     install("first-dist", "fifth_module")
     install("second-dist", "sixth_module")
-    assert not is_accepted(config("env: {id: CartPole-v1, wrappers: [mine]}"), make_config_schema())
+    schema = make_config_schema()
+    for name in ("cracked", "mine"):
+        assert not is_accepted(make_config(f"env: {{id: CartPole-v1, wrappers: [{name}]}}"), schema)
+    assert is_accepted(make_config("{}"), schema)
 
 
-def test_an_algorithm_s_required_parameter_and_its_policies_are_known(install: Install) -> None:
+def test_schema_has_required_parameter_and_policies_of_algorithm(install: Install) -> None:
     source = """\
 from stable_baselines3 import PPO
 
@@ -485,13 +479,15 @@ class Mine(PPO):
         super().__init__(policy, env, **kwargs)
 """
     install("their-algorithm", "their_algorithm", source, kind="algorithms")
-    found = make_config_schema()
-    assert is_accepted(config("algorithm: {name: mine, policy: OnlyPolicy, params: {needed: 1, gamma: 0.9}}"), found)
+    schema = make_config_schema()
+    assert is_accepted(
+        make_config("algorithm: {name: mine, policy: OnlyPolicy, params: {needed: 1, gamma: 0.9}}"), schema
+    )
     for wrong in (
         "algorithm: mine",
         "algorithm: {name: mine, policy: OnlyPolicy}",
         "algorithm: {name: mine, policy: MlpPolicy, params: {needed: 1}}",
         "algorithm: {name: mine, policy: OnlyPolicy, params: {needed: 1}, policy_params: {net_arc: []}}",
     ):
-        assert not is_accepted(config(wrong), found)
-        assert not is_checked(config(wrong))
+        assert not is_accepted(make_config(wrong), schema)
+        assert not passes_check(make_config(wrong))

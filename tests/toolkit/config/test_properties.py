@@ -1,6 +1,6 @@
-"""Whatever a config file or a ``--set`` says, the outcome is a valid config or an error that says where.
+"""Any config file and any ``--set`` give a valid config, or an error with its location.
 
-A few hundred examples of each property run with the other tests, the same every time. ``PROPERTY_EXAMPLES=10000``
+Up to a hundred examples of each property run with the other tests, the same every time. ``PROPERTY_EXAMPLES=10000``
 runs that many, new ones each time (see ``CONTRIBUTING.md``).
 """
 
@@ -35,14 +35,14 @@ from toolkit.utils.errors import ConfigError
 _HOME = tempfile.TemporaryDirectory()  # until Python exits
 configuration.set_hypothesis_home_dir(_HOME.name)  # else it leaves a folder in the tree
 
-ASKED = int(os.environ.get("PROPERTY_EXAMPLES", "0"))
+REQUESTED = int(os.environ.get("PROPERTY_EXAMPLES", "0"))
 
 
-def examples(usual: int, share: float = 1.0) -> settings:
-    """Run ``usual`` examples, or that share of ``PROPERTY_EXAMPLES``."""
+def examples(default: int, share: float = 1.0) -> settings:
+    """Run ``default`` examples, or that share of ``PROPERTY_EXAMPLES``."""
     return settings(
-        max_examples=max(1, int(ASKED * share)) if ASKED else usual,
-        derandomize=not ASKED,
+        max_examples=max(1, int(REQUESTED * share)) if REQUESTED else default,
+        derandomize=not REQUESTED,
         database=None,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
@@ -52,9 +52,9 @@ def examples(usual: int, share: float = 1.0) -> settings:
 SHIPPED = {path.name: path.read_text() for path in CONFIGS if needed_extra(path) is None}
 SHIPPED["small.yaml"] = SMALL_CONFIG
 FILE = "mutated.yaml"
-PLACE = re.compile(r"\w+\.yaml(?::\d+: |: (?:is|has|cannot be) )|--set ")
+LOCATION = re.compile(r"\w+\.yaml(?::\d+: |: (?:is|has|cannot be) )|--set ")
 
-# --- what goes wrong ------------------------------------------------------------------------------------------------
+# --- mistakes ------------------------------------------------------------------------------------------------
 
 HOSTILE_NAMES = [
     *[
@@ -112,7 +112,7 @@ COMPONENTS = st.one_of(
 )
 
 
-def nested(depth: int) -> list[Any]:
+def nest_list(depth: int) -> list[Any]:
     """Return a list in a list in a list."""
     value: list[Any] = []
     for _ in range(depth):
@@ -128,12 +128,12 @@ VALUES = st.one_of(
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
         max_leaves=8,
     ),
-    st.integers(30, 60).map(nested),
+    st.integers(30, 60).map(nest_list),
     st.sampled_from([[64, 64], {"pi": [8], "vf": [8]}, [1, "episode"], [4, "step"], [*range(50)]]),
 ).map(copy.deepcopy)  # what is sampled is changed later
 
 
-def parameter_names() -> list[str]:
+def list_parameter_names() -> list[str]:
     """Return the names of all parameters that a registered component has, and some others."""
     names = {"render_mode", "max_episode_steps", "disable_env_checker", "g", "self", "env", "policy_kwargs", "kwargs"}
     for kind in KINDS.values():
@@ -142,7 +142,7 @@ def parameter_names() -> list[str]:
     return sorted(names)
 
 
-PARAMETERS = parameter_names()
+PARAMETERS = list_parameter_names()
 KEYS = st.one_of(
     st.sampled_from(
         ["name", "params", "policy_params", "env", "extends", "wrappers", "callbacks", "n_envs", "seed", "id"]
@@ -159,45 +159,45 @@ BASES = st.one_of(
 )
 
 
-def slots(data: Any) -> list[tuple[Any, Any]]:
+def list_slots(data: Any) -> list[tuple[Any, Any]]:
     """Return each container in plain data with each of its keys."""
-    found = []
+    slots = []
     for _, value in yaml_document.walk(data):
         if isinstance(value, dict | list):
-            found += [(value, key) for key in (value if isinstance(value, dict) else range(len(value)))]
-    return found
+            slots += [(value, key) for key in (value if isinstance(value, dict) else range(len(value)))]
+    return slots
 
 
-def typo(draw: st.DrawFn, text: str) -> str:
-    """Write a word wrong."""
+def make_typo(draw: st.DrawFn, text: str) -> str:
+    """Return a misspelt word."""
     at = draw(st.integers(0, max(0, len(text) - 1)))
     return draw(st.sampled_from([text[:at] + text[at + 1 :], text[:at] + "_" + text[at:], text + "s", text.upper()]))
 
 
 def mutate(draw: st.DrawFn, data: dict[str, Any]) -> None:
     """Change plain data in one place."""
-    places = slots(data)
-    if not places:
+    slots_of_data = list_slots(data)
+    if not slots_of_data:
         return
-    container, key = draw(st.sampled_from(places))
+    container, key = draw(st.sampled_from(slots_of_data))
     match draw(
         st.sampled_from(["delete", "rename", "replace", "replace", "name", "swap", "wrap", "add", "add", "extends"])
     ):
         case "delete":
             del container[key]
         case "rename" if isinstance(container, dict):
-            renamed = typo(draw, key) if draw(st.booleans()) else draw(KEYS)
+            renamed = make_typo(draw, key) if draw(st.booleans()) else draw(KEYS)
             container[renamed] = container.pop(key)
         case "name":
-            named = [one for _, one in yaml_document.walk(data) if isinstance(one, dict) and "name" in one]
-            draw(st.sampled_from(named or [data]))["name"] = draw(NAMES)
+            components = [item for _, item in yaml_document.walk(data) if isinstance(item, dict) and "name" in item]
+            draw(st.sampled_from(components or [data]))["name"] = draw(NAMES)
         case "swap":
-            other, other_key = draw(st.sampled_from(places))
+            other, other_key = draw(st.sampled_from(slots_of_data))
             container[key], other[other_key] = copy.deepcopy(other[other_key]), copy.deepcopy(container[key])
         case "wrap":
             container[key] = draw(st.sampled_from([[container[key]], {"name": container[key]}, str(container[key])]))
         case "add":
-            mappings = [one for _, one in yaml_document.walk(data) if isinstance(one, dict)]
+            mappings = [item for _, item in yaml_document.walk(data) if isinstance(item, dict)]
             draw(st.sampled_from(mappings))[draw(KEYS)] = draw(VALUES)
         case "extends":
             data["extends"] = draw(BASES)
@@ -234,7 +234,7 @@ SNIPPETS = st.one_of(
 
 @st.composite
 def mutated_text(draw: st.DrawFn) -> bytes:
-    """A shipped config with bytes put in, taken out or repeated, or its end cut off."""
+    """A shipped config with bytes inserted, removed or repeated, or its end cut off."""
     content = SHIPPED[draw(st.sampled_from([*SHIPPED]))].encode()
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(content)))
@@ -259,12 +259,12 @@ def mutated_text(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def overrides(draw: st.DrawFn, data: Any) -> str:
-    """A ``--set`` that fits the config, or nearly, or not at all."""
+    """An override that fits the config, or nearly, or not at all."""
     paths = [path for path, _ in yaml_document.walk(data) if path]
     keys = list(map(str, draw(st.sampled_from(paths))))
     match draw(st.sampled_from(["as it is", "typo", "index", "deeper", "shorter", "text", "very deep"])):
         case "typo":
-            keys[-1] = typo(draw, keys[-1])
+            keys[-1] = make_typo(draw, keys[-1])
         case "index":
             at = draw(st.integers(0, len(keys) - 1))
             keys[at] = draw(
@@ -283,21 +283,21 @@ def overrides(draw: st.DrawFn, data: Any) -> str:
 
 
 class Overridden(NamedTuple):
-    """A shipped config, and what is set over it."""
+    """A shipped config and its overrides."""
 
     name: str
-    set: list[str]
+    overrides: list[str]
 
 
 @st.composite
 def overridden(draw: st.DrawFn) -> Overridden:
-    """A shipped config with a few ``--set``."""
+    """A shipped config with a few overrides."""
     name = draw(st.sampled_from([*SHIPPED]))
     data = yaml_document.parse(SHIPPED[name], name).data
     return Overridden(name, draw(st.lists(overrides(data), min_size=1, max_size=3)))
 
 
-# --- what comes of it -----------------------------------------------------------------------------------------------
+# --- outcomes -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -313,24 +313,24 @@ def _files(working_directory: Path) -> None:
     Path("notes.txt").write_text("x")
 
 
-def contents() -> dict[str, bytes]:
+def read_files() -> dict[str, bytes]:
     """Return every file in the working directory."""
     return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
-def outcome(path: str, overrides: Sequence[str] = (), *, build: bool = False) -> RunConfig | ConfigError:
-    """Load a config, and build it if asked to; hold the outcome to what every outcome has."""
-    before = contents()
-    said = io.StringIO()
+def check_outcome(path: str, overrides: Sequence[str] = (), *, build: bool = False) -> RunConfig | ConfigError:
+    """Load a config, build it if asked to, and check what holds for every outcome."""
+    before = read_files()
+    output = io.StringIO()
     result: RunConfig | ConfigError
-    with warnings.catch_warnings(record=True) as warned, redirect_stdout(said), redirect_stderr(said):
+    with warnings.catch_warnings(record=True) as caught, redirect_stdout(output), redirect_stderr(output):
         warnings.simplefilter("always")
         try:
             result = load_config(path, overrides)
         except ConfigError as error:
             result = error
-    assert said.getvalue() == ""
-    assert [str(one.message) for one in warned] == []
+    assert output.getvalue() == ""
+    assert [str(warning.message) for warning in caught] == []
     if build and isinstance(result, RunConfig):
         try:
             with warnings.catch_warnings():
@@ -338,16 +338,16 @@ def outcome(path: str, overrides: Sequence[str] = (), *, build: bool = False) ->
                 dry_run(result)
         except ConfigError as error:
             result = error
-    assert contents() == before
+    assert read_files() == before
     if isinstance(result, ConfigError):
-        assert_says_where(result)
+        assert_has_locations(result)
     else:
         assert_reads_back(result)
     return result
 
 
-def assert_says_where(error: ConfigError) -> None:
-    """Check that each problem has one line of readable length, which starts with its place and its dotted path."""
+def assert_has_locations(error: ConfigError) -> None:
+    """Check that each problem has one readable line, which starts with its location and dotted path."""
     lines = str(error).split("\n")
     if len(error.problems) > 50:
         assert lines.pop() == f"and {len(error.problems) - 50} more"
@@ -355,7 +355,7 @@ def assert_says_where(error: ConfigError) -> None:
     for line, problem in zip(lines, error.problems, strict=False):
         assert line.isprintable(), line
         assert len(line) < 1500, line
-        assert PLACE.match(line), line
+        assert LOCATION.match(line), line
         dotted = ".".join(map(str, problem.path))
         assert not dotted or f": {dotted}: " in line or not dotted.isprintable() or len(dotted) > 500
 
@@ -370,7 +370,7 @@ def assert_reads_back(config: RunConfig) -> None:
         Path("resolved.yaml").unlink()
 
 
-def changed(old: str, new: str) -> str:
+def replace_text(old: str, new: str) -> str:
     """Return the small config with some text replaced."""
     assert old in SMALL_CONFIG
     return SMALL_CONFIG.replace(old, new, 1)
@@ -380,20 +380,20 @@ def changed(old: str, new: str) -> str:
 @example('"a\\nb": 1\n' + SMALL_CONFIG)  # a key that would end the line of its message
 @example('"\\e[31m": 1\n' + SMALL_CONFIG)  # one that would turn the terminal red
 @example(f"{'x' * 5000}: 1\n" + SMALL_CONFIG)  # one that would fill the screen
-@example(changed("timesteps: 300", f"timesteps: {'x' * 5000}"))
-@example(changed("timesteps: 300", "timesteps: 1e300"))
+@example(replace_text("timesteps: 300", f"timesteps: {'x' * 5000}"))
+@example(replace_text("timesteps: 300", "timesteps: 1e300"))
 @example("".join(f"k{n}: 1\n" for n in range(1000)) + SMALL_CONFIG)
-@example(changed("learning_rate: 1e-3", "gamma: .nan"))  # is not equal to itself
-@example(changed("terminal_reward_clip", '"math:pi.x.y"'))  # what has no attributes at all
-@example(changed("CartPole-v1", '"a\\0b:c"'))
-@example(changed("id: CartPole-v1", "seed: 1").replace("name: terminal_reward_clip", "nam: x"))
+@example(replace_text("learning_rate: 1e-3", "gamma: .nan"))  # is not equal to itself
+@example(replace_text("terminal_reward_clip", '"math:pi.x.y"'))  # what has no attributes at all
+@example(replace_text("CartPole-v1", '"a\\0b:c"'))
+@example(replace_text("id: CartPole-v1", "seed: 1").replace("name: terminal_reward_clip", "nam: x"))
 @example("extends: .\n" + SMALL_CONFIG)
 @example("extends: empty.yaml\n" + SMALL_CONFIG)
 @example("extends: loop.yaml\n" + SMALL_CONFIG)
-@examples(300)
-def test_a_config_of_changed_data_is_valid_or_refused_with_its_place(text: str) -> None:
+@examples(100)
+def test_mutated_data_is_valid_or_refused_with_location(text: str) -> None:
     Path(FILE).write_text(text, encoding="utf-8")
-    outcome(FILE)
+    check_outcome(FILE)
 
 
 @given(mutated_text())
@@ -406,10 +406,10 @@ def test_a_config_of_changed_data_is_valid_or_refused_with_its_place(text: str) 
 @example(b"a: 1\nb: \0\n")
 @example(SMALL_CONFIG.encode().replace(b"\n", b"\r\n"))
 @example(b"\xef\xbb\xbf" + SMALL_CONFIG.encode())
-@examples(300)
-def test_a_config_of_changed_text_is_valid_or_refused_with_its_place(content: bytes) -> None:
+@examples(100)
+def test_mutated_text_is_valid_or_refused_with_location(content: bytes) -> None:
     Path(FILE).write_bytes(content)
-    outcome(FILE)
+    check_outcome(FILE)
 
 
 @given(overridden())
@@ -420,9 +420,9 @@ def test_a_config_of_changed_text_is_valid_or_refused_with_its_place(content: by
 @example(Overridden("small.yaml", [f"timesteps={'x' * 5000}"]))
 @example(Overridden("small.yaml", ['timesteps="\\UFFFFFFFF"']))
 @example(Overridden("small.yaml", ["env.n_envs=1000000000"]))
-@examples(300)
-def test_a_config_with_any_overrides_is_valid_or_refused_with_the_place(config: Overridden) -> None:
-    outcome(config.name, config.set)
+@examples(100)
+def test_any_overrides_are_valid_or_refused_with_location(config: Overridden) -> None:
+    check_outcome(config.name, config.overrides)
 
 
 # --- built, and through the command ---------------------------------------------------------------------------------
@@ -456,19 +456,23 @@ def set_parameters(draw: st.DrawFn) -> Overridden:
     name = draw(st.sampled_from([*SHIPPED]))
     config = load_config(name).model_dump(mode="json")
     algorithm = config["algorithm"]["name"]
-    its_own = [
+    own_paths = [
         *(f"algorithm.params.{key}" for key in read_signature(find(KINDS["algorithms"], algorithm)).parameters),
         *(f"algorithm.policy_params.{key}" for key in POLICY_PARAMETERS),
         *(
             f"env.wrappers.{n}.params.{key}"
-            for n, one in enumerate(config["env"]["wrappers"])
-            for key in one["params"]
+            for n, wrapper in enumerate(config["env"]["wrappers"])
+            for key in wrapper["params"]
         ),
-        *(f"callbacks.{n}.params.{key}" for n, one in enumerate(config["callbacks"]) for key in one["params"]),
+        *(
+            f"callbacks.{n}.params.{key}"
+            for n, callback in enumerate(config["callbacks"])
+            for key in callback["params"]
+        ),
         *["env.n_envs", "timesteps", "env.max_episode_steps", "seed", "env.params.render_mode"],
     ]
     sets = []
-    for path in draw(st.lists(st.sampled_from(its_own), min_size=1, max_size=2, unique=True)):
+    for path in draw(st.lists(st.sampled_from(own_paths), min_size=1, max_size=2, unique=True)):
         value = draw(SIZES.filter(lambda size: size < 1000) if path.split(".")[-1] in ONE_BY_ONE else BUILT_VALUES)
         sets.append(f"{path}={yaml_document.dump(value).strip()}")
     return Overridden(name, sets)
@@ -481,12 +485,12 @@ def set_parameters(draw: st.DrawFn) -> Overridden:
 @example(Overridden("cartpole_ppo.yaml", ["algorithm.params.n_steps=1_000_000_000_000"]))
 @example(Overridden("cartpole_ppo.yaml", ["algorithm.params.n_steps=-5"]))
 @example(Overridden("small.yaml", ["env.id=Blackjack-v1"]))
-@examples(60, share=0.05)
-def test_a_config_with_any_parameters_can_be_built_or_is_refused_with_the_place(config: Overridden) -> None:
-    outcome(config.name, config.set, build=True)
+@examples(25, share=0.05)
+def test_any_params_are_built_or_refused_with_location(config: Overridden) -> None:
+    check_outcome(config.name, config.overrides, build=True)
 
 
-def command(*arguments: str) -> tuple[int, str, str]:
+def run_command(*arguments: str) -> tuple[int, str, str]:
     """Run the command line in this process; return its exit status, and what it wrote."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
@@ -498,15 +502,17 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 
 @given(st.one_of(set_parameters(), overridden()))
-@examples(40, share=0.03)
-def test_toolkit_check_prints_the_config_or_what_is_wrong_and_nothing_else(config: Overridden) -> None:
-    before = contents()
-    status, out, err = command("check", config.name, *(word for one in config.set for word in ("--set", one)))
+@examples(12, share=0.03)
+def test_check_command_prints_config_or_problems_only(config: Overridden) -> None:
+    before = read_files()
+    status, out, err = run_command(
+        "check", config.name, *(word for override in config.overrides for word in ("--set", override))
+    )
     if status == 0:
         assert yaml_document.parse(out, "out").data
         assert err == ""
     else:
         assert status == 2
         assert out == ""
-        assert all(PLACE.match(line) for line in err.splitlines())
-    assert contents() == before
+        assert all(LOCATION.match(line) for line in err.splitlines())
+    assert read_files() == before

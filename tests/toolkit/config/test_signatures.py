@@ -1,4 +1,4 @@
-"""Parameters from a config against the signature of what they are for."""
+"""Parameters of a config, checked against the signatures of components."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from toolkit_plugins.video import RecordVideoCallback
 from toolkit_plugins.wrappers.rewards import TerminalRewardClip
 
 
-def bound(component: Callable[..., Any], **params: Any) -> dict[str, Any]:
+def bind(component: Callable[..., Any], **params: Any) -> dict[str, Any]:
     arguments, problems = bind_arguments(component, params, (), {"policy": "the policy", "env": "the environment"})
     assert not problems
     return arguments
 
 
-def problems_with(component: Callable[..., Any], **params: Any) -> list[str]:
+def list_problems(component: Callable[..., Any], **params: Any) -> list[str]:
     problems = bind_arguments(component, params, (), {"policy": "the policy", "env": "the environment"})[1]
     return [problem.text({}) for problem in problems]
 
@@ -41,7 +41,7 @@ def problems_with(component: Callable[..., Any], **params: Any) -> list[str]:
 # --- signatures -----------------------------------------------------------------------------------------------------
 
 
-def test_double_dqn_takes_the_parameters_of_dqn_and_its_own() -> None:
+def test_double_dqn_has_dqn_parameters_and_its_own() -> None:
     ours, stock = read_signature(DoubleDQN), read_signature(DQN)
     own = {"compile", "double", "exploration", "loss", "loss_over_all_actions", "n_epochs", "sample_with_replacement"}
     assert ours.parameters.keys() == stock.parameters.keys() | own
@@ -50,11 +50,11 @@ def test_double_dqn_takes_the_parameters_of_dqn_and_its_own() -> None:
         assert format_type(ours.parameters[name].annotation) == format_type(stock.parameters[name].annotation) != "any"
 
 
-def test_the_type_of_double_dqn_s_own_parameter_is_known() -> None:
+def test_own_parameter_of_double_dqn_has_type() -> None:
     assert read_signature(DoubleDQN).parameters["double"].annotation is bool
 
 
-def test_a_subclass_s_default_counts_before_its_parent_s() -> None:
+def test_default_of_subclass_wins_over_parent() -> None:
     class Parent:
         def __init__(self, a: int = 1, b: int = 2) -> None: ...
 
@@ -65,14 +65,14 @@ def test_a_subclass_s_default_counts_before_its_parent_s() -> None:
     assert {name: parameter.default for name, parameter in named.items()} == {"a": 3, "b": 2}
 
 
-def test_a_class_that_passes_nothing_on_does_not_take_its_parent_s_parameters() -> None:
+def test_class_without_kwargs_has_no_parent_parameters() -> None:
     class Child(DQN):
         def __init__(self, mine: int) -> None: ...
 
     assert read_signature(Child).parameters.keys() == {"mine"}
 
 
-def test_the_object_that_a_constructor_makes_is_no_parameter_whatever_it_is_called() -> None:
+def test_first_method_parameter_is_skipped_whatever_its_name() -> None:
     class Parent:
         def __init__(this, a: int) -> None: ...
 
@@ -86,17 +86,17 @@ def test_the_object_that_a_constructor_makes_is_no_parameter_whatever_it_is_call
     assert read_signature(Positional).parameters.keys() == {"c"}
 
 
-def test_keyword_arguments_that_end_in_no_known_signature_are_all_taken() -> None:
+def test_unknown_kwargs_accept_any_name() -> None:
     def factory(mine: int, **anything: Any) -> None: ...
 
-    assert bound(factory, mine=1, other="x") == {"mine": 1, "other": "x"}
+    assert bind(factory, mine=1, other="x") == {"mine": 1, "other": "x"}
 
 
-def test_one_annotation_that_cannot_be_evaluated_does_not_hide_the_others() -> None:
+def test_broken_annotation_does_not_hide_others() -> None:
     class Component:
         def __init__(self, known: int, unknown: "NoSuchName") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
 
-    assert problems_with(Component, known="x", unknown="anything") == ["known: should be int, not 'x'"]
+    assert list_problems(Component, known="x", unknown="anything") == ["known: should be int, not 'x'"]
 
 
 class Rewarding(Protocol):
@@ -106,27 +106,27 @@ class Rewarding(Protocol):
 
 
 @pytest.mark.parametrize("annotation", [Rewarding, Rewarding | None, "not a type", np.array])
-def test_an_annotation_that_cannot_be_checked_lets_every_value_through(annotation: Any) -> None:
-    assert bound(takes(annotation), x=[1]) == {"x": [1]}
+def test_unusable_annotation_accepts_any_value(annotation: Any) -> None:
+    assert bind(make_component(annotation), x=[1]) == {"x": [1]}
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_parameter_is_refused_with_a_suggestion() -> None:
-    assert problems_with(DoubleDQN, gama=0.9) == ["gama: unknown parameter; did you mean 'gamma'?"]
+def test_unknown_parameter_is_refused_with_suggestion() -> None:
+    assert list_problems(DoubleDQN, gama=0.9) == ["gama: unknown parameter; did you mean 'gamma'?"]
 
 
-def test_a_parameter_unlike_any_other_is_refused_with_all_there_are() -> None:
-    assert problems_with(Linear, start=1, xyz=2) == ["xyz: unknown parameter; known: end, end_fraction"]
+def test_unknown_parameter_without_match_lists_all() -> None:
+    assert list_problems(Linear, start=1, xyz=2) == ["xyz: unknown parameter; known: end, end_fraction"]
 
 
-def test_a_missing_parameter_is_reported() -> None:
-    assert problems_with(MeanReturnSuccess) == ["threshold: required parameter is missing"]
+def test_missing_parameter_is_reported() -> None:
+    assert list_problems(MeanReturnSuccess) == ["threshold: required parameter is missing"]
 
 
 def test_every_problem_is_reported() -> None:
-    assert problems_with(MeanReturnSuccess, episods=1, min_timesteps="x") == [
+    assert list_problems(MeanReturnSuccess, episods=1, min_timesteps="x") == [
         "episods: unknown parameter; did you mean 'episodes'?",
         "min_timesteps: should be int, not 'x'",
         "threshold: required parameter is missing",
@@ -136,7 +136,7 @@ def test_every_problem_is_reported() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind.name, name) for kind in KINDS.values() for name in kind.supplied], ids="-".join
 )
-def test_a_parameter_that_the_toolkit_fills_in_is_refused_with_where_it_comes_from(kind: str, name: str) -> None:
+def test_supplied_parameter_is_refused_with_its_source(kind: str, name: str) -> None:
     component = {
         **{"algorithms": DoubleDQN, "policies": DQN.policy_aliases["MlpPolicy"]},
         **{"wrappers": TerminalRewardClip, "vec_wrappers": VecNormalize},
@@ -150,7 +150,7 @@ def test_a_parameter_that_the_toolkit_fills_in_is_refused_with_where_it_comes_fr
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-def takes(annotation: Any) -> Callable[..., Any]:
+def make_component(annotation: Any) -> Callable[..., Any]:
     """Return a component with one parameter of that type."""
 
     def component(x: Any) -> None: ...
@@ -160,7 +160,7 @@ def takes(annotation: Any) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "value", "taken"),
+    ("annotation", "value", "converted"),
     [
         (int, 32, 32),
         (int, 32.0, 32),
@@ -185,14 +185,14 @@ def takes(annotation: Any) -> Callable[..., Any]:
         (str | type[ReplayBuffer], "stable_baselines3.common.buffers:ReplayBuffer", ReplayBuffer),
     ],
 )
-def test_a_value_that_fits_is_taken_as_the_type_says(annotation: Any, value: Any, taken: Any) -> None:
-    found = bound(takes(annotation), x=value)["x"]
-    assert found == taken
-    assert type(found) is type(taken)
+def test_valid_value_is_converted_to_type(annotation: Any, value: Any, converted: Any) -> None:
+    actual = bind(make_component(annotation), x=value)["x"]
+    assert actual == converted
+    assert type(actual) is type(converted)
 
 
 @pytest.mark.parametrize(
-    ("annotation", "value", "wanted"),
+    ("annotation", "value", "expected"),
     [
         (int, "32", "int"),
         (int, True, "int"),
@@ -228,9 +228,9 @@ def test_a_value_that_fits_is_taken_as_the_type_says(annotation: Any, value: Any
         (int, {"name": "linear", "params": {"start": 1}}, "int"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_what_is_wanted(annotation: Any, value: Any, wanted: str) -> None:
-    (message,) = problems_with(takes(annotation), x=value)
-    assert message.startswith(f"x: should be {wanted}, not ")
+def test_invalid_value_is_refused_with_expected_type(annotation: Any, value: Any, expected: str) -> None:
+    (message,) = list_problems(make_component(annotation), x=value)
+    assert message.startswith(f"x: should be {expected}, not ")
 
 
 @pytest.mark.parametrize(
@@ -245,67 +245,67 @@ def test_a_value_that_does_not_fit_is_refused_with_what_is_wanted(annotation: An
         (TerminalRewardClip, {"success_steps": 1.5}),
     ],
 )
-def test_a_wrong_type_is_refused_for_the_components_that_ship(component: Any, params: dict[str, Any]) -> None:
-    (message,) = problems_with(component, **params)
+def test_shipped_component_refuses_wrong_type(component: Any, params: dict[str, Any]) -> None:
+    (message,) = list_problems(component, **params)
     assert f"{next(iter(params))}: should be " in message
 
 
-def test_train_freq_is_given_as_a_pair() -> None:
-    assert bound(DoubleDQN, train_freq=[1, "step"]) == {"train_freq": (1, "step")}
+def test_train_freq_accepts_pair() -> None:
+    assert bind(DoubleDQN, train_freq=[1, "step"]) == {"train_freq": (1, "step")}
 
 
 # --- classes and objects --------------------------------------------------------------------------------------------
 
 
-def test_a_class_that_does_not_exist_is_refused_with_a_suggestion() -> None:
-    message = problems_with(takes(type[torch.nn.Module]), x="torch.nn:RLU")
+def test_missing_class_is_refused_with_suggestion() -> None:
+    message = list_problems(make_component(type[torch.nn.Module]), x="torch.nn:RLU")
     assert message == ["x: 'torch.nn' has no 'RLU'; did you mean 'ReLU'?"]
 
 
-def test_a_schedule_stands_in_the_place_of_a_number() -> None:
+def test_schedule_replaces_number() -> None:
     schedule = {"name": "linear", "params": {"start": 1e-3, "end_fraction": 0.5}}
-    made = bound(DoubleDQN, learning_rate=schedule)["learning_rate"]
-    assert isinstance(made, Linear)
-    assert made(1.0) == pytest.approx(1e-3)
-    assert made(0.5) == 0.0
+    built = bind(DoubleDQN, learning_rate=schedule)["learning_rate"]
+    assert isinstance(built, Linear)
+    assert built(1.0) == pytest.approx(1e-3)
+    assert built(0.5) == 0.0
 
 
-def test_a_schedule_that_is_called_otherwise_does_not_fit() -> None:
+def test_schedule_with_other_call_signature_is_refused() -> None:
     harmonic = {"name": "harmonic", "params": {"final": 0.1, "scale": 0.5}}
     linear = {"name": "linear", "params": {"start": 0.5}}
-    assert bound(DoubleDQN, exploration=harmonic)["exploration"](4, 1_000) == pytest.approx(0.2)
-    (message,) = problems_with(DoubleDQN, learning_rate=harmonic)
+    assert bind(DoubleDQN, exploration=harmonic)["exploration"](4, 1_000) == pytest.approx(0.2)
+    (message,) = list_problems(DoubleDQN, learning_rate=harmonic)
     assert message == (
         "learning_rate: 'harmonic' does not fit: it is called with (episode, timestep), here with (float)"
     )
-    (message,) = problems_with(DoubleDQN, exploration=linear)
+    (message,) = list_problems(DoubleDQN, exploration=linear)
     assert message.endswith("it is called with (progress_remaining), here with (int, int)")
 
 
-def test_a_target_update_is_given_in_steps_or_as_a_pair() -> None:
-    assert bound(DoubleDQN, target_update_interval=[1, "episode"]) == {"target_update_interval": (1, "episode")}
-    assert bound(DoubleDQN, target_update_interval=100) == {"target_update_interval": 100}
-    (message,) = problems_with(DoubleDQN, target_update_interval=[1, "epoch"])
+def test_target_update_interval_accepts_steps_or_pair() -> None:
+    assert bind(DoubleDQN, target_update_interval=[1, "episode"]) == {"target_update_interval": (1, "episode")}
+    assert bind(DoubleDQN, target_update_interval=100) == {"target_update_interval": 100}
+    (message,) = list_problems(DoubleDQN, target_update_interval=[1, "epoch"])
     assert "target_update_interval: should be int or tuple" in message
 
 
-def test_action_noise_is_built_from_lists_of_numbers() -> None:
+def test_action_noise_is_built_from_lists() -> None:
     from stable_baselines3 import TD3
 
     noise = "stable_baselines3.common.noise:NormalActionNoise"
-    made = bound(TD3, action_noise={"name": noise, "params": {"mean": [0.0, 0.0], "sigma": [0.1, 0.2]}})
-    assert isinstance(made["action_noise"], NormalActionNoise)
-    assert made["action_noise"]().shape == (2,)
+    built = bind(TD3, action_noise={"name": noise, "params": {"mean": [0.0, 0.0], "sigma": [0.1, 0.2]}})
+    assert isinstance(built["action_noise"], NormalActionNoise)
+    assert built["action_noise"]().shape == (2,)
 
 
-def test_a_list_becomes_an_array() -> None:
-    made = bound(takes(NDArray[np.float64]), x=[[1.0, 2.0], [3.0, 4.0]])["x"]
-    assert isinstance(made, np.ndarray)
-    assert made.shape == (2, 2)
+def test_list_becomes_array() -> None:
+    built = bind(make_component(NDArray[np.float64]), x=[[1.0, 2.0], [3.0, 4.0]])["x"]
+    assert isinstance(built, np.ndarray)
+    assert built.shape == (2, 2)
 
 
-def test_lists_of_different_lengths_are_no_array() -> None:
-    assert problems_with(takes(NDArray[np.float64]), x=[[1.0], [2.0, 3.0]])[0].startswith("x: should be ")
+def test_ragged_list_is_refused_as_array() -> None:
+    assert list_problems(make_component(NDArray[np.float64]), x=[[1.0], [2.0, 3.0]])[0].startswith("x: should be ")
 
 
 @pytest.mark.parametrize(
@@ -326,12 +326,12 @@ def test_lists_of_different_lengths_are_no_array() -> None:
         ),
     ],
 )
-def test_an_object_that_cannot_be_built_is_refused(value: Any, message: str) -> None:
-    (found,) = problems_with(takes(float | Callable[[float], float]), x=value)
-    assert found.startswith(message)
+def test_invalid_component_in_parameter_is_refused(value: Any, message: str) -> None:
+    (problem,) = list_problems(make_component(float | Callable[[float], float]), x=value)
+    assert problem.startswith(message)
 
 
-def test_the_values_a_config_gives_reach_the_components_converted() -> None:
+def test_components_of_config_have_converted_arguments() -> None:
     path = Path("run.yaml")
     path.write_text(SMALL_CONFIG)
     schedule = "algorithm.params.learning_rate={name: constant, params: {val: 0.5}}"

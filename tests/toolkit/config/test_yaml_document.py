@@ -1,4 +1,4 @@
-"""YAML text to plain data and back."""
+"""Read YAML text as plain data, and write it back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.config.yaml_document import MAX_BYTES, MAX_DEPTH, dump, parse, read
 from toolkit.utils.errors import ConfigError
 
 
-def error_of(text: str) -> str:
+def read_error(text: str) -> str:
     with pytest.raises(ConfigError) as raised:
         parse(text, "file.yaml")
     return str(raised.value)
@@ -41,13 +41,13 @@ def error_of(text: str) -> str:
         ("", None),
     ],
 )
-def test_a_plain_scalar_is_read_as_yaml_1_2_says(text: str, value: Any) -> None:
+def test_scalar_follows_yaml_1_2(text: str, value: Any) -> None:
     read_back = parse(f"key: {text}", "file.yaml").data["key"]
     assert read_back == value
     assert type(read_back) is type(value)
 
 
-def test_nan_is_read_as_a_number() -> None:
+def test_nan_is_float() -> None:
     assert math.isnan(parse(".nan", "file.yaml").data)
 
 
@@ -55,15 +55,15 @@ def test_nan_is_read_as_a_number() -> None:
     "text",
     ["on", "off", "yes", "No", "y", "1__0", "_1", "-0x1", "1:30", "2024-01-01", "=", "<<", "1e", "0x", "v1", "1.2.3"],
 )
-def test_what_is_no_number_in_yaml_1_2_stays_text(text: str) -> None:
+def test_non_numbers_of_yaml_1_2_stay_text(text: str) -> None:
     assert parse(f"key: {text}", "file.yaml").data == {"key": text}
 
 
-def test_a_yaml_1_1_directive_does_not_change_how_a_file_is_read() -> None:
+def test_yaml_1_1_directive_is_ignored() -> None:
     assert parse("%YAML 1.1\n---\nkey: on\n", "file.yaml").data == {"key": "on"}
 
 
-def test_every_key_has_its_line() -> None:
+def test_every_key_has_location() -> None:
     document = parse("a: 1\nb:\n  - c: 2\n  - d:\n      e: 3\n", "file.yaml")
     assert document.locations[("a",)] == "file.yaml:1"
     assert document.locations[("b",)] == "file.yaml:2"
@@ -71,30 +71,30 @@ def test_every_key_has_its_line() -> None:
     assert document.locations[("b", 1, "d", "e")] == "file.yaml:5"
 
 
-def test_a_duplicate_key_is_refused_with_both_lines() -> None:
-    assert error_of("seed: 1\ntimesteps: 5\nseed: 2\n") == "file.yaml:3: seed: duplicate key, first given in line 1"
+def test_duplicate_key_is_refused_with_both_lines() -> None:
+    assert read_error("seed: 1\ntimesteps: 5\nseed: 2\n") == "file.yaml:3: seed: duplicate key, first given in line 1"
 
 
-def test_all_duplicate_keys_are_reported_at_once() -> None:
-    assert error_of("a: 1\nb:\n  c: 1\n  c: 2\na: 2\n").splitlines() == [
+def test_all_duplicate_keys_are_reported() -> None:
+    assert read_error("a: 1\nb:\n  c: 1\n  c: 2\na: 2\n").splitlines() == [
         "file.yaml:4: b.c: duplicate key, first given in line 3",
         "file.yaml:5: a: duplicate key, first given in line 1",
     ]
 
 
-def test_a_key_given_three_times_is_refused_where_it_is_given_again_first() -> None:
-    assert error_of("a: 1\na: 2\na: 3\n") == "file.yaml:2: a: duplicate key, first given in line 1"
+def test_triple_key_is_reported_at_second_occurrence() -> None:
+    assert read_error("a: 1\na: 2\na: 3\n") == "file.yaml:2: a: duplicate key, first given in line 1"
 
 
 @pytest.mark.parametrize("key", ["1", "1.5", "true", "null", "~", "[a, b]", "{a: b}"])
-def test_a_key_that_is_not_text_is_refused(key: str) -> None:
-    message = error_of(f"a: 1\n? {key}\n: 2\n")
+def test_non_text_key_is_refused(key: str) -> None:
+    message = read_error(f"a: 1\n? {key}\n: 2\n")
     assert message.startswith("file.yaml:2: ")
     assert "a key must be text; put it in quotes" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "message_part"),
     [
         ("a: !!python/object/apply:os.system [ls]", "tags are not read"),
         ("a: !!str 1", "tags are not read"),
@@ -106,15 +106,15 @@ def test_a_key_that_is_not_text_is_refused(key: str) -> None:
         ("a: &x [*x]", "anchors and aliases are not read"),
     ],
 )
-def test_what_is_not_plain_data_is_refused_with_its_line(text: str, what: str) -> None:
-    message = error_of(f"# a comment\n{text}\n")
+def test_tags_and_anchors_are_refused_with_line(text: str, message_part: str) -> None:
+    message = read_error(f"# a comment\n{text}\n")
     assert message.startswith("file.yaml:2: ")
-    assert what in message
+    assert message_part in message
 
 
-def test_aliases_of_aliases_are_refused_at_once() -> None:
+def test_alias_bomb_is_refused_immediately() -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 15)]
-    assert "anchors and aliases are not read" in error_of("\n".join(lines))
+    assert "anchors and aliases are not read" in read_error("\n".join(lines))
 
 
 @pytest.mark.parametrize(
@@ -129,29 +129,29 @@ def test_aliases_of_aliases_are_refused_at_once() -> None:
         ("a: @b\n", 1),
     ],
 )
-def test_broken_yaml_is_refused_with_its_line(text: str, line: int) -> None:
-    assert error_of(text).startswith(f"file.yaml:{line}: is not valid YAML: ")
+def test_broken_yaml_is_refused_with_line(text: str, line: int) -> None:
+    assert read_error(text).startswith(f"file.yaml:{line}: is not valid YAML: ")
 
 
-def test_several_documents_in_one_file_are_refused() -> None:
-    assert "another document" in error_of("a: 1\n---\na: 2\n")
+def test_multiple_documents_are_refused() -> None:
+    assert "another document" in read_error("a: 1\n---\na: 2\n")
 
 
 @pytest.mark.parametrize("character", ["\0", "\a", "\x1b", "\x7f", "\ufffe"])
-def test_a_control_character_is_refused(character: str) -> None:
-    assert "file.yaml:1: is not text: unacceptable character" in error_of(f"a: {character}b\n")
+def test_control_character_is_refused(character: str) -> None:
+    assert "file.yaml:1: is not text: unacceptable character" in read_error(f"a: {character}b\n")
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
-def test_nesting_without_end_is_refused(opening: str) -> None:
-    assert error_of(opening * 5_000) == f"file.yaml:1: is nested more than {MAX_DEPTH} levels deep"
+def test_unclosed_nesting_is_refused(opening: str) -> None:
+    assert read_error(opening * 5_000) == f"file.yaml:1: is nested more than {MAX_DEPTH} levels deep"
 
 
-def test_nesting_one_level_beyond_the_limit_is_refused() -> None:
-    assert "is nested more than" in error_of("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
+def test_nesting_beyond_limit_is_refused() -> None:
+    assert "is nested more than" in read_error("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
 
 
-def test_nesting_up_to_the_limit_is_read() -> None:
+def test_nesting_up_to_limit_is_read() -> None:
     data = parse("[" * MAX_DEPTH + "]" * MAX_DEPTH, "file.yaml").data
     for _ in range(MAX_DEPTH - 1):
         (data,) = data
@@ -159,17 +159,17 @@ def test_nesting_up_to_the_limit_is_read() -> None:
 
 
 @pytest.mark.parametrize(("prefix", "digit"), [("", "1"), ("-", "9"), ("0x", "f"), ("0o", "7")])
-def test_an_absurdly_long_number_is_refused(prefix: str, digit: str) -> None:
-    assert error_of(f"a: 1\nb:\n  c: {prefix}{digit * 10_000}\n") == "file.yaml:3: b.c: is too long a number"
+def test_number_with_10000_digits_is_refused(prefix: str, digit: str) -> None:
+    assert read_error(f"a: 1\nb:\n  c: {prefix}{digit * 10_000}\n") == "file.yaml:3: b.c: is too long a number"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "--- \n...\n"])
-def test_an_empty_document_is_nothing(text: str) -> None:
+def test_empty_document_is_none(text: str) -> None:
     assert parse(text, "file.yaml").data is None
 
 
 @pytest.mark.parametrize(
-    ("content", "what"),
+    ("content", "message_part"),
     [
         (b"\x89PNG\r\n\x1a\n\xff\xfe", "file.yaml:1: is not UTF-8 text"),
         ("a: 1\nb: \u00e9".encode("latin-1"), "file.yaml:2: is not UTF-8 text"),
@@ -177,27 +177,27 @@ def test_an_empty_document_is_nothing(text: str) -> None:
         (b"a: 1\n\nb: " + b"\0" * 100, "file.yaml:3: is not text"),
     ],
 )
-def test_a_file_that_is_no_page_of_text_is_refused(content: bytes, what: str) -> None:
+def test_binary_or_large_file_is_refused(content: bytes, message_part: str) -> None:
     path = Path("file.yaml")
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"^{what}"):
+    with pytest.raises(ConfigError, match=f"^{message_part}"):
         read(path)
 
 
-@pytest.mark.parametrize(("path", "what"), [("absent.yaml", "No such file"), (".", "is not a file")])
-def test_what_cannot_be_read_is_refused(path: str, what: str) -> None:
-    with pytest.raises(ConfigError, match=what) as raised:
+@pytest.mark.parametrize(("path", "message_part"), [("absent.yaml", "No such file"), (".", "is not a file")])
+def test_unreadable_path_is_refused(path: str, message_part: str) -> None:
+    with pytest.raises(ConfigError, match=message_part) as raised:
         read(Path(path))
     assert str(raised.value).startswith(f"{path}: ")
 
 
-def test_a_file_of_one_mebibyte_is_read() -> None:
+def test_file_of_one_mebibyte_is_read() -> None:
     path = Path("file.yaml")
     path.write_bytes(b"a: 1 #" + b"x" * (MAX_BYTES - 6))
     assert read(path).data == {"a": 1}
 
 
-def test_windows_line_ends_and_a_byte_order_mark_are_read() -> None:
+def test_crlf_and_byte_order_mark_are_read() -> None:
     path = Path("file.yaml")
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
     document = read(path)
@@ -215,7 +215,7 @@ TRICKY_TEXT = [
 
 
 @pytest.mark.parametrize("text", TRICKY_TEXT, ids=ascii)
-def test_text_reads_back_as_the_same_text_wherever_it_stands(text: str) -> None:
+def test_text_round_trips_as_value_item_and_key(text: str) -> None:
     data = {"value": text, "list": [text, [text]], "keys": {text: {text: text}}}
     assert parse(dump(data), "file.yaml").data == data
 
@@ -225,17 +225,17 @@ def test_text_reads_back_as_the_same_text_wherever_it_stands(text: str) -> None:
     [0, -1, 10**100, True, None, 0.1, 1e-3, 1e20, 1e-300, -0.0, 5e-324, math.inf, -math.inf, [], {}, [[], {}, [None]]],
     ids=str,
 )
-def test_plain_data_reads_back_as_the_same_data(value: Any) -> None:
+def test_plain_data_round_trips(value: Any) -> None:
     read_back = parse(dump({"a": [value], "b": {"c": value}}), "file.yaml").data
     assert read_back == {"a": [value], "b": {"c": value}}
     assert type(read_back["b"]["c"]) is type(value)
     assert str(read_back["b"]["c"]) == str(value)
 
 
-def test_data_that_appears_twice_is_written_out_twice() -> None:
+def test_shared_data_is_written_twice() -> None:
     shared = {"net_arch": [16, 16]}
     assert parse(dump({"a": shared, "b": shared}), "file.yaml").data == {"a": shared, "b": shared}
 
 
-def test_keys_are_written_in_the_order_they_have() -> None:
+def test_keys_keep_their_order() -> None:
     assert list(parse(dump({"b": 1, "a": 2}), "file.yaml").data) == ["b", "a"]
