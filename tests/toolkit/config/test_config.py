@@ -194,7 +194,7 @@ algorithm:
     assert (config.name, config.timesteps) == ("run", 20)
     assert (config.env.id, config.env.n_envs, config.env.max_episode_steps) == ("CartPole-v1", 1, 200)
     assert [(wrapper.name, wrapper.params) for wrapper in config.env.wrappers] == [("angle_penalty", {})]
-    assert (config.algorithm.params["gamma"], config.algorithm.params["batch_size"]) == (0.9, 32)
+    assert (config.algorithm.params["gamma"], config.algorithm.params["buffer_size"]) == (0.9, 1000)
     assert config.algorithm.policy_params == {"net_arch": [8]}
     assert [callback.name for callback in config.callbacks] == ["success"]
 
@@ -340,8 +340,8 @@ def test_set_accepts_params_after_new_wrapper_name() -> None:
 
 
 def test_set_with_other_algorithm_name_keeps_params() -> None:
-    config = load_text(SMALL_CONFIG, "algorithm.name=dqn")
-    assert config.algorithm.params == load_text(SMALL_CONFIG).algorithm.params
+    config = load_text(MINIMAL, "algorithm.params.gamma=0.9", "algorithm.name=dqn")
+    assert (config.algorithm.name, config.algorithm.params) == ("dqn", {"gamma": 0.9})
 
 
 def test_later_set_wins_over_file_and_earlier_set() -> None:
