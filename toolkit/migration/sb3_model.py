@@ -1,4 +1,4 @@
-"""A run directory made of a model that Stable-Baselines3 has saved."""
+"""Import of models that Stable-Baselines3 has saved, as run directories."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from toolkit.utils.errors import RunError
 
 
 def import_sb3(file: Path, config: ResolvedConfig, out: Path | None = None) -> RunDirectory:
-    """Make a run directory of an SB3 zip: its tensors alone are read, checked, and put into the config's model.
+    """Make a run directory from an SB3 zip. Only the tensors in the zip are read, and the config builds the model.
 
-    The run can be evaluated, recorded and watched. It has no ``result.json``, no episodes and no snapshot, as nothing
-    was trained here; ``environment.json`` says under ``imported_from`` which file it was.
+    The run can be evaluated, recorded and watched. It has no ``result.json``, no episodes and no snapshot, because
+    nothing was trained. ``environment.json`` names the file under ``imported_from``.
 
-    :param file: what ``model.save`` wrote, of whatever origin
-    :param config: as the model was trained, its environment and networks above all
+    :param file: a zip that ``model.save`` wrote; it may come from an untrusted source
+    :param config: how the model was trained; its environment and networks must be the model's
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
-    :raises RunError: if there is no such file, it is damaged, or it does not fit; then there is no directory either
+    :raises RunError: if the file does not exist, is damaged or does not fit the config; no directory is left
     :raises ConfigError: if the config's model cannot be built
     """
     if not file.is_file():
-        raise RunError(f"{file}: there is no such file")
+        raise RunError(f"{file}: {'is not a file' if file.exists() else 'does not exist'}")
     model = untrained_model(config)
     load_weights(file, model, "the config")
     with file.open("rb") as content:

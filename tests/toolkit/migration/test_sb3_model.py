@@ -1,4 +1,4 @@
-"""A stock SB3 model.zip becomes a run directory: its tensors alone, and only where they fit."""
+"""`toolkit import-sb3`: a stock SB3 zip becomes a run directory; only its tensors are read, and they must fit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from support import Toolkit, files_in
 import toolkit as tk
 from toolkit.training.model import load_model
 
-STOCK: dict[str, tuple[type[BaseAlgorithm], str, dict[str, Any]]] = {
+STOCK_MODELS: dict[str, tuple[type[BaseAlgorithm], str, dict[str, Any]]] = {
     "ppo": (PPO, "CartPole-v1", {"n_steps": 16, "batch_size": 16, "n_epochs": 1}),
     "dqn": (DQN, "CartPole-v1", {"learning_starts": 8, "buffer_size": 100}),
     "sac": (SAC, "Pendulum-v1", {"learning_starts": 8, "buffer_size": 100}),
 }
 
 
-def stock(name: str) -> BaseAlgorithm:
-    """Train a stock model for a few steps, save it as `stock.zip`, and write a config for it as `CONFIG.yaml`."""
-    cls, env, params = STOCK[name]
+def save_stock_model(name: str) -> BaseAlgorithm:
+    """Train a stock model for a few steps, save it as `stock.zip`, and write a config for it as `config.yaml`."""
+    cls, env, params = STOCK_MODELS[name]
     model = cls("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=1, **params).learn(32)
     model.save("stock.zip")
     config = {
@@ -40,30 +40,30 @@ def stock(name: str) -> BaseAlgorithm:
     return model
 
 
-@pytest.mark.parametrize("name", STOCK)
-def test_a_stock_model_acts_as_it_did(name: str, toolkit: Toolkit) -> None:
-    model = stock(name)
+@pytest.mark.parametrize("name", STOCK_MODELS)
+def test_imported_model_acts_like_stock_model(name: str, toolkit: Toolkit) -> None:
+    model = save_stock_model(name)
     done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
     assert (done.status, done.err) == (0, "")
-    said, where, evaluate, record = done.out.splitlines()
-    assert (said, where) == ("imported the weights in stock.zip", "  run    runs/config-1")
+    summary, run_line, evaluate, record = done.out.splitlines()
+    assert (summary, run_line) == ("imported the weights in stock.zip", "  run    runs/config-1")
     assert evaluate.endswith("toolkit evaluate runs/config-1")
     assert record.endswith("toolkit record runs/config-1 --format gif")
     run = tk.load("runs/config-1")
     loaded = load_model(run)
-    for part, tensors in model.get_parameters().items():
-        if "optimizer" not in part:
-            assert all(torch.equal(loaded.get_parameters()[part][key], tensors[key]) for key in tensors)
-    observations = [model.observation_space.sample() for _ in range(20)]
-    for one in observations:
-        assert (loaded.predict(one, deterministic=True)[0] == model.predict(one, deterministic=True)[0]).all()
+    for name_of_part, tensors in model.get_parameters().items():
+        if "optimizer" not in name_of_part:
+            assert all(torch.equal(loaded.get_parameters()[name_of_part][key], tensors[key]) for key in tensors)
+    for observation in [model.observation_space.sample() for _ in range(20)]:
+        expected, _ = model.predict(observation, deterministic=True)
+        assert (loaded.predict(observation, deterministic=True)[0] == expected).all()
     assert toolkit("evaluate", run.directory, "--episodes", "2").status == 0
     assert toolkit("record", run.directory).status == 0
-    assert STOCK[name][0].load(run.model_path), "the run's model is a stock zip again"
+    assert STOCK_MODELS[name][0].load(run.model_path), "the run's model is a stock zip again"
 
 
-def test_what_belongs_to_no_network_comes_along() -> None:
-    model = stock("sac")
+def test_import_keeps_entropy_coefficient() -> None:
+    model = save_stock_model("sac")
     model.log_ent_coef.data.fill_(-1.5)
     model.save("stock.zip")
     from toolkit.migration.sb3_model import import_sb3
@@ -72,8 +72,8 @@ def test_what_belongs_to_no_network_comes_along() -> None:
     assert loaded.log_ent_coef.item() == -1.5
 
 
-def test_the_run_says_where_it_came_from_and_not_that_it_was_trained(toolkit: Toolkit) -> None:
-    stock("dqn")
+def test_imported_run_names_its_source_and_has_no_result(toolkit: Toolkit) -> None:
+    save_stock_model("dqn")
     assert toolkit("import-sb3", "stock.zip", "--config", "config.yaml", "--out", "here").status == 0
     assert files_in(Path("here")) == {"config.yaml", "environment.json", "model.zip"}
     origin = json.loads(Path("here/environment.json").read_text())["imported_from"]
@@ -91,8 +91,8 @@ class Bomb:
 
 
 @pytest.mark.parametrize("member", ["data", "policy.pth", "policy.optimizer.pth", "pytorch_variables.pth", "all"])
-def test_nothing_in_a_hostile_zip_is_executed(member: str, toolkit: Toolkit) -> None:
-    stock("dqn")
+def test_hostile_zip_executes_nothing(member: str, toolkit: Toolkit) -> None:
+    save_stock_model("dqn")
     with zipfile.ZipFile("stock.zip") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile("hostile.zip", "w") as archive:
@@ -122,10 +122,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("file", "old", "new", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_what_does_not_fit_is_refused_and_leaves_nothing(
+def test_import_refuses_config_that_does_not_fit(
     file: str, old: str, new: str, message: str, toolkit: Toolkit
 ) -> None:
-    stock("dqn")
+    save_stock_model("dqn")
     Path(file).write_text(Path(file).read_text().replace(old, new))
     done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
     assert (done.status, done.out) == (2, "")
@@ -136,15 +136,15 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("absent.zip --config config.yaml", "error: absent.zip: there is no such file"),
-        (". --config config.yaml", "error: .: there is no such file"),
+        ("absent.zip --config config.yaml", "error: absent.zip: does not exist"),
+        (". --config config.yaml", "error: .: is not a file"),
         ("stock.zip --config absent.yaml", "absent.yaml: cannot be read"),
         ("config.yaml --config config.yaml", "error: config.yaml: is damaged, or no SB3 model: "),
         ("stock.zip", "--config"),
     ],
 )
-def test_what_is_missing_is_named(arguments: str, message: str, toolkit: Toolkit) -> None:
-    stock("dqn")
+def test_import_names_missing_input(arguments: str, message: str, toolkit: Toolkit) -> None:
+    save_stock_model("dqn")
     done = toolkit("import-sb3", *arguments.split())
     assert (done.status, done.out) == (2, "")
     assert message in done.err

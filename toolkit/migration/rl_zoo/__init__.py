@@ -1,4 +1,1 @@
-"""An entry of RL Zoo's hyperparameters to a config.
-
-Its files are parsed and never evaluated.
-"""
+"""Conversion of RL Zoo's hyperparameters to configs. Its files are parsed and never evaluated."""
