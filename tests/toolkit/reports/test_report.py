@@ -30,52 +30,84 @@ HEAD = '#{"t_start": 1.0, "env_id": "CartPole-v1"}\nr,l,t\n'
 MakeRun = Callable[..., Path]
 
 
+def write_run(
+    directory: str,
+    returns: Sequence[float] = (20.0, 30.0),
+    *,
+    solved: bool = False,
+    status: str | None = "",
+    greedy: float | None = None,
+    **values: Any,
+) -> Path:
+    """Write a run directory as training and evaluation leave it.
+
+    :param status: that of `result.json`; None if the run has no such file
+    :param greedy: mean return in `evaluation.json`, if the run has that file
+    """
+    run = Path(directory)
+    run.mkdir(parents=True)
+    seed = run.name.removeprefix("seed-")
+    config = load_config("small.yaml", {"seed": int(seed) if seed.isdecimal() else 0, **values})
+    (run / "config.yaml").write_text(config.to_yaml())
+    lengths = [max(1, int(abs(value))) for value in returns]
+    rows = [
+        f"{value},{length},{number}.5\r\n" for number, (value, length) in enumerate(zip(returns, lengths, strict=True))
+    ]
+    (run / "monitor.csv").write_text(HEAD + "".join(rows), newline="")
+    success = {
+        "threshold": 195.0,
+        "episodes": 10,
+        "solved": solved,
+        "episode": len(returns) if solved else None,
+        "timestep": sum(lengths) if solved else None,
+        "seconds": None,
+        "mean_return": float(np.mean(returns)),
+    }
+    result = {
+        "status": status or ("success" if solved else "finished"),
+        "seed": config.seed,
+        "timesteps": sum(lengths),
+        "episodes": len(returns),
+        "seconds": 1.5,
+        "success": success,
+    }
+    if status is not None:
+        (run / "result.json").write_text(json.dumps(result))
+    if greedy is not None:
+        evaluation = {"episodes": 100, "mean_return": greedy, "returns": [greedy] * 100}
+        (run / "evaluation.json").write_text(json.dumps(evaluation))
+    return run
+
+
+def write_experiment() -> Path:
+    """Write an experiment of two variants with four runs each: `clip` learns, `none` does not."""
+    for seed in range(4):
+        write_run(f"rewards/clip/seed-{seed}", [20, 100, 195 + seed], solved=seed > 0, greedy=190.0 + seed)
+        write_run(f"rewards/none/seed-{seed}", [20, 21, 22, 23 + seed], greedy=20.0 + seed)
+    return Path("rewards")
+
+
 @pytest.fixture
 def make_run(config_file: Path) -> MakeRun:
-    """Make run directories as training and evaluation leave them."""
-
-    def make(
-        directory: str,
-        returns: Sequence[float] = (20.0, 30.0),
-        *,
-        solved: bool = False,
-        status: str | None = "",
-        greedy: float | None = None,
-        **values: Any,
-    ) -> Path:
-        run = Path(directory)
-        run.mkdir(parents=True)
-        seed = run.name.removeprefix("seed-")
-        config = load_config(config_file, {"seed": int(seed) if seed.isdecimal() else 0, **values})
-        (run / "config.yaml").write_text(config.to_yaml())
-        rows = [f"{value},{max(1, int(abs(value)))},{number}.5\r\n" for number, value in enumerate(returns)]
-        (run / "monitor.csv").write_text(HEAD + "".join(rows), newline="")
-        steps = sum(max(1, int(abs(value))) for value in returns)
-        success = {"threshold": 195.0, "episodes": 10, "solved": solved, "mean_return": float(np.mean(returns))}
-        success |= {
-            "episode": len(returns) if solved else None,
-            "timestep": steps if solved else None,
-            "seconds": None,
-        }
-        result = {"status": status or ("success" if solved else "finished"), "seed": config.seed, "timesteps": steps}
-        result |= {"episodes": len(returns), "seconds": 1.5, "success": success}
-        if status is not None:
-            (run / "result.json").write_text(json.dumps(result))
-        if greedy is not None:
-            evaluation = {"episodes": 100, "mean_return": greedy, "returns": [greedy] * 100}
-            (run / "evaluation.json").write_text(json.dumps(evaluation))
-        return run
-
-    return make
+    """Write run directories of the small config."""
+    return write_run
 
 
 @pytest.fixture
-def experiment(make_run: MakeRun) -> Path:
-    """Make an experiment of two variants with four runs each: `clip` learns, `none` does not."""
-    for seed in range(4):
-        make_run(f"rewards/clip/seed-{seed}", [20, 100, 195 + seed], solved=seed > 0, greedy=190.0 + seed)
-        make_run(f"rewards/none/seed-{seed}", [20, 21, 22, 23 + seed], greedy=20.0 + seed)
-    return Path("rewards")
+def experiment(config_file: Path) -> Path:
+    """Write the experiment `rewards`."""
+    return write_experiment()
+
+
+@pytest.fixture(scope="module")
+def rewards_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Report the experiment `rewards` once, for tests that only read the report; return its directory."""
+    directory = tmp_path_factory.mktemp("reported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        Path("small.yaml").write_text(SMALL_CONFIG)
+        package.report(write_experiment())
+    return directory / "rewards" / "report"
 
 
 def read_csv(directory: Path) -> list[dict[str, str]]:
@@ -126,9 +158,8 @@ def test_report_of_experiment_goes_into_its_directory(experiment: Path, toolkit:
     }
 
 
-def test_csv_has_one_row_per_run(experiment: Path) -> None:
-    page = package.report(experiment)
-    rows = read_csv(page.parent)
+def test_csv_has_one_row_per_run(rewards_report: Path) -> None:
+    rows = read_csv(rewards_report)
     assert len(rows) == 8
     assert rows[1] == {
         "variant": "clip",
@@ -214,8 +245,8 @@ def test_runs_that_have_not_ended_are_named_but_not_averaged(
     assert [row["status"] for row in read_csv(experiment / "report")][-2:] == ["failed", "interrupted"]
 
 
-def test_page_loads_no_other_file(experiment: Path) -> None:
-    page = Page(package.report([experiment], "out"))
+def test_page_loads_no_other_file(rewards_report: Path) -> None:
+    page = Page(rewards_report / "report.html")
     (policy,) = [
         meta["content"] for meta in page.find_all("meta") if meta.get("http-equiv") == "Content-Security-Policy"
     ]
@@ -229,8 +260,8 @@ def test_page_loads_no_other_file(experiment: Path) -> None:
     assert "width=device-width" in str(page.find_all("meta")[1]["content"])
 
 
-def test_inline_figures_have_labels_and_unique_ids(experiment: Path) -> None:
-    page = Page(package.report([experiment]))
+def test_inline_figures_have_labels_and_unique_ids(rewards_report: Path) -> None:
+    page = Page(rewards_report / "report.html")
     labels = [str(svg["aria-label"]) for svg in page.find_all("svg")]
     assert len(labels) == 4
     assert all(" on CartPole-v1. " in label for label in labels)
@@ -241,8 +272,8 @@ def test_inline_figures_have_labels_and_unique_ids(experiment: Path) -> None:
     assert {*used} <= {*ids}
 
 
-def test_captions_count_runs_and_limit_conclusions(experiment: Path) -> None:
-    text = Page(package.report([experiment])).text
+def test_captions_count_runs_and_limit_conclusions(rewards_report: Path) -> None:
+    text = Page(rewards_report / "report.html").text
     assert "over 100 greedy episodes" in text
     assert "interquartile mean over runs (4 each)" in text
     assert "keeps its last value" in text
@@ -488,19 +519,22 @@ def test_hostile_names_are_escaped_everywhere(make_run: MakeRun, toolkit: Toolki
     assert {"\\udcff" in row["directory"] for row in rows} == {True, False}
 
 
-def test_second_report_replaces_only_its_own_files(experiment: Path, toolkit: Toolkit) -> None:
-    out = Path("out")
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    assert toolkit("report", experiment, "--out", out).status == 0
-    first = {name: (out / name).read_bytes() for name in files_in(out)}
-    (out / "report.html").write_text("spoilt")
-    assert toolkit("report", experiment, "--out", out).status == 0
-    assert {name: (out / name).read_bytes() for name in files_in(out)} == first  # the report is deterministic
-    (experiment / "clip" / "seed-0" / "evaluation.json").unlink()
-    assert toolkit("report", experiment, "--out", out).status == 0
-    assert "of 3 runs" in (out / "report.html").read_text()
-    assert (out / "mine.txt").read_text() == "mine"
+def test_equal_runs_give_equal_files(experiment: Path, rewards_report: Path) -> None:
+    page = package.report([experiment], "out")
+    files = files_in(page.parent)
+    assert files == files_in(rewards_report)
+    assert all((page.parent / name).read_bytes() == (rewards_report / name).read_bytes() for name in files)
+
+
+def test_second_report_replaces_only_its_own_files(make_run: MakeRun) -> None:
+    run = make_run("runs/one-1", greedy=5.0)
+    page = package.report(run, "out")
+    (page.parent / "mine.txt").write_text("mine")
+    page.write_text("damaged")
+    (run / "evaluation.json").unlink()
+    assert package.report(run, "out") == page
+    assert "without a final greedy return: 1 run." in page.read_text()
+    assert (page.parent / "mine.txt").read_text() == "mine"
     assert not [name for name in files_in(Path()) if name.endswith(".tmp")]
 
 
@@ -561,15 +595,14 @@ def test_all_damaged_files_are_listed(experiment: Path, toolkit: Toolkit) -> Non
         (["going"], "going: no run has ended: Still running, or killed: going/a/seed-0.\nwait for a run to end"),
         (
             ["broken"],
-            "broken: no run has ended: broken/a/seed-0 failed at timestep 50: traceback.txt does not say why.",
+            "broken: no run has ended: broken/a/seed-0 failed at timestep 50: traceback.txt does not say why.\n"
+            "continue with `toolkit resume RUN`",
         ),
-        (["broken"], "continue with `toolkit resume RUN`"),
         ([], "Missing argument 'DIR"),
     ],
 )
-def test_invalid_input_is_refused(
-    experiment: Path, make_run: MakeRun, toolkit: Toolkit, arguments: list[str], message: str
-) -> None:
+def test_invalid_input_is_refused(make_run: MakeRun, toolkit: Toolkit, arguments: list[str], message: str) -> None:
+    make_run("rewards/clip/seed-0", greedy=5.0)
     Path("empty").mkdir()
     Path("loop").symlink_to("loop")
     Path("spoilt").mkdir()
