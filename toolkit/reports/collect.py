@@ -127,20 +127,22 @@ def collect_runs(directories: Sequence[Path]) -> RunCollection:
     :raises ConfigError: if the config of a run is not valid
     """
     unique = [*{os.path.realpath(directory): directory for directory in directories}.values()]
-    experiment_directories = [directory for directory in unique if is_experiment(directory)]
-    others = [run for directory in unique if directory not in experiment_directories for run in _list_runs(directory)]
-    for run in others:
-        _check_run_directory(run)
-    titles = map(make_printable, disambiguate_names(experiment_directories))
-    experiments = [_read_experiment(*pair) for pair in zip(experiment_directories, titles, strict=True)]
+    experiment_directories = [*filter(is_experiment, unique)]
+    other_runs = _find_runs([directory for directory in unique if directory not in experiment_directories])
+    experiments = _read_experiments(experiment_directories)
     sources = [_Source(run, experiment) for experiment in experiments for run in experiment.runs]
-    sources = _drop_duplicates([*sources, *map(_Source, others)])
+    sources = _drop_duplicates([*sources, *map(_Source, other_runs)])
     groups = _group_runs(sources, _read_runs([source.directory for source in sources]))
-    return RunCollection(
-        title=", ".join([*(experiment.title for experiment in experiments), *_describe_other_runs(groups)]),
-        variants=_name_variants(groups),
-        n_not_started=sum(experiment.n_not_started for experiment in experiments),
-    )
+    titles = [experiment.title for experiment in experiments] + _describe_other_runs(groups)
+    n_not_started = sum(experiment.n_not_started for experiment in experiments)
+    return RunCollection(", ".join(titles), _name_variants(groups), n_not_started)
+
+
+def _find_runs(directories: Sequence[Path]) -> list[Path]:
+    runs = [run for directory in directories for run in _list_runs(directory)]
+    for run in runs:
+        _check_run_directory(run)
+    return runs
 
 
 def _list_runs(directory: Path) -> list[Path]:
@@ -157,6 +159,11 @@ def _check_run_directory(directory: Path) -> None:
     if not (directory / "config.yaml").is_file():
         problem = "is neither a run with a config.yaml nor an experiment with runs as <variant>/seed-<n>"
         raise RunError(f"{directory}: {problem}", "create one with `toolkit train` or `toolkit experiment`")
+
+
+def _read_experiments(directories: Sequence[Path]) -> list[_Experiment]:
+    titles = map(make_printable, disambiguate_names(directories))
+    return [_read_experiment(directory, title) for directory, title in zip(directories, titles, strict=True)]
 
 
 def _read_experiment(directory: Path, title: str) -> _Experiment:
@@ -266,15 +273,16 @@ def _disambiguate(groups: Sequence[_Group]) -> list[str]:
         return [groups[0].name]
     if len({group.experiment_title for group in groups}) > 1:
         return [f"{group.experiment_title}/{group.name}" if group.experiment_title else group.name for group in groups]
-    configs = [flatten(group.config.model_dump(mode="json", exclude={"seed"}), enter_lists=False) for group in groups]
-    keys = [*dict.fromkeys(key for config in configs for key in config)]
-    differing = [key for key in keys if len({_format_value(config.get(key)) for config in configs}) > 1]
-    return [
-        f"{group.name} ({make_printable(_format_values(config, differing), _MAX_DETAILS_LENGTH)})"
-        if differing
-        else group.name
-        for group, config in zip(groups, configs, strict=True)
-    ]
+    details = _describe_differences([group.config for group in groups])
+    return [f"{group.name} ({text})" if text else group.name for group, text in zip(groups, details, strict=True)]
+
+
+def _describe_differences(configs: Sequence[RunConfig]) -> list[str]:
+    """Return the values of each config that differ from those of another; empty text if none do."""
+    flat = [flatten(config.model_dump(mode="json", exclude={"seed"}), enter_lists=False) for config in configs]
+    keys = [*dict.fromkeys(key for values in flat for key in values)]
+    differing = [key for key in keys if len({_format_value(values.get(key)) for values in flat}) > 1]
+    return [make_printable(_format_values(values, differing), _MAX_DETAILS_LENGTH) for values in flat]
 
 
 def _format_values(config: dict[str, Any], keys: Sequence[str]) -> str:
