@@ -11,12 +11,12 @@ from toolkit.testing import check_algorithm
 from cartpole_extras.algorithms import MunchausenDQN
 
 
-def test_it_conforms_to_the_toolkit() -> None:
+def test_munchausen_dqn_passes_conformance_check() -> None:
     check_algorithm("munchausen_dqn", params={"alpha": 0.5, "buffer_size": 1_000, "target_update_interval": 100})
 
 
-def filled(**parameters: Any) -> tuple[MunchausenDQN, ReplayBufferSamples]:
-    """Return an untrained model, and a minibatch of random steps in which some episodes end."""
+def make_model(**parameters: Any) -> tuple[MunchausenDQN, ReplayBufferSamples]:
+    """Return an untrained model, and a minibatch of random steps with some ends of episodes."""
     model = MunchausenDQN("MlpPolicy", "CartPole-v1", learning_starts=1_000, gamma=0.9, seed=0, **parameters)
     model.learn(200)
     assert model.replay_buffer is not None
@@ -26,26 +26,29 @@ def filled(**parameters: Any) -> tuple[MunchausenDQN, ReplayBufferSamples]:
 
 
 @pytest.mark.parametrize("lowest_bonus", [-1.0, -0.001])
-def test_targets_are_the_paper_s_equation(lowest_bonus: float) -> None:
+def test_targets_follow_equation_1(lowest_bonus: float) -> None:
     alpha, tau = 0.7, 0.5
-    model, batch = filled(alpha=alpha, temperature=tau, lowest_bonus=lowest_bonus)
+    model, batch = make_model(alpha=alpha, temperature=tau, lowest_bonus=lowest_bonus)
     with torch.no_grad():
-        q, next_q = (model.q_net_target(one).double().numpy() for one in (batch.observations, batch.next_observations))
-        found = model.targets(batch).numpy().ravel()
-    pi, next_pi = (np.exp(one / tau) / np.exp(one / tau).sum(axis=1, keepdims=True) for one in (q, next_q))
-    taken = pi[np.arange(100), batch.actions.numpy().ravel()]
-    bonus = np.clip(tau * np.log(taken), lowest_bonus, 0)
+        q, next_q = (
+            model.q_net_target(observations).double().numpy()
+            for observations in (batch.observations, batch.next_observations)
+        )
+        targets = model.compute_targets(batch).numpy().ravel()
+    pi, next_pi = (np.exp(values / tau) / np.exp(values / tau).sum(axis=1, keepdims=True) for values in (q, next_q))
+    probabilities = pi[np.arange(100), batch.actions.numpy().ravel()]
+    bonus = np.clip(tau * np.log(probabilities), lowest_bonus, 0)
     value = (next_pi * (next_q - tau * np.log(next_pi))).sum(axis=1)
     rewards, dones = batch.rewards.numpy().ravel(), batch.dones.numpy().ravel()
-    assert found == pytest.approx(rewards + alpha * bonus + 0.9 * (1 - dones) * value, rel=1e-5)
+    assert targets == pytest.approx(rewards + alpha * bonus + 0.9 * (1 - dones) * value, rel=1e-5)
 
 
-def test_without_bonus_and_temperature_they_are_those_of_dqn() -> None:
-    model, batch = filled(alpha=0.0, temperature=1e-6)
+def test_targets_without_bonus_and_temperature_are_dqn_targets() -> None:
+    model, batch = make_model(alpha=0.0, temperature=1e-6)
     with torch.no_grad():
         best = model.q_net_target(batch.next_observations).max(dim=1, keepdim=True).values
         expected = batch.rewards + 0.9 * (1 - batch.dones) * best
-        assert torch.allclose(model.targets(batch), expected, atol=1e-5)
+        assert torch.allclose(model.compute_targets(batch), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,6 @@ def test_without_bonus_and_temperature_they_are_those_of_dqn() -> None:
         ({"n_steps": 3}, "n_steps must be 1"),
     ],
 )
-def test_a_parameter_out_of_range_is_refused(parameters: dict[str, Any], message: str) -> None:
+def test_parameter_out_of_range_is_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MunchausenDQN("MlpPolicy", "CartPole-v1", **parameters)

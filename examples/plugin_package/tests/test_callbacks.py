@@ -1,4 +1,4 @@
-"""The end of training on a plateau."""
+"""StopOnPlateau."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from cartpole_extras.callbacks import StopOnPlateau
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 
 
-def test_it_conforms_to_the_toolkit() -> None:
+def test_stop_on_plateau_passes_conformance_check() -> None:
     check_callback("stop_on_plateau", params={"patience": 3, "episodes": 2}, changes_training=True)
 
 
-def last_episode(returns: list[float], patience: int, episodes: int) -> int:
-    """Return after how many episodes training has to end."""
+def find_last_episode(returns: list[float], patience: int, episodes: int) -> int:
+    """Return the number of the episode that ends training."""
     means = {n: sum(returns[n - episodes : n]) / episodes for n in range(episodes, len(returns) + 1)}
     best = episodes
     for number, mean in means.items():
@@ -24,29 +24,29 @@ def last_episode(returns: list[float], patience: int, episodes: int) -> int:
             best = number
         if number - best >= patience:
             return number
-    raise AssertionError("there was no plateau")
+    raise AssertionError("the returns have no plateau")
 
 
 @pytest.mark.parametrize("n_envs", [1, 8])
-def test_training_ends_where_the_mean_return_has_not_risen_for_so_many_episodes(tmp_path: Path, n_envs: int) -> None:
+def test_training_ends_after_patience_episodes_without_new_best_mean(tmp_path: Path, n_envs: int) -> None:
     patience, episodes = 5, 3
     run = toolkit.train(
         CONFIG,
         out=tmp_path / "run",
         timesteps=5_000,
         env__n_envs=n_envs,
-        algorithm__params__learning_starts=5_000,  # at random, returns do not rise for long
-        callbacks__0__params={"threshold": 500, "episodes": 1},  # not reached
+        algorithm__params__learning_starts=5_000,  # returns of random actions soon stop rising
+        callbacks__0__params={"threshold": 500, "episodes": 1},  # out of reach
         callbacks__1__params={"patience": patience, "episodes": episodes},
     )
     assert run.result is not None
     assert run.result["timesteps"] < 5_000
     returns = [raw_return for raw_return, _ in run.episodes]
-    expected = last_episode(returns, patience, episodes)
-    assert expected <= len(returns) < expected + n_envs  # several may end in the same step
+    expected = find_last_episode(returns, patience, episodes)
+    assert expected <= len(returns) < expected + n_envs  # several environments may end an episode in the same step
 
 
 @pytest.mark.parametrize(("patience", "episodes"), [(0, 5), (5, 0)])
-def test_less_than_one_episode_is_refused(patience: int, episodes: int) -> None:
+def test_patience_and_episodes_below_1_are_refused(patience: int, episodes: int) -> None:
     with pytest.raises(ValueError, match="patience and episodes must be at least 1"):
         StopOnPlateau(patience, episodes)

@@ -8,11 +8,11 @@ from torch import nn
 from cartpole_extras.policies import LayerNormPolicy
 
 
-def test_it_conforms_to_the_toolkit() -> None:
+def test_layer_norm_policy_passes_conformance_check() -> None:
     check_policy("LayerNormPolicy", params={"net_arch": [8]}, algorithm="dqn")
 
 
-def test_hidden_layers_are_normalized_in_both_networks_and_q_values_are_not() -> None:
+def test_hidden_layers_are_normalized_but_q_values_are_not() -> None:
     model = stable_baselines3.DQN(LayerNormPolicy, "CartPole-v1", policy_kwargs={"net_arch": [16, 8]})
     expected = [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]
     for network in (model.q_net, model.q_net_target):

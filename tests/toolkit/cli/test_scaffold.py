@@ -1,4 +1,4 @@
-"""A plugin package to start from works as it is written, for every kind, and is written whole or not at all."""
+"""`toolkit new plugin` writes a package of each kind that works, or nothing."""
 
 from __future__ import annotations
 
@@ -11,55 +11,78 @@ from pathlib import Path
 import pytest
 from support import Finished, Toolkit, files_in
 
-from toolkit.config.registry import list_entry_points
+from toolkit.cli.scaffold import Plugin, write_plugin
+from toolkit.config.registry import KINDS, list_entry_points
 
-KINDS = {
-    "wrapper": "wrappers",
-    "callback": "callbacks",
-    "algorithm": "algorithms",
-    "policy": "policies",
-    "schedule": "schedules",
+COMPONENT_KINDS = {
+    KINDS[name].singular: KINDS[name] for name in ("wrappers", "callbacks", "algorithms", "policies", "schedules")
 }
 
 
-def run(command: list[str], folder: Path) -> str:
-    """Run a program to its good end; return what it printed."""
+def run_module(command: list[str], folder: Path) -> str:
+    """Run a Python module that must succeed; return its output."""
     module = [sys.executable, "-m", *command]
-    done = subprocess.run(module, check=False, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    finished = subprocess.run(module, check=False, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
 
 
-# --- what is written ------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a new package of each kind: `my_wrapper` and so on."""
+    folder = tmp_path_factory.mktemp("packages")
+    for singular, kind in COMPONENT_KINDS.items():
+        write_plugin(Plugin(f"my_{singular}", kind), folder)
+    return folder
+
+
+# --- new packages ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_package_installs_passes_its_tests_trains_and_is_listed(
-    kind: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+def test_packages_install_pass_their_tests_train_and_are_listed(
+    packages: Path, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"my_{kind}"
-    assert toolkit("new", "plugin", name, "--kind", kind).status == 0
-    run(["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", f"./{name}"], Path())
-    monkeypatch.setenv("PYTHONPATH", str(Path("site").resolve()))
+    folders = [f"./my_{singular}" for singular in COMPONENT_KINDS]
+    site = Path("site").resolve()
+    run_module(
+        ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), *folders], packages
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tested = run(["pytest", "-q", "-W", "error"], Path(name))
-    assert " passed" in tested
-    assert " skipped" not in tested
-    monkeypatch.syspath_prepend(Path("site").resolve())
+    output = run_module(["pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *folders], packages)
+    assert " passed" in output
+    assert " skipped" not in output
+    monkeypatch.syspath_prepend(site)
     list_entry_points.cache_clear()
-    trained = toolkit("train", f"{name}/config.yaml", "--set", "timesteps=600", "--out", "trained", "--quiet")
-    assert trained == Finished(0, "trained\n", "")
-    assert json.loads(Path("trained/result.json").read_text())["status"] == "finished"
-    assert f"{name}:My{kind.capitalize()} (my-{kind} 0.1.0)" in toolkit("plugins", KINDS[kind], name).out
+    for singular, kind in COMPONENT_KINDS.items():
+        config = packages / f"my_{singular}" / "config.yaml"
+        trained = toolkit("train", config, "--set", "timesteps=600", "--out", singular, "--quiet")
+        assert trained == Finished(0, f"{singular}\n", "")
+        assert json.loads(Path(singular, "result.json").read_text())["status"] == "finished"
+        description = toolkit("plugins", kind.name, f"my_{singular}").out
+        assert f"my_{singular}:My{singular.capitalize()} (my-{singular} 0.1.0)" in description
     list_entry_points.cache_clear()
 
 
-def test_it_says_what_it_wrote_and_what_to_do_next(toolkit: Toolkit) -> None:
-    done = toolkit("new", "plugin", "my_reward")
-    assert (done.status, done.err) == (0, "")
-    told, *lines = done.out.splitlines()
-    assert told == "created: a package with the wrapper 'my_reward', in my_reward/"
+def test_packages_have_no_placeholders_and_no_ruff_findings(packages: Path) -> None:
+    for name in files_in(packages):
+        assert name.endswith(".pyc") or "$" not in (packages / name).read_text(), name
+    run_module(["ruff", "check", "--no-cache", "."], packages)
+    run_module(["ruff", "format", "--check", "--no-cache", "."], packages)
+
+
+def test_readme_shows_config(packages: Path) -> None:
+    for singular in COMPONENT_KINDS:
+        folder = packages / f"my_{singular}"
+        assert f"```yaml\n{(folder / 'config.yaml').read_text()}```" in (folder / "README.md").read_text()
+
+
+def test_new_plugin_prints_files_and_next_commands(toolkit: Toolkit) -> None:
+    finished = toolkit("new", "plugin", "my_reward")
+    assert (finished.status, finished.err) == (0, "")
+    heading, *lines = finished.out.splitlines()
+    assert heading == "created: a package with the wrapper 'my_reward', in my_reward/"
     assert {line.strip() for line in lines[:-3]} == files_in(Path("my_reward"))
     install, test, train = lines[-3:]
     assert install.startswith("  next   ")
@@ -69,24 +92,24 @@ def test_it_says_what_it_wrote_and_what_to_do_next(toolkit: Toolkit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "pip", "said"),
+    ("path", "has_pip", "command"),
     [
-        ("{here}", True, "python -m pip install"),
-        ("/nowhere", True, "{here}/python -m pip install"),
-        ("{here}", False, "uv pip install --python python"),
-        ("/nowhere", False, "uv pip install --python {here}/python"),
+        ("{folder}", True, "python -m pip install"),
+        ("/nowhere", True, "{folder}/python -m pip install"),
+        ("{folder}", False, "uv pip install --python python"),
+        ("/nowhere", False, "uv pip install --python {folder}/python"),
     ],
 )
-def test_it_is_installed_where_the_toolkit_is_with_what_is_there(
-    path: str, pip: bool, said: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+def test_install_command_uses_current_environment(
+    path: str, has_pip: bool, command: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = str(Path(sys.executable).parent)
-    monkeypatch.setattr(sys, "executable", f"{here}/python")
-    monkeypatch.setenv("PATH", path.format(here=here))
-    if not pip:
+    folder = str(Path(sys.executable).parent)
+    monkeypatch.setattr(sys, "executable", f"{folder}/python")
+    monkeypatch.setenv("PATH", path.format(folder=folder))
+    if not has_pip:
         monkeypatch.setitem(sys.modules, "pip", None)  # as in uv's environments
     install = toolkit("new", "plugin", "mine").out.splitlines()[-3]
-    assert install == f"  next   {said.format(here=here)} -e './mine[test]'"
+    assert install == f"  next   {command.format(folder=folder)} -e './mine[test]'"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +121,7 @@ def test_it_is_installed_where_the_toolkit_is_with_what_is_there(
         ("x", "x", "X", "x"),
     ],
 )
-def test_names_are_spelled_as_each_place_has_them(
+def test_name_is_spelled_by_convention_in_each_file(
     name: str, package: str, cls: str, distribution: str, toolkit: Toolkit
 ) -> None:
     assert toolkit("new", "plugin", name).status == 0
@@ -108,21 +131,6 @@ def test_names_are_spelled_as_each_place_has_them(
     assert f'name = "{distribution}"' in project
     assert f'{package} = "{package}:{cls}"' in project
     assert f"- name: {package}\n" in Path(name, "config.yaml").read_text()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_the_templates_is_left_and_ruff_finds_nothing(kind: str, toolkit: Toolkit) -> None:
-    assert toolkit("new", "plugin", "mine", "--kind", kind).status == 0
-    for name in files_in(Path("mine")):
-        assert "$" not in Path("mine", name).read_text(), name
-    ruff = ["--no-cache", "mine"]
-    run(["ruff", "check", *ruff], Path())
-    run(["ruff", "format", "--check", *ruff], Path())
-
-
-def test_the_readme_shows_the_config(toolkit: Toolkit) -> None:
-    assert toolkit("new", "plugin", "my_reward").status == 0
-    assert f"```yaml\n{Path('my_reward/config.yaml').read_text()}```" in Path("my_reward/README.md").read_text()
 
 
 ORIGINS = {
@@ -142,7 +150,7 @@ ORIGINS = {
 
 
 @pytest.mark.parametrize(("origin", "requirement"), ORIGINS.values(), ids=ORIGINS)
-def test_its_tox_installs_the_toolkit_from_where_it_came(
+def test_tox_installs_toolkit_from_its_source(
     origin: dict[str, object] | None,
     requirement: str,
     toolkit: Toolkit,
@@ -161,7 +169,7 @@ def test_its_tox_installs_the_toolkit_from_where_it_came(
     assert 'dependencies = ["sb3-toolkit>=9.8"]' in Path("mine/pyproject.toml").read_text()
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- refused names ---------------------------------------------------------------------------------------------------
 
 
 BAD_NAMES = {
@@ -172,80 +180,80 @@ BAD_NAMES = {
     "../elsewhere": "letters, digits and single underscores",
     "_private": "letters, digits and single underscores",
     "belohnungsgröße": "letters, digits and single underscores",
-    "class": "it is one of Python's own",
-    "json": "it is one of Python's own",
-    "Json": "it is one of Python's own",
-    "float": "it is one of Python's own",
-    "pytest": "a tool the package needs",
-    "torch": "a module of that name is installed here",
-    "toolkit": "a module of that name is installed here",
+    "class": "Python uses it",
+    "json": "Python uses it",
+    "Json": "Python uses it",
+    "float": "Python uses it",
+    "pytest": "a tool that the package needs has it",
+    "torch": "an installed module has it",
+    "toolkit": "an installed module has it",
     "sb3_toolkit": "sb3-toolkit",
-    "clip_reward": "there is a wrapper of that name, by sb3-toolkit",
-    "none": "it is one of Python's own",
-    "ValueError": "it is one of Python's own",
-    "SupportsFloat": "the class would be called SupportsFloat, as one that it needs",
+    "clip_reward": "a wrapper has it, from sb3-toolkit",
+    "none": "Python uses it",
+    "ValueError": "Python uses it",
+    "SupportsFloat": "the class SupportsFloat would hide another",
     "x" * 300: "cannot be written: File name too long",
 }
 
 
 @pytest.mark.parametrize(("name", "message"), BAD_NAMES.items())
-def test_a_name_that_will_not_do_is_refused_and_leaves_nothing(name: str, message: str, toolkit: Toolkit) -> None:
-    done = toolkit("new", "plugin", name)
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("error: ")
-    assert message in done.err
+def test_bad_name_is_refused_and_writes_nothing(name: str, message: str, toolkit: Toolkit) -> None:
+    finished = toolkit("new", "plugin", name)
+    assert (finished.status, finished.out) == (2, "")
+    assert finished.err.startswith("error: ")
+    assert message in finished.err
     assert [*Path().iterdir()] == []
 
 
 @pytest.mark.parametrize(("name", "kind"), [("path", "callback"), ("path", "policy"), ("CONFIG", "callback")])
-def test_a_name_that_its_own_test_needs_is_refused(name: str, kind: str, toolkit: Toolkit) -> None:
-    done = toolkit("new", "plugin", name, "--kind", kind)
-    assert (done.status, done.out) == (2, "")
-    assert f"the class would be called {name[0].upper()}{name[1:]}, as one that it needs" in done.err
+def test_class_name_that_the_package_imports_is_refused(name: str, kind: str, toolkit: Toolkit) -> None:
+    finished = toolkit("new", "plugin", name, "--kind", kind)
+    assert (finished.status, finished.out) == (2, "")
+    assert f"the class {name[0].upper()}{name[1:]} would hide another" in finished.err
     assert [*Path().iterdir()] == []
     assert toolkit("new", "plugin", name, "--kind", "wrapper").status == 0
 
 
-def test_a_name_is_taken_only_by_components_of_its_kind(toolkit: Toolkit) -> None:
+def test_name_may_repeat_component_of_another_kind(toolkit: Toolkit) -> None:
     assert toolkit("new", "plugin", "success", "--kind", "callback").status == 2
     assert toolkit("new", "plugin", "success", "--kind", "schedule").status == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["mine", "--kind", "vehicle"], ["mine", "--kind", "wrappers"], ["a", "b"]])
-def test_bad_arguments_are_refused_and_leave_nothing(arguments: list[str], toolkit: Toolkit) -> None:
-    done = toolkit("new", "plugin", *arguments)
-    assert (done.status, "Traceback" in done.err) == (2, False)
+def test_bad_arguments_are_refused_and_write_nothing(arguments: list[str], toolkit: Toolkit) -> None:
+    finished = toolkit("new", "plugin", *arguments)
+    assert (finished.status, "Traceback" in finished.err) == (2, False)
     assert [*Path().iterdir()] == []
 
 
-@pytest.mark.parametrize("what", ["folder", "empty folder", "file", "broken link"])
-def test_what_is_there_is_never_overwritten(what: str, toolkit: Toolkit) -> None:
+@pytest.mark.parametrize("existing", ["folder", "empty folder", "file", "broken link"])
+def test_existing_path_is_never_overwritten(existing: str, toolkit: Toolkit) -> None:
     taken = Path("mine")
-    if what == "file":
+    if existing == "file":
         taken.write_text("precious")
-    elif what == "broken link":
+    elif existing == "broken link":
         taken.symlink_to("nowhere")
     else:
         taken.mkdir()
-        if what == "folder":
+        if existing == "folder":
             (taken / "README.md").write_text("precious")
     before = (files_in(Path()), taken.lstat())
-    done = toolkit("new", "plugin", "mine")
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("error: mine: is there already\n")
+    finished = toolkit("new", "plugin", "mine")
+    assert (finished.status, finished.out) == (2, "")
+    assert finished.err.startswith("error: mine: already exists\n")
     assert (files_in(Path()), taken.lstat()) == before
     assert [*Path().iterdir()] == [taken]
 
 
-def test_an_error_in_the_middle_leaves_nothing() -> None:
+def test_error_midway_leaves_nothing() -> None:
     limited = (  # files of at most 500 bytes, as on a disk that is nearly full
         "import resource, sys; from toolkit.cli.app import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); "
         "sys.argv = ['toolkit', 'new', 'plugin', 'mine']; main()"
     )
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-B", "-c", limited], check=False, capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: mine: cannot be written: File too large\n"
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == "error: mine: cannot be written: File too large\n"
     assert [*Path().iterdir()] == []

@@ -1,1 +1,1 @@
-"""One component of each kind for sb3-toolkit, put to use on CartPole."""
+"""One component of each kind for sb3-toolkit, used on CartPole."""

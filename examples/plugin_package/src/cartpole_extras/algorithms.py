@@ -1,4 +1,4 @@
-"""DQN with other targets."""
+"""DQN with Munchausen targets."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.nn import functional
 
 
 class MunchausenDQN(DQN):
-    """DQN that rewards itself for its own confidence: the scaled log-probability of the action joins the reward.
+    """DQN that adds the scaled log-probability of its action to the reward.
 
     With ``pi = softmax(Q / temperature)`` of the target network, the target for a step from s to s' by action a is
     ``r + alpha * clip(temperature * log pi(a|s), lowest_bonus, 0)
     + gamma * sum over b of pi(b|s') * (Q(s', b) - temperature * log pi(b|s'))``.
-    Everything else is SB3's DQN, exploration included.
+    Everything else is SB3's DQN, with its epsilon-greedy exploration.
 
     Paper: Vieillard, Pietquin and Geist, "Munchausen Reinforcement Learning" (2020), https://arxiv.org/abs/2007.14430,
-    equation 1; the defaults are its Atari settings.
+    equation 1. The defaults are the paper's Atari settings.
 
-    :param alpha: how much of the log-probability joins the reward, 0 to 1; 0 gives soft DQN
-    :param temperature: above 0, in units of return; near 0, and with ``alpha`` 0, this is DQN
-    :param lowest_bonus: at most 0; log-probabilities have no lower bound of their own
-    :param kwargs: every parameter of :class:`stable_baselines3.DQN`; ``n_steps`` stays 1
+    :param alpha: factor of the log-probability, from 0 to 1; 0 gives soft DQN
+    :param temperature: in units of return, above 0; near 0, with ``alpha`` 0, this is DQN
+    :param lowest_bonus: lower bound of the scaled log-probability, at most 0
+    :param kwargs: parameters of :class:`stable_baselines3.DQN`; ``n_steps`` must be 1
     :raises ValueError: if a parameter is out of range
     """
 
@@ -44,24 +44,24 @@ class MunchausenDQN(DQN):
         if lowest_bonus > 0:
             raise ValueError(f"lowest_bonus must be at most 0, not {lowest_bonus}")
         if kwargs.get("n_steps", 1) != 1:
-            raise ValueError("n_steps must be 1: the bonus is for one action")
+            raise ValueError("n_steps must be 1, because the bonus is for one action")
         self.alpha = alpha
         self.temperature = temperature
         self.lowest_bonus = lowest_bonus
         super().__init__(*args, **kwargs)
 
-    def targets(self, batch: ReplayBufferSamples) -> th.Tensor:
-        """Return what the Q-values of a minibatch's actions are drawn towards, (batch, 1)."""
+    def compute_targets(self, batch: ReplayBufferSamples) -> th.Tensor:
+        """Return the targets of the Q-values of a minibatch's actions, of shape (batch, 1)."""
         q_values = self.q_net_target(batch.observations)
         scaled_logs = self.temperature * functional.log_softmax(q_values / self.temperature, dim=1)
         bonus = scaled_logs.gather(1, batch.actions).clamp(self.lowest_bonus, 0.0)
-        # the sum over actions is this, which neither overflows nor takes the logarithm of 0
+        # logsumexp equals the sum over actions, but cannot overflow or take the logarithm of 0
         next_q_values = self.q_net_target(batch.next_observations)
         values = self.temperature * th.logsumexp(next_q_values / self.temperature, dim=1, keepdim=True)
         return batch.rewards + self.alpha * bonus + (1 - batch.dones) * self.gamma * values
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Make an update on each of ``gradient_steps`` minibatches of ``batch_size`` transitions."""
+        """Update the networks on ``gradient_steps`` minibatches of ``batch_size`` transitions."""
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -69,7 +69,7 @@ class MunchausenDQN(DQN):
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             with th.no_grad():
-                targets = self.targets(batch)
+                targets = self.compute_targets(batch)
             q_values = self.q_net(batch.observations).gather(1, batch.actions)
             loss = functional.smooth_l1_loss(q_values, targets)
             self.policy.optimizer.zero_grad()

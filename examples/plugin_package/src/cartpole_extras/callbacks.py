@@ -1,4 +1,4 @@
-"""When training has gone on for long enough."""
+"""Callbacks that end training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from toolkit import RunCallback
 
 
 class StopOnPlateau(RunCallback):
-    """Ends training when the mean raw return has not risen for some time.
+    """Ends training when the mean raw return has stopped rising.
 
-    What it remembers are plain numbers, so a run that is stopped and resumed ends where it would have ended.
+    Its attributes are plain numbers, so a resumed run ends at the same step as an uninterrupted one.
 
-    :param patience: after so many training episodes without a new highest mean, at least 1
-    :param episodes: the mean is that of so many last training episodes, at least 1, and counts once there are so many
+    :param patience: number of training episodes without a new highest mean, at least 1
+    :param episodes: number of last training episodes in the mean, at least 1
     :raises ValueError: if one of them is below 1
     """
 
@@ -21,23 +21,23 @@ class StopOnPlateau(RunCallback):
         super().__init__()
         self.patience = patience
         self.episodes = episodes
-        self._seen = 0
-        self._best: float | None = None
-        self._best_at = 0
+        self._n_episodes = 0
+        self._best_mean: float | None = None
+        self._best_episode = 0
 
     def _on_step(self) -> bool:
-        # Several environments may end episodes in one step, and most steps end none.
-        while self._seen < len(self.context.episodes):
-            self._seen += 1
-            self._take_down()
-            if self._best is not None and self._seen - self._best_at >= self.patience:
+        # several environments may end an episode in the same step
+        while self._n_episodes < len(self.context.episodes):
+            self._n_episodes += 1
+            self._update_best_mean()
+            if self._best_mean is not None and self._n_episodes - self._best_episode >= self.patience:
                 return False
         return True
 
-    def _take_down(self) -> None:
-        if self._seen < self.episodes:
+    def _update_best_mean(self) -> None:
+        if self._n_episodes < self.episodes:
             return
-        window = self.context.episodes[self._seen - self.episodes : self._seen]
+        window = self.context.episodes[self._n_episodes - self.episodes : self._n_episodes]
         mean = sum(episode.raw_return for episode in window) / self.episodes
-        if self._best is None or mean > self._best:
-            self._best, self._best_at = mean, self._seen
+        if self._best_mean is None or mean > self._best_mean:
+            self._best_mean, self._best_episode = mean, self._n_episodes

@@ -1,4 +1,4 @@
-"""Values that change in the course of training."""
+"""Schedules: values that change during training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import cos, pi
 
 
 class Cosine:
-    """From ``start`` to ``end`` along half a cosine wave: slow, fast, slow.
+    """Change from ``start`` to ``end`` along half a cosine wave: slow, fast, slow.
 
     Paper: Loshchilov and Hutter, "SGDR: Stochastic gradient descent with warm restarts" (2017),
     https://arxiv.org/abs/1608.03983, equation 5, without restarts.
@@ -20,5 +20,5 @@ class Cosine:
         self.end = end
 
     def __call__(self, progress_remaining: float) -> float:
-        """Return the value; SB3 counts ``progress_remaining`` from 1, at the beginning, down to 0."""
+        """Return the value. SB3 passes ``progress_remaining``, from 1 at the beginning down to 0."""
         return self.end + (self.start - self.end) * (1 + cos(pi * (1 - progress_remaining))) / 2
