@@ -53,7 +53,7 @@ def write(directory: Path, data: Any) -> None:
             raise OSError(errno.EFBIG, f"{_STATE} would have more than {_MAX_CONTAINERS} lists and mappings")
         (temporary / _STATE).write_text(text, encoding="utf-8")
         save_file(arrays, temporary / _ARRAYS)
-        sums = [f"{_checksum(temporary / name)}  {name}\n" for name in (_STATE, _ARRAYS)]
+        sums = [f"{_compute_checksum(temporary / name)}  {name}\n" for name in (_STATE, _ARRAYS)]
         (temporary / _SUMS).write_text("".join(sums), encoding="utf-8")
         for name in (_STATE, _ARRAYS, _SUMS):
             sync(temporary / name)
@@ -80,7 +80,7 @@ def read(directory: Path, max_bytes: int | None = None) -> Any:
             _refuse_links(directory / name)
             if (directory / name).stat().st_size > (min(max_bytes, _MAX_JSON) if name == _STATE else max_bytes):
                 raise RunError(f"{directory / name}: is too large to be read")
-            if _checksum(directory / name) != sums.get(name):
+            if _compute_checksum(directory / name) != sums.get(name):
                 raise DamagedArchiveError(f"{directory / name}: is damaged: its checksum is not the one in {_SUMS}")
         text = _read_text(directory / _STATE, _MAX_JSON)
         if _count_containers(text) > _MAX_CONTAINERS:
@@ -140,7 +140,7 @@ def _count_containers(text: str) -> int:
     return text.count("[") + text.count("{")
 
 
-def _checksum(path: Path) -> str:
+def _compute_checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

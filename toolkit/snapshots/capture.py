@@ -4,8 +4,8 @@ No object is ever constructed from a name in the data. Numbers, text, arrays, te
 containers are recreated. Everything else is restored in place: an object, a network, a named tuple or a subclass of a
 container goes into the one at the same path. That one must exist when training starts, and be of the same type.
 
-So some attributes stay unsaved, and are named: those that hold an object that training makes, another function or
-another one of the objects than at the start, and those that training deletes.
+So three kinds of attributes stay unsaved, and are named. The first hold an object that training makes. The second
+refer to another object or function than at the start. The third are deleted in training.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch
 
 from toolkit.snapshots.object_kinds import (
     STATIC_TYPES,
+    get_reference_attributes,
     has_identity,
     has_state_dict,
     is_frozen,
     is_object,
     is_restored_in_place,
-    reference_attributes,
 )
 from toolkit.snapshots.plain_data import (
     CONTAINER_TYPES,
@@ -42,7 +42,7 @@ OBJECT, ATTRIBUTES, STATE_DICT, NOTHING, UNCHANGED = "live", "attributes", "own"
 
 
 class Part(NamedTuple):
-    """A part that is restored in place, as far as it must be the same after a restart.
+    """What must not change between start and snapshot of a part that is restored in place.
 
     :ivar type_name: name of its class
     :ivar static: the part itself if it is a function, a class or the like
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """What of an object cannot be recreated and must be the same after a restart.
+    """The parts of an object that are restored in place, and the names of its attributes.
 
     :ivar parts: by attribute (dotted, also of objects in attributes), its parts by their keys in it; None if unsaved
     :ivar attributes: by the dotted path of an object, the names of its attributes
@@ -130,11 +130,11 @@ class AttributePath(NamedTuple):
         return ".".join(map(str, (self.attribute, *self.keys)))
 
     def item(self, key: Any) -> AttributePath:
-        """Return the path of an item of the container here."""
+        """Return the path of an item of the container at this path."""
         return AttributePath(self.attribute, (*self.keys, key), self.depth + 1, self.owners)
 
     def attribute_of(self, owner: Any, name: str) -> AttributePath:
-        """Return the path of an attribute of the object here."""
+        """Return the path of an attribute of the object at this path."""
         return AttributePath(f"{self}.{name}".lstrip("."), (), self.depth + 1, (*self.owners, id(owner)))
 
 
@@ -157,7 +157,7 @@ class _Walk:
     def capture_object(self, owner: Any, path: AttributePath) -> dict[str, Any]:
         if has_state_dict(owner):
             return {"$": STATE_DICT, "state": encode_value(owner.state_dict())}
-        return {"$": ATTRIBUTES, "state": self.capture_attributes(owner, reference_attributes(owner), path)}
+        return {"$": ATTRIBUTES, "state": self.capture_attributes(owner, get_reference_attributes(owner), path)}
 
     def capture_attributes(self, owner: Any, skipped: Collection[str], path: AttributePath) -> dict[str, Any]:
         state = {}
@@ -178,7 +178,8 @@ class _Walk:
         n_objects, n_attributes = len(self._first_paths), len(self.structure.parts)
         try:
             data = self.encode(value, path)
-            if self._start and self.structure.parts.get(path.attribute) != self._start.parts.get(path.attribute):
+            start_parts = self._start.parts if self._start else self.structure.parts
+            if self.structure.parts.get(path.attribute, {}) != start_parts.get(path.attribute, {}):
                 raise NotPlainError
         except NotPlainError:
             _truncate(self._first_paths, n_objects)
@@ -240,9 +241,9 @@ class _Walk:
 
     def _first_path(self, value: Any, path: AttributePath) -> tuple[str, tuple[Any, ...]] | None:
         """Return where the walk met the same object before, if it did."""
-        here = (path.attribute, path.keys)
-        first = self._first_paths.setdefault(id(value), here)
-        return None if first == here else first
+        value_path = (path.attribute, path.keys)
+        first_path = self._first_paths.setdefault(id(value), value_path)
+        return None if first_path == value_path else first_path
 
 
 def _truncate(mapping: dict[Any, Any], length: int) -> None:

@@ -41,7 +41,7 @@ def is_object(value: Any) -> bool:
     if isinstance(value, _OPAQUE_TYPES) or not hasattr(value, "__dict__"):
         return False
     is_written_in_python = getattr(type(value), "__new__", None) is object.__new__
-    return has_state_dict(value) or (is_written_in_python and not any(map(_own_slots, type(value).__mro__)))
+    return has_state_dict(value) or (is_written_in_python and not any(map(_get_own_slots, type(value).__mro__)))
 
 
 def is_frozen(value: Any) -> bool:
@@ -59,12 +59,12 @@ def has_state_dict(owner: Any) -> bool:
     return all(callable(getattr(type(owner), name, None)) for name in ("state_dict", "load_state_dict"))
 
 
-def reference_attributes(owner: Any) -> set[str]:
+def get_reference_attributes(owner: Any) -> set[str]:
     """Return the names of attributes that only refer to the run around an object."""
     return {name for owner_type, names in _REFERENCES.items() if isinstance(owner, owner_type) for name in names}
 
 
-def _own_slots(owner_type: type[Any]) -> list[str]:
+def _get_own_slots(owner_type: type[Any]) -> list[str]:
     """Return the names of a class's own slots, which ``vars`` of an instance lacks."""
     slots = vars(owner_type).get("__slots__", ())
     return [name for name in ([slots] if isinstance(slots, str) else slots) if not name.startswith("__")]

@@ -29,7 +29,7 @@ def capture_replay_buffer(buffer: BaseBuffer | None) -> dict[str, Any] | None:
         return None
     size = buffer.buffer_size
     n_steps = size if buffer.full else min(buffer.pos + 1, size)
-    arrays = {name: _first_steps(value, size, n_steps) for name, value in vars(buffer).items() if _is_numeric(value)}
+    arrays = {name: _slice_steps(value, size, n_steps) for name, value in vars(buffer).items() if _is_numeric(value)}
     return {"pos": buffer.pos, "full": buffer.full, "memory": arrays}
 
 
@@ -53,9 +53,9 @@ def _is_numeric(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim > 0 and not value.dtype.hasobject
 
 
-def _first_steps(value: Any, size: int, n_steps: int) -> Any:
+def _slice_steps(value: Any, size: int, n_steps: int) -> Any:
     if isinstance(value, dict):
-        return {key: _first_steps(array, size, n_steps) for key, array in value.items()}
+        return {key: _slice_steps(array, size, n_steps) for key, array in value.items()}
     return value[:n_steps] if len(value) == size else value  # an array of another length has no step per row
 
 

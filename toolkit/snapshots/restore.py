@@ -15,11 +15,11 @@ import torch
 from toolkit.snapshots.capture import NOTHING, OBJECT, STATE_DICT, UNCHANGED, capture_value
 from toolkit.snapshots.object_kinds import (
     STATIC_TYPES,
+    get_reference_attributes,
     has_state_dict,
     is_frozen,
     is_object,
     is_restored_in_place,
-    reference_attributes,
 )
 from toolkit.snapshots.plain_data import NotPlainError, decode, decode_container, is_container, is_equal
 from toolkit.snapshots.weights import load_state_dict
@@ -31,7 +31,7 @@ RESTORE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeErr
 FORMER_CLASS_NAMES = {"Bookkeeper": "MonitorCsvWriter"}
 
 
-def current_class_name(class_name: Any) -> Any:
+def get_current_class_name(class_name: Any) -> Any:
     """Return the name that a stored class has today."""
     return FORMER_CLASS_NAMES.get(class_name, class_name)
 
@@ -41,7 +41,7 @@ def check_class(owner: Any, class_name: Any) -> None:
 
     :raises ValueError: if it is of another class
     """
-    if current_class_name(class_name) != type(owner).__name__:
+    if get_current_class_name(class_name) != type(owner).__name__:
         raise ValueError(f"the snapshot has a {class_name} where the run has a {type(owner).__name__}")
 
 
@@ -55,7 +55,7 @@ def restore(owner: Any, saved_state: dict[str, Any]) -> None:
     if has_state_dict(owner) != (saved_state["$"] == STATE_DICT):
         raise ValueError(f"it has no state of a {type(owner).__name__}")
     if not has_state_dict(owner):
-        restore_attributes(owner, saved_state["state"], reference_attributes(owner))
+        restore_attributes(owner, saved_state["state"], get_reference_attributes(owner))
     elif isinstance(owner, torch.nn.Module | torch.optim.Optimizer):
         load_state_dict(restore_value(saved_state["state"]), owner)
     else:

@@ -24,8 +24,10 @@ def capture_rng_state(model: BaseAlgorithm) -> dict[str, Any]:
         "numpy": encode_value(numpy_state),
         "torch": torch.get_rng_state().numpy(),
         "cuda": [state.numpy() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "actions": [encode(space.np_random) for space in _spaces(model.action_space)],
-        "exploration": [[*map(encode, _exploration_matrices(noise))] for noise in _noise_distributions(model)],
+        "actions": [encode(space.np_random) for space in _iterate_spaces(model.action_space)],
+        "exploration": [
+            [*map(encode, _get_exploration_matrices(noise))] for noise in _iterate_noise_distributions(model)
+        ],
     }
 
 
@@ -39,35 +41,35 @@ def restore_rng_state(model: BaseAlgorithm, saved_state: dict[str, Any]) -> None
     torch.set_rng_state(torch.from_numpy(saved_state["torch"].copy()))
     if saved_state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([torch.from_numpy(state.copy()) for state in saved_state["cuda"]])
-    for space, data in zip(_spaces(model.action_space), saved_state["actions"], strict=True):
+    for space, data in zip(_iterate_spaces(model.action_space), saved_state["actions"], strict=True):
         decode(data, space.np_random)
-    for noise, matrices in zip(_noise_distributions(model), saved_state["exploration"], strict=True):
+    for noise, matrices in zip(_iterate_noise_distributions(model), saved_state["exploration"], strict=True):
         _restore_exploration_matrices(noise, matrices)
 
 
 def _restore_exploration_matrices(noise: StateDependentNoiseDistribution, saved_matrices: list[Any]) -> None:
-    current = _exploration_matrices(noise)
+    current = _get_exploration_matrices(noise)
     matrix, matrices = (decode(*pair) for pair in zip(saved_matrices, current, strict=True))
     if (matrix.shape, matrices.shape) != tuple(tensor.shape for tensor in current):
         raise ValueError("its exploration matrices have other shapes")
     noise.exploration_mat, noise.exploration_matrices = matrix, matrices
 
 
-def _exploration_matrices(noise: StateDependentNoiseDistribution) -> tuple[torch.Tensor, torch.Tensor]:
+def _get_exploration_matrices(noise: StateDependentNoiseDistribution) -> tuple[torch.Tensor, torch.Tensor]:
     return noise.exploration_mat, noise.exploration_matrices
 
 
-def _noise_distributions(model: BaseAlgorithm) -> Iterator[StateDependentNoiseDistribution]:
+def _iterate_noise_distributions(model: BaseAlgorithm) -> Iterator[StateDependentNoiseDistribution]:
     for module in model.policy.modules():
         if isinstance(noise := getattr(module, "action_dist", None), StateDependentNoiseDistribution):
             yield noise
 
 
-def _spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:
+def _iterate_spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:
     yield space
     if isinstance(space, gym.spaces.Dict):
         for subspace in space.spaces.values():
-            yield from _spaces(subspace)
+            yield from _iterate_spaces(subspace)
     elif isinstance(space, gym.spaces.Tuple):
         for subspace in space.spaces:
-            yield from _spaces(subspace)
+            yield from _iterate_spaces(subspace)

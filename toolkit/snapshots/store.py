@@ -61,13 +61,13 @@ class SnapshotStore:
         """Count timesteps from here on, and delete damaged snapshots to make room for new ones."""
         for directory in self._damaged:
             archive.remove(directory)
-        self._last_interval = self._interval(timesteps)
+        self._last_interval = self._count_intervals(timesteps)
 
     def is_due(self, timesteps: int) -> bool:
         """Return whether a snapshot is due, by timesteps or by the clock."""
         minutes = self._config.snapshots.every_minutes
         is_due_by_clock = minutes is not None and time.monotonic() - self._last_save_time >= 60 * minutes
-        return is_due_by_clock or self._interval(timesteps) > self._last_interval
+        return is_due_by_clock or self._count_intervals(timesteps) > self._last_interval
 
     def save(self, timesteps: int, capture: Callable[[], dict[str, Any]], score: float | None) -> None:
         """Write a snapshot and delete those that ``keep`` does not allow; warn if it cannot be written.
@@ -76,7 +76,7 @@ class SnapshotStore:
         :param score: mean raw return of the last episodes, by which the best snapshot is chosen; None if unknown
         """
         self._last_save_time = time.monotonic()
-        self._last_interval = self._interval(timesteps)
+        self._last_interval = self._count_intervals(timesteps)
         directory = self._root / str(timesteps)
         if directory.exists():
             return
@@ -89,7 +89,7 @@ class SnapshotStore:
         except NotPlainError as error:
             _log.warning("no snapshot at timestep %d: %s", timesteps, error)
 
-    def _interval(self, timesteps: int) -> int:
+    def _count_intervals(self, timesteps: int) -> int:
         """Return how often ``every_timesteps`` has passed."""
         every = self._config.snapshots.every_timesteps
         return timesteps // every if every else 0

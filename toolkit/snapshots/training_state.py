@@ -27,7 +27,7 @@ from toolkit.snapshots.replay_buffer import capture_replay_buffer, find_unsaved_
 from toolkit.snapshots.restore import (
     RESTORE_ERRORS,
     check_class,
-    current_class_name,
+    get_current_class_name,
     restore,
     restore_attributes,
     restore_value,
@@ -73,7 +73,9 @@ class TrainingStateCapture:
         venv = _get_env(model)
         return {
             "parameters": encode_value(model.get_parameters()),
-            "variables": {name: encode_value(recursive_getattr(model, name).data) for name in _variable_names(model)},
+            "variables": {
+                name: encode_value(recursive_getattr(model, name).data) for name in _get_variable_names(model)
+            },
             "replay_buffer": capture_replay_buffer(getattr(model, "replay_buffer", None)),
             "environments": venv.env_method("replay_state"),
             "logger": _capture_logger(model.logger),
@@ -83,13 +85,15 @@ class TrainingStateCapture:
         }
 
     def _capture_attributes(self) -> dict[str, Any]:
-        saved_elsewhere = [*_saved_objects(self._model), *self._callbacks]
+        saved_elsewhere = [*_iterate_saved_objects(self._model), *self._callbacks]
         venv = _get_env(self._model)
         self._note_unsaved(itertools.chain(*venv.env_method("list_unrestorable")))
-        vec_wrappers = [self._capture_object("wrapper", layer, saved_elsewhere) for layer in _vec_wrappers(venv)]
+        vec_wrappers = [
+            self._capture_object("wrapper", layer, saved_elsewhere) for layer in _iterate_vec_wrappers(venv)
+        ]
         callbacks = [
             [
-                *self._capture_object("callback", callback, [*saved_elsewhere, *_context_objects(callback)]),
+                *self._capture_object("callback", callback, [*saved_elsewhere, *_iterate_context_objects(callback)]),
                 callback.n_calls,
                 callback.num_timesteps,
             ]
@@ -131,19 +135,19 @@ def restore_before_learning(
     :return: indices of the environments that show another observation after their episode was replayed
     :raises RunError: if the state is not that of such a run
     """
-    with _refusing_misfits():
+    with _report_misfits():
         _check_callbacks(callbacks, [name for name, *_ in saved_state["callbacks"]])
         venv = _get_env(model)
         n_saved = len(saved_state["environments"])
         if n_saved != venv.num_envs:
             raise ValueError(f"it has {n_saved} environments, not {venv.num_envs}")
         load_parameters(restore_value(saved_state["parameters"]), model)
-        for name in _variable_names(model):
+        for name in _get_variable_names(model):
             recursive_getattr(model, name).data.copy_(restore_value(saved_state["variables"][name]))
         restore_replay_buffer(getattr(model, "replay_buffer", None), saved_state["replay_buffer"])
         venv.reset()  # so that all wrappers have what they make in a reset
         is_reached = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
-        for layer, (name, state) in zip(_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
+        for layer, (name, state) in zip(_iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
             _restore_object(layer, name, state)
         # without objects, as `learn` makes some: noise for each environment
         restore_attributes(model, saved_state["progress"]["attributes"], _SKIPPED_ATTRIBUTES)
@@ -159,7 +163,7 @@ def restore_at_rollout_start(
 
     :raises RunError: if the state is not that of such a run
     """
-    with _refusing_misfits():
+    with _report_misfits():
         _restore_progress(model, saved_state["progress"])
         _restore_requires_grad(model, saved_state["trained"])
         for callback, (name, state, n_calls, num_timesteps) in zip(callbacks, saved_state["callbacks"], strict=True):
@@ -170,7 +174,7 @@ def restore_at_rollout_start(
 
 
 @contextmanager
-def _refusing_misfits() -> Iterator[None]:
+def _report_misfits() -> Iterator[None]:
     try:
         yield
     except RESTORE_ERRORS as error:
@@ -178,7 +182,7 @@ def _refusing_misfits() -> Iterator[None]:
 
 
 def _check_callbacks(callbacks: Sequence[BaseCallback], class_names: list[str]) -> None:
-    saved = [current_class_name(name) for name in class_names]
+    saved = [get_current_class_name(name) for name in class_names]
     current = [type(callback).__name__ for callback in callbacks]
     if saved != current:  # the first is the toolkit's own
         raise ValueError(f"its callbacks are {', '.join(saved[1:])}, but the run has {', '.join(current[1:])}")
@@ -226,7 +230,7 @@ def _capture_logger(logger: Logger) -> dict[str, Any]:
             ]
         except NotPlainError:  # a figure or a video, which only TensorBoard takes
             continue
-    outputs = [[type(output).__name__, capture(output).state] for output in _stateful_outputs(logger)]
+    outputs = [[type(output).__name__, capture(output).state] for output in _get_stateful_outputs(logger)]
     return {"recorded": recorded, "outputs": outputs}
 
 
@@ -238,28 +242,28 @@ def _restore_logger(logger: Logger, saved_state: dict[str, Any]) -> None:
         logger.name_to_excluded[name] = tuple(excluded)
         if count is not None:
             logger.name_to_count[name] = count
-    for output, (name, state) in zip(_stateful_outputs(logger), saved_state["outputs"], strict=True):
+    for output, (name, state) in zip(_get_stateful_outputs(logger), saved_state["outputs"], strict=True):
         _restore_object(output, name, state)
 
 
-def _stateful_outputs(logger: Logger) -> list[KVWriter]:
+def _get_stateful_outputs(logger: Logger) -> list[KVWriter]:
     return [output for output in logger.output_formats if hasattr(type(output), "state_dict")]
 
 
-def _saved_objects(model: BaseAlgorithm) -> Iterator[Any]:
+def _iterate_saved_objects(model: BaseAlgorithm) -> Iterator[Any]:
     """Yield what a snapshot saves of the model and its environments, wherever others refer to it."""
     yield from (model, model.logger, getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None))
     yield from (*model.policy.modules(), *model.policy.parameters(), *model.policy.buffers())
     for names in model._get_torch_save_params():
         yield from (recursive_getattr(model, name) for name in names)
     venv = _get_env(model)
-    yield from _vec_wrappers(venv)
+    yield from _iterate_vec_wrappers(venv)
     yield venv.unwrapped
     for env in getattr(venv.unwrapped, "envs", ()):
         yield from (env, env.unwrapped)
 
 
-def _context_objects(callback: BaseCallback) -> Iterator[Any]:
+def _iterate_context_objects(callback: BaseCallback) -> Iterator[Any]:
     """Yield what a callback refers to of its run."""
     context = getattr(callback, "context", None)
     yield context
@@ -273,12 +277,12 @@ def _get_env(model: BaseAlgorithm) -> VecEnv:
     return venv
 
 
-def _vec_wrappers(venv: VecEnv) -> Iterator[VecEnvWrapper]:
+def _iterate_vec_wrappers(venv: VecEnv) -> Iterator[VecEnvWrapper]:
     while isinstance(venv, VecEnvWrapper):
         yield venv
         venv = venv.venv
 
 
-def _variable_names(model: BaseAlgorithm) -> list[str]:
+def _get_variable_names(model: BaseAlgorithm) -> list[str]:
     """Return the names of the tensors that belong to no module: SAC's entropy coefficient, for example."""
     return model._get_torch_save_params()[1]

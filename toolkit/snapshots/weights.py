@@ -98,9 +98,9 @@ def _get_parts(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Te
 
 def _read(path: Path, parts: Mapping[str, Any], variables: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Read the state dict of each part, of no more bytes than the part can have."""
-    limits = {name: _size_limits(part) for name, part in parts.items()}
+    limits = {name: _get_size_limits(part) for name, part in parts.items()}
     if variables:
-        limits[_VARIABLES] = _size_limits(variables)
+        limits[_VARIABLES] = _get_size_limits(variables)
     with path.open("rb") as file, zipfile.ZipFile(BoundedFile(file)) as archive:
         members = _check_members(archive, limits)
         return {name: _read_part(archive, members[f"{name}.pth"], *limits[name]) for name in limits}
@@ -133,10 +133,10 @@ def _read_part(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int, 
     return state_dict
 
 
-def _size_limits(part: Any) -> tuple[int, int]:
+def _get_size_limits(part: Any) -> tuple[int, int]:
     """Return about how many bytes the file of a part can have at most, and how many tensors."""
     if isinstance(part, torch.optim.Optimizer):
-        tensors = _parameters(part) * _TENSORS_PER_PARAMETER
+        tensors = _list_parameters(part) * _TENSORS_PER_PARAMETER
     else:
         values = part.values() if isinstance(part, Mapping) else part.state_dict().values()
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
@@ -176,11 +176,11 @@ def _check_optimizer(name: str, state_dict: dict[Any, Any], optimizer: torch.opt
     if state_dict.keys() != {"param_groups", "state"} or not isinstance(groups, list) or not isinstance(state, dict):
         raise _MisfitError(f"{name} is the state of no optimizer")
     expected = optimizer.state_dict()["param_groups"]
-    if [_group_params(group) for group in groups] != [_group_params(group) for group in expected]:
+    if [_get_group_params(group) for group in groups] != [_get_group_params(group) for group in expected]:
         raise _MisfitError(f"{name} is of other parameters")
     for group in groups:
         _check_settings(name, group)
-    _check_moments(name, state, _parameters(optimizer))
+    _check_moments(name, state, _list_parameters(optimizer))
 
 
 def _check_moments(name: str, state: dict[Any, Any], parameters: list[torch.Tensor]) -> None:
@@ -230,11 +230,11 @@ def _check_finite(name: str, tensor: torch.Tensor) -> None:
         raise _MisfitError(f"{name} holds numbers that are not finite (NaN or infinite)")
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def _list_parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _group_params(group: Any) -> Any:
+def _get_group_params(group: Any) -> Any:
     return group.get("params") if isinstance(group, dict) else None
 
 

@@ -164,6 +164,7 @@ def test_restored_defaultdict_makes_defaults(tmp_path: Path) -> None:
             (lambda: Path("a"), Path("b")),
             (lambda: partial(min, 1), partial(max, 1)),
             (lambda: make_adder(1), make_adder(2)),
+            (threading.Lock, 5),
         ),
     ],
     ids=lambda value: "" if callable(value) else str(type(value)),
