@@ -5,7 +5,6 @@ This module knows the shape of a config. :mod:`toolkit.config.components` checks
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from toolkit.config import yaml_document
 from toolkit.config.trust import RunOrigin
 from toolkit.config.validation import Count, Seed, StrictModel, validate_document
 from toolkit.config.yaml_document import Document
+from toolkit.utils.data import are_equal
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 
@@ -117,7 +117,7 @@ class RunConfig(StrictModel):
 
     def __eq__(self, other: object) -> bool:
         """Compare the values of configs, not their locations."""
-        return isinstance(other, RunConfig) and _are_equal(self.model_dump(), other.model_dump())
+        return isinstance(other, RunConfig) and are_equal(self.model_dump(), other.model_dump())
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -156,13 +156,3 @@ def parse_config(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     config._locations.update(document.locations)
     config._origin = document.origin
     return config, problems
-
-
-def _are_equal(left: Any, right: Any) -> bool:
-    """Compare plain data; NaN equals NaN."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_are_equal(value, right[key]) for key, value in left.items())
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(_are_equal, left, right))
-    are_nan = isinstance(left, float) and isinstance(right, float) and math.isnan(left) and math.isnan(right)
-    return are_nan or bool(left == right)

@@ -6,7 +6,6 @@ value becomes a mapping whose ``$`` names its kind.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from toolkit.utils.data import are_equal
 
 PLAIN_TYPES = (type(None), bool, int, float, str)
 CONTAINER_TYPES = (list, tuple, set, frozenset, deque, dict, OrderedDict, Counter)
@@ -162,7 +163,7 @@ def check_bit_generator_state(state: Any) -> Any:
 
 
 def is_equal(left: Any, right: Any) -> bool:
-    """Return whether plain data is equal; NaN equals NaN."""
+    """Return whether plain data and its types are equal; NaN equals NaN."""
     if type(left) is not type(right):
         return False
     if isinstance(left, np.ndarray):
@@ -171,7 +172,7 @@ def is_equal(left: Any, right: Any) -> bool:
         return left.keys() == right.keys() and all(is_equal(left[key], right[key]) for key in left)
     if isinstance(left, list):
         return len(left) == len(right) and all(map(is_equal, left, right))
-    return bool(left == right) or (isinstance(left, float) and math.isnan(left) and math.isnan(right))
+    return are_equal(left, right)
 
 
 def _is_same_array(left: NDArray[Any], right: NDArray[Any]) -> bool:

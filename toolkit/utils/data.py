@@ -1,7 +1,8 @@
-"""Plain data that several packages share: means of episodes, nested mappings and lists."""
+"""Plain data: means of episodes, equality, and the leaves of nested mappings and lists."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,3 +47,17 @@ def flatten(data: Any, separator: str = ".", enter_lists: bool = True) -> dict[s
     {'a.b.0': 1, 'a.b.1': 2, 'c': {}}
     """
     return {separator.join(map(str, path)): leaf for path, leaf in iterate_leaves(data, (), enter_lists)}
+
+
+def are_equal(left: Any, right: Any) -> bool:
+    """Return whether plain data is equal; NaN equals NaN, and a tuple equals a list of the same items.
+
+    >>> are_equal({"a": [float("nan")]}, {"a": (float("nan"),)})
+    True
+    """
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(are_equal(value, right[key]) for key, value in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(are_equal, left, right))
+    are_nan = isinstance(left, float) and isinstance(right, float) and math.isnan(left) and math.isnan(right)
+    return are_nan or bool(left == right)
