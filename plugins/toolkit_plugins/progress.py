@@ -1,4 +1,4 @@
-"""How training goes, on the screen."""
+"""Show the progress of training on the screen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from toolkit.utils.display import is_notebook
 
 
 class ProgressCallback(RunCallback):
-    """A progress bar on a terminal or in a notebook, and a line for every tenth of training elsewhere, on stderr.
+    """Show a bar on a terminal or in a notebook; elsewhere print a line to stderr for every tenth of training.
 
-    Shows the mean raw return of the last episodes, and the success criterion's threshold where there is one.
+    Each has the mean raw return of the last episodes, and the threshold of the success criterion if there is one.
     """
 
     _display: _Display | None = None
@@ -33,7 +33,7 @@ class ProgressCallback(RunCallback):
         elif console.is_terminal:
             self._display = _TerminalBar(total, console)
         else:
-            self._display = _Lines(total)
+            self._display = _LinePrinter(total)
 
     def _on_step(self) -> bool:
         display = self._display
@@ -45,7 +45,7 @@ class ProgressCallback(RunCallback):
     def _show(self, display: _Display) -> None:
         try:
             display.show(self.num_timesteps, self._score)
-        except OSError:  # the terminal was closed, or what read the lines has ended: training goes on unseen
+        except OSError:  # the terminal or the reader is gone: training continues
             self._display = None
 
     def _score(self) -> str:
@@ -59,11 +59,11 @@ class ProgressCallback(RunCallback):
         return f"mean of last {min(DEFAULT_WINDOW, len(episodes))}: {episodes.mean_return():.1f}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: what is on the screen is drawn anew."""
+        """Return nothing: a resume draws the display again."""
         return {}
 
-    def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Take nothing."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""
 
     def _on_training_end(self) -> None:
         if self._display is not None:
@@ -79,14 +79,14 @@ class ProgressCallback(RunCallback):
 
 class _Display(Protocol):
     seconds: float
-    """How often it wants to be refreshed."""
+    """Shortest time between two refreshes."""
 
     def show(self, timesteps: int, score: Callable[[], str]) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _Lines:
+class _LinePrinter:
     seconds = 0.0
 
     def __init__(self, total: int) -> None:
@@ -108,7 +108,7 @@ class _TerminalBar:
 
     def __init__(self, total: int, console: Console) -> None:
         self._total = total
-        console.width -= 3  # so that the ^C which a terminal echoes does not break the line
+        console.width -= 3  # room for the ^C that a terminal echoes
         self._bar = Progress(
             TextColumn("{task.fields[steps]}"),
             BarColumn(bar_width=None),
@@ -123,16 +123,16 @@ class _TerminalBar:
         self._bar.start()
 
     def show(self, timesteps: int, score: Callable[[], str]) -> None:
-        done = min(timesteps, self._total)
+        completed = min(timesteps, self._total)
         steps = _steps(timesteps, self._total)
-        self._bar.update(self._task, completed=done, steps=steps, score=score(), refresh=True)
+        self._bar.update(self._task, completed=completed, steps=steps, score=score(), refresh=True)
 
     def close(self) -> None:
         self._bar.stop()
 
 
 class _NotebookBar:
-    """Stays where it is when training has ended."""
+    """A bar in the output of a cell; it stays there after training."""
 
     seconds = 0.3
 

@@ -31,9 +31,9 @@ def test_last_line_shows_mean_return_of_result(config_file: Path, toolkit: Toolk
 
 
 def test_progress_is_on_stderr_unless_quiet(config_file: Path, toolkit: Toolkit) -> None:
-    shown, quiet = toolkit("train", config_file), toolkit("train", config_file, "--quiet")
-    assert "of 300 steps" in shown.err
-    assert "of 300 steps" not in shown.out
+    loud, quiet = toolkit("train", config_file), toolkit("train", config_file, "--quiet")
+    assert "of 300 steps" in loud.err
+    assert "of 300 steps" not in loud.out
     assert quiet.err == ""
 
 

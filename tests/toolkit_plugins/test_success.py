@@ -127,12 +127,9 @@ def test_success_waits_for_min_timesteps() -> None:
 
 
 def test_min_timesteps_counts_steps() -> None:
-    params = ("env.params.steps=3",)
-    assert read_success(train_scripted([10] * 20, threshold=10, min_timesteps=7, episodes=1, overrides=params)) == (
-        3,
-        9,
-        10.0,
-    )
+    overrides = ("env.params.steps=3",)
+    run = train_scripted([10] * 20, threshold=10, min_timesteps=7, episodes=1, overrides=overrides)
+    assert read_success(run) == (3, 9, 10.0)
 
 
 def test_min_timesteps_counts_steps_of_all_environments() -> None:

@@ -65,7 +65,7 @@ class EpisodeLog(Sequence[Episode]):
         self._episodes.append(episode)
 
     def replace(self, episodes: Iterable[Episode]) -> None:
-        """Put other episodes in the place of all."""
+        """Replace all episodes."""
         self._episodes[:] = episodes
 
     def mean_return(self, window: int = DEFAULT_WINDOW, end: int | None = None) -> float | None:

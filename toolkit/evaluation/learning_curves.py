@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.data import DEFAULT_WINDOW
+from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
 from toolkit.utils.errors import RunError
 from toolkit.utils.figures import INK, add_legend, distinct_colours, figure_style, shorten, style_axes
 from toolkit.utils.files import picture_file, picture_format
@@ -50,7 +51,8 @@ class _Curve:
 
     def average_at(self, episode: int) -> float:
         """Return the mean of the window that ends with an episode, counted from 1. The first windows are shorter."""
-        return float(np.mean(self.returns[max(0, episode - self.window) : episode]))
+        mean = mean_of_last(self.returns[:episode], self.window)
+        return math.nan if mean is None else mean
 
     def moving_average(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return points of the moving average as x and y, no more than the picture can show."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.utils.errors import KeyPath
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
 
 
-def mean_of_last(values: Sequence[float], window: int = DEFAULT_WINDOW) -> float | None:
+def mean_of_last(values: Sequence[float] | NDArray[Any], window: int = DEFAULT_WINDOW) -> float | None:
     """Return the mean of the last values.
 
     >>> mean_of_last([1.0, 2.0, 6.0], 2)

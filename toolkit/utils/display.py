@@ -1,4 +1,4 @@
-"""Whether something can be shown, and the environment variables that tell SDL (for pygame) and MuJoCo so."""
+"""Detect a display or a notebook, and set the environment variables that SDL (for pygame) and MuJoCo read."""
 
 from __future__ import annotations
 

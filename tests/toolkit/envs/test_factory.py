@@ -206,10 +206,8 @@ class DropInfo(gym.Wrapper):
 
 
 @pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
-@pytest.mark.parametrize(
-    "limit", ["max_episode_steps: 5, ", ""], ids=["limit inside Monitor", "limit outside Monitor"]
-)
-def test_raw_episodes_arrive_without_help_of_infos(limit: str, vec_env: str, working_directory: Path) -> None:
+@pytest.mark.parametrize("limit", ["max_episode_steps: 5, ", ""], ids=["inside Monitor", "outside Monitor"])
+def test_raw_episodes_arrive_although_wrappers_replace_info(limit: str, vec_env: str, working_directory: Path) -> None:
     (working_directory / "drop.py").write_text(DROP_INFO)
     wrappers = '"./drop.py:DropInfo"' if limit else f'"./drop.py:DropInfo", {TIME_LIMIT % 5}'
     env = build(f"{{id: CartPole-v1, n_envs: 2, vec_env: {vec_env}, {limit}wrappers: [{wrappers}]}}")

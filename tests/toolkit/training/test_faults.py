@@ -776,7 +776,7 @@ seeds: [1, 2]
 sampler: brute_force
 pruner: none
 objective: timesteps_to_success
-launcher: {PROJECT}/tests/here.py:Here
+launcher: {PROJECT}/tests/in_process_launcher.py:InProcessLauncher
 """
 
 
