@@ -11,8 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from small_runs import StopAt, find_differences, make_config
 from support import files_in
-from trained import StopAt, config, differences
 
 from toolkit import Run, train
 from toolkit.training.trainer import resume
@@ -43,13 +43,13 @@ class ExtractAt(StopAt):
 
 def test_run_resumes_elsewhere_from_uploaded_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_storage, "_POLL_INTERVAL", 0.02)
-    short = config(timesteps=250)
+    short = make_config(timesteps=250)
     uninterrupted = train(short, tmp_path / "uninterrupted", [StopAt()])
     remote = RemoteDirectory("memory://" + uuid4().hex, tmp_path / "local" / "seeds [0, 1]*")
     with remote.working_copy() as directory:
         train(short, directory, [ExtractAt(remote, 200, tmp_path / "extracted")])
     run = resume(Run.open(tmp_path / "extracted"), [ExtractAt(remote, -1, tmp_path)])
-    assert differences(run.directory, uninterrupted.directory) == []
+    assert find_differences(run.directory, uninterrupted.directory) == []
     assert files_in(run.directory / "snapshots") == files_in(uninterrupted.directory / "snapshots")
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import jobs
 import psutil
 import pytest
+from small_runs import StopAt, find_differences, make_config
 from support import files_in, toolkit_process
-from trained import StopAt, config, differences
 
 from toolkit import Job, Run, RunConfig, train
 from toolkit.experiments.launcher import Ended
@@ -160,7 +160,7 @@ def waits(tmp_path: Path) -> Path:
 
 def waiting(place: Path, seed: int, **more: Any) -> RunConfig:
     callback = {"name": f"{place}/waits.py:Waits", "params": {"place": str(place), "seed": seed}}
-    return config(seed=seed, callbacks=[callback], **more)
+    return make_config(seed=seed, callbacks=[callback], **more)
 
 
 def job_of(directory: Path, config: RunConfig) -> Job:
@@ -199,7 +199,7 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
 
     runs = {seed: waiting(waits, seed) for seed in SEEDS}
     jobs = [job_of(tmp_path / "runs" / str(seed), run) for seed, run in runs.items()]
-    failing = job_of(tmp_path / "runs" / "failing", config(env={"id": "NoSuch-v0"}))
+    failing = job_of(tmp_path / "runs" / "failing", make_config(env={"id": "NoSuch-v0"}))
     with ThreadPoolExecutor() as pool, ExitStack() as busy:
         if shared:  # a lost machine may be at work in it for a while
             jobs[0].directory.mkdir(parents=True)
@@ -215,7 +215,7 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
     assert files_in(storage) == set()
     for job, run in zip(jobs, runs.values(), strict=True):
         run_job(tmp_path / "plain" / job.name, **job_of(tmp_path, run).arguments)
-        assert differences(job.directory, tmp_path / "plain" / job.name) == []
+        assert find_differences(job.directory, tmp_path / "plain" / job.name) == []
         assert files_in(job.directory / "snapshots") == files_in(tmp_path / "plain" / job.name / "snapshots")
         assert (job.directory / "evaluation.json").exists()
 
@@ -226,7 +226,7 @@ def test_a_job_that_cannot_be_sent_to_the_storage_fails(cluster: Cluster, disk: 
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "file").write_bytes(bytes(8 << 20))  # more than the disk has room for
     launcher = RayLauncher(f"127.0.0.1:{cluster.port}", storage=disk.as_uri())
-    (ended,) = launcher.launch([job_of(tmp_path / "job", config())])
+    (ended,) = launcher.launch([job_of(tmp_path / "job", make_config())])
     assert re.match(rf"is not sent to {disk.as_uri()}: OSError: .*No space left on device", ended.error or "")
     assert files_in(disk) == set()
 
@@ -234,9 +234,9 @@ def test_a_job_that_cannot_be_sent_to_the_storage_fails(cluster: Cluster, disk: 
 @pytest.mark.slow
 def test_a_run_that_was_ended_at_home_is_not_taken_back_by_an_old_parcel(cluster: Cluster, tmp_path: Path) -> None:
     cluster.grow()
-    storage, job = (tmp_path / "storage").as_uri(), job_of(tmp_path / "job", config())
+    storage, job = (tmp_path / "storage").as_uri(), job_of(tmp_path / "job", make_config())
     with pytest.raises(TrainingError):
-        train(config(), job.directory, [StopAt(430)])
+        train(make_config(), job.directory, [StopAt(430)])
     RemoteDirectory(storage, job.directory).send(job.directory)
     resume(Run.open(job.directory), [StopAt()])
     run_job(job.directory, **job.arguments)
@@ -249,7 +249,7 @@ def test_a_run_that_was_ended_at_home_is_not_taken_back_by_an_old_parcel(cluster
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_runs_of_a_ray_of_its_own_where_they_are_saved_and_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text(config(timesteps=1_000_000, params={"compile": False}).to_yaml())
+    (tmp_path / "base.yaml").write_text(make_config(timesteps=1_000_000, params={"compile": False}).to_yaml())
     (tmp_path / "experiment.yaml").write_text("base: base.yaml\nseeds: [3]\nlauncher: ray\n")
     out = tmp_path / "out"
     command = ["experiment", tmp_path / "experiment.yaml", "--out", out, "--quiet"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from small_runs import find_differences
 from support import Toolkit
-from trained import differences
 
 from toolkit.config.load import read_config, resolve_config
 from toolkit.utils.errors import ConfigError
@@ -91,7 +91,7 @@ def test_import_modules_registers_env_for_every_command(
         unregister_env()
         result = toolkit(*command)
         assert (result.status, result.err) == (0, "")
-    assert differences(Path("whole"), Path("broken")) == []
+    assert find_differences(Path("whole"), Path("broken")) == []
 
 
 @pytest.mark.parametrize(("modules", "env_id"), REGISTRATIONS.values(), ids=REGISTRATIONS)

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from small_runs import find_differences
 from support import PROJECT, SMALL_CONFIG, Toolkit, can_run, files_in, toolkit_process
-from trained import differences
 
 from toolkit import experiment
 from toolkit.experiments.config import load_plan
@@ -208,7 +208,7 @@ def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch: pytest.MonkeyPatc
 
 def test_a_run_is_what_train_makes_of_its_config(finished: Path, toolkit: Toolkit) -> None:
     toolkit("train", "small.yaml", "--set", "timesteps=200", "--seed", "7", "--out", "alone")
-    assert differences(finished / "clip/seed-7", Path("alone")) == []
+    assert find_differences(finished / "clip/seed-7", Path("alone")) == []
     assert (finished / "clip/seed-7/config.yaml").read_text() == Path("alone/config.yaml").read_text()
 
 
@@ -316,7 +316,7 @@ def test_a_run_that_was_killed_goes_on_exactly_from_its_snapshot(toolkit: Toolki
     done = toolkit("experiment", file, "--out", "all")
     assert done.status == 0, done.err
     assert done.err.splitlines()[1].startswith("a/seed-7: finished after 400")
-    assert differences(run, Path("whole")) == []
+    assert find_differences(run, Path("whole")) == []
     assert contents(run / "snapshots") == snapshots  # of which none was made again
     assert not [*Path("all/a").glob("log-*")]
 
