@@ -99,12 +99,7 @@ def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> F
     dots = _dot_style(sum(len(curve.returns) for curve in curves))
     for curve, colour in zip(curves, colours, strict=True):
         axes.plot(curve.x, curve.returns, color=colour, zorder=1, **dots)
-        axes.plot(
-            *curve.moving_average(), color=colour, linewidth=2, zorder=3, marker="o" if len(curve.x) == 1 else ""
-        )
-        if curve.solved_episode:
-            index = curve.solved_episode - 1
-            axes.plot(curve.x[index], curve.average_at(index + 1), color=colour, zorder=4, **_STAR)
+        _draw_average(axes, curve, colour)
     for threshold in _get_thresholds(curves):
         axes.axhline(threshold, zorder=2, **_DASHES)
     named = zip(colours, disambiguate_names([run.directory for run in runs]), strict=True) if len(runs) > 1 else ()
@@ -148,6 +143,15 @@ def _read_curve(run: RunDirectory, by: By) -> _Curve:
         solved_episode=solved_episode if solved_episode and solved_episode <= len(episodes) else None,
         solved_timestep=success.get("timestep"),
     )
+
+
+def _draw_average(axes: Axes, curve: _Curve, colour: Any) -> None:
+    """Draw the moving average of a run, with a star where it met its success criterion."""
+    marker = "o" if len(curve.x) == 1 else ""
+    axes.plot(*curve.moving_average(), color=colour, linewidth=2, zorder=3, marker=marker)
+    if curve.solved_episode:
+        average = curve.average_at(curve.solved_episode)
+        axes.plot(curve.x[curve.solved_episode - 1], average, color=colour, zorder=4, **_STAR)
 
 
 def _get_thresholds(curves: Sequence[_Curve]) -> list[float]:

@@ -106,24 +106,22 @@ def draw_networks(model: BaseAlgorithm, out: Path) -> None:
 
 
 def _lay_out(policy: BasePolicy, network: Network) -> _Panel:
-    model = get_networks(policy)[network.name]
-    prefix = "" if model is policy else network.name
-    described = {layer.name: layer for layer in network.layers}
-    layers = {
-        module: described[path]
-        for name, module in model.named_modules()
-        if (path := join_path(prefix, name)) in described
-    }
-    nodes = trace_network(policy, network.name, model)
-    labels = [_make_label(node, network, layers.get(node.module) if node.module else None) for node in nodes]
-    width = max((label.width for label, node in zip(labels, nodes, strict=True) if node.module), default=0.0)
-    boxes = {
-        node: Box(width if node.module else label.width, label.height)
-        for node, label in zip(nodes, labels, strict=True)
-    }
+    labels = _make_labels(policy, network)
+    nodes = [*labels]
+    width = max((labels[node].width for node in nodes if node.module), default=0.0)
+    boxes = {node: Box(width if node.module else labels[node].width, labels[node].height) for node in nodes}
     sources = {boxes[node]: [boxes[source] for source in node.sources] for node in nodes}
     edges = arrange([*boxes.values()], sources, _GAP_X, _GAP_Y)
-    return _Panel(network, dict(zip(boxes.values(), labels, strict=True)), edges)
+    return _Panel(network, {boxes[node]: labels[node] for node in nodes}, edges)
+
+
+def _make_labels(policy: BasePolicy, network: Network) -> dict[Node, _Label]:
+    model = get_networks(policy)[network.name]
+    prefix = "" if model is policy else network.name
+    paths = {module: join_path(prefix, name) for name, module in model.named_modules()}
+    layers = {layer.name: layer for layer in network.layers}
+    nodes = trace_network(policy, network.name, model)
+    return {node: _make_label(node, network, layers[paths[node.module]] if node.module else None) for node in nodes}
 
 
 def _make_label(node: Node, network: Network, layer: Layer | None) -> _Label:
