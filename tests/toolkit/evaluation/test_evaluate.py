@@ -1,4 +1,4 @@
-"""How good a model is: greedy episodes, raw returns, an honest interval."""
+"""Evaluation: greedy episodes, raw returns and their confidence interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = {"episodes", "mean_return", "std_return", "min_return", "max_return", "ci
 
 
 class Paying(gym.Env[Any, Any]):
-    """Pays for action 1, and more at the end: a number drawn at reset, or the next of `script`."""
+    """Rewards action 1, and the end of an episode with a number drawn at reset or the next of `script`."""
 
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -32,7 +32,7 @@ class Paying(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        np.random.random()  # careless, as some environments are
+        np.random.random()  # some environments draw from the global generator
         self.left = self.steps
         self.prize = float(self.np_random.integers(1_000_000)) if self.lottery else next(self.script, 0.0)
         return np.ones(1, np.float32), {}
@@ -56,8 +56,8 @@ algorithm:
 """
 
 
-def paying_run(directory: Path, *overrides: str) -> Run:
-    """Train for 16 steps, in which every episode returns nothing."""
+def train_paying(directory: Path, *overrides: str) -> Run:
+    """Train for 16 steps, in which every episode returns 0."""
     Paying.script = iter(())
     path = directory / "paying.yaml"
     path.write_text(PAYING)
@@ -66,30 +66,30 @@ def paying_run(directory: Path, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def lottery(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run whose every episode returns a number of its own, drawn from the episode's seed."""
-    return paying_run(tmp_path_factory.mktemp("lottery"), "env.params={lottery: true}")
+    """A run whose episodes have different returns, drawn from their seeds."""
+    return train_paying(tmp_path_factory.mktemp("lottery"), "env.params={lottery: true}")
 
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose episodes return what `Paying.script` says."""
-    return paying_run(tmp_path_factory.mktemp("scripted"))
+    return train_paying(tmp_path_factory.mktemp("scripted"))
 
 
-def play(run: Run, returns: Sequence[float]) -> Any:
+def evaluate_returns(run: Run, returns: Sequence[float]) -> Any:
     """Evaluate over episodes with these returns."""
     Paying.script = itertools.chain(returns, itertools.repeat(math.nan))
     return evaluate(run, len(returns))
 
 
-@pytest.mark.parametrize("episodes", [1, 2, 3, 9, 10, 11, 25])
-def test_there_are_exactly_as_many_returns_as_asked_for(lottery: Run, episodes: int) -> None:
+@pytest.mark.parametrize("episodes", [1, 9, 10, 25])
+def test_evaluation_has_requested_number_of_distinct_episodes(lottery: Run, episodes: int) -> None:
     evaluation = evaluate(lottery, episodes)
     assert evaluation.episodes == len(evaluation.returns) == episodes
     assert len(set(evaluation.returns)) == episodes  # no episode is played twice
 
 
-def test_the_summary_is_that_of_the_returns(lottery: Run) -> None:
+def test_evaluation_summarizes_its_returns(lottery: Run) -> None:
     evaluation = evaluate(lottery, 12)
     assert evaluation.mean_return == pytest.approx(np.mean(evaluation.returns))
     assert evaluation.std_return == pytest.approx(np.std(evaluation.returns))
@@ -99,9 +99,9 @@ def test_the_summary_is_that_of_the_returns(lottery: Run) -> None:
     assert evaluation.min_return < low < evaluation.mean_return < high < evaluation.max_return
 
 
-def test_the_interval_is_close_to_the_textbook_one_where_that_holds(scripted: Run) -> None:
+def test_interval_is_close_to_normal_approximation(scripted: Run) -> None:
     returns = [float(value) for value in range(10)]
-    low, high = play(scripted, returns).ci95
+    low, high = evaluate_returns(scripted, returns).ci95
     half = 1.96 * np.std(returns) / np.sqrt(10)
     assert (low, high) == (pytest.approx(4.5 - half, abs=0.3), pytest.approx(4.5 + half, abs=0.3))
 
@@ -110,59 +110,60 @@ def test_the_interval_is_close_to_the_textbook_one_where_that_holds(scripted: Ru
     "returns",
     [[1, 2], [2, 1], [0, 0, 1], [1, 1, 0], [0, 1, 2], [-5, 200], [0.1, 0.1 + 1e-12], [200] * 9 + [8], [0] * 9 + [500]],
 )
-def test_few_and_lopsided_returns_still_have_a_finite_interval_around_the_mean(
-    scripted: Run, returns: list[float]
-) -> None:
-    evaluation = play(scripted, returns)
+def test_few_or_skewed_returns_have_finite_interval_around_mean(scripted: Run, returns: list[float]) -> None:
+    evaluation = evaluate_returns(scripted, returns)
     low, high = evaluation.ci95
     assert sorted(evaluation.returns) == pytest.approx(sorted(returns), abs=1e-6)
     assert evaluation.min_return <= low <= evaluation.mean_return <= high <= evaluation.max_return
 
 
 @pytest.mark.parametrize("episodes", [1, 2, 10])
-def test_equal_returns_have_an_interval_without_width(scripted: Run, episodes: int) -> None:
-    evaluation = play(scripted, [7.5] * episodes)
+def test_equal_returns_have_interval_of_zero_width(scripted: Run, episodes: int) -> None:
+    evaluation = evaluate_returns(scripted, [7.5] * episodes)
     assert evaluation.ci95 == (7.5, 7.5)
     assert (evaluation.mean_return, evaluation.std_return) == (7.5, 0.0)
 
 
-def test_the_same_seed_plays_the_same_episodes(lottery: Run) -> None:
+def test_same_seed_repeats_episodes(lottery: Run) -> None:
     assert evaluate(lottery, 5) == evaluate(lottery, 5)
     assert evaluate(lottery, 5, seed=3) == evaluate(lottery, 5, seed=3)
     assert evaluate(lottery, 5) == evaluate(lottery, 5, seed=lottery.config.seed)
 
 
-def test_another_seed_plays_other_episodes(lottery: Run) -> None:
+def test_other_seed_plays_other_episodes(lottery: Run) -> None:
     assert not {*evaluate(lottery, 5).returns} & {*evaluate(lottery, 5, seed=1).returns}
 
 
-def test_no_episode_of_training_is_played(lottery: Run) -> None:
+def test_evaluation_plays_no_training_episode(lottery: Run) -> None:
     rows = (lottery.directory / "monitor.csv").read_text().splitlines()[2:]
     assert len(rows) == 16
     assert not {float(row.split(",")[0]) for row in rows} & {*evaluate(lottery, 20).returns}
 
 
-def test_returns_are_raw_whatever_the_wrappers_pay(tmp_path: Path) -> None:
+def test_returns_are_raw_with_reward_wrapper(tmp_path: Path) -> None:
     wrapped = "env.wrappers=[{name: terminal_reward_clip, params: {success_steps: 1}}]"
-    run = paying_run(tmp_path, wrapped, "env.params={steps: 3}")
-    assert play(run, [195.0] * 4).returns == (195.0,) * 4
+    run = train_paying(tmp_path, wrapped, "env.params={steps: 3}")
+    assert evaluate_returns(run, [195.0] * 4).returns == (195.0,) * 4
 
 
-def test_actions_are_deterministic(tmp_path: Path) -> None:
-    run = paying_run(tmp_path, "env.params={steps: 50, per_action: 1.0}")
-    assert {*play(run, [0.0] * 10).returns} in ({0.0}, {50.0})  # a sampled action would differ from step to step
+def test_evaluation_actions_are_deterministic(tmp_path: Path) -> None:
+    run = train_paying(tmp_path, "env.params={steps: 50, per_action: 1.0}")
+    assert {*evaluate_returns(run, [0.0] * 10).returns} in (
+        {0.0},
+        {50.0},
+    )  # a sampled action would differ from step to step
 
 
-def test_a_wrapper_that_ends_episodes_ends_them_here_too(tmp_path: Path) -> None:
-    run = paying_run(
+def test_wrapper_ends_episodes_in_evaluation(tmp_path: Path) -> None:
+    run = train_paying(
         tmp_path,
         "env.params={steps: 100, per_action: 1.0}",
         "env.wrappers=[{name: 'gymnasium.wrappers:TimeLimit', params: {max_episode_steps: 10}}]",
     )
-    assert {*play(run, [0.0] * 12).returns} in ({0.0}, {10.0})
+    assert {*evaluate_returns(run, [0.0] * 12).returns} in ({0.0}, {10.0})
 
 
-def test_evaluating_writes_nothing_and_leaves_the_random_generators_alone(lottery: Run) -> None:
+def test_evaluation_writes_nothing_and_keeps_random_state(lottery: Run) -> None:
     before = {path: path.stat().st_mtime_ns for path in lottery.directory.rglob("*")}
     np.random.seed(0)
     expected = np.random.random()
@@ -172,7 +173,7 @@ def test_evaluating_writes_nothing_and_leaves_the_random_generators_alone(lotter
     assert {path: path.stat().st_mtime_ns for path in lottery.directory.rglob("*")} == before
 
 
-def test_json_has_exactly_the_keys_of_the_design(lottery: Run, toolkit: Toolkit) -> None:
+def test_evaluate_prints_json_with_exact_keys(lottery: Run, toolkit: Toolkit) -> None:
     done = toolkit("evaluate", lottery.directory, "--episodes", "4", "--json")
     assert (done.status, done.err) == (0, "")
     printed = json.loads(done.out, parse_constant=pytest.fail)
@@ -184,12 +185,12 @@ def test_json_has_exactly_the_keys_of_the_design(lottery: Run, toolkit: Toolkit)
     }
 
 
-def test_the_seed_option_chooses_the_episodes(lottery: Run, toolkit: Toolkit) -> None:
+def test_evaluate_option_seed_selects_episodes(lottery: Run, toolkit: Toolkit) -> None:
     done = toolkit("evaluate", lottery.directory, "--episodes", "2", "--seed", "9", "--json")
     assert tuple(json.loads(done.out)["returns"]) == evaluate(lottery, 2, seed=9).returns
 
 
-def test_without_json_it_is_said_in_words(scripted: Run, toolkit: Toolkit) -> None:
+def test_evaluate_prints_text_without_json_option(scripted: Run, toolkit: Toolkit) -> None:
     Paying.script = itertools.repeat(7.5)
     done = toolkit("evaluate", scripted.directory, "--episodes", "3")
     assert done.status == 0
@@ -197,20 +198,20 @@ def test_without_json_it_is_said_in_words(scripted: Run, toolkit: Toolkit) -> No
     assert "mean  7.50" in done.out
 
 
-def test_the_newest_run_is_evaluated_when_none_is_named(config_file: Path, toolkit: Toolkit) -> None:
+def test_evaluate_uses_newest_run_by_default(config_file: Path, toolkit: Toolkit) -> None:
     for name in ("first", "second"):
         toolkit("train", config_file, "--quiet", "--set", f"name={name}", "--set", "timesteps=20")
     assert toolkit("evaluate", "--episodes", "1").out.startswith("runs/second-1:")
 
 
 @pytest.mark.parametrize("episodes", ["0", "-1", "many"])
-def test_a_number_of_episodes_that_makes_no_sense_is_bad_input(lottery: Run, toolkit: Toolkit, episodes: str) -> None:
+def test_evaluate_refuses_invalid_number_of_episodes(lottery: Run, toolkit: Toolkit, episodes: str) -> None:
     assert toolkit("evaluate", lottery.directory, "--episodes", episodes).status == 2
 
 
 @pytest.mark.parametrize("damage", ["absent", "no zip", "other network"])
-def test_a_run_without_a_model_that_fits_is_bad_input(tmp_path: Path, toolkit: Toolkit, damage: str) -> None:
-    run = paying_run(tmp_path)
+def test_evaluate_refuses_missing_or_unfit_model(tmp_path: Path, toolkit: Toolkit, damage: str) -> None:
+    run = train_paying(tmp_path)
     match damage:
         case "absent":
             run.model_path.unlink()

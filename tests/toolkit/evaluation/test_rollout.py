@@ -41,39 +41,39 @@ class Gambler(gym.Wrapper):
 """
 
 
-def vec_env(env: str) -> EpisodeRecorder:
+def make_env(env: str) -> EpisodeRecorder:
     path = Path("config.yaml")
     path.write_text(f"timesteps: 100\nenv: {env}\nalgorithm: ppo\n")
     return make_vec_env(load_config(path), seed=0)
 
 
-def generator_states() -> tuple[Any, ...]:
+def get_generator_states() -> tuple[Any, ...]:
     _, keys, *position = np.random.get_state()
     return random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("episodes", [1, 4, 7])
-def test_it_returns_the_raw_return_of_as_many_episodes_as_asked_for(n_envs: int, episodes: int) -> None:
-    env = vec_env(CARTPOLE % n_envs)
+@pytest.mark.parametrize("episodes", [1, 4])
+def test_greedy_episodes_return_requested_number_of_raw_returns(n_envs: int, episodes: int) -> None:
+    env = make_env(CARTPOLE % n_envs)
     returns = play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, episodes)
     assert len(returns) == episodes
-    assert all(isinstance(one, float) and 8 <= one <= 30 for one in returns)
-    played = [episode.raw_return for episode in env.episodes]
-    assert sorted(returns) == sorted(played[:episodes]) if n_envs == 1 else set(returns) <= set(played)
+    assert all(isinstance(value, float) and 8 <= value <= 30 for value in returns)
+    recorded = [episode.raw_return for episode in env.episodes]
+    assert sorted(returns) == sorted(recorded[:episodes]) if n_envs == 1 else set(returns) <= set(recorded)
 
 
-def test_it_plays_without_chance() -> None:
+def test_greedy_episodes_are_repeatable() -> None:
     def returns() -> list[float]:
-        env = vec_env(CARTPOLE % 2)
+        env = make_env(CARTPOLE % 2)
         return play_greedy_episodes(PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu"), env, 6)
 
     assert returns() == returns()
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_episodes_that_a_wrapper_cuts_short_come_to_an_end(n_envs: int) -> None:
-    env = vec_env(CUT % n_envs)
+def test_wrapper_truncates_greedy_episodes(n_envs: int) -> None:
+    env = make_env(CUT % n_envs)
     assert play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, 4) == [5.0] * 4
 
 
@@ -86,74 +86,72 @@ def test_episodes_that_a_wrapper_cuts_short_come_to_an_end(n_envs: int) -> None:
         (PPO, "MlpPolicy", CARTPOLE, 8, 30),
     ],
 )
-def test_it_plays_recurrent_and_masked_policies(
+def test_recurrent_and_maskable_policies_play_greedily(
     algorithm: type[Any], policy: str, env: str, low: float, high: float, n_envs: int
 ) -> None:
-    venv = vec_env(env % n_envs)
+    venv = make_env(env % n_envs)
     model = algorithm(policy, venv, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
     returns = play_greedy_episodes(model, venv, 3)
     assert len(returns) == 3
-    assert all(low <= one <= high for one in returns)
+    assert all(low <= value <= high for value in returns)
 
 
-def test_the_global_random_generators_are_left_as_they_were(working_directory: Path) -> None:
+def test_greedy_episodes_keep_global_random_state(working_directory: Path) -> None:
     (working_directory / "gambler.py").write_text(GAMBLER)
-    env = vec_env('{id: CartPole-v1, max_episode_steps: 30, wrappers: ["./gambler.py:Gambler"]}')
+    env = make_env('{id: CartPole-v1, max_episode_steps: 30, wrappers: ["./gambler.py:Gambler"]}')
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
-    before = generator_states()
+    before = get_generator_states()
     play_greedy_episodes(model, env, 2)
-    assert generator_states() == before
+    assert get_generator_states() == before
     env.step(np.zeros(1, int))
-    assert all(now != then for now, then in zip(generator_states(), before, strict=True))
+    assert all(after != state for after, state in zip(get_generator_states(), before, strict=True))
 
 
-def test_the_global_random_generators_are_left_as_they_were_when_an_episode_fails(working_directory: Path) -> None:
+def test_failed_episode_keeps_global_random_state(working_directory: Path) -> None:
     (working_directory / "fails.py").write_text(f"{GAMBLER}        raise RuntimeError('broken')\n")
     source = (working_directory / "fails.py").read_text().replace("        return self.env.step(action)\n", "")
     (working_directory / "fails.py").write_text(source)
-    env = vec_env('{id: CartPole-v1, wrappers: ["./fails.py:Gambler"]}')
+    env = make_env('{id: CartPole-v1, wrappers: ["./fails.py:Gambler"]}')
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
-    before = generator_states()
+    before = get_generator_states()
     with pytest.raises(RuntimeError, match="broken"):
         play_greedy_episodes(model, env, 2)
-    assert generator_states() == before
+    assert get_generator_states() == before
 
 
-# Threads.
+# --- Threads --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    chosen = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
-    torch.set_num_threads(chosen)
+    torch.set_num_threads(before)
 
 
-def dqn(width: int) -> DQN:
+def make_dqn(width: int) -> DQN:
     return DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [width, width]}, buffer_size=10)
 
 
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize(("width", "threads"), [(16, 1), (1024, 3)])
-def test_a_small_network_computes_with_one_thread_and_a_large_one_with_those_there_are(
-    width: int, threads: int
-) -> None:
-    with limit_torch_threads(dqn(width)):
+def test_only_small_network_is_limited_to_one_thread(width: int, threads: int) -> None:
+    with limit_torch_threads(make_dqn(width)):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_the_threads_come_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="broken"), limit_torch_threads(dqn(16)):
+def test_error_restores_number_of_threads() -> None:
+    with pytest.raises(RuntimeError, match="broken"), limit_torch_threads(make_dqn(16)):
         raise RuntimeError("broken")
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_a_number_of_threads_in_the_environment_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omp_num_threads_overrides_thread_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with limit_torch_threads(dqn(16)):
+    with limit_torch_threads(make_dqn(16)):
         assert torch.get_num_threads() == 3

@@ -1,4 +1,4 @@
-"""The agent at play in a window: on a real virtual display, and where there is none."""
+"""`toolkit watch`: greedy episodes in a window, on a virtual display and without a display."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ POLE = (202, 152, 101)
 DISPLAY_VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
-class Frames(gym.Env[Any, Any]):
-    """Takes down what happens to it, and draws frames that Gymnasium shows in a window."""
+class FrameEnv(gym.Env[Any, Any]):
+    """Logs its calls, and draws frames that Gymnasium shows in a window."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 200}
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
@@ -78,30 +78,30 @@ class Frames(gym.Env[Any, Any]):
         self.note("close")
 
 
-class Window(Frames):
+class WindowEnv(FrameEnv):
     """Draws a window by itself, without pygame."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human"], "render_fps": 200}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        step = super().step(action)
+        result = super().step(action)
         self.note("draw")
-        return step
+        return result
 
 
-class Text(Frames):
-    """Writes and draws nothing."""
+class TextEnv(FrameEnv):
+    """Draws nothing."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
 
 
-for environment in (Frames, Window, Text):
+for environment in (FrameEnv, WindowEnv, TextEnv):
     gym.register(f"toolkit_tests/{environment.__name__}-v0", environment)
 
 LOGGING = """\
 timesteps: 4
 env:
-  id: toolkit_tests/Frames-v0
+  id: toolkit_tests/FrameEnv-v0
 algorithm:
   name: double_dqn
   params: {buffer_size: 10}
@@ -109,12 +109,12 @@ algorithm:
 """
 
 
-def logging_run(directory: Path, *overrides: str) -> Run:
-    """Train for 4 steps on an environment that takes down what is done with it."""
+def train_logging(directory: Path, *overrides: str) -> Run:
+    """Train for 4 steps on an environment that logs its calls."""
     path = directory / "logging.yaml"
     path.write_text(LOGGING)
     run = train(load_config(path, overrides), directory / "run")
-    Frames.log.clear()
+    FrameEnv.log.clear()
     return run
 
 
@@ -127,7 +127,7 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_display(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the display away."""
     if sys.platform != "linux":
         pytest.skip("elsewhere there is always a display")
@@ -136,7 +136,7 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+def dummy_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have pygame's windows open where nobody sees them."""
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
@@ -148,31 +148,31 @@ class Screen:
     display: str
     buffer: Path
 
-    def process(self, *arguments: str | Path) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """Start the command on this display."""
         return toolkit_process(arguments, **dict.fromkeys(DISPLAY_VARIABLES, "") | {"DISPLAY": self.display})
 
-    def picture(self) -> NDArray[np.uint8]:
-        """Return what is to be seen, as rows of columns of red, green and blue."""
+    def read_picture(self) -> NDArray[np.uint8]:
+        """Return the picture on the screen as (rows, columns, red-green-blue)."""
         content = self.buffer.read_bytes()
         header = np.frombuffer(content, ">u4", 25)
         width, height, bytes_per_line, colours = (int(header[field]) for field in (4, 5, 12, 19))
         pixels = np.frombuffer(content, np.uint8, height * bytes_per_line, int(header[0]) + 12 * colours)
         return pixels.reshape(height, -1, 4)[:, :width, 2::-1]
 
-    def pictures(self, process: subprocess.Popen[str], seconds: float = 60) -> Iterator[NDArray[np.uint8]]:
-        """Look at the screen every now and then while a process runs."""
+    def watch(self, process: subprocess.Popen[str], seconds: float = 60) -> Iterator[NDArray[np.uint8]]:
+        """Yield the picture on the screen every 50 ms while a process runs."""
         end = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < end:
-            yield self.picture()
+            yield self.read_picture()
             time.sleep(0.05)
 
     def is_dark(self) -> bool:
-        """Say whether no window is left, which can take the server a moment."""
+        """Say whether no window is left, and wait up to 5 s for that."""
         end = time.monotonic() + 5
-        while self.picture().any() and time.monotonic() < end:
+        while self.read_picture().any() and time.monotonic() < end:
             time.sleep(0.05)
-        return not self.picture().any()
+        return not self.read_picture().any()
 
 
 @pytest.fixture(scope="module")
@@ -196,20 +196,20 @@ def screen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
             server.terminate()
 
 
-def pole_in(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where the pole is to be seen; one that is being drawn right now may be nowhere."""
+def find_pole(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which pixels show the pole; there are none while a frame is being drawn."""
     return (picture == POLE).all(axis=2)
 
 
-# --- on a display ---------------------------------------------------------------------------------------------------
+# --- On a display ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_window_shows_the_episodes_and_how_they_end(cartpole: Run, screen: Screen) -> None:
-    process = screen.process("watch", cartpole.directory, "--episodes", "2", "--tail", "40")
+def test_window_shows_episodes_and_their_tail(cartpole: Run, screen: Screen) -> None:
+    process = screen.start("watch", cartpole.directory, "--episodes", "2", "--tail", "40")
     tips, white = [], 0
-    for picture in screen.pictures(process):
-        if (pole := pole_in(picture)).sum() > 500:
+    for picture in screen.watch(process):
+        if (pole := find_pole(picture)).sum() > 500:
             tips.append(int(np.flatnonzero(pole.any(axis=1))[0]))  # rows count from the top
             white = max(white, int((picture == 255).all(axis=2).sum()))
     out, err = process.communicate(timeout=60)
@@ -223,11 +223,11 @@ def test_a_window_shows_the_episodes_and_how_they_end(cartpole: Run, screen: Scr
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_it_quietly(cartpole: Run, screen: Screen) -> None:
-    process = screen.process("watch", cartpole.directory, "--episodes", "1000")
+def test_interrupt_closes_window_without_error(cartpole: Run, screen: Screen) -> None:
+    process = screen.start("watch", cartpole.directory, "--episodes", "1000")
     assert process.stdout
-    assert process.stdout.readline().startswith("episode 1: return ")  # told at once, not when all is over
-    assert any(pole_in(picture).any() for picture in screen.pictures(process))
+    assert process.stdout.readline().startswith("episode 1: return ")  # at once, and not after the last episode
+    assert any(find_pole(picture).any() for picture in screen.watch(process))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
@@ -235,10 +235,10 @@ def test_an_interrupt_ends_it_quietly(cartpole: Run, screen: Screen) -> None:
     assert screen.is_dark()
 
 
-# --- without one ----------------------------------------------------------------------------------------------------
+# --- Without a display ----------------------------------------------------------------------------------------------
 
 
-def test_without_a_display_the_command_says_so(no_screen: None, cartpole: Run, toolkit: Toolkit) -> None:
+def test_watch_refuses_missing_display(no_display: None, cartpole: Run, toolkit: Toolkit) -> None:
     done = toolkit("watch", cartpole.directory)
     assert (done.status, done.out) == (2, "")
     assert done.err == (
@@ -246,8 +246,8 @@ def test_without_a_display_the_command_says_so(no_screen: None, cartpole: Run, t
     )
 
 
-def test_a_display_that_refuses_is_no_display(
-    no_screen: None, cartpole: Run, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+def test_watch_refuses_display_that_does_not_open(
+    no_display: None, cartpole: Run, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":98765")
     done = toolkit("watch", cartpole.directory)
@@ -258,70 +258,70 @@ def test_a_display_that_refuses_is_no_display(
     assert os.environ["SDL_VIDEODRIVER"] == ""
 
 
-# --- what is played -------------------------------------------------------------------------------------------------
+# --- Episodes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("unseen")
+@pytest.mark.usefixtures("dummy_driver")
 class TestPlay:
-    def test_the_episodes_are_those_that_are_filmed(self, cartpole: Run, tmp_path: Path) -> None:
-        films = record(cartpole, 3, ["mp4"], tmp_path)
-        lengths = [count_frames_and_secs(str(path))[0] - 1 for path in films]
-        assert watch(cartpole, 3) == watch(cartpole, 3, seed=cartpole.config.seed) == lengths
-        assert watch(cartpole, 3, seed=99) != lengths
+    def test_watch_plays_recorded_episodes(self, cartpole: Run, tmp_path: Path) -> None:
+        videos = record(cartpole, 2, ["mp4"], tmp_path)
+        lengths = [count_frames_and_secs(str(path))[0] - 1 for path in videos]
+        assert watch(cartpole, 2) == watch(cartpole, 2, seed=cartpole.config.seed) == lengths
+        assert watch(cartpole, 2, seed=99) != lengths
 
-    def test_a_tail_changes_no_return(self, cartpole: Run) -> None:
-        assert watch(cartpole, 2, tail=10) == watch(cartpole, 2)
+    def test_tail_leaves_returns_unchanged(self, cartpole: Run) -> None:
+        assert watch(cartpole, 1, tail=5) == watch(cartpole, 1)
 
-    def test_it_goes_at_the_speed_of_the_environment(self, cartpole: Run) -> None:
+    def test_watch_plays_at_speed_of_environment(self, cartpole: Run) -> None:
         start = time.monotonic()
-        steps = sum(watch(cartpole, 2, tail=50)) + 2 * 50
+        steps = sum(watch(cartpole, 1, tail=30)) + 30
         assert steps / 50 * 0.95 < time.monotonic() - start < steps / 50 * 2 + 3  # CartPole has 50 steps a second
 
-    def test_frames_are_shown_too(self, tmp_path: Path) -> None:
-        assert watch(logging_run(tmp_path), 2, tail=3) == [2, 2]
+    def test_environment_with_frames_is_shown(self, tmp_path: Path) -> None:
+        assert watch(train_logging(tmp_path), 2, tail=3) == [2, 2]
         episode = ["reset", "draw", *["step", "draw"] * 5]
-        assert Frames.log == [*episode, *episode, "reset", "draw", "close"]
+        assert FrameEnv.log == [*episode, *episode, "reset", "draw", "close"]
 
-    def test_a_window_needs_no_pygame(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        run = logging_run(tmp_path, "env.id=toolkit_tests/Window-v0")
+    def test_window_of_environment_needs_no_pygame(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = train_logging(tmp_path, "env.id=toolkit_tests/WindowEnv-v0")
         monkeypatch.setitem(sys.modules, "pygame", None)
         assert watch(run, 1, tail=1) == [2]
-        assert Frames.log == ["reset", *["step", "draw"] * 3, "reset", "close"]
+        assert FrameEnv.log == ["reset", *["step", "draw"] * 3, "reset", "close"]
 
     @pytest.mark.parametrize("tail", [0, 5])
-    def test_closing_the_window_ends_it(self, tmp_path: Path, toolkit: Toolkit, tail: int) -> None:
-        run = logging_run(tmp_path, f"env.params.closed_at={3 if tail else 1}")
+    def test_closed_window_ends_watch(self, tmp_path: Path, toolkit: Toolkit, tail: int) -> None:
+        run = train_logging(tmp_path, f"env.params.closed_at={3 if tail else 1}")
         done = toolkit("watch", run.directory, "--episodes", "1000", "--tail", str(tail))
         assert (done.status, done.out, done.err) == (0, "", "")
-        assert Frames.log == ["reset", "draw", *["step", "draw"] * (3 if tail else 1), "close"]
+        assert FrameEnv.log == ["reset", "draw", *["step", "draw"] * (3 if tail else 1), "close"]
 
-    def test_an_environment_that_breaks_is_named_and_its_window_closed(self, tmp_path: Path) -> None:
-        run = logging_run(tmp_path, "env.params.breaks=true")
-        name = "toolkit_tests/Frames-v0"
+    def test_failing_environment_is_named_and_closed(self, tmp_path: Path) -> None:
+        run = train_logging(tmp_path, "env.params.breaks=true")
+        name = "toolkit_tests/FrameEnv-v0"
         with pytest.raises(WatchingError, match=f"{name} cannot be watched .*ValueError: the simulator crashed"):
             watch(run)
-        assert Frames.log[-1] == "close"
+        assert FrameEnv.log[-1] == "close"
 
-    def test_an_environment_that_draws_nothing_is_named(self, tmp_path: Path, toolkit: Toolkit) -> None:
-        run = logging_run(tmp_path, "env.id=toolkit_tests/Text-v0")
+    def test_environment_without_rendering_is_refused(self, tmp_path: Path, toolkit: Toolkit) -> None:
+        run = train_logging(tmp_path, "env.id=toolkit_tests/TextEnv-v0")
         done = toolkit("watch", run.directory)
         assert (done.status, done.out) == (2, "")
         assert done.err == (
-            "error: toolkit_tests/Text-v0 cannot be watched: it renders neither a window nor frames\n"
+            "error: toolkit_tests/TextEnv-v0 cannot be watched: it renders neither a window nor frames\n"
             "its render modes: ['ansi']\n"
         )
-        assert Frames.log == []
+        assert FrameEnv.log == []
 
-    def test_an_environment_that_cannot_go_on_is_named(self, tmp_path: Path, toolkit: Toolkit) -> None:
-        run = logging_run(tmp_path, "env.params.goes_on=false")
+    def test_environment_that_refuses_tail_is_named(self, tmp_path: Path, toolkit: Toolkit) -> None:
+        run = train_logging(tmp_path, "env.params.goes_on=false")
         done = toolkit("watch", run.directory, "--tail", "1")
         assert (done.status, done.out) == (2, "")
-        assert "Frames-v0 cannot be stepped after the end of its episode: AssertionError: it is over" in done.err
+        assert "FrameEnv-v0 cannot be stepped after the end of its episode: AssertionError: it is over" in done.err
         assert done.err.endswith("\nleave out --tail\n")
-        assert Frames.log[-1] == "close"
+        assert FrameEnv.log[-1] == "close"
 
-    def test_a_run_without_a_model_cannot_be_watched(self, tmp_path: Path, toolkit: Toolkit) -> None:
-        run = logging_run(tmp_path)
+    def test_watch_refuses_run_without_model(self, tmp_path: Path, toolkit: Toolkit) -> None:
+        run = train_logging(tmp_path)
         run.model_path.unlink()
         done = toolkit("watch", run.directory)
         assert (done.status, done.out) == (2, "")
@@ -331,9 +331,7 @@ class TestPlay:
         ("option", "value"),
         [("--tail", "-1"), ("--tail", "1001"), ("--tail", "abc"), ("--episodes", "0"), ("--seed", "-1")],
     )
-    def test_options_that_make_no_sense_are_bad_input(
-        self, cartpole: Run, toolkit: Toolkit, option: str, value: str
-    ) -> None:
+    def test_watch_refuses_invalid_options(self, cartpole: Run, toolkit: Toolkit, option: str, value: str) -> None:
         done = toolkit("watch", cartpole.directory, option, value)
         assert (done.status, done.out) == (2, "")
         assert f"'{option}'" in done.err
