@@ -1,4 +1,4 @@
-"""What is installed is what a user gets."""
+"""The built wheel has all files, and tox tests it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import toolkit
 
 
 @pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="outside tox the checkout may be installed as editable")
-def test_the_tests_run_against_the_built_wheel() -> None:
+def test_tox_tests_the_built_wheel() -> None:
     assert not Path(toolkit.__file__).is_relative_to(PROJECT / "toolkit")
 
 
@@ -28,5 +28,5 @@ def test_the_tests_run_against_the_built_wheel() -> None:
         "toolkit_plugins/rewards.py",
     ],
 )
-def test_the_wheel_holds_both_packages_with_their_types(name: str) -> None:
+def test_wheel_has_both_packages_with_their_files(name: str) -> None:
     assert name in {str(path) for path in files("sb3-toolkit") or ()}

@@ -1,6 +1,23 @@
 """A plugin-based reinforcement-learning toolkit on Stable-Baselines3.
 
-Importing this imports neither torch nor Stable-Baselines3; its names are loaded when they are first used.
+One YAML file describes a run. The shortest one::
+
+    timesteps: 50_000
+    env: CartPole-v1
+    algorithm: dqn
+
+Train it into a run directory, here for fewer timesteps, and evaluate the agent:
+
+>>> import toolkit
+>>> run = toolkit.train("config.yaml", out="run", timesteps=200)
+>>> run.result["timesteps"]
+200
+>>> len(toolkit.evaluate(run, episodes=2).returns)
+2
+>>> toolkit.load("run").config.env.id
+'CartPole-v1'
+
+Importing this package imports neither torch nor Stable-Baselines3. Each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -22,7 +39,7 @@ if TYPE_CHECKING:
     from toolkit.training.callbacks import RunCallback, SuccessCriterion
     from toolkit.utils.errors import ToolkitError
 
-_HOMES = {
+_MODULES = {
     "Ended": "toolkit.experiments.launcher",
     "Evaluation": "toolkit.evaluation.evaluate",
     "Job": "toolkit.experiments.launcher",
@@ -66,6 +83,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'toolkit' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

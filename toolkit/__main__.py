@@ -1,4 +1,4 @@
-"""Where the command begins; what it imports takes a moment, in which Ctrl-C may come."""
+"""Entry point of the command line. Its imports take a moment, in which Ctrl-C may come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line; the entry point, also of ``python -m toolkit``."""
+    """Run the command line, as ``toolkit`` or ``python -m toolkit``."""
     try:
         from toolkit.cli.app import main as run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import gc
 import importlib
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import yaml
@@ -145,6 +147,16 @@ def test_public_names_of_package_can_be_imported() -> None:
     assert all(getattr(package, name) for name in package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = package.trian
+
+
+def test_docstring_example_of_package_runs() -> None:
+    import toolkit as package
+
+    config = (package.__doc__ or "").partition("::\n\n")[2].partition("\n\n")[0]
+    Path("config.yaml").write_text(dedent(config))
+    results = doctest.testmod(package)
+    assert results.attempted == 5
+    assert not results.failed
 
 
 # --- check ----------------------------------------------------------------------------------------------------------

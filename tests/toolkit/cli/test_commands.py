@@ -22,7 +22,12 @@ FILES = {
     "small.yaml": SMALL_CONFIG,
     "short.yaml": "extends: small.yaml\ntimesteps: 60\nsnapshots: {every_timesteps: 40}\n",
     "launcher.py": Path(in_process_launcher.__file__).read_text(),  # starts no processes
-    "experiment.yaml": "base: short.yaml\nseeds: [3]\nevaluation_episodes: 1\nlauncher: ./launcher.py:InProcessLauncher\n",
+    "experiment.yaml": """\
+base: short.yaml
+seeds: [3]
+evaluation_episodes: 1
+launcher: ./launcher.py:InProcessLauncher
+""",
     "tuning.yaml": """\
 base: short.yaml
 search:
