@@ -142,13 +142,23 @@ def is_installed(origin: Path, top_level: str) -> bool:
 def _is_recorded(origin: Path) -> bool:
     """Return whether a distribution on ``sys.path``, outside the working directory, lists a file in its RECORD."""
     working_directory = Path.cwd()
-    entries = [str(Path(entry)) for entry in sys.path if entry and Path(entry).resolve() != working_directory]
+    directories = {
+        Path(os.path.abspath(entry)) for entry in sys.path if entry and Path(entry).resolve() != working_directory
+    }
     return any(
-        Path(os.path.abspath(str(distribution.locate_file(file)))) == origin
-        for distribution in distributions(
-            path=[entry for entry in entries if origin.is_relative_to(os.path.abspath(entry))]
-        )
-        for file in distribution.files or ()
+        _lists_file(distribution, origin, origin.relative_to(directory).as_posix())
+        for directory in directories
+        if origin.is_relative_to(directory)
+        for distribution in distributions(path=[str(directory)])
+    )
+
+
+def _lists_file(distribution: Distribution, origin: Path, relative: str) -> bool:
+    record = distribution.read_text("RECORD")
+    if record is not None and relative not in record:  # to parse the lines of all distributions takes seconds
+        return False
+    return any(
+        Path(os.path.abspath(str(distribution.locate_file(file)))) == origin for file in distribution.files or ()
     )
 
 

@@ -231,7 +231,9 @@ def test_run_with_infinite_return_fails_alone(toolkit: Toolkit, caplog: pytest.L
         assert done.out.startswith("failed: 1 of 2 runs trained and evaluated\n")
     reported = toolkit("report", "experiments/x", "--evaluate")
     assert reported.status == 0
-    assert "infinite/seed-0 cannot be evaluated: experiments/x/infinite/seed-0: its mean greedy return is" in caplog.text
+    assert (
+        "infinite/seed-0 cannot be evaluated: experiments/x/infinite/seed-0: its mean greedy return is" in caplog.text
+    )
 
 
 @pytest.mark.slow
