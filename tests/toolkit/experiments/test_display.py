@@ -20,7 +20,7 @@ from toolkit.experiments.runner import Experiment
 def test_live_table_fits_terminal_and_counts_every_run(finished: Path, width: int, height: int) -> None:
     gammas = ", ".join(str(number / 100) for number in range(40))
     file = write_file(EXPERIMENT + f"grid: {{algorithm.params.gamma: [{gammas}]}}\n")
-    plan = load_plan(file, {"seeds": 3, "variants.none.timesteps": 200})
+    plan = load_plan(file, {"seeds": 3, "variants.clip.timesteps": 100})
     runs = plan.runs()
     done, failed, training = runs[0], runs[1], runs[77]
     for run in (done, training):
