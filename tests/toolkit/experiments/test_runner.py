@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from experiment_files import EXPERIMENT, RUNS, read_contents, write_file, write_short_experiment
+from small_runs import find_differences
 from support import SMALL_CONFIG, Toolkit, files_in, toolkit_process, wait_until
-from trained import differences
 
 from toolkit import experiment
 
@@ -75,7 +75,7 @@ def test_every_variant_is_trained_and_evaluated_with_every_seed(finished: Path, 
 
 def test_run_equals_training_of_its_config(finished: Path, toolkit: Toolkit) -> None:
     toolkit("train", "small.yaml", "--set", "timesteps=104", "--seed", "7", "--out", "alone")
-    assert differences(finished / "clip/seed-7", Path("alone")) == []
+    assert find_differences(finished / "clip/seed-7", Path("alone")) == []
     assert (finished / "clip/seed-7/config.yaml").read_text() == Path("alone/config.yaml").read_text()
 
 
@@ -149,7 +149,7 @@ def test_killed_run_resumes_exactly_from_its_snapshot(toolkit: Toolkit) -> None:
     done = toolkit("experiment", file, "--out", "all")
     assert done.status == 0, done.err
     assert done.err.splitlines()[1].startswith("a/seed-7: finished after 152")
-    assert differences(run, Path("uninterrupted")) == []
+    assert find_differences(run, Path("uninterrupted")) == []
     assert read_contents(run / "snapshots") == snapshots, "no snapshot is written again"
 
 
