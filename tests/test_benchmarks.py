@@ -95,7 +95,7 @@ def test_growth_page_has_a_table_per_quantity(run_benchmark: RunBenchmark) -> No
 
 
 def test_features_page_has_the_added_time_of_each(run_benchmark: RunBenchmark) -> None:
-    measured, page = run_benchmark("features", "--envs", "2", "--steps", "60", "--repeats", "2")
+    measured, page = run_benchmark("features", "--envs", "2", "--steps", "30", "--repeats", "2")
     whole, trained, bare = (
         [processor for processor, _ in measured["2"][name]]
         for name in ("learn()", "success + progress + logging", "learn(), few updates")
@@ -112,8 +112,7 @@ def test_process_page_has_seconds_and_memory(run_benchmark: RunBenchmark) -> Non
     measured, page = run_benchmark("process", "--commands", "toolkit --help", "--repeats", "1", "--cold")
     ((seconds, memory),) = measured["toolkit --help"]
     assert f"| `toolkit --help` | {format_spread([seconds])} | {format_spread([memory], 0)} |" in page
-    assert seconds > 0
-    assert 5 < memory < 500
+    assert min(seconds, memory) > 0
 
 
 def test_report_runs_writes_runs_that_a_report_reads(
