@@ -68,7 +68,7 @@ def run(command: list[str]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        # wait4 measures this child alone, getrusage the largest child so far; neither is below this process's own memory
+        # wait4 measures this child alone, getrusage the largest so far; neither is below this process's own memory
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,4 +1,4 @@
-"""One Double-DQN update of the course's programs, in float64 and by hand."""
+"""One Double-DQN update as in the course's programs, computed in NumPy with float64."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from toolkit.algorithms import DoubleDQN
 Arrays = list[NDArray[np.float64]]
 
 
-def forward(layers: Arrays, inputs: NDArray[np.float64]) -> Arrays:
-    """Return the activations of a network with ReLU between its layers, its inputs first and its outputs last."""
+def compute_activations(layers: Arrays, inputs: NDArray[np.float64]) -> Arrays:
+    """Return the activations of a network with ReLU between its layers, from its inputs to its outputs."""
     activations = [inputs]
     for number in range(0, len(layers), 2):
         outputs = activations[-1] @ layers[number].T + layers[number + 1]
@@ -22,8 +22,8 @@ def forward(layers: Arrays, inputs: NDArray[np.float64]) -> Arrays:
     return activations
 
 
-def gradients_of(layers: Arrays, activations: Arrays, slopes: NDArray[np.float64]) -> Arrays:
-    """Return the gradient of every layer, where `slopes` is that of the outputs."""
+def compute_gradients(layers: Arrays, activations: Arrays, slopes: NDArray[np.float64]) -> Arrays:
+    """Return the gradient of every layer; `slopes` is the gradient of the outputs."""
     gradients: Arrays = []
     for number in reversed(range(0, len(layers), 2)):
         inputs = activations[number // 2]
@@ -32,37 +32,37 @@ def gradients_of(layers: Arrays, activations: Arrays, slopes: NDArray[np.float64
     return gradients
 
 
-def updated_by_hand(model: DoubleDQN, batch: Any, eps: float) -> Arrays:
-    """Return the online network after one minibatch: targets once, then Adam steps on the mean loss."""
+def update_by_hand(model: DoubleDQN, batch: Any, eps: float) -> Arrays:
+    """Return the layers of the online network after one minibatch: targets once, then Adam steps on the mean loss."""
     observations, next_observations, rewards, dones = (
         tensor.numpy().astype(np.float64)
         for tensor in (batch.observations, batch.next_observations, batch.rewards[:, 0], batch.dones[:, 0])
     )
     rows, actions = np.arange(len(rewards)), batch.actions.numpy()[:, 0]
-    online, target = layers_of(model.q_net), layers_of(model.q_net_target)
+    online, target = copy_layers(model.q_net), copy_layers(model.q_net_target)
 
-    chosen = forward(online, next_observations)[-1].argmax(axis=1)
-    next_values = forward(target, next_observations)[-1][rows, chosen]
-    targets = forward(online, observations)[-1]
+    next_actions = compute_activations(online, next_observations)[-1].argmax(axis=1)
+    next_values = compute_activations(target, next_observations)[-1][rows, next_actions]
+    targets = compute_activations(online, observations)[-1]
     targets[rows, actions] = rewards + (1 - dones) * model.gamma * next_values
 
-    first = [np.zeros_like(layer) for layer in online]
-    second = [np.zeros_like(layer) for layer in online]
+    means = [np.zeros_like(layer) for layer in online]
+    squares = [np.zeros_like(layer) for layer in online]
     for step in range(1, model.n_epochs + 1):
-        activations = forward(online, observations)
+        activations = compute_activations(online, observations)
         errors = activations[-1] - targets
         slopes = 2 * errors if model.loss == "mse" else np.clip(errors, -1, 1)
-        # the outputs of actions not taken have an error from the second pass on, when all outputs count
-        taken = np.zeros_like(slopes)
-        taken[rows, actions] = slopes[rows, actions]
-        slopes = slopes / slopes.size if model.loss_over_all_actions else taken / len(rows)
-        for number, gradient in enumerate(gradients_of(online, activations, slopes)):
-            first[number] = 0.9 * first[number] + 0.1 * gradient
-            second[number] = 0.999 * second[number] + 0.001 * gradient**2
-            momentum, scale = first[number] / (1 - 0.9**step), np.sqrt(second[number] / (1 - 0.999**step))
+        # from the second pass on, the outputs of other actions have errors too, if all outputs count
+        own_slopes = np.zeros_like(slopes)
+        own_slopes[rows, actions] = slopes[rows, actions]
+        slopes = slopes / slopes.size if model.loss_over_all_actions else own_slopes / len(rows)
+        for number, gradient in enumerate(compute_gradients(online, activations, slopes)):
+            means[number] = 0.9 * means[number] + 0.1 * gradient
+            squares[number] = 0.999 * squares[number] + 0.001 * gradient**2
+            momentum, scale = means[number] / (1 - 0.9**step), np.sqrt(squares[number] / (1 - 0.999**step))
             online[number] = online[number] - model.learning_rate * momentum / (scale + eps)
     return online
 
 
-def layers_of(network: th.nn.Module) -> Arrays:
+def copy_layers(network: th.nn.Module) -> Arrays:
     return [parameter.detach().numpy().astype(np.float64) for parameter in network.parameters()]

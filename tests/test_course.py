@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from arithmetic import layers_of, updated_by_hand
+from arithmetic import copy_layers, update_by_hand
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from support import PROJECT, Toolkit, files_in
@@ -48,7 +48,7 @@ def read_buffer(model: DoubleDQN) -> Any:
 @pytest.mark.parametrize(("name", "n_epochs"), [("ddqn", 5), ("dqn", 5), ("graded", 3), ("angle", 3)])
 def test_update_equals_arithmetic_by_hand(name: str, n_epochs: int) -> None:
     model = make_untrained_model(name)
-    assert [layer.shape for layer in layers_of(model.q_net)] == [(16, 4), (16,), (16, 16), (16,), (2, 16), (2,)]
+    assert [layer.shape for layer in copy_layers(model.q_net)] == [(16, 4), (16,), (16, 16), (16,), (2, 16), (2,)]
     assert model.n_epochs == n_epochs
     assert (model.gamma, model.learning_rate, model.batch_size, model.max_grad_norm) == (0.99, 1e-3, 32, float("inf"))
     assert load_course_config(name).algorithm.params["buffer_size"] == 10_000
@@ -57,9 +57,9 @@ def test_update_equals_arithmetic_by_hand(name: str, n_epochs: int) -> None:
             parameter.data *= 1.5
     batch = read_buffer(model)
     assert batch.dones.sum() > 0
-    expected = updated_by_hand(model, batch, KERAS_EPSILON)
+    expected = update_by_hand(model, batch, KERAS_EPSILON)
     model.train(gradient_steps=1, batch_size=32)
-    for layer, by_hand in zip(layers_of(model.q_net), expected, strict=True):
+    for layer, by_hand in zip(copy_layers(model.q_net), expected, strict=True):
         np.testing.assert_allclose(layer, by_hand, rtol=0, atol=2e-6)
 
 
@@ -117,9 +117,9 @@ class TargetRecorder(BaseCallback):
     def _on_step(self) -> bool:
         model: Any = self.model
         if self.online:
-            pairs = zip(layers_of(model.q_net_target), self.online, strict=True)
+            pairs = zip(copy_layers(model.q_net_target), self.online, strict=True)
             self.is_same.append(all(np.array_equal(target, online) for target, online in pairs))
-        self.online = layers_of(model.q_net)
+        self.online = copy_layers(model.q_net)
         return True
 
 

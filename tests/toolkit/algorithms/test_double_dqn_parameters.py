@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from arithmetic import layers_of, updated_by_hand
+from arithmetic import copy_layers, update_by_hand
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
@@ -89,10 +89,10 @@ def test_an_update_is_that_of_the_course_by_hand(loss: str, n_epochs: int, loss_
         parameter.data *= 1.5
     batch = drawn(model)
     assert batch.dones.sum() > 0
-    before, expected = layers_of(model.q_net), updated_by_hand(model, batch, eps)
+    before, expected = copy_layers(model.q_net), update_by_hand(model, batch, eps)
     np.random.seed(7)
     model.train(gradient_steps=1, batch_size=32)
-    for old, new, by_hand in zip(before, layers_of(model.q_net), expected, strict=True):
+    for old, new, by_hand in zip(before, copy_layers(model.q_net), expected, strict=True):
         np.testing.assert_allclose(new, by_hand, rtol=0, atol=2e-6)
         assert np.abs(new - old).max() > 5e-4 * n_epochs
 
@@ -171,11 +171,11 @@ def test_an_update_at_an_episode_moves_the_target_by_tau_and_copies_statistics()
         policy_kwargs={"features_extractor_class": Normed},
         seed=0,
     )
-    start = layers_of(model.q_net_target)
+    start = copy_layers(model.q_net_target)
     model.learn(10)
-    online = layers_of(model.q_net)
+    online = copy_layers(model.q_net)
     model.learn(1, reset_num_timesteps=False)
-    for old, towards, new in zip(start, online, layers_of(model.q_net_target), strict=True):
+    for old, towards, new in zip(start, online, copy_layers(model.q_net_target), strict=True):
         np.testing.assert_allclose(new, 0.75 * old + 0.25 * towards, atol=1e-6)
     (copied, *_), (kept, *_) = model.batch_norm_stats_target, model.batch_norm_stats
     assert copied.abs().sum() > 0
@@ -185,7 +185,7 @@ def test_an_update_at_an_episode_moves_the_target_by_tau_and_copies_statistics()
 def test_an_interval_in_steps_may_be_given_as_a_pair() -> None:
     def trained(interval: Any) -> Any:
         model = DoubleDQN("MlpPolicy", Counting(), target_update_interval=interval, learning_starts=0, seed=0)
-        return layers_of(model.learn(60).q_net_target)
+        return copy_layers(model.learn(60).q_net_target)
 
     for one, other in zip(trained(20), trained((20, "step")), strict=True):
         np.testing.assert_array_equal(one, other)
