@@ -138,6 +138,19 @@ def serve(requests: socket.socket) -> None:
     """Fork a command for each request, until nobody is there to send one."""
     import toolkit.cli.app
     import toolkit.evaluation.preload  # noqa: F401 - to have it imported
+    from toolkit import RunConfig
+    from toolkit.config.load import resolve_config
+
+    env = {"id": "CartPole-v1", "wrappers": ["terminal_reward_clip"]}
+    criterion = {"name": "success", "params": {"threshold": 1}}
+    parts = {
+        "name": "any",
+        "timesteps": 1,
+        "env": env,
+        "algorithm": "double_dqn",
+        "callbacks": [criterion, "progress"],
+    }
+    resolve_config(RunConfig.model_validate(parts))  # imports common components
 
     while True:
         message, fds, *_ = socket.recv_fds(requests, _MAX_REQUEST, 3)
