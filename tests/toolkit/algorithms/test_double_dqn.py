@@ -1,3 +1,5 @@
+"""Double DQN's update, checked against the paper and SB3's DQN, and its use with SB3's tools."""
+
 from __future__ import annotations
 
 import copy
@@ -16,15 +18,18 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from toolkit.algorithms import DoubleDQN
+from toolkit.algorithms.targets import compute_double_dqn_target, compute_dqn_target
 
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR, "number": spaces.Discrete(4)})
 BATCH = 32
-FUSED = {"optimizer_kwargs": {"fused": True}}  # what DoubleDQN chooses, for SB3's DQN beside it
+OLD_RUNS = Path(__file__).parents[2] / "data" / "runs_0_1_0"
+FUSED = {"optimizer_kwargs": {"fused": True}}  # DoubleDQN's default, for SB3's DQN in comparisons
 SMALL: dict[str, Any] = {
     "buffer_size": 500,
     "learning_starts": 20,
@@ -35,7 +40,7 @@ SMALL: dict[str, Any] = {
 
 
 class RandomEnv(gym.Env[Any, Any]):
-    """Observations, rewards and ends by chance, whatever the action."""
+    """An environment with random observations, rewards and ends."""
 
     def __init__(self, observation_space: spaces.Space[Any] = VECTOR, reward: float = 0.0) -> None:
         self.observation_space = copy.deepcopy(observation_space)
@@ -66,10 +71,12 @@ class NormAndDropout(BaseFeaturesExtractor):
         return result
 
 
-def filled(cls: type[DQN] = DoubleDQN, *, agree: bool = False, reward: float = 0.0, **params: Any) -> Any:
-    """Make a model with a full replay buffer and no update yet, whose two networks do not agree unless asked to.
+def make_filled_model(cls: type[DQN] = DoubleDQN, *, agree: bool = False, reward: float = 0.0, **params: Any) -> Any:
+    """Make a model with a full replay buffer before its first update.
 
     The same arguments give the same buffer and the same weights.
+
+    :param agree: whether the two networks have the same weights
     """
     params = {"seed": 0, "learning_rate": 1e-2, **params}
     params["policy_kwargs"] = {"net_arch": [16], **FUSED, **params.get("policy_kwargs", {})}
@@ -87,41 +94,41 @@ def disturb(model: DQN, seed: int = 1) -> None:
             parameter.data += th.randn(parameter.shape, generator=generator)
 
 
-def train(model: DQN, steps: int = 1, batch_size: int = BATCH) -> DQN:
-    """Train on minibatches that depend on nothing but the buffer."""
+def update(model: DQN, steps: int = 1, batch_size: int = BATCH) -> DQN:
+    """Update on minibatches that depend only on the buffer."""
     np.random.seed(7)
     th.manual_seed(7)
     model.train(steps, batch_size)
     return model
 
 
-def minibatch(model: DQN) -> Any:
-    """Return the minibatch that :func:`train` takes first."""
+def draw_minibatch(model: DQN) -> Any:
+    """Return the first minibatch of :func:`update`."""
     np.random.seed(7)
     return model.replay_buffer.sample(BATCH)
 
 
-def weights(model: DQN) -> dict[str, th.Tensor]:
+def get_weights(model: DQN) -> dict[str, th.Tensor]:
     return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
 
 
-def same(one: DQN, other: DQN) -> bool:
-    ones, others = weights(one), weights(other)
+def have_equal_weights(one: DQN, other: DQN) -> bool:
+    ones, others = get_weights(one), get_weights(other)
     return ones.keys() == others.keys() and all(th.equal(ones[name], others[name]) for name in ones)
 
 
-# What an update is.
+# --- The update -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 20])
-def test_without_double_the_update_is_that_of_stock_dqn(steps: int) -> None:
-    assert same(train(filled(double=False), steps), train(filled(DQN), steps))
+def test_update_without_double_equals_stock_dqn(steps: int) -> None:
+    assert have_equal_weights(update(make_filled_model(double=False), steps), update(make_filled_model(DQN), steps))
 
 
-def test_without_double_a_whole_training_is_that_of_stock_dqn() -> None:
+def test_training_without_double_equals_stock_dqn() -> None:
     arguments: dict[str, Any] = {**SMALL, "seed": 3}
     ours = DoubleDQN("MlpPolicy", "CartPole-v1", double=False, **arguments).learn(300)
-    assert same(ours, DQN("MlpPolicy", "CartPole-v1", policy_kwargs=FUSED, **arguments).learn(300))
+    assert have_equal_weights(ours, DQN("MlpPolicy", "CartPole-v1", policy_kwargs=FUSED, **arguments).learn(300))
 
 
 def layers_of(network: th.nn.Module) -> list[NDArray[np.float64]]:
@@ -137,9 +144,9 @@ def forward(
     return hidden, hidden @ out_weight.T + out_bias
 
 
-def expected_update(model: DQN, eps: float) -> list[NDArray[np.float64]]:
+def compute_expected_update(model: DQN, eps: float) -> list[NDArray[np.float64]]:
     """Compute one Double-DQN update in NumPy: targets, smooth L1, clipped gradients, first Adam step."""
-    batch = minibatch(model)
+    batch = draw_minibatch(model)
     observations, next_observations, rewards, dones = (
         tensor.numpy().astype(np.float64)
         for tensor in (batch.observations, batch.next_observations, batch.rewards[:, 0], batch.dones[:, 0])
@@ -168,13 +175,13 @@ def expected_update(model: DQN, eps: float) -> list[NDArray[np.float64]]:
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("max_grad_norm", [10.0, 0.05])
-def test_the_update_is_that_of_the_paper(n_steps: int, max_grad_norm: float) -> None:
+def test_update_equals_the_paper_in_numpy(n_steps: int, max_grad_norm: float) -> None:
     eps = 0.01  # with Adam's own, its first step would not show how long the gradient is
     policy_kwargs = {"net_arch": [16], "optimizer_kwargs": {"eps": eps}}
-    model = filled(n_steps=n_steps, max_grad_norm=max_grad_norm, policy_kwargs=policy_kwargs)
+    model = make_filled_model(n_steps=n_steps, max_grad_norm=max_grad_norm, policy_kwargs=policy_kwargs)
     before, target_before = layers_of(model.q_net), layers_of(model.q_net_target)
-    expected = expected_update(model, eps)
-    train(model)
+    expected = compute_expected_update(model, eps)
+    update(model)
     for layer, old, new in zip(layers_of(model.q_net), before, expected, strict=True):
         np.testing.assert_allclose(layer, new, rtol=0, atol=1e-6)
         assert not np.allclose(old, new, rtol=0, atol=1e-5)
@@ -182,58 +189,72 @@ def test_the_update_is_that_of_the_paper(n_steps: int, max_grad_norm: float) -> 
         np.testing.assert_array_equal(layer, old)
 
 
-def test_no_gradient_reaches_the_target_network() -> None:
-    model = train(filled())
+def test_target_network_gets_no_gradient() -> None:
+    model = update(make_filled_model())
     assert all(parameter.grad is None for parameter in model.q_net_target.parameters())
     assert all(parameter.grad is not None for parameter in model.q_net.parameters())
 
 
-def test_n_step_discounts_differ_within_the_minibatch_that_is_compared() -> None:
-    discounts = minibatch(filled(n_steps=3)).discounts.numpy()
+def test_n_step_minibatch_has_different_discounts() -> None:
+    discounts = draw_minibatch(make_filled_model(n_steps=3)).discounts.numpy()
     steps = np.log(discounts) / np.log(0.99)
     np.testing.assert_allclose(np.unique(steps.round(3)), [1, 2, 3])
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("agree", [True, False])
-def test_the_update_is_that_of_dqn_where_the_two_networks_agree(agree: bool, n_steps: int) -> None:
-    ours = train(filled(agree=agree, n_steps=n_steps))
-    assert same(ours, train(filled(DQN, agree=agree, n_steps=n_steps))) is agree
+def test_update_equals_dqn_only_with_equal_networks(agree: bool, n_steps: int) -> None:
+    ours = update(make_filled_model(agree=agree, n_steps=n_steps))
+    assert have_equal_weights(ours, update(make_filled_model(DQN, agree=agree, n_steps=n_steps))) is agree
 
 
-def test_the_two_networks_agree_whatever_layers_do_in_training_mode() -> None:
+def test_update_equals_dqn_with_mode_dependent_layers() -> None:
     policy_kwargs = {"net_arch": [16], "features_extractor_class": NormAndDropout}
-    ours = train(filled(agree=True, policy_kwargs=policy_kwargs))
-    assert same(ours, train(filled(DQN, agree=True, policy_kwargs=policy_kwargs)))
+    ours = update(make_filled_model(agree=True, policy_kwargs=policy_kwargs))
+    assert have_equal_weights(ours, update(make_filled_model(DQN, agree=True, policy_kwargs=policy_kwargs)))
 
 
-def mean_target(model: DQN) -> float:
-    """Return the mean target of a minibatch whose targets are far above its values, from the loss that SB3 logs."""
-    batch = minibatch(model)
+def compute_mean_target(model: DQN) -> float:
+    """Return the mean target of a minibatch from the logged loss; targets must be far above the values."""
+    batch = draw_minibatch(model)
     with th.no_grad():
         values = model.q_net(batch.observations).gather(1, batch.actions.long())
-    train(model)
+    update(model)
     return float(model.logger.name_to_value["train/loss"] + values.mean() + 0.5)
 
 
-def test_targets_are_never_above_those_of_dqn() -> None:
-    model = filled(learning_rate=0.0, reward=1000.0)
+def test_targets_never_exceed_those_of_dqn() -> None:
+    model = make_filled_model(learning_rate=0.0, reward=1000.0)
     differences = []
-    for seed in range(20):
+    for seed in range(10):
         disturb(model, seed)
         model.double = True
-        ours = mean_target(model)
+        ours = compute_mean_target(model)
         model.double = False
-        differences.append(mean_target(model) - ours)
+        differences.append(compute_mean_target(model) - ours)
     assert min(differences) > -1e-2  # float32 at a thousand
     assert max(differences) > 1
 
 
-# What it trains with.
+def test_double_dqn_target_values_online_choice_with_target_network() -> None:
+    batch = ReplayBufferSamples(
+        observations=th.zeros(3, 1),
+        actions=th.zeros(3, 1, dtype=th.long),
+        next_observations=th.zeros(3, 1),
+        dones=th.tensor([[0.0], [0.0], [1.0]]),
+        rewards=th.tensor([[1.0], [2.0], [3.0]]),
+    )
+    online_values = th.tensor([[1.0, 5.0], [4.0, 3.0], [0.0, 9.0]])
+    target_values = th.tensor([[8.0, 2.0], [6.0, 7.0], [9.0, 9.0]])
+    target = compute_double_dqn_target(batch, 0.5, lambda _: online_values, lambda _: target_values)
+    assert target.tolist() == [[1 + 0.5 * 2], [2 + 0.5 * 6], [3]]
+    assert compute_dqn_target(batch, 0.5, lambda _: target_values).tolist() == [[1 + 0.5 * 8], [2 + 0.5 * 7], [3]]
 
 
-@pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("dueling", ["", "Dueling"])
+# --- Training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dueling", "n_envs"), [("", 3), ("Dueling", 1)])
 @pytest.mark.parametrize(
     ("policy", "observation_space"),
     [
@@ -244,13 +265,15 @@ def test_targets_are_never_above_those_of_dqn() -> None:
     ],
     ids=["vector", "discrete", "image", "dict"],
 )
-def test_it_trains(policy: str, observation_space: spaces.Space[Any], dueling: str, n_envs: int) -> None:
+def test_policy_trains_on_observation_space(
+    policy: str, observation_space: spaces.Space[Any], dueling: str, n_envs: int
+) -> None:
     env = make_vec_env(lambda: RandomEnv(observation_space), n_envs, seed=0)
     model = DoubleDQN(dueling + policy, env, train_freq=8, **SMALL, seed=0)
-    before = weights(model)
+    before = get_weights(model)
     model.learn(240)
     assert model.num_timesteps == 240
-    for name, tensor in weights(model).items():
+    for name, tensor in get_weights(model).items():
         assert tensor.isfinite().all(), name
         assert not th.equal(tensor, before[name]), name
     action, _ = model.predict(env.reset(), deterministic=True)
@@ -258,35 +281,45 @@ def test_it_trains(policy: str, observation_space: spaces.Space[Any], dueling: s
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_a_loaded_model_predicts_the_same_and_trains_on(double: bool, tmp_path: Path) -> None:
+def test_loaded_model_predicts_equally_and_continues(double: bool, tmp_path: Path) -> None:
     env = gym.make("CartPole-v1")
     model = DoubleDQN("MlpPolicy", env, double=double, **SMALL, seed=0).learn(200)
     model.save(tmp_path / "model.zip")
     loaded = DoubleDQN.load(tmp_path / "model.zip", env=env)
     assert loaded.double is double
-    assert same(loaded, model)
+    assert have_equal_weights(loaded, model)
     observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     np.testing.assert_array_equal(
         loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
     )
     loaded.learn(100, reset_num_timesteps=False)
     assert loaded.num_timesteps == 300
-    assert not same(loaded, model)
+    assert not have_equal_weights(loaded, model)
 
 
-def test_the_same_seed_gives_the_same_parameters_and_another_does_not() -> None:
-    def trained(seed: int) -> DoubleDQN:
+@pytest.mark.filterwarnings("ignore:.*is ignored because a custom `replay_buffer_class`:UserWarning")  # SB3, wrongly
+def test_model_of_version_0_1_0_loads_and_continues() -> None:
+    env = gym.wrappers.NormalizeObservation(gym.make("CartPole-v1"))  # as in that run
+    model = DoubleDQN.load(OLD_RUNS / "double_dqn_finished" / "model.zip", env=env, learning_starts=0)
+    n_updates = model._n_updates
+    assert n_updates > 0
+    model.learn(50, reset_num_timesteps=False)
+    assert model._n_updates > n_updates
+
+
+def test_seed_determines_weights() -> None:
+    def train(seed: int) -> DoubleDQN:
         env = make_vec_env("CartPole-v1", n_envs=2)
         return DoubleDQN("DuelingMlpPolicy", env, **SMALL, seed=seed).learn(200)
 
-    assert same(trained(0), trained(0))
-    assert not same(trained(0), trained(1))
+    assert have_equal_weights(train(0), train(0))
+    assert not have_equal_weights(train(0), train(1))
 
 
-# Stock tools of SB3.
+# --- SB3's tools ----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_evaluated_by_evaluate_policy() -> None:
+def test_evaluate_policy_accepts_model() -> None:
     env = Monitor(gym.make("CartPole-v1", max_episode_steps=20))
     model = DoubleDQN("MlpPolicy", env, **SMALL, seed=0).learn(100)
     returns, lengths = evaluate_policy(model, env, n_eval_episodes=3, return_episode_rewards=True)
@@ -294,7 +327,7 @@ def test_it_is_evaluated_by_evaluate_policy() -> None:
     assert len(returns) == 3
 
 
-def test_it_runs_eval_and_checkpoint_callbacks(tmp_path: Path) -> None:
+def test_eval_and_checkpoint_callbacks_work(tmp_path: Path) -> None:
     env = Monitor(gym.make("CartPole-v1", max_episode_steps=20))
     evaluation = EvalCallback(
         env, n_eval_episodes=2, eval_freq=50, best_model_save_path=str(tmp_path), log_path=str(tmp_path), verbose=0
@@ -313,7 +346,7 @@ def test_it_runs_eval_and_checkpoint_callbacks(tmp_path: Path) -> None:
     assert checkpoint.replay_buffer.size() == 99  # callbacks are called before a step is stored
 
 
-def test_it_trains_on_normalised_observations_and_rewards() -> None:
+def test_vec_normalize_works() -> None:
     env = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))]))
     model = DoubleDQN("MlpPolicy", env, **SMALL, seed=0).learn(200)
     assert model.get_vec_normalize_env() is env
@@ -321,6 +354,6 @@ def test_it_trains_on_normalised_observations_and_rewards() -> None:
     evaluate_policy(model, env, n_eval_episodes=1)
 
 
-def test_it_logs_to_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard_log_is_written(tmp_path: Path) -> None:
     DoubleDQN("MlpPolicy", "CartPole-v1", **SMALL, seed=0, tensorboard_log=str(tmp_path)).learn(100, tb_log_name="run")
     assert [path.parent.name for path in tmp_path.rglob("events.out.tfevents.*")] == ["run_1"]

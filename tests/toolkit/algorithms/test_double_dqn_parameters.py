@@ -1,7 +1,8 @@
-"""What DoubleDQN can do that SB3's DQN cannot, as the course's programs need it."""
+"""The parameters of DoubleDQN that SB3's DQN does not have."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from toolkit_plugins.schedules import Harmonic
 LENGTH = 10
 
 
-class Counting(gym.Env[Any, Any]):
-    """Episodes of ten steps that observe their own number and that of the step; the end is a time limit."""
+class CountingEnv(gym.Env[Any, Any]):
+    """Episodes of ten steps with a time limit; observations are the numbers of episode and step."""
 
     observation_space = spaces.Box(0, 1e6, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -52,7 +53,7 @@ class Counting(gym.Env[Any, Any]):
 
 
 class GoalEnv(gym.Env[Any, Any]):
-    """Observes a goal, as HerReplayBuffer wants it."""
+    """An environment with the goals that HerReplayBuffer requires."""
 
     observation_space = spaces.Dict(
         {name: spaces.Box(0, 1, (1,)) for name in ("observation", "achieved_goal", "desired_goal")}
@@ -63,12 +64,12 @@ class GoalEnv(gym.Env[Any, Any]):
         return np.zeros(len(achieved))
 
 
-# One update of the course's programs, by hand.
+# --- The update -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss_over_all_actions", [True, False])
-@pytest.mark.parametrize(("loss", "n_epochs"), [("mse", 5), ("mse", 3), ("huber", 5), ("mse", 1)])
-def test_an_update_is_that_of_the_course_by_hand(loss: str, n_epochs: int, loss_over_all_actions: bool) -> None:
+@pytest.mark.parametrize(("loss", "n_epochs"), [("mse", 5), ("huber", 5), ("mse", 1)])
+def test_update_equals_course_computed_by_hand(loss: str, n_epochs: int, loss_over_all_actions: bool) -> None:
     eps = 1e-7
     model = DoubleDQN(
         "MlpPolicy",
@@ -87,7 +88,7 @@ def test_an_update_is_that_of_the_course_by_hand(loss: str, n_epochs: int, loss_
     model.learn(40)
     for parameter in model.q_net_target.parameters():
         parameter.data *= 1.5
-    batch = drawn(model)
+    batch = draw_minibatch(model)
     assert batch.dones.sum() > 0
     before, expected = copy_layers(model.q_net), update_by_hand(model, batch, eps)
     np.random.seed(7)
@@ -97,24 +98,24 @@ def test_an_update_is_that_of_the_course_by_hand(loss: str, n_epochs: int, loss_
         assert np.abs(new - old).max() > 5e-4 * n_epochs
 
 
-def drawn(model: DQN) -> Any:
+def draw_minibatch(model: DQN) -> Any:
     """Return the minibatch that the model draws after the same seed."""
     assert model.replay_buffer is not None
     np.random.seed(7)
     return model.replay_buffer.sample(32)
 
 
-def test_every_pass_counts_as_an_update() -> None:
-    model = DoubleDQN("MlpPolicy", Counting(), n_epochs=5, learning_starts=10, train_freq=1, gradient_steps=2, seed=0)
-    model.learn(20)
+def test_every_epoch_counts_as_update() -> None:
+    params: dict[str, Any] = {"n_epochs": 5, "learning_starts": 10, "train_freq": 1, "gradient_steps": 2}
+    model = DoubleDQN("MlpPolicy", CountingEnv(), **params, seed=0).learn(20)
     assert model._n_updates == 10 * 2 * 5
 
 
-# When the target network is updated.
+# --- The target network ---------------------------------------------------------------------------------------------
 
 
 class TargetWatch(BaseCallback):
-    """Notes at each vector step, after its action and before its updates, whether the two networks are the same."""
+    """Records before the updates of each vector step whether the two networks are equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,11 +136,11 @@ class TargetWatch(BaseCallback):
         ((5, "episode"), 3, [20, 40]),
     ],
 )
-def test_the_target_is_updated_when_an_episode_starts(
+def test_target_network_is_updated_when_episode_starts(
     interval: tuple[int, Any], n_envs: int, steps_with_a_fresh_target: list[int]
 ) -> None:
     watch = TargetWatch()
-    env = make_vec_env(Counting, n_envs)
+    env = make_vec_env(CountingEnv, n_envs)
     model = DoubleDQN(
         "MlpPolicy", env, target_update_interval=interval, learning_starts=0, train_freq=1, learning_rate=1e-2, seed=0
     )
@@ -147,8 +148,8 @@ def test_the_target_is_updated_when_an_episode_starts(
     assert np.flatnonzero(watch.same).tolist() == [0, *steps_with_a_fresh_target]
 
 
-class Normed(BaseFeaturesExtractor):
-    """Features with running statistics."""
+class NormedFeatures(BaseFeaturesExtractor):
+    """A features extractor with running statistics."""
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, features_dim=2)
@@ -159,16 +160,16 @@ class Normed(BaseFeaturesExtractor):
         return result
 
 
-def test_an_update_at_an_episode_moves_the_target_by_tau_and_copies_statistics() -> None:
+def test_target_update_at_episode_uses_tau_and_copies_statistics() -> None:
     model = DoubleDQN(
         "MlpPolicy",
-        Counting(),
+        CountingEnv(),
         target_update_interval=(1, "episode"),
         tau=0.25,
         learning_starts=0,
         train_freq=1,
         learning_rate=1e-2,
-        policy_kwargs={"features_extractor_class": Normed},
+        policy_kwargs={"features_extractor_class": NormedFeatures},
         seed=0,
     )
     start = copy_layers(model.q_net_target)
@@ -177,25 +178,25 @@ def test_an_update_at_an_episode_moves_the_target_by_tau_and_copies_statistics()
     model.learn(1, reset_num_timesteps=False)
     for old, towards, new in zip(start, online, copy_layers(model.q_net_target), strict=True):
         np.testing.assert_allclose(new, 0.75 * old + 0.25 * towards, atol=1e-6)
-    (copied, *_), (kept, *_) = model.batch_norm_stats_target, model.batch_norm_stats
-    assert copied.abs().sum() > 0
-    assert kept.abs().sum() > 0
+    (target_mean, *_), (online_mean, *_) = model.batch_norm_stats_target, model.batch_norm_stats
+    assert target_mean.abs().sum() > 0
+    assert online_mean.abs().sum() > 0
 
 
-def test_an_interval_in_steps_may_be_given_as_a_pair() -> None:
-    def trained(interval: Any) -> Any:
-        model = DoubleDQN("MlpPolicy", Counting(), target_update_interval=interval, learning_starts=0, seed=0)
+def test_interval_in_steps_equals_pair_with_unit() -> None:
+    def train_target(interval: Any) -> Any:
+        model = DoubleDQN("MlpPolicy", CountingEnv(), target_update_interval=interval, learning_starts=0, seed=0)
         return copy_layers(model.learn(60).q_net_target)
 
-    for one, other in zip(trained(20), trained((20, "step")), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for layer, expected in zip(train_target((20, "step")), train_target(20), strict=True):
+        np.testing.assert_array_equal(layer, expected)
 
 
-# How it explores.
+# --- Exploration ----------------------------------------------------------------------------------------------------
 
 
-class Noted:
-    """Epsilon from a list by episode; notes what it is called with."""
+class RecordedEpsilon:
+    """Epsilon from a list by episode, which records its arguments."""
 
     def __init__(self, *rates: Any) -> None:
         self.rates = rates
@@ -206,24 +207,24 @@ class Noted:
         return self.rates[min(episode, len(self.rates) - 1)]
 
 
-def test_the_exploration_schedule_sees_episode_and_timestep_at_every_step() -> None:
-    schedule = Noted(0.5)
-    model = DoubleDQN("MlpPolicy", Counting(), exploration=schedule, train_freq=1, seed=0)
+def test_exploration_gets_episode_and_timestep_at_every_step() -> None:
+    schedule = RecordedEpsilon(0.5)
+    model = DoubleDQN("MlpPolicy", CountingEnv(), exploration=schedule, train_freq=1, seed=0)
     schedule.calls.clear()
     model.learn(25)
     assert schedule.calls == [(step // LENGTH, step) for step in range(25)]
 
 
-def test_episodes_of_all_environments_count_for_exploration() -> None:
-    schedule = Noted(0.5)
-    model = DoubleDQN("MlpPolicy", make_vec_env(Counting, 3), exploration=schedule, train_freq=1, seed=0)
+def test_exploration_counts_episodes_of_all_environments() -> None:
+    schedule = RecordedEpsilon(0.5)
+    model = DoubleDQN("MlpPolicy", make_vec_env(CountingEnv, 3), exploration=schedule, train_freq=1, seed=0)
     schedule.calls.clear()
     model.learn(3 * 11)
     assert schedule.calls[-1] == (3, 30)
 
 
-class Biased(BaseCallback):
-    """Makes the network prefer action 1, and notes the actions taken and the rate of exploration."""
+class BiasedNetwork(BaseCallback):
+    """Makes the network prefer action 1, and records actions and epsilon."""
 
     def _on_training_start(self) -> None:
         self.actions: list[int] = []
@@ -237,10 +238,10 @@ class Biased(BaseCallback):
         return True
 
 
-def test_actions_are_greedy_or_random_as_the_schedule_says_from_the_first_step_on() -> None:
-    seen = Biased()
+def test_exploration_decides_actions_from_first_step() -> None:
+    seen = BiasedNetwork()
     model = DoubleDQN(
-        "MlpPolicy", Counting(), exploration=Noted(0.0, 1.0), train_freq=1, learning_starts=10_000, seed=0
+        "MlpPolicy", CountingEnv(), exploration=RecordedEpsilon(0.0, 1.0), train_freq=1, learning_starts=10_000, seed=0
     )
     model.learn(11 * LENGTH, callback=seen)
     assert seen.actions[:LENGTH] == [1] * LENGTH
@@ -249,10 +250,10 @@ def test_actions_are_greedy_or_random_as_the_schedule_says_from_the_first_step_o
     assert model.exploration_rate == 1.0
 
 
-def test_the_rate_of_exploration_is_logged(tmp_path: Path) -> None:
+def test_exploration_rate_is_logged(tmp_path: Path) -> None:
     from stable_baselines3.common.logger import configure
 
-    model = DoubleDQN("MlpPolicy", Counting(), exploration=Harmonic(0.001, 0.9), seed=0)
+    model = DoubleDQN("MlpPolicy", CountingEnv(), exploration=Harmonic(0.001, 0.9), seed=0)
     model.set_logger(configure(str(tmp_path), ["json"]))
     model.learn(2 * LENGTH, log_interval=2)
     model.logger.close()
@@ -260,26 +261,26 @@ def test_the_rate_of_exploration_is_logged(tmp_path: Path) -> None:
     assert f'"rollout/exploration_rate": {0.001 + 0.9 / 2}' in logged
 
 
-# What it learns from.
+# --- Minibatches ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_time_limit_is_terminal_or_not(terminal: bool, n_steps: int) -> None:
+def test_time_limit_is_terminal_only_if_asked(terminal: bool, n_steps: int) -> None:
     kwargs = {"handle_timeout_termination": not terminal}
     model = DoubleDQN(
-        "MlpPolicy", gym.wrappers.TimeLimit(Counting(), 5), replay_buffer_kwargs=kwargs, n_steps=n_steps, seed=0
+        "MlpPolicy", gym.wrappers.TimeLimit(CountingEnv(), 5), replay_buffer_kwargs=kwargs, n_steps=n_steps, seed=0
     )
     model.learn(50)
-    assert bool(drawn(model).dones.sum() > 0) is terminal
+    assert bool(draw_minibatch(model).dones.sum() > 0) is terminal
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("with_replacement", [True, False])
-def test_a_minibatch_has_no_transition_twice_without_replacement(with_replacement: bool, n_steps: int) -> None:
+def test_sampling_without_replacement_repeats_no_transition(with_replacement: bool, n_steps: int) -> None:
     model = DoubleDQN(
         "MlpPolicy",
-        Counting(),
+        CountingEnv(),
         buffer_size=64,
         learning_starts=200,
         batch_size=64,
@@ -296,8 +297,8 @@ def test_a_minibatch_has_no_transition_twice_without_replacement(with_replacemen
     assert (len({*seen}) == 64) is not with_replacement
 
 
-def test_without_replacement_what_is_drawn_is_normalised() -> None:
-    env = VecNormalize(make_vec_env(Counting, 1))
+def test_sampling_without_replacement_normalizes_observations() -> None:
+    env = VecNormalize(make_vec_env(CountingEnv, 1))
     model = DoubleDQN("MlpPolicy", env, sample_with_replacement=False, learning_starts=200, seed=0)
     model.learn(150)
     seen: list[Any] = []
@@ -306,19 +307,19 @@ def test_without_replacement_what_is_drawn_is_normalised() -> None:
     assert th.cat(seen)[:, 1].min() < 0, "the raw numbers of the steps are not below 0"
 
 
-def test_the_learning_rate_follows_its_schedule() -> None:
-    model = DoubleDQN("MlpPolicy", Counting(), learning_rate=lambda left: left * 1e-3, learning_starts=0, seed=0)
+def test_learning_rate_follows_schedule() -> None:
+    model = DoubleDQN("MlpPolicy", CountingEnv(), learning_rate=lambda left: left * 1e-3, learning_starts=0, seed=0)
     model.learn(50)
     assert model.policy.optimizer.param_groups[0]["lr"] < 1e-4
 
 
-def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn() -> None:
-    model = DoubleDQN("MlpPolicy", Counting(), learning_starts=0, train_freq=1, sample_with_replacement=False, seed=0)
-    model.learn(34)
+def test_updates_without_replacement_wait_for_full_minibatch() -> None:
+    params: dict[str, Any] = {"learning_starts": 0, "train_freq": 1, "sample_with_replacement": False}
+    model = DoubleDQN("MlpPolicy", CountingEnv(), **params, seed=0).learn(34)
     assert model._n_updates == 3
 
 
-# What is refused.
+# --- Invalid parameters ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -333,15 +334,15 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
         ({"exploration_initial_eps": 1.5}, "exploration_initial_eps must be from 0 to 1, not 1.5"),
         ({"exploration_final_eps": float("nan")}, "exploration_final_eps must be from 0 to 1, not nan"),
         (
-            {"exploration": Noted(1.2)},
+            {"exploration": RecordedEpsilon(1.2)},
             "exploration returns 1.2 for episode 0 and timestep 0; epsilon is a number from 0",
         ),
-        ({"exploration": Noted(None)}, "exploration returns None for episode 0 and timestep 0"),
+        ({"exploration": RecordedEpsilon(None)}, "exploration returns None for episode 0 and timestep 0"),
         ({"target_update_interval": 10.5}, "target_update_interval must be steps or"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm must be above 0, not nan"),
         ({"tau": 0.0}, "tau must be above 0 and at most 1, not 0.0"),
-        ({"exploration": Noted(0.5), "exploration_fraction": 0.5}, "exploration replaces exploration_fraction"),
+        ({"exploration": RecordedEpsilon(0.5), "exploration_fraction": 0.1}, "exploration replaces exploration_frac"),
         (
             {"sample_with_replacement": False, "batch_size": 64, "buffer_size": 32},
             "a batch_size of 64 cannot be drawn without replacement from a buffer of 32 transitions; make buffer_size "
@@ -366,34 +367,32 @@ def test_without_replacement_updates_wait_for_as_many_transitions_as_are_drawn()
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_training(params: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_are_refused(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message)):
-        DoubleDQN(**{"policy": "MlpPolicy", "env": Counting(), **params})
+        DoubleDQN(**{"policy": "MlpPolicy", "env": CountingEnv(), **params})
 
 
-def test_an_epsilon_out_of_range_ends_training_where_it_comes() -> None:
-    model = DoubleDQN("MlpPolicy", Counting(), exploration=Noted(0.5, float("nan")), seed=0)
+def test_invalid_epsilon_ends_training() -> None:
+    model = DoubleDQN("MlpPolicy", CountingEnv(), exploration=RecordedEpsilon(0.5, float("nan")), seed=0)
     with pytest.raises(ValueError, match="exploration returns nan for episode 1 and timestep 10"):
         model.learn(20)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changes", "message"),
     [
         ({"loss": "mae"}, "loss must be one of"),
         ({"target_update_interval": (1, "epoch")}, "target_update_interval must"),
     ],
 )
-def test_what_is_changed_when_a_model_is_loaded_is_checked_as_well(
-    given: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    DoubleDQN("MlpPolicy", Counting()).save(tmp_path / "model.zip")
+def test_load_checks_changed_parameters(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    DoubleDQN("MlpPolicy", CountingEnv()).save(tmp_path / "model.zip")
     with pytest.raises(ValueError, match=message):
-        DoubleDQN.load(tmp_path / "model.zip", **given)
+        DoubleDQN.load(tmp_path / "model.zip", **changes)
 
 
-def test_a_loaded_model_can_count_episodes_where_it_counted_steps_and_back(tmp_path: Path) -> None:
-    DoubleDQN("MlpPolicy", Counting(), target_update_interval=7).save(tmp_path / "model.zip")
+def test_load_can_change_unit_of_target_interval(tmp_path: Path) -> None:
+    DoubleDQN("MlpPolicy", CountingEnv(), target_update_interval=7).save(tmp_path / "model.zip")
     episodes = DoubleDQN.load(tmp_path / "model.zip", target_update_interval=(3, "episode"))
     assert episodes.target_update_episodes == 3
     episodes.save(tmp_path / "model.zip")
@@ -402,15 +401,22 @@ def test_a_loaded_model_can_count_episodes_where_it_counted_steps_and_back(tmp_p
     assert (steps.target_update_episodes, steps.target_update_interval) == (None, 9)
 
 
-def test_a_buffer_that_holds_too_little_of_each_environment_is_refused() -> None:
+def test_too_small_buffer_per_environment_is_refused() -> None:
     with pytest.raises(ValueError, match="a buffer of 25 transitions of each of 4 envs; make buffer_size at"):
-        DoubleDQN("MlpPolicy", make_vec_env(Counting, 4), buffer_size=100, sample_with_replacement=False)
+        DoubleDQN("MlpPolicy", make_vec_env(CountingEnv, 4), buffer_size=100, sample_with_replacement=False)
 
 
-# It stays an SB3 algorithm.
+def test_parameters_are_those_of_stock_dqn_with_the_same_defaults() -> None:
+    ours, stock = (inspect.signature(cls.__init__).parameters for cls in (DoubleDQN, DQN))
+    assert [*ours][: len(stock)] == [*stock]
+    assert {name: ours[name].default for name in stock} == {name: stock[name].default for name in stock}
+    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours.keys() - stock.keys())
 
 
-def test_a_loaded_model_goes_on_as_it_was_set(tmp_path: Path) -> None:
+# --- Saving and loading ---------------------------------------------------------------------------------------------
+
+
+def test_loaded_model_keeps_its_parameters(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "loss": "mse",
         "loss_over_all_actions": True,
@@ -419,9 +425,9 @@ def test_a_loaded_model_goes_on_as_it_was_set(tmp_path: Path) -> None:
         "exploration": Harmonic(0.1, 0.5),
     }
     settings |= {"train_freq": 1, "learning_starts": 0}
-    model = DoubleDQN("MlpPolicy", Counting(), target_update_interval=(2, "episode"), seed=0, **settings)
+    model = DoubleDQN("MlpPolicy", CountingEnv(), target_update_interval=(2, "episode"), seed=0, **settings)
     model.learn(25).save(tmp_path / "model.zip")
-    loaded = DoubleDQN.load(tmp_path / "model.zip", env=Counting())
+    loaded = DoubleDQN.load(tmp_path / "model.zip", env=CountingEnv())
     exploration = settings.pop("exploration")
     settings.pop("train_freq")  # an object of SB3's by now
     assert {name: getattr(loaded, name) for name in settings} == settings
@@ -432,10 +438,10 @@ def test_a_loaded_model_goes_on_as_it_was_set(tmp_path: Path) -> None:
     assert np.flatnonzero(watch.same).tolist()[-2:] == [40, 60]
 
 
-def test_an_own_replay_buffer_serves_it() -> None:
-    class Own(ReplayBuffer):
+def test_subclass_of_replay_buffer_works() -> None:
+    class OwnBuffer(ReplayBuffer):
         pass
 
-    model = DoubleDQN("MlpPolicy", Counting(), replay_buffer_class=Own, sample_with_replacement=False, seed=0)
-    assert isinstance(model.learn(150).replay_buffer, Own)
+    model = DoubleDQN("MlpPolicy", CountingEnv(), replay_buffer_class=OwnBuffer, sample_with_replacement=False, seed=0)
+    assert isinstance(model.learn(150).replay_buffer, OwnBuffer)
     assert model._n_updates > 0

@@ -1,3 +1,5 @@
+"""DoubleDQN's policies and their dueling head."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -42,7 +44,7 @@ def make_policy(
     return policy_class(observation_space, spaces.Discrete(n_actions), lambda _: 1e-3, **arguments)
 
 
-def observations(policy: DQNPolicy, count: int = 6) -> Any:
+def sample_observations(policy: DQNPolicy, count: int = 6) -> Any:
     samples = [policy.observation_space.sample() for _ in range(count)]
     if isinstance(samples[0], dict):
         samples = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
@@ -50,7 +52,7 @@ def observations(policy: DQNPolicy, count: int = 6) -> Any:
 
 
 @pytest.mark.parametrize("n_actions", [1, 2, 5])
-def test_a_q_value_is_the_value_plus_the_advantage_less_the_mean_advantage(n_actions: int) -> None:
+def test_dueling_q_value_is_value_plus_centred_advantage(n_actions: int) -> None:
     th.manual_seed(0)
     head, features = DuelingHead(8, n_actions), th.randn(10, 8)
     x, w_value, b_value, w_advantage, b_advantage = (
@@ -62,17 +64,17 @@ def test_a_q_value_is_the_value_plus_the_advantage_less_the_mean_advantage(n_act
     np.testing.assert_allclose(q_values, value + advantage - advantage.mean(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_what_the_actions_add_to_the_value_is_zero_on_average() -> None:
+def test_dueling_advantages_average_to_zero() -> None:
     th.manual_seed(0)
     head, features = DuelingHead(8, 5), 100 * th.randn(10, 8)
-    added = head(features) - head.value(features)
-    np.testing.assert_allclose(added.mean(dim=1).detach(), 0, atol=1e-4)
-    assert added.abs().mean() > 1
+    advantages = head(features) - head.value(features)
+    np.testing.assert_allclose(advantages.mean(dim=1).detach(), 0, atol=1e-4)
+    assert advantages.abs().mean() > 1
 
 
 @pytest.mark.parametrize("net_arch", [[], [8], [16, 12]])
 @pytest.mark.parametrize("n_actions", [2, 5])
-def test_the_head_stands_on_the_trunk_in_place_of_the_last_layer(net_arch: list[int], n_actions: int) -> None:
+def test_dueling_head_replaces_last_layer(net_arch: list[int], n_actions: int) -> None:
     policy = make_policy(n_actions=n_actions, net_arch=net_arch)
     head = policy.q_net.q_net[-1]
     width = net_arch[-1] if net_arch else 3
@@ -81,11 +83,11 @@ def test_the_head_stands_on_the_trunk_in_place_of_the_last_layer(net_arch: list[
     assert (head.advantage.in_features, head.advantage.out_features) == (width, n_actions)
     trunk = [layer.out_features for layer in policy.q_net.q_net[:-1] if isinstance(layer, th.nn.Linear)]
     assert trunk == net_arch
-    assert policy.q_net(observations(policy)).shape == (6, n_actions)
+    assert policy.q_net(sample_observations(policy)).shape == (6, n_actions)
 
 
 @POLICIES
-def test_online_and_target_network_start_equal_and_share_nothing(
+def test_online_and_target_network_start_equal_and_separate(
     policy_class: type[DQNPolicy], observation_space: spaces.Space[Any]
 ) -> None:
     policy = make_policy(policy_class, observation_space)
@@ -99,29 +101,29 @@ def test_online_and_target_network_start_equal_and_share_nothing(
 
 
 @POLICIES
-def test_the_optimizer_learns_every_parameter_of_the_online_network(
+def test_optimizer_has_every_parameter_of_online_network(
     policy_class: type[DQNPolicy], observation_space: spaces.Space[Any]
 ) -> None:
     policy = make_policy(policy_class, observation_space)
-    learnt = {id(parameter) for group in policy.optimizer.param_groups for parameter in group["params"]}
-    assert learnt == {id(parameter) for parameter in policy.q_net.parameters()}
+    optimized = {id(parameter) for group in policy.optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in policy.q_net.parameters()}
 
 
 @POLICIES
-def test_a_policy_is_the_same_after_saving_and_loading(
+def test_saved_policy_loads_with_equal_q_values(
     policy_class: type[DQNPolicy], observation_space: spaces.Space[Any], tmp_path: Path
 ) -> None:
     policy = make_policy(policy_class, observation_space, net_arch=[8])
     policy.save(str(tmp_path / "policy.pth"))
     loaded = policy_class.load(str(tmp_path / "policy.pth"))
-    inputs = observations(policy)
+    inputs = sample_observations(policy)
     assert type(loaded) is policy_class
     assert th.equal(loaded.q_net(inputs), policy.q_net(inputs))
     assert th.equal(loaded.q_net_target(inputs), policy.q_net_target(inputs))
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_the_policy_is_named_by_its_alias(double: bool, tmp_path: Path) -> None:
+def test_model_accepts_alias_of_dueling_policy(double: bool, tmp_path: Path) -> None:
     env = gym.make("CartPole-v1")
     model = DoubleDQN("DuelingMlpPolicy", env, double=double, learning_starts=20, buffer_size=200, seed=0).learn(100)
     assert type(model.policy) is DuelingMlpPolicy
@@ -140,6 +142,6 @@ def test_the_policy_is_named_by_its_alias(double: bool, tmp_path: Path) -> None:
         ("DuelingMultiInputPolicy", DuelingMultiInputPolicy),
     ],
 )
-def test_every_dueling_policy_has_an_alias_beside_those_of_dqn(alias: str, policy_class: type[DQNPolicy]) -> None:
+def test_dueling_policies_have_aliases(alias: str, policy_class: type[DQNPolicy]) -> None:
     assert DoubleDQN.policy_aliases[alias] is policy_class
     assert DoubleDQN.policy_aliases.keys() >= {"MlpPolicy", "CnnPolicy", "MultiInputPolicy"}
