@@ -3,7 +3,7 @@
 One YAML file describes a run. The shortest one::
 
     timesteps: 50_000
-    env: CartPole-v1
+    env: {id: CartPole-v1}
     algorithm: dqn
 
 Train it into a run directory, here for fewer timesteps, and evaluate the agent:
