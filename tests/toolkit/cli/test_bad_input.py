@@ -64,7 +64,10 @@ CONFIGS = {
     ),
     "a wrong type": Case("small.yaml:1: timesteps: should be a whole number, not 'many'", "", "300", "many"),
     "a wrong type of a parameter": Case(
-        "small.yaml:11: algorithm.params.gamma: should be float, not '32'", "", "batch_size", "gamma: '32', batch_size"
+        "small.yaml:11: algorithm.params.gamma: should be float, not '32'",
+        "",
+        "{learning_rate",
+        "{gamma: '32', learning_rate",
     ),
     "a missing key": Case("small.yaml:1: timesteps: required key is missing", "", "timesteps: 300", "seed: 1"),
     "a missing parameter": Case(

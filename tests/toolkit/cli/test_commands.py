@@ -76,7 +76,7 @@ COMMANDS = {
     ),
     "import-sb3": Command(
         "run/model.zip --config small.yaml --out imported",
-        "imported: the weights in run/model.zip",
+        "imported the weights in run/model.zip\n",
         {"imported/model.zip"},
         preloads=True,
     ),
@@ -88,7 +88,7 @@ COMMANDS = {
         preloads=True,
     ),
     "check": Command("short.yaml", "name: short\nseed: 0\ntimesteps: 60\n", preloads=True),
-    "schema": Command("experiment", r'{\n  "', set()),
+    "schema": Command("", r'{\n  "'),
     "plugins": Command("", r"algorithms\n  a2c +"),
     "new": Command("plugin my_reward", "created: a package with the wrapper", {"my_reward/pyproject.toml"}),
 }

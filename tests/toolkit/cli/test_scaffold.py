@@ -237,11 +237,12 @@ def test_existing_path_is_never_overwritten(existing: str, toolkit: Toolkit) -> 
         taken.mkdir()
         if existing == "folder":
             (taken / "README.md").write_text("precious")
-    before = (files_in(Path()), taken.lstat())
+    files, stat = files_in(Path()), taken.lstat()
     finished = toolkit("new", "plugin", "mine")
     assert (finished.status, finished.out) == (2, "")
     assert finished.err.startswith("error: mine: already exists\n")
-    assert (files_in(Path()), taken.lstat()) == before
+    assert files_in(Path()) == files
+    assert (taken.lstat().st_ino, taken.lstat().st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
     assert [*Path().iterdir()] == [taken]
 
 
