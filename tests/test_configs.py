@@ -11,7 +11,7 @@ from support import CONFIGS, PROJECT, Toolkit
 TIMESTEPS = 200
 SHORT = {
     "timesteps": str(TIMESTEPS),
-    "env.max_episode_steps": "50",  # untrained agents play some games for long
+    "env.max_episode_steps": "200",  # untrained agents play some games for long
     "callbacks": "[{name: success, params: {threshold: 1e9, episodes: 2}}]",
 }
 SMALL_PARAMS = {"learning_starts": "150", "n_steps": "32", "batch_size": "32", "n_epochs": "1"}
