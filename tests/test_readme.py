@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import yaml
-from support import PROJECT
+from support import PROJECT, Toolkit
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 JAPANESE = (PROJECT / "README.ja.md").read_text(encoding="utf-8")
@@ -46,3 +47,11 @@ def test_benchmarks_page_has_all_results() -> None:
         for line in result.read_text(encoding="utf-8").splitlines():
             if line.startswith(("|", "`")):
                 assert line in page, result.name
+
+
+def test_mistakes_are_reported_as_shown(toolkit: Toolkit) -> None:
+    lines = ["# a comment", "timesteps: 1_000", "env:", "  id: CartPole-v1", "  n_env: 2"]
+    lines += ["algorithm:", "  name: ppo", "  params:", "    learning_rte: 1e-3"]
+    Path("my.yaml").write_text("\n".join(lines))
+    (shown,) = re.findall(r"\$ toolkit check my.yaml\n(.*?)```", README, re.DOTALL)
+    assert toolkit("check", "my.yaml").err == shown
