@@ -98,20 +98,20 @@ def _assign_x(rows: Sequence[Sequence[Box]], gap: float) -> None:
     for sweep in range(2 * _SWEEPS):
         downwards = sweep % 2 == 0
         for row in rows if downwards else reversed(rows):
-            wanted = []
+            ideal_x = []
             for box in row:
                 neighbours = (box.above if downwards else box.below) or box.above or box.below
-                wanted.append(float(np.mean([other.x for other in neighbours])) if neighbours else box.x)
-            _place(row, wanted, gap)
+                ideal_x.append(float(np.mean([other.x for other in neighbours])) if neighbours else box.x)
+            _place(row, ideal_x, gap)
 
 
-def _place(row: Sequence[Box], wanted: Sequence[float], gap: float) -> None:
-    """Place the boxes of a row as near to the wanted positions as their order and gaps allow, by least squares."""
+def _place(row: Sequence[Box], ideal_x: Sequence[float], gap: float) -> None:
+    """Place the boxes of a row as near to their ideal positions as their order and gaps allow, by least squares."""
     offsets = [0.0]
     for left, right in itertools.pairwise(row):
         offsets.append(offsets[-1] + (left.width + right.width) / 2 + gap)
     blocks: list[list[float]] = []  # of boxes that touch: each is at its mean (pool adjacent violators)
-    for position, offset in zip(wanted, offsets, strict=True):
+    for position, offset in zip(ideal_x, offsets, strict=True):
         blocks.append([position - offset])
         while len(blocks) > 1 and np.mean(blocks[-2]) >= np.mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
