@@ -238,13 +238,13 @@ def format_totals(sides: list[str], times: list[list[float]]) -> list[list[str]]
     return rows
 
 
-def format_outcome(outcome: Outcome) -> str:
+def format_outcome(result: Outcome) -> str:
     """Write when the environment was solved, or how long the attempt took."""
-    steps = f"{outcome['timesteps']:,} steps"
-    greedy = f", greedy {outcome['greedy']:.1f}" if "greedy" in outcome else ""
-    if outcome["seconds"] is None:
-        return f"no, in {steps}, {outcome['trained_seconds']:.2f} s{greedy}"
-    return f"{outcome['seconds']:.2f} s, {steps}{greedy}"
+    steps = f"{result['timesteps']:,} steps"
+    greedy = f", greedy {result['greedy']:.1f}" if "greedy" in result else ""
+    if result["seconds"] is None:
+        return f"no, in {steps}, {result['trained_seconds']:.2f} s{greedy}"
+    return f"{result['seconds']:.2f} s, {steps}{greedy}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -53,7 +53,7 @@ COMMANDS: Any = typer.main.get_command(app)
 
 
 class Block(NamedTuple):
-    """A block of code on a page; ``is_checked`` is false if a comment above it says why not."""
+    """A block of code on a page; ``is_checked`` is false if a comment above it gives a reason."""
 
     language: str
     text: str
@@ -61,8 +61,9 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [Block(one["language"], one["text"], not one["mark"]) for one in found if one["language"] in languages]
+    matches = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    all_blocks = (Block(match["language"], match["text"], not match["mark"]) for match in matches)
+    return [block for block in all_blocks if block.language in languages]
 
 
 def pages_with(language: str) -> pytest.MarkDecorator:
@@ -105,12 +106,12 @@ def is_group(command: Any) -> bool:
 
 
 def options_of(command: Any) -> list[Any]:
-    return [one for one in command.params if one.param_type_name == "option" and "--help" not in one.opts]
+    return [param for param in command.params if param.param_type_name == "option" and "--help" not in param.opts]
 
 
 @pytest.fixture
 def clone(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory as the reader's: configs of which the main one trains for a moment, and a run of it."""
+    """A reader's directory: the shipped configs, the main one cut to a short run, and a run of it."""
     shutil.copytree(PROJECT / "configs", "configs", ignore=shutil.ignore_patterns("*.gif"))
     main = Path("configs/cartpole_ddqn.yaml")
     main.write_text(main.read_text().replace("timesteps: 100_000", "timesteps: 600"))
@@ -171,7 +172,7 @@ def test_yaml_passes_check(page: Path, clone: Path) -> None:
 
 
 def check_yaml(text: str, file: Path) -> None:
-    """Check a config, what is laid over one, an experiment file, or a tuning file."""
+    """Check a config, overrides of one, an experiment file, or a tuning file."""
     keys = yaml.safe_load(text).keys()
     is_part = "base" not in keys and "timesteps" not in keys and "extends" not in keys
     file.write_text(f"extends: configs/cartpole_ddqn.yaml\n{text}" if is_part else text)
@@ -223,7 +224,7 @@ def test_command_reference_lists_every_option(name: str, command: Any) -> None:
         elif not option.is_flag and option.default is not None:
             assert rows[option.opts[0]][1] == str(option.default)
     (usage,) = re.findall(rf"^## toolkit {name}\n\n`toolkit {name}([^`]*)`", page.read_text(), re.M)
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
     for word, argument in zip(usage.split(), arguments, strict=True):
         assert word.strip("[].") == str(argument.metavar or argument.name).strip("[].").upper().replace(".YML", ".yml")
         assert word.startswith("[") is not argument.required
@@ -235,8 +236,8 @@ def described_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
     """Return every key of a file as the reference writes it, with its default."""
     keys: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        held = [one for one in (field.annotation, *get_args(field.annotation)) if inspect.isclass(one)]
-        parts = [one for one in held if issubclass(one, BaseModel) and one.__name__ != "ComponentConfig"]
+        classes = [hint for hint in (field.annotation, *get_args(field.annotation)) if inspect.isclass(hint)]
+        parts = [cls for cls in classes if issubclass(cls, BaseModel) and cls.__name__ != "ComponentConfig"]
         if parts:
             below = f"{prefix}{name}.*." if "dict" in str(field.annotation) else f"{prefix}{name}."
             keys |= {f"{prefix}{name}": "required"} if below.endswith("*.") else {}
@@ -266,7 +267,7 @@ def test_component_reference_lists_every_component(kind: Any) -> None:
     page = REFERENCE / "components.md"
     own = [entry for entry in entry_points(group=kind.group) if entry.dist and entry.dist.name == "sb3-toolkit"]
     rows = {row[0]: row for row in table(page, kind.name)}
-    assert {name: row[2] for name, row in rows.items()} == {one.name: "".join(one.extras) for one in own}
+    assert {name: row[2] for name, row in rows.items()} == {entry.name: "".join(entry.extras) for entry in own}
     parameters = {}
     for entry in own:
         if re.fullmatch(r"[\w.]+:\w+", rows[entry.name][1]):
@@ -275,16 +276,16 @@ def test_component_reference_lists_every_component(kind: Any) -> None:
             if not all(find_spec(extra) for extra in entry.extras):
                 pytest.skip(f"needs {entry.extras}")
             parameters |= parameters_of(entry.name, find(kind, entry.name), kind.supplied)
-    listed = [table(page, kind.name, 1)] if parameters else []
-    assert {row[0]: row[1] for rows_ in listed for row in rows_} == parameters
+    parameter_rows = table(page, kind.name, 1) if parameters else []
+    assert {row[0]: row[1] for row in parameter_rows} == parameters
 
 
 def parameters_of(name: str, cls: type[Any], supplied: Any) -> dict[str, str]:
     parameters = inspect.signature(cls).parameters.values()
     return {
-        f"{name}.{one.name}": "required" if one.default is one.empty else written(one.default)
-        for one in parameters
-        if one.name not in supplied
+        f"{name}.{parameter.name}": "required" if parameter.default is parameter.empty else written(parameter.default)
+        for parameter in parameters
+        if parameter.name not in supplied
     }
 
 
@@ -309,17 +310,17 @@ def test_python_reference_lists_every_public_name() -> None:
         for part in path.split(".")[1:]:
             function = getattr(function, part)
         assert named.replace("*", "").split(", ") == [*inspect.signature(function).parameters]
-    listed = {row[0].partition("(")[0] for row in [*functions, *table(page, "Classes")]}
+    documented = {row[0].partition("(")[0] for row in [*functions, *table(page, "Classes")]}
     public = {f"toolkit.{name}" for name in toolkit.__all__}
-    assert listed == public | {f"toolkit.testing.{name}" for name in toolkit.testing.__all__} - {
+    assert documented == public | {f"toolkit.testing.{name}" for name in toolkit.testing.__all__} - {
         "toolkit.testing.ConformanceError"
     }
 
 
 def test_run_directory_reference_lists_every_file_and_key() -> None:
     page = REFERENCE / "run-directory.md"
-    listed = re.findall(r"`([^`]+)`", "\n".join(row[0] for row in raw_rows(page, "Run directory")))
-    tops = {path.partition("/")[0] for path in listed}
+    paths = re.findall(r"`([^`]+)`", "\n".join(row[0] for row in raw_rows(page, "Run directory")))
+    tops = {path.partition("/")[0] for path in paths}
     runs = [run for run in OLD_RUN.parent.iterdir() if run.is_dir()]
     assert not {path.name for run in runs for path in run.iterdir()} - tops
     result = json.loads((OLD_RUN / "result.json").read_text())
@@ -338,7 +339,7 @@ def raw_rows(page: Path, heading: str) -> list[list[str]]:
 
 def test_exit_code_reference_lists_every_code() -> None:
     def statuses(cls: type[ToolkitError]) -> set[int]:
-        return {cls.exit_status}.union(*(statuses(one) for one in cls.__subclasses__()))
+        return {cls.exit_status}.union(*(statuses(subclass) for subclass in cls.__subclasses__()))
 
     codes = {int(row[0]) for row in table(REFERENCE / "exit-codes.md", "Exit codes")}
     assert codes == statuses(ToolkitError) | {0, EXIT_CRITERION_NOT_MET, 128 + 1, 128 + 2, 128 + 15}
@@ -360,9 +361,9 @@ def test_glossary_has_each_term_once_in_order() -> None:
 def test_architecture_shows_the_packages_in_layer_order() -> None:
     page = (PROJECT / "ARCHITECTURE.md").read_text()
     (picture,) = [block.text for block in blocks(PROJECT / "ARCHITECTURE.md", "") if "────" in block.text]
-    shown = [re.findall(r"^  (\w+)(?: +(\w+)(?=  ))?", row, re.M)[0] for row in re.split(r"─+\n", picture)]
+    layers = [re.findall(r"^  (\w+)(?: +(\w+)(?=  ))?", row, re.M)[0] for row in re.split(r"─+\n", picture)]
     contract = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    assert [" | ".join(filter(None, row)) for row in shown] == [
+    assert [" | ".join(filter(None, row)) for row in layers] == [
         layer for layer in contract["layers"] if "__" not in layer
     ]
     assert len(page.split()) <= 900
@@ -381,6 +382,6 @@ def test_doors_in_contributing_lead_to_code() -> None:
     for _, file, name in doors:
         body = ast.parse((PROJECT / file).read_text()).body
         for part in name.split("."):
-            found = [one for one in body if getattr(one, "name", None) == part]
-            assert len(found) == 1, f"{file}: {name}"
-            body = getattr(found[0], "body", [])
+            nodes = [node for node in body if getattr(node, "name", None) == part]
+            assert len(nodes) == 1, f"{file}: {name}"
+            body = getattr(nodes[0], "body", [])

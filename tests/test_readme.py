@@ -29,8 +29,8 @@ def test_yaml_of_readme_has_ten_lines() -> None:
 
 def test_tutorial_shows_the_main_config() -> None:
     tutorial = (PROJECT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    shown = next(yaml.safe_load(text) for text in BLOCKS.findall(tutorial) if text.startswith("timesteps:"))
-    assert shown == yaml.safe_load((PROJECT / "configs" / "cartpole_ddqn.yaml").read_text())
+    config = next(yaml.safe_load(text) for text in BLOCKS.findall(tutorial) if text.startswith("timesteps:"))
+    assert config == yaml.safe_load((PROJECT / "configs" / "cartpole_ddqn.yaml").read_text())
 
 
 def test_japanese_readme_has_the_same_commands_yaml_and_numbers() -> None:

@@ -99,8 +99,8 @@ class RayLauncher(Launcher):
             reference = task.remote(*arguments, self.storage, self.cpus_per_run, stop_key)
             running[reference.future()] = reference, job
         while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)  # ray.wait would delay signals other than Ctrl-C
-            for future in done:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)  # ray.wait would delay signals other than Ctrl-C
+            for future in finished:
                 _, job = running.pop(future)
                 yield self._get_result(job, future)
 

@@ -139,20 +139,22 @@ def script_environment() -> dict[str, str]:
 def test_script_without_main_guard_gets_one_hint() -> None:
     Path("script.py").write_text(SCRIPT.replace('if __name__ == "__main__"', "if 1"))
     command = [sys.executable, "script.py"]
-    done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
     assert re.search(
         r"ToolkitError: [ab]: its process ended with status 1 before the job began\n"
         "put the training of the script under `if __name__ == '__main__':`\n$",
-        done.stderr,
+        result.stderr,
     )
-    assert done.stderr.count("Traceback") == 1
+    assert result.stderr.count("Traceback") == 1
     assert not Path("all").exists()
 
 
 def test_script_without_file_is_refused() -> None:
     command = [sys.executable, "-"]
-    done = subprocess.run(command, env=script_environment(), input=SCRIPT, capture_output=True, text=True, check=False)
-    assert "<stdin>: this script has no file, and other processes cannot import it\nsave it first" in done.stderr
+    result = subprocess.run(
+        command, env=script_environment(), input=SCRIPT, capture_output=True, text=True, check=False
+    )
+    assert "<stdin>: this script has no file, and other processes cannot import it\nsave it first" in result.stderr
     assert not Path("all").exists()
 
 

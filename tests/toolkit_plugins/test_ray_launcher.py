@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster of two nodes on this machine, one of which is lost."""
+"""Runs on a real Ray cluster of two nodes on this machine, and the loss of one node."""
 
 from __future__ import annotations
 
@@ -46,36 +46,36 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 
 class Waits(BaseCallback):
-    def __init__(self, place: str, seed: int):
+    def __init__(self, directory: str, seed: int):
         super().__init__()
-        self.place, self.seed = Path(place), seed
+        self.directory, self.seed = Path(directory), seed
 
     def _on_training_start(self):
         threads = f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')}"
-        with (self.place / f"{self.seed}.started").open("a") as file:
+        with (self.directory / f"{self.seed}.started").open("a") as file:
             file.write(f"{self.num_timesteps} {threads}\\n")
 
     def _on_step(self):
-        if self.num_timesteps == 430 and not (self.place / "go").exists():
-            (self.place / f"{self.seed}.waits").write_text(str(os.getpid()))
-            while not (self.place / "go").exists():
+        if self.num_timesteps == 430 and not (self.directory / "go").exists():
+            (self.directory / f"{self.seed}.waits").write_text(str(os.getpid()))
+            while not (self.directory / "go").exists():
                 time.sleep(0.02)
         return True
 
     def state_dict(self):
         return {}
 
-    def load_state_dict(self, kept):
+    def load_state_dict(self, state_dict):
         pass
 """
 
 
 def wait_until(happened: Callable[[], Any]) -> Any:
     end = time.monotonic() + PATIENCE
-    while not (found := happened()):
+    while not (value := happened()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    return found
+    return value
 
 
 def free_port() -> int:
@@ -85,43 +85,43 @@ def free_port() -> int:
 
 
 class Cluster:
-    """A head and one more node, of a CPU each."""
+    """A Ray cluster of a head node and one other node, with one CPU each."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place  # short, as sockets are in it
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory  # short, as sockets are in it
         self.port = free_port()
         self.nodes: list[psutil.Popen] = []
         self.lost: list[psutil.Process] = []
 
     def grow(self) -> None:
-        """Have two nodes."""
+        """Start nodes until there are two."""
         while len(self.nodes) < 2:
             self.add_node()
 
     def add_node(self) -> None:
-        """Start the head, or else another node."""
+        """Start the head node first, then other nodes."""
         head = ["--head", f"--port={self.port}", f"--ray-client-server-port={free_port()}"]
-        head += [f"--temp-dir={self.place}", "--include-dashboard=false"]
+        head += [f"--temp-dir={self.directory}", "--include-dashboard=false"]
         arguments = [f"--address=127.0.0.1:{self.port}"] if self.nodes else head
         small = ["--num-cpus=1", "--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"]
-        log = self.place / f"{len(self.nodes)}-{len(self.lost)}.log"
+        log = self.directory / f"{len(self.nodes)}-{len(self.lost)}.log"
         with log.open("w") as file:
             command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments, *small]
             self.nodes.append(psutil.Popen(command, stdout=file, stderr=file, start_new_session=True))
         wait_until(lambda: "Ray runtime started" in log.read_text())
 
     def lose(self, pid: int, all_at_once: bool) -> None:
-        """End the node that a process is of: all of it, or its raylet, which the others follow."""
+        """Kill the node that runs a process: all its processes, or its raylet, after which the others end."""
         parents = {process.pid for process in psutil.Process(pid).parents()}
         node = next(node for node in self.nodes[1:] if node.pid in parents)
         self.nodes.remove(node)
         processes = [node, *node.children(recursive=True)]
         self.lost += processes
-        for process in processes if all_at_once else [one for one in processes if one.name() == "raylet"]:
+        for process in processes if all_at_once else [process for process in processes if process.name() == "raylet"]:
             end(process)
 
     def end(self) -> None:
-        """End all its processes."""
+        """Kill all processes of the cluster."""
         for process in [
             *self.lost,
             *(child for node in self.nodes for child in node.children(recursive=True)),
@@ -138,38 +138,38 @@ def end(process: psutil.Process) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    place = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is left in the user's home
-        started = Cluster(place)
+        started = Cluster(directory)
         try:
             yield started
         finally:
             started.end()
-            shutil.rmtree(place)
+            shutil.rmtree(directory)
 
 
 @pytest.fixture
 def waits(tmp_path: Path) -> Path:
-    """A directory with a callback that waits there until `go` is in it."""
-    place = tmp_path / "waits"
-    place.mkdir()
-    (place / "waits.py").write_text(WAITS)
-    return place
+    """A directory with a callback that waits until the directory has a file `go`."""
+    directory = tmp_path / "waits"
+    directory.mkdir()
+    (directory / "waits.py").write_text(WAITS)
+    return directory
 
 
-def waiting(place: Path, seed: int, **more: Any) -> RunConfig:
-    callback = {"name": f"{place}/waits.py:Waits", "params": {"place": str(place), "seed": seed}}
+def make_waiting_config(directory: Path, seed: int, **more: Any) -> RunConfig:
+    callback = {"name": f"{directory}/waits.py:Waits", "params": {"directory": str(directory), "seed": seed}}
     return make_config(seed=seed, callbacks=[callback], **more)
 
 
-def job_of(directory: Path, config: RunConfig) -> Job:
+def make_job(directory: Path, config: RunConfig) -> Job:
     arguments = {"config": config.to_document().data, "evaluation_episodes": 2}
     return Job(directory.name, directory, run_job, arguments)
 
 
 @pytest.mark.slow
-def test_it_keeps_what_a_launcher_promises(cluster: Cluster) -> None:
+def test_launcher_passes_conformance_check(cluster: Cluster) -> None:
     cluster.grow()
     with ray.init(f"127.0.0.1:{cluster.port}", log_to_driver=False, logging_level=logging.ERROR):
         check_launcher("ray")  # on the cluster that this process is connected to
@@ -177,7 +177,7 @@ def test_it_keeps_what_a_launcher_promises(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["the directory itself", "storage"])
-def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened(
+def test_runs_of_lost_node_resume_identically_on_another_node(
     cluster: Cluster, waits: Path, tmp_path: Path, shared: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.grow()
@@ -197,9 +197,9 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
         finally:
             (waits / "go").touch()
 
-    runs = {seed: waiting(waits, seed) for seed in SEEDS}
-    jobs = [job_of(tmp_path / "runs" / str(seed), run) for seed, run in runs.items()]
-    failing = job_of(tmp_path / "runs" / "failing", make_config(env={"id": "NoSuch-v0"}))
+    runs = {seed: make_waiting_config(waits, seed) for seed in SEEDS}
+    jobs = [make_job(tmp_path / "runs" / str(seed), run) for seed, run in runs.items()]
+    failing = make_job(tmp_path / "runs" / "failing", make_config(env={"id": "NoSuch-v0"}))
     with ThreadPoolExecutor() as pool, ExitStack() as busy:
         if shared:  # a lost machine may be at work in it for a while
             jobs[0].directory.mkdir(parents=True)
@@ -211,30 +211,30 @@ def test_when_a_node_is_lost_its_runs_go_on_elsewhere_as_if_nothing_had_happened
     assert errors == {"1": None, "2": None}
     assert capfd.readouterr() == ("", "")
     started = sorted((waits / f"{seed}.started").read_text().splitlines() for seed in SEEDS)
-    assert started == [["0 1 None"], ["0 1 None", "300 1 None"]], "one thread each, and one goes on from a snapshot"
+    assert started == [["0 1 None"], ["0 1 None", "300 1 None"]], "one thread each, and one resumes from a snapshot"
     assert files_in(storage) == set()
     for job, run in zip(jobs, runs.values(), strict=True):
-        run_job(tmp_path / "plain" / job.name, **job_of(tmp_path, run).arguments)
+        run_job(tmp_path / "plain" / job.name, **make_job(tmp_path, run).arguments)
         assert find_differences(job.directory, tmp_path / "plain" / job.name) == []
         assert files_in(job.directory / "snapshots") == files_in(tmp_path / "plain" / job.name / "snapshots")
         assert (job.directory / "evaluation.json").exists()
 
 
 @pytest.mark.slow
-def test_a_job_that_cannot_be_sent_to_the_storage_fails(cluster: Cluster, disk: Path, tmp_path: Path) -> None:
+def test_job_fails_if_upload_to_storage_fails(cluster: Cluster, disk: Path, tmp_path: Path) -> None:
     cluster.grow()
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "file").write_bytes(bytes(8 << 20))  # more than the disk has room for
     launcher = RayLauncher(f"127.0.0.1:{cluster.port}", storage=disk.as_uri())
-    (ended,) = launcher.launch([job_of(tmp_path / "job", make_config())])
+    (ended,) = launcher.launch([make_job(tmp_path / "job", make_config())])
     assert re.match(rf"is not sent to {disk.as_uri()}: OSError: .*No space left on device", ended.error or "")
     assert files_in(disk) == set()
 
 
 @pytest.mark.slow
-def test_a_run_that_was_ended_at_home_is_not_taken_back_by_an_old_parcel(cluster: Cluster, tmp_path: Path) -> None:
+def test_stale_upload_does_not_replace_finished_run(cluster: Cluster, tmp_path: Path) -> None:
     cluster.grow()
-    storage, job = (tmp_path / "storage").as_uri(), job_of(tmp_path / "job", make_config())
+    storage, job = (tmp_path / "storage").as_uri(), make_job(tmp_path / "job", make_config())
     with pytest.raises(TrainingError):
         train(make_config(), job.directory, [StopAt(430)])
     RemoteDirectory(storage, job.directory).send(job.directory)
@@ -248,7 +248,7 @@ def test_a_run_that_was_ended_at_home_is_not_taken_back_by_an_old_parcel(cluster
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_runs_of_a_ray_of_its_own_where_they_are_saved_and_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_saves_runs_and_ends_own_ray_processes(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(make_config(timesteps=1_000_000, params={"compile": False}).to_yaml())
     (tmp_path / "experiment.yaml").write_text("base: base.yaml\nseeds: [3]\nlauncher: ray\n")
     out = tmp_path / "out"
@@ -256,23 +256,23 @@ def test_ctrl_c_stops_the_runs_of_a_ray_of_its_own_where_they_are_saved_and_leav
     with toolkit_process(command, session=True, RAY_AUTH_MODE="disabled") as process:
         try:
             run = wait_until(lambda: [snapshot.parents[1] for snapshot in out.glob("*/*/snapshots/150")])[0]
-            started = {one: one.name() for one in psutil.Process(process.pid).children(recursive=True)}
+            names = {child: child.name() for child in psutil.Process(process.pid).children(recursive=True)}
             process.send_signal(signal.SIGINT)
-            printed, said = process.communicate(timeout=PATIENCE)
+            printed, errors = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert (process.returncode, printed.strip()) == (130, str(out))
-    assert said.strip() == "warning: stopping where runs can be saved; once more stops them at once"
+    assert errors.strip() == "warning: stopping where runs can be saved; once more stops them at once"
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert (run / "snapshots" / str(result["timesteps"])).is_dir()
-    assert {"raylet", "gcs_server"} <= {*started.values()}
-    wait_until(lambda: not any(process.is_running() for process in started))
+    assert {"raylet", "gcs_server"} <= {*names.values()}
+    wait_until(lambda: not any(process.is_running() for process in names))
 
 
 @pytest.fixture
 def slow_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Ray whose processes take each task a second late, and what cancels it at once."""
+    """A local Ray that delays each task by a second, but cancels at once."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     late = "CoreWorkerService.grpc_server.PushTask.HandleRequestImpl=1000000:1000000"
     monkeypatch.setenv("RAY_testing_asio_delay_us", late)
@@ -284,7 +284,7 @@ def slow_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slow_ray")
-def test_a_job_that_is_just_being_started_when_all_are_stopped_does_not_begin(tmp_path: Path) -> None:
+def test_closing_launcher_cancels_job_that_is_starting(tmp_path: Path) -> None:
     first, second = (Job(name, tmp_path / name, jobs.write, {"text": name}) for name in ("first", "second"))
     launched = RayLauncher().launch([first, second])
     assert next(launched) == Ended(first, None)
@@ -292,7 +292,7 @@ def test_a_job_that_is_just_being_started_when_all_are_stopped_does_not_begin(tm
     assert files_in(tmp_path) == {"first/said"}
 
 
-def test_an_address_that_nobody_answers_at_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_address_is_refused_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gcs_rpc_server_connect_timeout_s", "py_gcs_connect_timeout_s"):
         monkeypatch.setenv(f"RAY_{name}", "1")  # rather than 5
     address = f"127.0.0.1:{free_port()}"
@@ -301,12 +301,12 @@ def test_an_address_that_nobody_answers_at_is_refused_soon(monkeypatch: pytest.M
     assert len(raised.value.message) < 300
 
 
-def test_a_launcher_that_is_ready_is_not_connected_yet_as_what_it_is_for_may_be_refused() -> None:
+def test_prepare_does_not_connect_to_ray() -> None:
     RayLauncher().prepare()
     assert not ray.is_initialized()
 
 
-def test_runs_that_want_more_than_this_machine_has_are_refused() -> None:
+def test_more_cpus_than_machine_has_are_refused() -> None:
     with pytest.raises(ToolkitError, match=r"cpus_per_run is 4096, and this machine has \d+$"):
         RayLauncher(cpus_per_run=4096).prepare()
     with pytest.raises(ValueError, match="cpus_per_run must be at least 1, not 0"):

@@ -218,6 +218,6 @@ def test_spec_recreates_wrapper(wrapper: type[gym.Wrapper], params: dict[str, An
     again = gym.make(copy.deepcopy(env.spec))
     assert type(again) is wrapper
     assert {name: getattr(again, name) for name in params} == params
-    for one in (env, again):
-        one.reset(seed=0)
+    for wrapped in (env, again):
+        wrapped.reset(seed=0)
     assert [env.step(0)[1] for _ in range(8)] == [again.step(0)[1] for _ in range(8)]

@@ -107,8 +107,10 @@ def load_plan(
     launcher: Any = None if component is None or problems else component.build()
     if launcher is not None:  # else the problems are raised below
         launcher.prepare()
-    given = config.variants or {str(base.data["name"]): {}}
-    variants, variant_problems = make_variants(given, config.grid or {}, document, base, file.resolve().parent)
+    values_by_variant = config.variants or {str(base.data["name"]): {}}
+    variants, variant_problems = make_variants(
+        values_by_variant, config.grid or {}, document, base, file.resolve().parent
+    )
     names = [variant.name for variant in variants]
     problems += find_name_problems(names, ("variants",) if config.variants else ("base",))
     variant_problems.raise_if_any(problems)

@@ -101,9 +101,11 @@ class VariantProblems:
         problems = [*others, *(self._name_variants(*item) for item in self._variants.items())]
         if problems:
             locations = self.document.locations
-            places = self.base.locations | {path: line for path, line in locations.items() if _is_in_experiment(path)}
-            places |= {problem.path: locations[problem.nearest(locations) or ()] for problem in others}
-            raise ConfigError(sort_problems(problems, places), places)
+            all_lines = self.base.locations | {
+                path: line for path, line in locations.items() if _is_in_experiment(path)
+            }
+            all_lines |= {problem.path: locations[problem.nearest(locations) or ()] for problem in others}
+            raise ConfigError(sort_problems(problems, all_lines), all_lines)
 
     def _name_variants(self, problem: Problem, variants: Sequence[str]) -> Problem:
         """Name the variants that have a problem of the base, unless all have it."""
@@ -131,20 +133,20 @@ def _find_origin(overrides: Sequence[VariantOverride], path: KeyPath) -> KeyPath
 
 
 def make_variants(
-    given: Mapping[str, Params], grid: Grid, document: Document, base: Document, directory: Path
+    values_by_variant: Mapping[str, Params], grid: Grid, document: Document, base: Document, directory: Path
 ) -> tuple[list[Variant], VariantProblems]:
     """Make the config of each variant with each combination of the grid's values.
 
-    :param given: values by dotted path, by the name of the variant
+    :param values_by_variant: values by dotted path, by the name of the variant
     :param document: the experiment file
     :param directory: the directory of the experiment file
     :return: the valid variants, and the problems of the others
     """
     labels = grid_labels(grid)
     combinations = [*itertools.product(*(range(len(values)) for values in grid.values()))]
-    problems = VariantProblems(document, base, len(given) * len(combinations))
+    problems = VariantProblems(document, base, len(values_by_variant) * len(combinations))
     variants = []
-    for (name, values), indices in itertools.product(given.items(), combinations):
+    for (name, values), indices in itertools.product(values_by_variant.items(), combinations):
         choices = [*zip(grid, indices, strict=True)]
         full_name = ",".join([name, *(labels[dotted][index] for dotted, index in choices)])
         config = Document(deepcopy(base.data), dict(base.locations))

@@ -73,9 +73,9 @@ def load_state_dict(state_dict: Any, part: torch.nn.Module | torch.optim.Optimiz
     name = type(part).__name__
     if not isinstance(state_dict, dict):
         raise ValueError(f"it has no state of a {name}")
-    checked = {name: state_dict}
-    _refuse_misfits(checked, {name: part})
-    part.load_state_dict(checked[name])
+    state_dicts = {name: state_dict}
+    _refuse_misfits(state_dicts, {name: part})
+    part.load_state_dict(state_dicts[name])
 
 
 def _refuse_misfits(state_dicts: dict[str, Any], parts: Mapping[str, Any]) -> None:
@@ -165,10 +165,10 @@ def _check_module(name: str, state_dict: dict[Any, Any], module: torch.nn.Module
         raise _MisfitError(f"{name} has {str(unexpected[0])[:80]!r}, which this model has not")
     for key, tensor in expected.items():
         _check_tensor(f"{name}: {key}", state_dict[key], tensor)
-    checked: OrderedDict[str, Any] = OrderedDict((key, state_dict[key]) for key in expected)
+    own_state: OrderedDict[str, Any] = OrderedDict((key, state_dict[key]) for key in expected)
     if hasattr(expected, "_metadata"):
-        checked._metadata = expected._metadata  # type: ignore[attr-defined]
-    return checked
+        own_state._metadata = expected._metadata  # type: ignore[attr-defined]
+    return own_state
 
 
 def _check_optimizer(name: str, state_dict: dict[Any, Any], optimizer: torch.optim.Optimizer) -> None:

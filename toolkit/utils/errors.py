@@ -126,13 +126,13 @@ def make_printable(text: str, max_length: int = 600) -> str:
     )
 
 
-def did_you_mean(wrong: str, known: Sequence[str], present: Sequence[str] = (), max_listed: int = 30) -> str:
+def did_you_mean(wrong: str, candidates: Sequence[str], present: Sequence[str] = (), max_listed: int = 30) -> str:
     """Suggest the closest known name; list all if none is close.
 
     :param present: names that exist already, and are suggested last
     :param max_listed: list nothing if there are more names
     """
-    absent = [name for name in known if name not in present]
+    absent = [name for name in candidates if name not in present]
     for names, cutoff in ((absent, 0.75), (present, 0.6), (absent, 0.6)):
         if close := get_close_matches(wrong, names, n=1, cutoff=cutoff):
             return f"did you mean '{close[0]}'?"

@@ -112,9 +112,9 @@ def get_weights(model: DQN) -> dict[str, th.Tensor]:
     return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
 
 
-def have_equal_weights(one: DQN, other: DQN) -> bool:
-    ones, others = get_weights(one), get_weights(other)
-    return ones.keys() == others.keys() and all(th.equal(ones[name], others[name]) for name in ones)
+def have_equal_weights(model: DQN, other: DQN) -> bool:
+    weights, others = get_weights(model), get_weights(other)
+    return weights.keys() == others.keys() and all(th.equal(weights[name], others[name]) for name in weights)
 
 
 # --- The update -----------------------------------------------------------------------------------------------------

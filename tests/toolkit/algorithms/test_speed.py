@@ -29,7 +29,7 @@ IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"vector": VECTOR, "other": spaces.Box(0, 5, (2,), np.float64)})
 UPDATES = 60
 CLOSE = 1e-6
-# all actions by chance, so that the same seed fills the same buffer whatever is train_model
+# all actions by chance, so that the same seed fills the same buffer for every trained model
 BASE: dict[str, Any] = {
     **{"seed": 0, "learning_rate": 1e-3, "gamma": 0.9, "buffer_size": 500, "batch_size": 32, "learning_starts": 100},
     **{"train_freq": 1, "target_update_interval": 50, "tau": 0.5},
@@ -93,15 +93,15 @@ def get_tensors(model: DQN) -> dict[str, th.Tensor]:
     return {name: th.as_tensor(value).detach().clone() for name, value in named.items() if value is not None}
 
 
-def compute_difference(ones: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> float:
-    return max(float((ones[name] - others[name]).abs().max()) for name in ones.keys() & others.keys())
+def compute_difference(tensors: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> float:
+    return max(float((tensors[name] - others[name]).abs().max()) for name in tensors.keys() & others.keys())
 
 
-def compute_distance(one: DQN, other: DQN) -> float:
-    """Return the largest compute_difference between two models, Adam's moments and steps included."""
-    ones, others = get_tensors(one), get_tensors(other)
-    assert ones.keys() == others.keys()
-    return compute_difference(ones, others)
+def compute_distance(model: DQN, other: DQN) -> float:
+    """Return the largest difference between two models, including Adam's moments and steps."""
+    tensors, others = get_tensors(model), get_tensors(other)
+    assert tensors.keys() == others.keys()
+    return compute_difference(tensors, others)
 
 
 def find_messages(caplog: pytest.LogCaptureFixture, what: str) -> list[str]:

@@ -174,9 +174,9 @@ def test_evaluation_writes_nothing_and_keeps_random_state(lottery: Run) -> None:
 
 
 def test_evaluate_prints_json_with_exact_keys(lottery: Run, toolkit: Toolkit) -> None:
-    done = toolkit("evaluate", lottery.directory, "--episodes", "4", "--json")
-    assert (done.status, done.err) == (0, "")
-    printed = json.loads(done.out, parse_constant=pytest.fail)
+    result = toolkit("evaluate", lottery.directory, "--episodes", "4", "--json")
+    assert (result.status, result.err) == (0, "")
+    printed = json.loads(result.out, parse_constant=pytest.fail)
     assert printed.keys() == KEYS
     evaluation = evaluate(lottery, 4)
     assert printed == {key: getattr(evaluation, key) for key in KEYS} | {
@@ -186,16 +186,16 @@ def test_evaluate_prints_json_with_exact_keys(lottery: Run, toolkit: Toolkit) ->
 
 
 def test_evaluate_option_seed_selects_episodes(lottery: Run, toolkit: Toolkit) -> None:
-    done = toolkit("evaluate", lottery.directory, "--episodes", "2", "--seed", "9", "--json")
-    assert tuple(json.loads(done.out)["returns"]) == evaluate(lottery, 2, seed=9).returns
+    result = toolkit("evaluate", lottery.directory, "--episodes", "2", "--seed", "9", "--json")
+    assert tuple(json.loads(result.out)["returns"]) == evaluate(lottery, 2, seed=9).returns
 
 
 def test_evaluate_prints_text_without_json_option(scripted: Run, toolkit: Toolkit) -> None:
     Paying.script = itertools.repeat(7.5)
-    done = toolkit("evaluate", scripted.directory, "--episodes", "3")
-    assert done.status == 0
-    assert "3 greedy episodes, raw returns" in done.out
-    assert "mean  7.50" in done.out
+    result = toolkit("evaluate", scripted.directory, "--episodes", "3")
+    assert result.status == 0
+    assert "3 greedy episodes, raw returns" in result.out
+    assert "mean  7.50" in result.out
 
 
 def test_evaluate_uses_newest_run_by_default(config_file: Path, toolkit: Toolkit) -> None:
@@ -222,6 +222,6 @@ def test_evaluate_refuses_missing_or_unfit_model(tmp_path: Path, toolkit: Toolki
             (run.directory / "config.yaml").write_text(config.replace("net_arch: [4]", "net_arch: [5]"))
     with pytest.raises(RunError, match=r"model\.zip"):
         evaluate(Run.open(run.directory), 1)
-    done = toolkit("evaluate", run.directory, "--json")
-    assert (done.status, done.out) == (2, "")
-    assert "Traceback" not in done.err
+    result = toolkit("evaluate", run.directory, "--json")
+    assert (result.status, result.out) == (2, "")
+    assert "Traceback" not in result.err

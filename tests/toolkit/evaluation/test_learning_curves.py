@@ -116,9 +116,9 @@ def test_curve_of_trained_run_matches_monitor_csv(solved: RunDirectory, by: Any)
 
 
 def test_plot_writes_picture_into_newest_run(solved: RunDirectory, toolkit: Toolkit) -> None:
-    done = toolkit("plot")
-    assert (done.status, done.out, done.err) == (0, "runs/solved-1/learning_curve.png\n", "")
-    image = read_pixels(Path(done.out.strip()))
+    result = toolkit("plot")
+    assert (result.status, result.out, result.err) == (0, "runs/solved-1/learning_curve.png\n", "")
+    image = read_pixels(Path(result.out.strip()))
     assert image.shape[1] == 1350
     assert image.shape[0] > 750
     assert count_pixels(image, BLUE) > 500  # the moving average
@@ -132,8 +132,8 @@ def test_run_without_criterion_has_no_threshold_line(solved: RunDirectory) -> No
 
 
 def test_svg_contains_searchable_text(solved: RunDirectory, toolkit: Toolkit) -> None:
-    done = toolkit("plot", solved.directory, "--out", "curve.SVG", "--by", "episode")
-    assert (done.status, done.out) == (0, "curve.SVG\n")
+    result = toolkit("plot", solved.directory, "--out", "curve.SVG", "--by", "episode")
+    assert (result.status, result.out) == (0, "curve.SVG\n")
     labels = read_texts(Path("curve.SVG"))
     success = (solved.result or {})["success"]
     assert "solved-1: double_dqn on CartPole-v1" in labels
@@ -175,8 +175,8 @@ def test_single_episode_is_drawn_as_marker(solved: RunDirectory) -> None:
 
 def test_several_runs_have_own_colours_and_names(solved: RunDirectory, toolkit: Toolkit) -> None:
     make_run(solved, "other-1", range(60), threshold=30.0)
-    done = toolkit("plot", "runs/solved-1", "runs/other-1")
-    assert (done.status, done.out, done.err) == (0, "learning_curves.png\n", "")
+    result = toolkit("plot", "runs/solved-1", "runs/other-1")
+    assert (result.status, result.out, result.err) == (0, "learning_curves.png\n", "")
     image = read_pixels(Path("learning_curves.png"))
     assert count_pixels(image, BLUE) > 500
     assert count_pixels(image, ORANGE) > 500
@@ -256,20 +256,20 @@ def test_plot_refuses_run_without_valid_episodes(
     if monitor is not None:
         path.write_text(monitor, errors="surrogateescape")
     before = files_in(Path())
-    done = toolkit("plot")
-    assert (done.status, done.out) == (2, "")
-    assert "runs/solved-1" in done.err
-    assert message in done.err
-    assert len(done.err.splitlines()) == 2  # what is wrong, and what to do
+    result = toolkit("plot")
+    assert (result.status, result.out) == (2, "")
+    assert "runs/solved-1" in result.err
+    assert message in result.err
+    assert len(result.err.splitlines()) == 2  # what is wrong, and what to do
     assert files_in(Path()) == before
 
 
 @pytest.mark.parametrize("result", ["{", "3"])
 def test_plot_refuses_damaged_result_json(solved: RunDirectory, toolkit: Toolkit, result: str) -> None:
     (solved.directory / "result.json").write_text(result)
-    done = toolkit("plot")
-    assert done.status == 2
-    assert "result.json: is damaged" in done.err
+    output = toolkit("plot")
+    assert output.status == 2
+    assert "result.json: is damaged" in output.err
     with pytest.raises(RunError, match="damaged"):
         assert solved.result
 
@@ -278,9 +278,9 @@ def test_plot_refuses_damaged_result_json(solved: RunDirectory, toolkit: Toolkit
 def test_plot_refuses_invalid_output_path(solved: RunDirectory, toolkit: Toolkit, config_file: Path, out: str) -> None:
     Path("d.svg").mkdir()
     before = files_in(Path())
-    done = toolkit("plot", solved.directory, "--out", out)
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"error: {out}: cannot be ")
+    result = toolkit("plot", solved.directory, "--out", out)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error: {out}: cannot be ")
     assert files_in(Path()) == before
 
 
@@ -295,9 +295,9 @@ def test_failed_plot_keeps_existing_picture(
 
     with monkeypatch.context() as patched:
         patched.setattr("matplotlib.figure.Figure.savefig", full)
-        done = toolkit("plot", "--out", "curve.png")
-    assert done.status == 2
-    assert "No space left on device" in done.err
+        result = toolkit("plot", "--out", "curve.png")
+    assert result.status == 2
+    assert "No space left on device" in result.err
     assert Path("curve.png").read_text() == "old"
     assert files_in(Path()) == {"curve.png"} | {f"runs/solved-1/{name}" for name in files_in(solved.directory)}
     assert toolkit("plot", "--out", "curve.png").status == 0

@@ -81,10 +81,10 @@ def run(config_file: Path) -> RunDirectory:
 def test_describe_lists_every_layer_of_a_run_without_model(run: RunDirectory, toolkit: Toolkit) -> None:
     assert not run.model_path.exists()
     before = files_in(run.directory)
-    done = toolkit("describe")
-    assert (done.status, done.err) == (0, "")
+    result = toolkit("describe")
+    assert (result.status, result.err) == (0, "")
     assert (
-        done.out
+        result.out
         == """\
 runs/small-1: double_dqn, MlpPolicy on CartPole-v1
 
@@ -226,10 +226,10 @@ def test_describe_refuses_network_with_unknown_inputs(toolkit: Toolkit) -> None:
         "timesteps: 8\nenv: {id: CartPole-v1}\nalgorithm: {name: ppo, policy: './odd.py:Odd'}\n"
     )
     run = RunDirectory.create(load_config("odd.yaml"), Path("runs/odd"))
-    done = toolkit("describe", run.directory, "--plot", "odd.png", "--trust")
-    assert (done.status, done.out) == (1, "")
-    assert "policy (Odd) cannot be traced: TypeError" in done.err
-    assert "Traceback" not in done.err
+    result = toolkit("describe", run.directory, "--plot", "odd.png", "--trust")
+    assert (result.status, result.out) == (1, "")
+    assert "policy (Odd) cannot be traced: TypeError" in result.err
+    assert "Traceback" not in result.err
     assert not Path("odd.png").exists()
 
 
@@ -249,8 +249,8 @@ def test_layout_has_no_overlaps_and_edges_pass_between_boxes() -> None:
     }
     sources = {box: [boxes[source] for source in links.get(name, [])] for name, box in boxes.items()}
     edges = arrange([*boxes.values()], sources, gap_x=10, gap_y=20)
-    for one, other in itertools.combinations(boxes.values(), 2):
-        assert abs(one.x - other.x) >= (one.width + other.width) / 2 or abs(one.y - other.y) >= 50
+    for left, right in itertools.combinations(boxes.values(), 2):
+        assert abs(left.x - right.x) >= (left.width + right.width) / 2 or abs(left.y - right.y) >= 50
     for edge in edges:
         assert [box.y for box in edge] == sorted(box.y for box in edge)
         for bend in edge[1:-1]:
@@ -300,10 +300,10 @@ def test_picture_shows_shapes_of_convolutions() -> None:
 def test_plot_replaces_file_with_whole_picture(run: RunDirectory, toolkit: Toolkit, name: str) -> None:
     Path(name).write_text("old")
     before = files_in(Path())
-    done = toolkit("describe", run.directory, "--plot", name)
-    assert (done.status, done.err) == (0, "")
-    assert "386 parameters" in done.out
-    assert done.out.endswith(f"\n{name}\n")
+    result = toolkit("describe", run.directory, "--plot", name)
+    assert (result.status, result.err) == (0, "")
+    assert "386 parameters" in result.out
+    assert result.out.endswith(f"\n{name}\n")
     assert files_in(Path()) == before
     if name.endswith("svg"):
         assert ElementTree.parse(name).getroot().tag.endswith("svg")
@@ -316,9 +316,9 @@ def test_plot_replaces_file_with_whole_picture(run: RunDirectory, toolkit: Toolk
 
 
 def test_plot_refuses_suffix_before_loading_the_run(toolkit: Toolkit) -> None:
-    done = toolkit("describe", "no-such-run", "--plot", "networks.pdf")
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("error: networks.pdf: cannot be drawn: its name must end in .png or .svg")
+    result = toolkit("describe", "no-such-run", "--plot", "networks.pdf")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("error: networks.pdf: cannot be drawn: its name must end in .png or .svg")
     with pytest.raises(ToolkitError, match=r"\.png or \.svg"):
         draw_networks(PPO("MlpPolicy", "CartPole-v1"), Path("networks"))
 
@@ -327,7 +327,7 @@ def test_plot_refuses_suffix_before_loading_the_run(toolkit: Toolkit) -> None:
 def test_plot_refuses_location_that_cannot_be_written(run: RunDirectory, toolkit: Toolkit, out: str) -> None:
     Path("directory.svg").mkdir()
     before = files_in(Path())
-    done = toolkit("describe", run.directory, "--plot", out)
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"error: {out}: cannot be written")
+    result = toolkit("describe", run.directory, "--plot", out)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error: {out}: cannot be written")
     assert files_in(Path()) == before

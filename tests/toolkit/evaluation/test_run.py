@@ -284,5 +284,5 @@ def test_class_of_script_is_required_again_outside_script(
 
 def test_import_toolkit_loads_neither_torch_nor_matplotlib() -> None:
     code = "import sys, toolkit; toolkit.ToolkitError; print({'torch', 'matplotlib'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"

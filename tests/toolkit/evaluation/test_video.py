@@ -167,12 +167,12 @@ def _decode_gif(path: Path) -> Video:
 
 def _decode_mp4(path: Path) -> Video:
     raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    done = subprocess.run([get_ffmpeg_exe(), "-i", path, *raw], capture_output=True, check=True)
-    stream = re.search(r"Video: h264.*?, (yuv\w+).*?, (\d+)x(\d+)", done.stderr.decode())
-    duration = re.search(r"Duration: 00:(\d\d):(\d\d\.\d\d)", done.stderr.decode())
+    result = subprocess.run([get_ffmpeg_exe(), "-i", path, *raw], capture_output=True, check=True)
+    stream = re.search(r"Video: h264.*?, (yuv\w+).*?, (\d+)x(\d+)", result.stderr.decode())
+    duration = re.search(r"Duration: 00:(\d\d):(\d\d\.\d\d)", result.stderr.decode())
     assert stream
     assert duration
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, int(stream[3]), int(stream[2]), 3)
+    frames = np.frombuffer(result.stdout, np.uint8).reshape(-1, int(stream[3]), int(stream[2]), 3)
     return Video(frames, 60 * int(duration[1]) + float(duration[2]), stream[1])
 
 
@@ -268,8 +268,8 @@ def test_record_refuses_directory_that_cannot_be_written(run: Run, tmp_path: Pat
 
 
 def test_same_run_gives_identical_video(cartpole: Run, tmp_path: Path) -> None:
-    one, other = (record(cartpole, formats=["gif"], out=tmp_path / name, max_steps=10)[0] for name in ("a", "b"))
-    assert one.read_bytes() == other.read_bytes()
+    video, other = (record(cartpole, formats=["gif"], out=tmp_path / name, max_steps=10)[0] for name in ("a", "b"))
+    assert video.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:.*render:UserWarning")
@@ -289,22 +289,22 @@ def test_environment_without_frames_is_refused_and_leaves_no_files(tmp_path: Pat
 
 
 def test_record_prints_every_file(run: Run, toolkit: Toolkit) -> None:
-    done = toolkit("record", run.directory, "--episodes", "2", "--format", "gif", "--out", "films")
-    assert (done.status, done.out, done.err) == (0, "films/record.gif\nfilms/record-2.gif\n", "")
+    result = toolkit("record", run.directory, "--episodes", "2", "--format", "gif", "--out", "films")
+    assert (result.status, result.out, result.err) == (0, "films/record.gif\nfilms/record-2.gif\n", "")
     assert files_in(Path("films")) == {"record.gif", "record-2.gif"}
 
 
 def test_record_refuses_unknown_format(run: Run, toolkit: Toolkit) -> None:
-    done = toolkit("record", run.directory, "--format", "avi")
-    assert done.status == 2
-    assert "'mp4', 'gif'" in done.err
+    result = toolkit("record", run.directory, "--format", "avi")
+    assert result.status == 2
+    assert "'mp4', 'gif'" in result.err
 
 
 def test_record_refuses_run_without_model(run: Run, toolkit: Toolkit) -> None:
     run.model_path.unlink()
-    done = toolkit("record", run.directory)
-    assert done.status == 2
-    assert "has no model.zip" in done.err
+    result = toolkit("record", run.directory)
+    assert result.status == 2
+    assert "has no model.zip" in result.err
     assert not run.videos.exists()
 
 
@@ -431,9 +431,9 @@ def test_lost_life_has_no_tail(tmp_path: Path) -> None:
 def test_environment_that_refuses_tail_is_named_and_leaves_no_files(tmp_path: Path, toolkit: Toolkit) -> None:
     run = train_acting(tmp_path, "env.params.fragile=true")
     assert len(record(run, out=tmp_path)) == 1
-    done = toolkit("record", run.directory, "--tail", "5")
-    assert (done.status, done.out) == (1, "")
-    message, hint = done.err.splitlines()
+    result = toolkit("record", run.directory, "--tail", "5")
+    assert (result.status, result.out) == (1, "")
+    message, hint = result.err.splitlines()
     name = "toolkit_tests/Acting-v0"
     assert message.startswith(
         f"error: no video was made: {name} cannot be stepped after the end of its episode: RuntimeError: it is over"
@@ -443,17 +443,17 @@ def test_environment_that_refuses_tail_is_named_and_leaves_no_files(tmp_path: Pa
 
 
 def test_record_option_tail_adds_frames_without_warnings(cartpole: Run, toolkit: Toolkit) -> None:
-    done = toolkit("record", cartpole.directory, "--format", "gif", "--out", "films", "--tail", "5")
-    assert (done.status, done.out, done.err) == (0, "films/record.gif\n", "")
+    result = toolkit("record", cartpole.directory, "--format", "gif", "--out", "films", "--tail", "5")
+    assert (result.status, result.out, result.err) == (0, "films/record.gif\n", "")
     (plain,) = record(cartpole, formats=["gif"], out=Path("films"))
     assert decode(Path("films/record.gif")).seconds - decode(plain).seconds == pytest.approx(5 / 50)
 
 
 @pytest.mark.parametrize("tail", ["-1", "abc"])
 def test_record_refuses_invalid_option_tail(run: Run, toolkit: Toolkit, tail: str) -> None:
-    done = toolkit("record", run.directory, "--tail", tail)
-    assert (done.status, done.out) == (2, "")
-    assert "'--tail'" in done.err
+    result = toolkit("record", run.directory, "--tail", tail)
+    assert (result.status, result.out) == (2, "")
+    assert "'--tail'" in result.err
     assert not run.videos.exists()
 
 

@@ -239,9 +239,9 @@ def test_interrupt_closes_window_without_error(cartpole: Run, screen: Screen) ->
 
 
 def test_watch_refuses_missing_display(no_display: None, cartpole: Run, toolkit: Toolkit) -> None:
-    done = toolkit("watch", cartpole.directory)
-    assert (done.status, done.out) == (2, "")
-    assert done.err == (
+    result = toolkit("watch", cartpole.directory)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == (
         "error: a window cannot open because there is no display\n'toolkit record' makes a video without a window\n"
     )
 
@@ -250,9 +250,9 @@ def test_watch_refuses_display_that_does_not_open(
     no_display: None, cartpole: Run, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":98765")
-    done = toolkit("watch", cartpole.directory)
-    assert (done.status, done.out) == (2, "")
-    message, hint = done.err.splitlines()
+    result = toolkit("watch", cartpole.directory)
+    assert (result.status, result.out) == (2, "")
+    message, hint = result.err.splitlines()
     assert message.startswith("error: CartPole-v1 cannot be watched in a window: error: x11 not available")
     assert hint == "'toolkit record' makes a video without a window"
     assert os.environ["SDL_VIDEODRIVER"] == ""
@@ -291,8 +291,8 @@ class TestPlay:
     @pytest.mark.parametrize("tail", [0, 5])
     def test_closed_window_ends_watch(self, tmp_path: Path, toolkit: Toolkit, tail: int) -> None:
         run = train_logging(tmp_path, f"env.params.closed_at={3 if tail else 1}")
-        done = toolkit("watch", run.directory, "--episodes", "1000", "--tail", str(tail))
-        assert (done.status, done.out, done.err) == (0, "", "")
+        result = toolkit("watch", run.directory, "--episodes", "1000", "--tail", str(tail))
+        assert (result.status, result.out, result.err) == (0, "", "")
         assert FrameEnv.log == ["reset", "draw", *["step", "draw"] * (3 if tail else 1), "close"]
 
     def test_failing_environment_is_named_and_closed(self, tmp_path: Path) -> None:
@@ -304,9 +304,9 @@ class TestPlay:
 
     def test_environment_without_rendering_is_refused(self, tmp_path: Path, toolkit: Toolkit) -> None:
         run = train_logging(tmp_path, "env.id=toolkit_tests/TextEnv-v0")
-        done = toolkit("watch", run.directory)
-        assert (done.status, done.out) == (2, "")
-        assert done.err == (
+        result = toolkit("watch", run.directory)
+        assert (result.status, result.out) == (2, "")
+        assert result.err == (
             "error: toolkit_tests/TextEnv-v0 cannot be watched: it renders neither a window nor frames\n"
             "its render modes: ['ansi']\n"
         )
@@ -314,24 +314,24 @@ class TestPlay:
 
     def test_environment_that_refuses_tail_is_named(self, tmp_path: Path, toolkit: Toolkit) -> None:
         run = train_logging(tmp_path, "env.params.goes_on=false")
-        done = toolkit("watch", run.directory, "--tail", "1")
-        assert (done.status, done.out) == (2, "")
-        assert "FrameEnv-v0 cannot be stepped after the end of its episode: AssertionError: it is over" in done.err
-        assert done.err.endswith("\nleave out --tail\n")
+        result = toolkit("watch", run.directory, "--tail", "1")
+        assert (result.status, result.out) == (2, "")
+        assert "FrameEnv-v0 cannot be stepped after the end of its episode: AssertionError: it is over" in result.err
+        assert result.err.endswith("\nleave out --tail\n")
         assert FrameEnv.log[-1] == "close"
 
     def test_watch_refuses_run_without_model(self, tmp_path: Path, toolkit: Toolkit) -> None:
         run = train_logging(tmp_path)
         run.model_path.unlink()
-        done = toolkit("watch", run.directory)
-        assert (done.status, done.out) == (2, "")
-        assert "has no model.zip" in done.err
+        result = toolkit("watch", run.directory)
+        assert (result.status, result.out) == (2, "")
+        assert "has no model.zip" in result.err
 
     @pytest.mark.parametrize(
         ("option", "value"),
         [("--tail", "-1"), ("--tail", "1001"), ("--tail", "abc"), ("--episodes", "0"), ("--seed", "-1")],
     )
     def test_watch_refuses_invalid_options(self, cartpole: Run, toolkit: Toolkit, option: str, value: str) -> None:
-        done = toolkit("watch", cartpole.directory, option, value)
-        assert (done.status, done.out) == (2, "")
-        assert f"'{option}'" in done.err
+        result = toolkit("watch", cartpole.directory, option, value)
+        assert (result.status, result.out) == (2, "")
+        assert f"'{option}'" in result.err

@@ -72,10 +72,10 @@ def get_refusal(
 
 def test_import_zoo_prints_config_that_trains(toolkit: Toolkit) -> None:
     Path("dqn.yml").write_text(ZOO)
-    done = toolkit("import-zoo", "dqn.yml", "CartPole-v1", "--algorithm", "dqn")
-    assert (done.status, done.err) == (0, "")
+    result = toolkit("import-zoo", "dqn.yml", "CartPole-v1", "--algorithm", "dqn")
+    assert (result.status, result.err) == (0, "")
     assert (
-        done.out
+        result.out
         == """\
 # RL Zoo's 'CartPole-v1' in 'dqn.yml', for dqn.
 timesteps: 40_000
@@ -94,7 +94,7 @@ algorithm:
     activation_fn: torch.nn:ReLU
 """
     )
-    Path("pole.yaml").write_text(done.out)
+    Path("pole.yaml").write_text(result.out)
     assert toolkit("check", "pole.yaml").status == 0
     assert toolkit("train", "pole.yaml", "--set", "timesteps=64", "--quiet").status == 0
     assert json.loads(Path("runs/pole-1/result.json").read_text())["timesteps"] == 64
@@ -512,10 +512,10 @@ def test_import_zoo_refuses_bad_input_in_one_message(arguments: str, message: st
     Path("huge.yml").write_text("#" * (1 << 20) + "\n")
     Path("text.yml").write_text("CartPole-v1: text\n")
     before = files_in(Path())
-    done = toolkit("import-zoo", *arguments.split())
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
-    assert "Traceback" not in done.err
+    result = toolkit("import-zoo", *arguments.split())
+    assert (result.status, result.out) == (2, "")
+    assert message in result.err
+    assert "Traceback" not in result.err
     assert files_in(Path()) == before
 
 
@@ -588,7 +588,7 @@ def count_outcomes(file: Path) -> tuple[int, int]:
     algorithm = file.stem if file.stem != "her" else "tqc"
     reasons = [find_refusal(file, stand_ins.get(name, name), algorithm) for name in names]
     refusals = [reason for reason in reasons if reason]
-    assert [reason for reason in refusals if not any(known in reason for known in REASONS)] == []
+    assert [reason for reason in refusals if not any(known_reason in reason for known_reason in REASONS)] == []
     return len(names) - len(refusals), len(refusals)
 
 

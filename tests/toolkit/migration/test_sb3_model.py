@@ -43,9 +43,9 @@ def save_stock_model(name: str) -> BaseAlgorithm:
 @pytest.mark.parametrize("name", STOCK_MODELS)
 def test_imported_model_acts_like_stock_model(name: str, toolkit: Toolkit) -> None:
     model = save_stock_model(name)
-    done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
-    assert (done.status, done.err) == (0, "")
-    summary, run_line, evaluate, record = done.out.splitlines()
+    result = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
+    assert (result.status, result.err) == (0, "")
+    summary, run_line, evaluate, record = result.out.splitlines()
     assert (summary, run_line) == ("imported the weights in stock.zip", "  run    runs/config-1")
     assert evaluate.endswith("toolkit evaluate runs/config-1")
     assert record.endswith("toolkit record runs/config-1 --format gif")
@@ -98,13 +98,13 @@ def test_hostile_zip_executes_nothing(member: str, toolkit: Toolkit) -> None:
     with zipfile.ZipFile("hostile.zip", "w") as archive:
         for name, content in members.items():
             archive.writestr(name, pickle.dumps(Bomb()) if member in (name, "all") else content)
-    done = toolkit("import-sb3", "hostile.zip", "--config", "config.yaml")
+    result = toolkit("import-sb3", "hostile.zip", "--config", "config.yaml")
     assert not Path("executed").exists()
     if member in ("data", "pytorch_variables.pth"):  # which DQN has no use for
-        assert done.status == 0
+        assert result.status == 0
     else:
-        assert (done.status, done.out) == (2, "")
-        assert done.err.startswith("error: hostile.zip: is damaged, or no SB3 model: policy")
+        assert (result.status, result.out) == (2, "")
+        assert result.err.startswith("error: hostile.zip: is damaged, or no SB3 model: policy")
         assert not Path("runs").exists()
 
 
@@ -127,9 +127,9 @@ def test_import_refuses_config_that_does_not_fit(
 ) -> None:
     save_stock_model("dqn")
     Path(file).write_text(Path(file).read_text().replace(old, new))
-    done = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(message)
+    result = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(message)
     assert files_in(Path()) == {"stock.zip", "config.yaml"}
 
 
@@ -145,6 +145,6 @@ def test_import_refuses_config_that_does_not_fit(
 )
 def test_import_names_missing_input(arguments: str, message: str, toolkit: Toolkit) -> None:
     save_stock_model("dqn")
-    done = toolkit("import-sb3", *arguments.split())
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
+    result = toolkit("import-sb3", *arguments.split())
+    assert (result.status, result.out) == (2, "")
+    assert message in result.err

@@ -40,8 +40,8 @@ def test_snapshot_is_json_and_arrays_with_checksums(interrupted_directory: Path)
     assert {path.name for path in snapshot.iterdir()} == {"state.json", "arrays.safetensors", "SHA256SUMS"}
     progress = json.loads((snapshot / "state.json").read_text())["progress"]
     assert progress["attributes"]["num_timesteps"] == 300
-    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=snapshot, capture_output=True, check=False)
-    assert checked.returncode == 0
+    process = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=snapshot, capture_output=True, check=False)
+    assert process.returncode == 0
 
 
 def test_new_snapshots_replace_damaged_ones(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ class EmptiesDirectories(ChangedResults):
 
 class CallsTwice(ChangedResults):
     def launch(self, jobs):
-        done = {ended.job.name for ended in super().launch(jobs)}
-        return (ended for ended in super().launch(jobs) if ended.job.name in done)
+        names = {ended.job.name for ended in super().launch(jobs)}
+        return (ended for ended in super().launch(jobs) if ended.job.name in names)
 
 
 class NeedsParentDirectory(ChangedResults):
@@ -111,10 +111,10 @@ class ReturnsAList(ChangedResults):
 
 class CallsInThreads(ChangedResults):
     def launch(self, launched):
-        given = {job.name: job for job in launched}
+        jobs_by_name = {job.name: job for job in launched}
         inside = [replace(job, function=jobs.call_in_thread, arguments={"job": job}) for job in launched]
         for ended in super().launch(inside):
-            yield Ended(given[ended.job.name], ended.error)
+            yield Ended(jobs_by_name[ended.job.name], ended.error)
 
 
 class FailsToPrepare(ChangedResults):

@@ -8,11 +8,11 @@ from toolkit.utils.text import abbreviate, format_count, format_table
 
 
 @pytest.mark.parametrize(
-    ("limit", "shown"),
+    ("limit", "lines"),
     [(0, ["and 3 more"]), (2, ["a", "b", "and 1 more"]), (3, ["a", "b", "c"]), (9, ["a", "b", "c"])],
 )
-def test_abbreviate_counts_items_above_limit(limit: int, shown: list[str]) -> None:
-    assert abbreviate("abc", limit) == shown
+def test_abbreviate_counts_items_above_limit(limit: int, lines: list[str]) -> None:
+    assert abbreviate("abc", limit) == lines
 
 
 def test_abbreviate_separates_thousands_and_says_what_is_counted() -> None:
