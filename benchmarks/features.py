@@ -3,13 +3,14 @@
     python benchmarks/features.py [--envs 16 1] [--steps 400] [--repeats 25] [--compile auto|true|false]
                                   [--results DIR]
 
-The algorithm is that of configs/cartpole_ddqn.yaml, on one torch thread. Every episode has 100 steps, whatever the
-agent does, so that all trainings have equally many episodes. The trainings run in turns: in each repeat, each takes
+The algorithm is that of configs/cartpole_ddqn.yaml, on one torch thread. Every episode has 100 steps for any
+actions, so that all trainings have equally many episodes. The trainings run in turns: in each repeat, each takes
 `--steps` steps of all environments. The time of updates varies more than the differences to measure. So there is one
 update in 100 such steps, except in the `learn()` that is the base of the percentages.
 
-A feature's time is that of its training minus that of the training `beside` it, in the same repeat: microseconds of an
-environment step, by the processor's time and by the clock, and the former in percent of `learn()`. Median (minimum to
+A feature's time is that of its training minus that of the training `beside` it, in the same repeat. The table has
+microseconds of an environment step, by the processor's time and by the clock. The percentage is the processor's time
+divided by that of `learn()`. Median (minimum to
 maximum). `logging` is progress.csv and TensorBoard, which `toolkit.train` always writes. `toolkit.train` also writes
 monitor.csv.
 """

@@ -51,6 +51,14 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(load_config(directory / "small.yaml"), directory / "run")
 
 
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small config, trained for only 100 steps: the pole falls after some ten, and pygame draws it."""
+    directory = tmp_path_factory.mktemp("cartpole")
+    (directory / "small.yaml").write_text(SMALL_CONFIG)
+    return train(load_config(directory / "small.yaml", ["timesteps=100"]), directory / "run")
+
+
 @pytest.fixture
 def run_copy(finished_run: Run, working_directory: Path) -> Run:
     """A copy of the finished run, `run` in the working directory, for tests that write to it."""

@@ -289,7 +289,7 @@ def parameters_of(name: str, cls: type[Any], supplied: Any) -> dict[str, str]:
     }
 
 
-def test_component_reference_lists_what_dqn_lacks() -> None:
+def test_component_reference_lists_parameters_that_dqn_lacks() -> None:
     from stable_baselines3 import DQN
 
     from toolkit.algorithms import DoubleDQN

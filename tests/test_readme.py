@@ -17,7 +17,7 @@ def test_readme_has_at_most_900_words() -> None:
     assert len(README.split()) <= 900
 
 
-def test_second_command_is_what_ci_runs() -> None:
+def test_ci_runs_second_command_of_readme() -> None:
     _, tests = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
     assert tests in (PROJECT / ".ci" / "run").read_text().splitlines()
 

@@ -1,1 +1,4 @@
-"""The components that ship with the toolkit; each is found by its entry point, as anybody's are."""
+"""The toolkit's own components: callbacks, launchers, loggers, schedules and wrappers, found by entry points.
+
+Base classes of plugins are in `toolkit.training.callbacks` and `toolkit.experiments.launcher`.
+"""

@@ -36,12 +36,12 @@ RunningJobs = dict[Future[str | None], tuple[Any, Job]]
 class RayLauncher(Launcher):
     """Run jobs on a Ray cluster, each as a task that reserves CPUs.
 
-    When the process or the machine of a job dies, Ray calls the job again elsewhere, up to 20 times, and the job
+    When the process or the machine of a job dies, Ray calls the job again on another node, up to 20 times. The job
     resumes from its latest valid snapshot. Every node needs the same packages as this machine, in the same versions.
     A process that is connected to Ray already keeps its connection.
 
-    :param address: address of the cluster: ``auto`` on a node of it, ``HOST:PORT`` also on a node, or
-        ``ray://HOST:10001`` from anywhere; by default a Ray on this machine starts, and ends with the jobs
+    :param address: address of the cluster: ``auto`` or ``HOST:PORT`` on one of its nodes, ``ray://HOST:10001`` from
+        any machine. By default a Ray on this machine starts, and ends with the jobs
     :param cpus_per_run: Ray's CPUs for each job, and the CPU threads of a network that is not small
     :param storage: fsspec URL of a directory that every node and this machine reach, as ``s3://bucket/experiments``.
         Jobs then work in local directories of the nodes, upload these after each snapshot, and this machine downloads

@@ -22,8 +22,8 @@ class TrackingCallback(RunCallback):
     """Send the config, every number that SB3's logger gets, and the result of a run to a tracking service.
 
     The service never changes training: if it fails, the callback logs a warning and sends nothing more. A resumed run
-    continues its run at the service. The id of that run is in ``<service>_run_id.txt`` in the run directory and not in
-    snapshots, because a run can be resumed before its first snapshot.
+    continues its run at the service. The id of that run is in ``<service>_run_id.txt`` in the run directory. It is not
+    in snapshots, because a run can be resumed before its first snapshot.
 
     :param artifacts: whether to store config, result, model and videos at the service when training ends
     :cvar SERVICE: name of the service in messages, and in the ``exclude`` parameter of SB3's ``Logger.record``

@@ -39,7 +39,7 @@ class MaskAtResetOnly(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, {}
 
 
-def test_mask_is_that_of_last_reset_or_step() -> None:
+def test_mask_comes_from_last_reset_or_step() -> None:
     env = InfoActionMask(gym.make("Taxi-v4"))
     masks = []
     _, info = env.reset(seed=0)

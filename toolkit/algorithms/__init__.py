@@ -1,4 +1,7 @@
-"""Algorithms of our own, each an SB3 subclass that works without the rest of the toolkit."""
+"""Double DQN and its family: SB3 subclasses that import SB3 and torch alone.
+
+Configs name them by entry points; building a model from a config is in `training`.
+"""
 
 from toolkit.algorithms.double_dqn import DoubleDQN
 

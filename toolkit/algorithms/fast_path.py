@@ -1,12 +1,12 @@
 """Q-values of a Q-network without what SB3 and PyTorch do around its layers.
 
-SB3 switches the network's mode at every step and prepares observations that are ready as they are. For a small network
+SB3 switches the network's mode at every step and prepares observations that are ready already. For a small network
 that, and what PyTorch does around each module, takes longer than the layers. :class:`FastQNetwork` takes the first way
 that gives the network's own Q-values:
 
 1. NumPy, for the greedy actions of a few vectors: linear layers with ReLU or tanh, in the CPU's memory
 2. the layers as functions, for vectors of float32: an MLP of known layers
-3. the network itself, in the mode in which it is: only known modules, which compute the same in both modes
+3. the network itself, in its current mode: only known modules, which compute the same in both modes
 4. the network itself, in the right mode: evaluation without gradients, training with them
 
 A hook on a module rules out the first two, as only a module's own call runs hooks.
@@ -39,7 +39,7 @@ _MAX_NUMPY_MULTIPLICATIONS = 32_768  # in a layer; with more, arithmetic counts,
 
 
 class FastQNetwork:
-    """A Q-network as a function of observations. The module's docstring says which way it takes when.
+    """A Q-network as a function of observations. The module's docstring lists its ways and when it takes each.
 
     :param network: its modules stay the same; their weights may change at any time
     """

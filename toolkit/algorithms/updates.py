@@ -20,7 +20,7 @@ LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
 
 
 class UpdateConfig(NamedTuple):
-    """The parameters of :class:`toolkit.algorithms.DoubleDQN` that say what an update computes."""
+    """The parameters of :class:`toolkit.algorithms.DoubleDQN` that determine what an update computes."""
 
     double: bool
     loss: str

@@ -38,7 +38,7 @@ def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, 
     """Set values in a document.
 
     :param overrides: ``dotted.path=YAML``, as after ``--set``; or Python values by dotted path, where ``__`` may
-        replace the dot and a class stands for its path
+        replace the dot, and a class means its import path
     :raises ConfigError: if a value does not fit, or a later one discards an earlier one
     """
     previous: list[str] = []

@@ -124,8 +124,9 @@ def is_installed(origin: Path, top_level: str) -> bool:
     """Return whether a module's file belongs to an installed distribution.
 
     ``sys.path`` is no proof: it has the working directory in a notebook, and a whole project, run directories
-    included, in an editable installation. Outside ``site-packages`` a file counts if a distribution's RECORD lists it
-    (``pip install --target``), or if it is in an editable project and its module is one of the project's own.
+    included, in an editable installation. Outside ``site-packages`` a file counts in two cases. The RECORD of a
+    distribution lists it (``pip install --target``). Or it is in an editable project, and its module is one of the
+    project's own.
 
     :param top_level: the first part of the module's name
     """

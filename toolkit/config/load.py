@@ -21,8 +21,8 @@ from toolkit.utils.errors import ConfigError
 class ResolvedConfig(RunConfig):
     """A run config with the components that it names: their classes, and their checked arguments.
 
-    :func:`load_config` and :func:`resolve_config` return it, and whatever builds something takes it: a config is
-    resolved once.
+    :func:`load_config` and :func:`resolve_config` return it. Everything that builds a part of a run takes it, so a
+    config is resolved once.
     """
 
     _components: Components = PrivateAttr()
@@ -83,7 +83,7 @@ def resolve_document(document: Document) -> ResolvedConfig:
 
 
 def resolve_config(config: RunConfig) -> ResolvedConfig:
-    """Find the components that a config names; a config that is resolved already is returned as it is.
+    """Find the components that a config names; a resolved config is returned unchanged.
 
     :raises ConfigError: with every problem
     """

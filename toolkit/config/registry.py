@@ -139,7 +139,7 @@ def get_reference(entry_point: EntryPoint) -> str:
 
 
 def find(kind: Kind, name: str) -> type[Any]:
-    """Import the component that a name stands for and check that it is of the kind.
+    """Import the component of a name and check that it is of the kind.
 
     :param name: a registered name, ``module:Class`` or ``file.py:Class``
     :raises ComponentError: if the name does not exist, two distributions claim it, its module cannot be imported, or

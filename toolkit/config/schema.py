@@ -146,8 +146,8 @@ class RunConfig(StrictModel):
 def parse_config(document: Document) -> tuple[RunConfig | None, list[Problem]]:
     """Check the shape of a config.
 
-    :return: the config, and every problem. With problems, the config holds the valid rest of the document, so that
-        this can still be checked, or is ``None`` if too little is valid.
+    :return: the config, and every problem. With problems, the config holds the valid rest of the document,
+        which can still be checked. It is ``None`` if too little is valid.
     """
     hint = "write at least timesteps, env.id and algorithm.name"
     config, problems = validate_document(RunConfig, document, hint, {"timesteps": 1})

@@ -254,7 +254,7 @@ def _keeps_types(value: Any, converted: Any) -> bool:
 
 
 def _convert_to_array(value: Any, annotation: Any, path: KeyPath) -> Any:
-    """Convert a list to an array; a number fits as it is."""
+    """Convert a list to an array; keep a number unchanged."""
     import numpy as np
 
     try:

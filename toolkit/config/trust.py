@@ -1,9 +1,9 @@
 """Which code a run directory may run.
 
 Whoever trains a config runs the code that it names. Whoever opens a run directory wants a model, and the directory may
-come from somebody else. Its config therefore has a :class:`RunOrigin`. While such a config is resolved, code outside
-installed distributions runs only if this user has trained that very config with that very code, or passes ``--trust``.
-Both are remembered by hash, as direnv does: one small file for each pair of config and code file.
+come from somebody else. Its config therefore has a :class:`RunOrigin`. Code outside installed distributions then runs
+in two cases: this user has trained the same config with the same code, or passes ``--trust``. Both are remembered by
+hash, as direnv does: one small file for each pair of config and code file.
 """
 
 from __future__ import annotations

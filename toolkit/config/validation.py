@@ -54,8 +54,8 @@ def validate_document(
 
     :param hint: what to do about a document that is not a mapping
     :param placeholders: values of required keys, used where the document's own are wrong
-    :return: the model, and every problem. With problems, the model holds the valid rest of the document, so that this
-        can still be checked, or is ``None`` if too little is valid.
+    :return: the model, and every problem. With problems, the model holds the valid rest of the document,
+        which can still be checked. It is ``None`` if too little is valid.
     """
     data = document.data
     if not isinstance(data, dict):

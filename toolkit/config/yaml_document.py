@@ -184,7 +184,7 @@ def walk(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from walk(value, (*path, key))
 
 
-def flatten(data: Any) -> dict[KeyPath, str]:
+def flatten_to_text(data: Any) -> dict[KeyPath, str]:
     """Return the values of plain data by path, without the containers that are not empty.
 
     :return: each value as text, so that NaN equals NaN and 1 does not equal true

@@ -40,7 +40,7 @@ def make_vec_env(
     """Build the environments of a run: Gymnasium's wrappers, Monitor, the config's wrappers, its vec wrappers.
 
     :param seed: environment ``i`` starts with ``seed + i``; the seeds of its later episodes follow from it
-    :param n_envs: number of environments in this process; by default the config's, in subprocesses if it says so
+    :param n_envs: number of environments in this process; by default the config's, in subprocesses if it asks for them
     :param wrap: applied last to each environment
     :raises ConfigError: if an environment or a wrapper cannot be built
     """

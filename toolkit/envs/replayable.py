@@ -26,7 +26,7 @@ from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.errors import FaultyEnvironmentError
 
 RAW_EPISODE = "raw_episode"
-"""Key in the ``info`` of a reset: the episode that is complete by then, as SB3 has it in ``info["episode"]``."""
+"""Key in the ``info`` of a reset: the completed episode, as SB3 has it in ``info["episode"]``."""
 
 _ADDED_BY_MAKE = (TimeLimit, OrderEnforcing, PassiveEnvChecker, HumanRendering, RenderCollection)
 _LEARNING = (NormalizeObservation, NormalizeReward)
@@ -128,8 +128,8 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     A copy of the environment, also in another process, then reaches the same state: by a reset with the same seed and
     the same actions. What wrappers carry from one episode to the next is saved and restored beside it.
 
-    A reset's ``info`` has the episode that is complete by then, under :data:`RAW_EPISODE`: this layer is outside of
-    all wrappers, and asks the monitor inside of them.
+    A reset's ``info`` has the completed episode under :data:`RAW_EPISODE`. This layer is outside all wrappers, and
+    asks the monitor inside them.
 
     :param env: the environment with all its wrappers
     :param monitor: the :class:`RawMonitor` among them; what resets it resets the environment itself
@@ -162,7 +162,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         else:  # for example, a lost life ended the episode, and the game continues
             self._inner_resets.append(len(self._actions))
         if self._start is None:
-            self._start = [captured.structure for _, captured in self._captured()]
+            self._start = [captured.structure for _, captured in self._capture_layers()]
         return self._check(observation), {**(info or {}), RAW_EPISODE: self._monitor.pop_episode()}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -234,10 +234,10 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def wrapper_states(self) -> list[dict[str, Any]]:
         """Return the state of each wrapper, outermost first."""
-        return [captured.state for _, captured in self._captured()]
+        return [captured.state for _, captured in self._capture_layers()]
 
     def load_wrapper_states(self, states: list[dict[str, Any] | None]) -> None:
-        """Restore the state of each wrapper; None leaves a wrapper as it is."""
+        """Restore the state of each wrapper; None leaves a wrapper unchanged."""
         for layer, state in zip(self._layers(), states, strict=True):
             if state is not None:
                 restore.restore(layer, state)
@@ -255,7 +255,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
         Objects that a wrapper makes during an episode are named as well, though a replay makes them again.
         """
-        captured_layers = self._captured()
+        captured_layers = self._capture_layers()
         return [
             f"wrapper {type(layer).__name__}: {name}" for layer, state in captured_layers for name in state.unsaved
         ]
@@ -266,7 +266,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             if isinstance(layer, _LEARNING):
                 layer.update_running_mean = False
 
-    def _captured(self) -> list[tuple[gym.Env[Any, Any], capture.CapturedState]]:
+    def _capture_layers(self) -> list[tuple[gym.Env[Any, Any], capture.CapturedState]]:
         layers, outside = self._layers(), [self, self._monitor, self.unwrapped]
         starts = itertools.repeat(None) if self._start is None else self._start
         return [

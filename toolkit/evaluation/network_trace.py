@@ -21,7 +21,7 @@ from toolkit.utils import errors
 from toolkit.utils.errors import NetworkError
 
 Shape = tuple[int, ...]
-_CONVERSIONS = {"float", "to", "type", "contiguous", "detach", "clone"}  # operations that show nothing of a network
+_CONVERSIONS = {"float", "to", "type", "contiguous", "detach", "clone"}  # operations that are not shown as layers
 
 
 @dataclass(frozen=True, eq=False)

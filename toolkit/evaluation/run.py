@@ -106,8 +106,8 @@ def train(
 def load(directory: str | Path | None = None, trust: bool = False) -> Run:
     """Open a run directory, by default the newest under ``runs/``.
 
-    Nothing in the directory is executed. Code in loose files that the config names runs only when it is needed, and
-    only if this user has trained the run on this machine with the same files.
+    Nothing in the directory is executed. Code in loose files that the config names runs only when it is needed. This
+    user must have trained the run on this machine with the same files.
 
     :param trust: whether to trust the code of this run, now and from now on
     :raises RunError: if the directory is not a run

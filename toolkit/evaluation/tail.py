@@ -35,8 +35,8 @@ class TailWrapper(gym.Wrapper[Any, Any, Any, Any]):
     random generator unchanged, so that the next episode is the same with and without them. With two actions, the
     actions alternate, starting after the agent's last one. Otherwise they are sampled, and a seed repeats them.
 
-    An episode that a time limit or a wrapper ended has no tail: the environment itself has not ended, and may be in a
-    game that continues after a lost life.
+    An episode that a time limit or a wrapper ended has no tail. The environment itself has not ended; for example, its
+    game continues after a lost life.
 
     :param env: has a Monitor inside
     :param steps: number of steps, 0 to ``MAX_TAIL``

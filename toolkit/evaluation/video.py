@@ -180,7 +180,7 @@ class _ClipRecorder(RecordVideo):
         self.formats = formats
 
     def capture(self) -> None:
-        """Add a frame of the environment as it is now."""
+        """Add a frame of the environment's current state."""
         if self.recording:
             self._capture_frame()  # type: ignore[no-untyped-call]
 

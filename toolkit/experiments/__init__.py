@@ -1,1 +1,4 @@
-"""Many runs out of one file: what they are, how they are trained, where they stand."""
+"""Many runs from one file: variants, launchers, status of each run, display of all.
+
+It neither trains a run (`training` does) nor compares runs (`reports` does).
+"""

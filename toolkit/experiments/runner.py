@@ -20,9 +20,9 @@ from toolkit.experiments.status import (
     EXPERIMENT_FILE,
     RunStatus,
     find_started_runs,
-    format_evaluation,
     has_ended,
     has_started,
+    serialize_evaluation,
 )
 from toolkit.experiments.variants import PlannedRun
 from toolkit.training.run_directory import RunDirectory
@@ -159,4 +159,4 @@ def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -
         raise KeyboardInterrupt
     if not RunStatus.read(directory).is_done(evaluation_episodes):
         evaluation = evaluate(run, evaluation_episodes)
-        write_text(directory / EVALUATION_FILE, format_evaluation(directory, evaluation))
+        write_text(directory / EVALUATION_FILE, serialize_evaluation(directory, evaluation))

@@ -61,7 +61,7 @@ def _read_or_empty(read: Callable[[Path], dict[str, Any] | None], path: Path) ->
         return {}
 
 
-def format_evaluation(directory: Path, evaluation: Evaluation) -> str:
+def serialize_evaluation(directory: Path, evaluation: Evaluation) -> str:
     """Return the content of a run's ``evaluation.json``.
 
     :raises RunError: if :func:`toolkit.training.results.read_evaluation` would refuse it
@@ -173,7 +173,7 @@ def _compare_configs(path: Path, planned: RunConfig) -> list[str]:
 
 def describe_changes(old: Any, new: Any) -> Iterator[str]:
     """Describe how plain data has changed, one leaf at a time: ``env.n_envs was 2 and is now 3``."""
-    old_leaves, new_leaves = yaml_document.flatten(old), yaml_document.flatten(new)
+    old_leaves, new_leaves = yaml_document.flatten_to_text(old), yaml_document.flatten_to_text(new)
     for path in dict.fromkeys([*old_leaves, *new_leaves]):
         before, after = old_leaves.get(path, "not set"), new_leaves.get(path, "not set")
         if before != after:

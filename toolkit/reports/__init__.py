@@ -1,1 +1,4 @@
-"""Reports: compare runs over seeds with confidence intervals, and write what they show."""
+"""Comparison of runs over seeds: statistics with intervals, tables, figures, a page in HTML and Markdown.
+
+It only reads runs. What one run shows is in `evaluation`.
+"""

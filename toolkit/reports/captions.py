@@ -197,7 +197,7 @@ def write_pairs_caption(comparison: Comparison) -> str:
     estimates = [*comparison.improvements.values()]
     caption = (
         "Probability that a run of the row's variant scores higher than a run of the column's variant (a tie counts "
-        "half), with its 95 % interval; bold if that excludes 50 %. It says how often, not by how much. Intervals are "
+        "half), with its 95 % interval; bold if that excludes 50 %. This is how often, not by how much. Intervals are "
         f"not corrected for multiple comparisons ({format_count(len(estimates) // 2, 'pair')}): of 20 pairs without "
         "any difference, about one would stand out."
     )

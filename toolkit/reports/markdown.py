@@ -121,5 +121,5 @@ def _format_list(sentences: Sequence[str]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Escape text so that Markdown shows it as it is."""
+    """Escape text so that Markdown shows it unchanged."""
     return _SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -37,13 +37,13 @@ class RunRecord:
     """What a run directory says of its run.
 
     :param config: the config of the run; its seed may be that of another run of the variant
-    :param status: the status in ``result.json``, or ``unfinished`` if there is no such file
+    :param status: the status in ``result.json``, or ``unfinished`` if the file does not exist
     :param failure_reason: the exception that ended a failed run; empty for other runs
     :param criterion: the success criterion, if the run has one
     :param success_timestep: the timestep at which the run met it
     :param curve_timesteps: timesteps at the ends of episodes, of shape (points,)
-    :param curve_returns: mean raw return of the last episodes at each of them, of shape (points,); the window is that
-        of the success criterion, by default 100
+    :param curve_returns: mean raw return of the last episodes at each of them, of shape (points,). The success
+        criterion gives the number of episodes, by default 100
     :param greedy_return: mean raw return of the greedy episodes in ``evaluation.json``
     """
 

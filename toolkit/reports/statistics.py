@@ -137,7 +137,7 @@ def estimate_success_rate(n_successes: int, n_runs: int) -> Estimate:
 
 
 def estimate_time_to_event(times: Array, has_happened: NDArray[np.bool_]) -> EventTimes:
-    """Estimate when an event happens, given runs of which some stopped before it did (right-censored).
+    """Estimate when an event happens, if some runs stopped before it happened (right-censored).
 
     The estimate assumes that the event is as likely in those runs as in the others.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolkit.experiments.status import EVALUATION_FILE, format_evaluation
+from toolkit.experiments.status import EVALUATION_FILE, serialize_evaluation
 from toolkit.reports.collect import collect_runs, is_experiment
 from toolkit.reports.contents import Report, build_report
 from toolkit.reports.html import to_html
@@ -33,7 +33,7 @@ def report(
     for the seed.
 
     :param directories: one directory of a run or of an experiment, or several
-    :param out: directory of the report, created if needed; by default ``report`` in the experiment, or in the current
+    :param out: directory of the report, created if needed. By default ``report`` in the experiment, or in the current
         directory if ``directories`` is not one experiment
     :param evaluate: play 100 greedy episodes of each run that has ended without ``evaluation.json``
     :param trust: allow code in files that the runs name, for evaluations and videos, from now on
@@ -89,7 +89,7 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
         )
         try:
             run = open_run(record, trust)
-            text = format_evaluation(run.directory, evaluate(run, _EVALUATION_EPISODES))
+            text = serialize_evaluation(run.directory, evaluate(run, _EVALUATION_EPISODES))
         except Exception as error:  # the environment can raise anything
             _log.warning("%s cannot be evaluated: %s", make_printable(str(record.directory)), describe_error(error))
             continue

@@ -37,8 +37,8 @@ def write(directory: Path, data: Any) -> None:
     It is written under another name, synced and renamed, so that a crash at any instant leaves it whole or absent.
 
     :param data: plain data; without the arrays at most 16 MiB of JSON and 500,000 lists and mappings
-    :raises OSError: if it cannot be written, :func:`read` would refuse it, or the directory exists and is not empty;
-        no part of the archive remains, and such a directory stays as it is
+    :raises OSError: if it cannot be written, :func:`read` would refuse it, or the directory exists and is not empty.
+        Then no part of the archive remains, and an existing directory is unchanged
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.parent / f"{_TEMPORARY}{directory.name}"

@@ -37,7 +37,7 @@ from toolkit.snapshots.plain_data import (
     encode_value,
 )
 
-# how a snapshot says what a mapping is; version 0.1.0 wrote the same
+# the kinds of mappings in a snapshot; version 0.1.0 wrote the same
 OBJECT, ATTRIBUTES, STATE_DICT, NOTHING, UNCHANGED = "live", "attributes", "own", "nothing", "known"
 
 

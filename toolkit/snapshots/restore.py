@@ -120,7 +120,7 @@ def _restore_named_tuple(data: Any, current: Any) -> Any:
 
 
 def _restore_container(data: Any, current: Any) -> Any:
-    """Refill a container, which keeps whatever else makes its type."""
+    """Refill a container in place, so that it keeps its type and attributes."""
     if isinstance(current, list):
         current[:] = restore_value(data, [*current])
         return current

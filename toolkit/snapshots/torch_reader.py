@@ -1,9 +1,9 @@
 """Files of ``torch.save``, read as plain data and tensors; no code that they name is ever called.
 
-``torch.load(weights_only=True)`` refuses foreign code too, but a few bytes still make it take gigabytes (a
-``bytearray`` of a claimed length, a compressed record) or crash (the hash of a tuple nested a million deep). This
-reader is for files of unknown origin. It knows the opcodes of state dicts alone, takes no more memory than the file
-has bytes, and refuses a tensor with more numbers than the file has.
+``torch.load(weights_only=True)`` refuses foreign code too, but a few bytes can still exhaust it. A ``bytearray`` of a
+claimed length or a compressed record takes gigabytes. The hash of a tuple nested a million deep crashes it. This
+reader is for files of unknown origin. It knows only the opcodes of state dicts, and takes no more memory than the file
+has bytes. It refuses a tensor with more numbers than the file has.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Name(str):
 
 
 class BoundedFile:
-    """A file for :mod:`zipfile` that reads a few MiB at once, whatever length a zip claims for its directory."""
+    """A file for :mod:`zipfile` that reads a few MiB at once, even if a zip claims a longer directory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -35,8 +35,8 @@ _SAVE_ADVICE = (
     "it in set_parameters"
 )
 _LOAD_ADVICE = (
-    "SB3's load calls the constructor with only policy, env, device and _init_setup_model, sets what was saved, and "
-    "calls _setup_model: give all other parameters defaults, and create there what is not saved"
+    "SB3's load calls the constructor with only policy, env, device and _init_setup_model: give all other parameters "
+    "defaults. It then sets what was saved and calls _setup_model: create there what is not saved"
 )
 _TRAINING_ADVICE = "correct what was raised; if it needs a certain environment or params, pass them"
 
@@ -59,7 +59,7 @@ def check_algorithm(
     :param policy: name of its policy
     :param env: an environment that it can act in: a Gymnasium id, or a mapping like ``env`` in the YAML
     :raises ConformanceError: with the first promise that it breaks, and what to change
-    :raises ToolkitError: if there is no such algorithm or policy, or it cannot be built
+    :raises ToolkitError: if the algorithm or policy does not exist or cannot be built
     """
     with name_component(algorithm) as name, TemporaryDirectory() as folder:
         config = make_short_config(env, {"name": name, "params": dict(params), "policy": policy})

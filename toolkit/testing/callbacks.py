@@ -54,7 +54,7 @@ def check_callback(
     :param env: where PPO trains for a few hundred timesteps: a Gymnasium id, or a mapping like ``env`` in the YAML
     :param changes_training: whether it may change the weights or end training early
     :raises ConformanceError: with the first promise that it breaks, and what to change
-    :raises ToolkitError: if there is no such callback, or it cannot be built
+    :raises ToolkitError: if the callback does not exist or cannot be built
     """
     with name_component(callback) as name:
         for n_envs in _ENV_COUNTS:
@@ -103,7 +103,7 @@ def _check_training_unchanged(label: str, observer: TrainingObserver, reference:
         )
     if find_different_tensors(observer.model, reference.model):
         advice = (
-            "a callback that only observes steps environments of its own, and draws from a generator of its own "
+            "a callback that only observes steps its own environments; it draws from its own generator "
             "(np.random.default_rng(seed)), not from np.random, random or torch"
         )
         raise ConformanceError(

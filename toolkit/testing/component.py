@@ -20,7 +20,7 @@ NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 STATE_ADVICE = (
     "keep the state that continues from step to step in plain attributes (numbers, text, lists, mappings, NumPy "
     "arrays and generators), or define state_dict and load_state_dict; state_dict may return {} if nothing needs to "
-    "continue, for example for a file or an environment of its own"
+    "continue, for example for a file or its own environment"
 )
 Env = str | Mapping[str, Any]
 

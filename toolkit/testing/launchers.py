@@ -30,8 +30,8 @@ _SECOND_JOB_SECONDS = 10  # for a second job to start beside the first, if there
 _JOB_SECONDS = 60  # of a job that nobody stops
 _REPEATED = "again/seed-0"
 _ERROR_ADVICE = (
-    "yield Ended(job, error) for a job that raises, with text made in its own process, as not every exception can be "
-    "pickled, and for a job whose process dies; raise toolkit.ToolkitError if jobs cannot run anywhere"
+    "yield Ended(job, error) for a job that raises or whose process dies; make the text in the job's process, as not "
+    "every exception can be pickled; raise toolkit.ToolkitError if jobs cannot run anywhere"
 )
 _CALL_ADVICE = (
     "call function(directory, **arguments) in the main thread of another process; the directory and its parents need "
@@ -46,14 +46,19 @@ _STOP_ADVICE = (
 def check_launcher(launcher: str | type[Launcher], *, params: Mapping[str, Any] = NO_PARAMS) -> None:
     """Check that a launcher yields every job once, when it has ended, and stops running jobs if it has to end early.
 
-    It launches a few jobs in four trials: jobs that write files, raise, or lose their process; no jobs; jobs that run
-    until the iterator is closed; jobs that run until a signal raises an exception in it, in the main thread only. The
-    jobs' temporary directory must have the same path wherever they run.
+    It launches a few jobs in four trials:
+
+    - jobs that write files, raise, or lose their process
+    - no jobs
+    - jobs that run until the iterator is closed
+    - jobs that run until a signal raises an exception in it, in the main thread only
+
+    The jobs' temporary directory must have the same path on every machine that runs them.
 
     :param launcher: its name or its class
     :param params: arguments of its constructor; with room for two jobs at once the check sees more, and sooner
     :raises ConformanceError: with the first promise that it breaks, and what to change
-    :raises ToolkitError: if there is no such launcher, it cannot be built, or jobs cannot run anywhere
+    :raises ToolkitError: if the launcher does not exist or cannot be built, or jobs cannot run anywhere
     """
     sample_jobs.launching_process = os.getpid()
     with name_component(launcher) as name:

@@ -38,7 +38,7 @@ def check_policy(
     :param algorithm: name of an algorithm that it works with
     :param env: an environment that both can act in: a Gymnasium id, or a mapping like ``env`` in the YAML
     :raises ConformanceError: with the first promise that it breaks, and what to change
-    :raises ToolkitError: if there is no such policy or algorithm, or it cannot be built
+    :raises ToolkitError: if the policy or algorithm does not exist or cannot be built
     """
     with name_component(policy) as name, TemporaryDirectory() as folder:
         config = make_short_config(env, {"name": algorithm, "policy": name, "policy_params": dict(params)})

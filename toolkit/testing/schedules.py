@@ -33,7 +33,7 @@ def check_schedule(schedule: str | type[Any], *, params: Mapping[str, Any] = NO_
     :param schedule: its name or its class
     :param params: arguments of its constructor
     :raises ConformanceError: with the first promise that it breaks, and what to change
-    :raises ToolkitError: if there is no such schedule, or it cannot be built
+    :raises ToolkitError: if the schedule does not exist or cannot be built
     """
     with name_component(schedule) as name:
         cls = find(KINDS["schedules"], name)

@@ -64,7 +64,7 @@ def check_wrapper(
     :param env: an environment that it can wrap: a Gymnasium id, or a mapping like ``env`` in the YAML, whose wrappers
         are further inside
     :raises ConformanceError: with the first promise that it breaks, and what to change
-    :raises ToolkitError: if there is no such wrapper, it cannot be built, or the environment is faulty without it
+    :raises ToolkitError: if the wrapper does not exist or cannot be built, or the environment is faulty without it
     """
     with name_component(wrapper) as name:
         env_config = make_env_config(env)

@@ -1,6 +1,6 @@
 """Base classes of callbacks that know their run, for plugin authors.
 
-An SB3 ``BaseCallback`` works as it is. A callback that needs the run's directory, episodes or success criterion
+An SB3 ``BaseCallback`` works unchanged. A callback that needs the run's directory, episodes or success criterion
 subclasses :class:`RunCallback`. A success criterion subclasses :class:`SuccessCriterion`.
 """
 

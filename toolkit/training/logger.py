@@ -47,7 +47,7 @@ class IterationLogger(BaseCallback):
 
     ``OnPolicyAlgorithm.learn`` counts iterations from 0 in a local variable, so after a resume its rows would have
     other numbers and come at other timesteps. Call ``learn`` with ``log_interval=None`` instead, and add this callback
-    last: SB3 calls it at the end of a rollout, which is right before ``learn`` itself would dump.
+    last. SB3 calls it at the end of a rollout, right before ``learn`` itself would dump.
 
     :param interval: iterations from one row to the next
     :param iterations: number of iterations before this call of ``learn``
@@ -70,7 +70,7 @@ class IterationLogger(BaseCallback):
 class _ProgressFile(KVWriter):
     """A CSV file with one row per dump, complete at any instant and the same for the same run.
 
-    SB3's own CSV format orders new columns by string hash, which differs from process to process, and rewrites the
+    SB3's own CSV format orders new columns by string hash, which differs from process to process. It also rewrites the
     file in place when a new column appears. Here new columns come last, so a snapshot can cut them off again.
     """
 

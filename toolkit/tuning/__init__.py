@@ -1,1 +1,4 @@
-"""Tuning: search the values of a config with Optuna, in a study of trials."""
+"""Searches for config values with Optuna: search space, study, workers, results, plots.
+
+The trainings of a trial are ordinary runs. How these are trained is in `training`.
+"""

@@ -78,7 +78,7 @@ class MeanReturn(Objective):
 
 
 class TimestepsToSuccess(Objective):
-    """The number of timesteps until the config's success criterion is met.
+    """The number of timesteps until a run meets the config's success criterion.
 
     A seed that does not meet it scores all timesteps, a lower bound. The learning curve is the criterion's mean
     return, at most its threshold, so that no trial falls behind after it has met the criterion.

@@ -40,7 +40,7 @@ _WAIT = 0.5  # seconds between two looks for a trial to run
 class Trial:
     """The state of a trial.
 
-    :param value: its score; of a pruned trial its last report; ``None`` if there is none
+    :param value: its score, or the last report of a pruned trial; ``None`` without either
     :param values: values of the config, by dotted path
     :param scores: the scores of the seeds; their mean is the value
     :param share: share of the learning curves of all seeds that is reported, 0 to 1

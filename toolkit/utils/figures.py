@@ -67,7 +67,7 @@ def add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
         labelcolor=INK,
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)  # $ stands for itself
+        text.set_parse_math(False)  # show $ as a character
         text.set_text(name)
 
 

@@ -1,1 +1,4 @@
-"""Gymnasium wrappers that a config names: rewards, action masks, random first actions, Atari preprocessing."""
+"""Gymnasium wrappers that a config names: rewards, action masks, random first actions, Atari preprocessing.
+
+How wrappers are stacked around an environment is in `toolkit.envs.factory`.
+"""

@@ -16,8 +16,8 @@ class RandomFirstAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Take one random action at the start of every episode, before the agent acts.
 
     The agent's first observation is the one after that action. If this is the innermost wrapper of a config, it acts
-    below SB3's Monitor: neither the return nor the length of an episode counts the action, but the environment's own
-    time limit does. An episode that ends with the action starts again.
+    below SB3's Monitor. Then neither the return nor the length of an episode counts the action, but the environment's
+    own time limit does. An episode that ends with the action starts again.
 
     :raises RuntimeError: at a reset, if a hundred episodes in a row end with the action
     """

@@ -639,7 +639,7 @@ def evaluate(model: Any) -> None:
     ids=["set", "predict", "evaluate", "set-back", "train-and-predict", "train-and-set-again", "layers-set-by-hand"],
 )
 @pytest.mark.parametrize("cls", [DQN, DoubleDQN])
-def test_training_mode_is_that_of_stock_dqn(cls: type[DQN], actions: list[Callable[[Any], Any]], mode: bool) -> None:
+def test_training_mode_equals_stock_dqn(cls: type[DQN], actions: list[Callable[[Any], Any]], mode: bool) -> None:
     model = make_model(cls, policy_kwargs={"activation_fn": th.nn.Dropout})
     model.learn(50)
     model.policy.set_training_mode(True)

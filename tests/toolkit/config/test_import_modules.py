@@ -57,7 +57,7 @@ def module(working_directory: Path, marker: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def unregister_env() -> None:
-    """Let this process know nothing of the environment, as a new one would."""
+    """Make this process forget the environment, like a new process."""
     from toolkit.config.imports import _import_source
 
     gym.registry.pop("Heavy-v0", None)

@@ -72,7 +72,7 @@ def test_class_without_kwargs_has_no_parent_parameters() -> None:
     assert read_signature(Child).parameters.keys() == {"mine"}
 
 
-def test_first_method_parameter_is_skipped_whatever_its_name() -> None:
+def test_first_method_parameter_is_skipped_under_any_name() -> None:
     class Parent:
         def __init__(this, a: int) -> None: ...
 

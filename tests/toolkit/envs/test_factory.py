@@ -220,7 +220,7 @@ def test_raw_episodes_arrive_although_wrappers_replace_info(limit: str, vec_env:
     assert [episode[:3] for episode in env.episodes] == [(5, 5, 5)] * 4
 
 
-def test_step_asks_environments_for_nothing_but_the_step() -> None:
+def test_step_calls_only_step_of_environments() -> None:
     env = build(CARTPOLE % (2, TIME_LIMIT % 5))
     env.reset()
     env.venv.env_method = None  # a call into the environments would raise

@@ -14,7 +14,7 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from numpy.typing import NDArray
 from PIL import Image
-from support import SMALL_CONFIG, Toolkit, files_in, toolkit_process
+from support import Toolkit, files_in, toolkit_process
 
 from toolkit import Run, load_config, record, train
 from toolkit.evaluation.video import VideoFormat
@@ -131,14 +131,6 @@ def train_moving(directory: Path, *overrides: str) -> Run:
 def run(tmp_path: Path) -> Run:
     """A run on an environment with episodes of 5 steps and small frames."""
     return train_moving(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on an environment that draws with pygame."""
-    directory = tmp_path_factory.mktemp("cartpole")
-    (directory / "small.yaml").write_text(SMALL_CONFIG)
-    return train(load_config(directory / "small.yaml", ["timesteps=100"]), directory / "run")
 
 
 @dataclass(frozen=True)

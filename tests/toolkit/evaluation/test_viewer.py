@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import count_frames_and_secs
 from numpy.typing import NDArray
-from support import SMALL_CONFIG, Toolkit, toolkit_process
+from support import Toolkit, toolkit_process
 
 from toolkit import Run, load_config, record, train
 from toolkit.evaluation.viewer import watch
@@ -116,14 +116,6 @@ def train_logging(directory: Path, *overrides: str) -> Run:
     run = train(load_config(path, overrides), directory / "run")
     FrameEnv.log.clear()
     return run
-
-
-@pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """An untrained agent, whose pole falls after some ten steps."""
-    directory = tmp_path_factory.mktemp("cartpole")
-    (directory / "small.yaml").write_text(SMALL_CONFIG)
-    return train(load_config(directory / "small.yaml", ["timesteps=100"]), directory / "run")
 
 
 @pytest.fixture

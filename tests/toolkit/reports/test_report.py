@@ -372,7 +372,7 @@ def test_equal_experiment_names_get_their_parent_directories(make_run: MakeRun) 
     assert [variant.name for variant in collection.variants] == ["first/same/a", "second/same/a"]
 
 
-def test_a_run_counts_once_however_often_it_is_named(experiment: Path) -> None:
+def test_run_named_twice_counts_once(experiment: Path) -> None:
     Path("again").symlink_to(experiment)
     (experiment / "clip" / "seed-9").symlink_to("seed-0")
     collection = collect_runs([experiment / "clip" / "seed-0", experiment, Path("again"), experiment / "none"])

@@ -178,7 +178,7 @@ BROKEN_LAUNCHERS: list[tuple[type[Launcher], str]] = [
     (DropsFailedJobs, r"ended without fails, dies; yield every job once"),
     (RaisesFirstError, r"launch raised ValueError: .*; yield Ended\(job, error\) for a job that raises"),
     (SwallowsErrors, r"yielded None as the error of fails, which raised NoLuckError: no luck; yield Ended"),
-    (HidesReason, r"yielded 'exit status 1' as the error of fails, which raised .*text made in its own process"),
+    (HidesReason, r"yielded 'exit status 1' as the error of fails, which raised .*make the text in the job's process"),
     (SwallowsDeaths, r"yielded dies without an error, although its process died; yield Ended"),
     (ErrorInTwoLines, r"yielded 'Traceback:\\n.*' as the error of .*; pass None, or one line"),
     (LosesFiles, r"yielded (new|again)/seed-0, but its output file does not exist; a job's files"),

@@ -16,7 +16,7 @@ def test_flatten_joins_paths_and_keeps_empty_containers() -> None:
     assert flatten(3) == {"": 3}
 
 
-def test_leaves_have_paths_below_that_of_the_data() -> None:
+def test_iterate_leaves_prefixes_paths() -> None:
     assert [*iterate_leaves({"a": [True]}, ("env", 0))] == [(("env", 0, "a", 0), True)]
 
 

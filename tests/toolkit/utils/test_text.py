@@ -15,7 +15,7 @@ def test_abbreviate_counts_items_above_limit(limit: int, lines: list[str]) -> No
     assert abbreviate("abc", limit) == lines
 
 
-def test_abbreviate_separates_thousands_and_says_what_is_counted() -> None:
+def test_abbreviate_separates_thousands_and_names_items() -> None:
     assert abbreviate(["run"] * 1_234, 1, "more failed") == ["run", "and 1,233 more failed"]
 
 
