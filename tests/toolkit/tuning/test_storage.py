@@ -111,7 +111,8 @@ gymnasium.register("Breaking-v0", Breaking)
 
 def test_trial_resumes_completely_after_database_failure(run_tune: Tune, toolkit: Toolkit) -> None:
     Path("breaking.py").write_text(BREAKING)
-    Path("breaking.yaml").write_text(BASE.replace("growing_env.py]", "growing_env.py, ./breaking.py]").replace("Growing-v0", "Breaking-v0"))
+    base = BASE.replace("growing_env.py]", "growing_env.py, ./breaking.py]").replace("Growing-v0", "Breaking-v0")
+    Path("breaking.yaml").write_text(base)
     change_search(base="breaking.yaml", trials="2", seeds="1")
     done = toolkit("tune", "search.yaml")
     assert done.status == 2
