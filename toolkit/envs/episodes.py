@@ -107,6 +107,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._start = self._start or time.monotonic()
         observations = self.venv.reset()
         _require_finite(observations, "observations")
+        for index in range(self.num_envs):
+            self._pop_episode(index)
         return observations
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
@@ -134,9 +136,7 @@ class EpisodeRecorder(VecEnvWrapper):
             indices = [int(index) for index in np.flatnonzero(dones)]
             _require_finite([infos[index].get("terminal_observation") for index in indices], "last observations")
             for index in indices:
-                # the reset that follows an end says which episode is complete; no wrapper outside can change that
-                episode = self.unwrapped.reset_infos[index].get(RAW_EPISODE)
-                if episode:
+                if episode := self._pop_episode(index):
                     infos[index]["episode"] = episode
                     self._append(index, episode)
         return observations, rewards, dones, infos
@@ -151,6 +151,13 @@ class EpisodeRecorder(VecEnvWrapper):
         self.episodes.replace(Episode(float(r), float(s), int(n), float(t)) for r, s, n, t in state["episodes"])
         self._shaped_returns = state["shaped_returns"]
         self._start = time.monotonic() - state["seconds"]
+
+    def _pop_episode(self, index: int) -> dict[str, Any] | None:
+        """Return the episode that the last reset of an environment completed, once; None if there is none.
+
+        No wrapper outside can change it. One that ends episodes without a reset must not see an earlier episode again.
+        """
+        return self.unwrapped.reset_infos[index].pop(RAW_EPISODE, None)
 
     def _append(self, index: int, episode: dict[str, Any]) -> None:
         shaped_return = float(self._shaped_returns[index])

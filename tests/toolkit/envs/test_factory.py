@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
@@ -75,6 +77,32 @@ def play(env: EpisodeRecorder, steps: int, action: Any = 0) -> list[dict[str, An
 
 
 # Episodes.
+
+
+class EveryStepEnds(VecEnvWrapper):
+    """Says that every step is the last one, but resets nothing."""
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards, np.ones_like(dones), infos
+
+
+def test_end_without_reset_records_no_episode_again() -> None:
+    plain, env = (build(CARTPOLE % (2, CLIP)) for _ in range(2))
+    recorder = EpisodeRecorder(EveryStepEnds(env.venv))
+    plain.reset()
+    recorder.reset()
+    for step in range(60):
+        if step == 30:  # in the middle of an episode, which no end may count later
+            plain.reset()
+            recorder.reset()
+        for venv in (plain, recorder):
+            venv.step(np.zeros(2, int))
+    assert len(plain.episodes) > 4
+    assert [episode[:3] for episode in recorder.episodes] == [episode[:3] for episode in plain.episodes]
 
 
 def test_episode_has_raw_return_shaped_return_and_length() -> None:
