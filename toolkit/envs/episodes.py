@@ -157,7 +157,8 @@ class EpisodeRecorder(VecEnvWrapper):
 
         No wrapper outside can change it. One that ends episodes without a reset must not see an earlier episode again.
         """
-        return self.unwrapped.reset_infos[index].pop(RAW_EPISODE, None)
+        episode: dict[str, Any] | None = self.unwrapped.reset_infos[index].pop(RAW_EPISODE, None)
+        return episode
 
     def _append(self, index: int, episode: dict[str, Any]) -> None:
         shaped_return = float(self._shaped_returns[index])

@@ -110,15 +110,11 @@ def encode_list(items: list[Any]) -> Any:
     return items
 
 
-def decode(data: Any, current: Any = None) -> Any:
+def decode(data: dict[str, Any], current: Any = None) -> Any:
     """Recreate what :func:`encode` or :func:`encode_list` encoded; a generator in ``current`` is reused.
 
     :raises ValueError: if the data is of another kind
     """
-    if isinstance(data, np.ndarray):
-        return data.copy()
-    if not isinstance(data, dict):
-        return data
     if data["$"] not in _DECODERS:
         raise ValueError(f"unknown kind of data '{data['$']}'")
     return _DECODERS[data["$"]](data, current)

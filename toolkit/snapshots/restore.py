@@ -31,9 +31,9 @@ RESTORE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeErr
 FORMER_CLASS_NAMES = {"Bookkeeper": "MonitorCsvWriter"}
 
 
-def get_current_class_name(class_name: Any) -> Any:
-    """Return the name that a stored class has today."""
-    return FORMER_CLASS_NAMES.get(class_name, class_name)
+def is_class_name(owner: Any, class_name: Any) -> bool:
+    """Return whether a snapshot means an object's class by a name: the class has it, or had it in earlier versions."""
+    return type(owner).__name__ in (class_name, FORMER_CLASS_NAMES.get(class_name))
 
 
 def check_class(owner: Any, class_name: Any) -> None:
@@ -41,7 +41,7 @@ def check_class(owner: Any, class_name: Any) -> None:
 
     :raises ValueError: if it is of another class
     """
-    if get_current_class_name(class_name) != type(owner).__name__:
+    if not is_class_name(owner, class_name):
         raise ValueError(f"the snapshot has a {class_name} where the run has a {type(owner).__name__}")
 
 
@@ -88,7 +88,9 @@ def restore_value(data: Any, current: Any = None) -> Any:
         raise ValueError(f"the snapshot has plain data where the run has a {type(current).__name__}")
     if is_container(data):
         return decode_container(data, current, restore_value)
-    return decode(data, current)
+    if isinstance(data, dict):
+        return decode(data, current)
+    return data.copy() if isinstance(data, np.ndarray) else data
 
 
 def _restore_part(data: dict[str, Any], current: Any) -> Any:

@@ -27,7 +27,7 @@ from toolkit.snapshots.replay_buffer import capture_replay_buffer, find_unsaved_
 from toolkit.snapshots.restore import (
     RESTORE_ERRORS,
     check_class,
-    get_current_class_name,
+    is_class_name,
     restore,
     restore_attributes,
     restore_value,
@@ -182,10 +182,10 @@ def _report_misfits() -> Iterator[None]:
 
 
 def _check_callbacks(callbacks: Sequence[BaseCallback], class_names: list[str]) -> None:
-    saved = [get_current_class_name(name) for name in class_names]
-    current = [type(callback).__name__ for callback in callbacks]
-    if saved != current:  # the first is the toolkit's own
-        raise ValueError(f"its callbacks are {', '.join(saved[1:])}, but the run has {', '.join(current[1:])}")
+    if len(class_names) != len(callbacks) or not all(map(is_class_name, callbacks, class_names)):
+        saved, current = class_names[1:], [type(callback).__name__ for callback in callbacks[1:]]
+        # the first is the toolkit's own
+        raise ValueError(f"its callbacks are {', '.join(saved)}, but the run has {', '.join(current)}")
 
 
 def _replay(venv: VecEnv, index: int, episode: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toolkit.snapshots import archive
 from toolkit.snapshots.capture import capture
 from toolkit.snapshots.plain_data import decode, encode
-from toolkit.snapshots.restore import restore
+from toolkit.snapshots.restore import RESTORE_ERRORS, restore
 
 
 class Holder:
@@ -375,6 +375,24 @@ def test_restore_reads_former_class_name() -> None:
     state = {"$": "live", "type": "Bookkeeper", "state": {"$": "attributes", "state": {"seconds": 2.5}}}
     restore(owner, {"$": "attributes", "state": {"writer": state}})
     assert owner.writer.seconds == 2.5
+
+
+def test_restore_accepts_new_class_with_former_name_of_another() -> None:
+    class Bookkeeper(Holder):
+        pass
+
+    owner, saved = (Holder(writer=Bookkeeper(seconds=seconds)) for seconds in (0.0, 2.5))
+    restore(owner, capture(saved).state)
+    assert owner.writer.seconds == 2.5
+
+
+@pytest.mark.parametrize("state", [5, "text", None, np.zeros(3)])
+def test_restore_refuses_generator_state_of_plain_data(state: Any) -> None:
+    owner = Holder(generator=np.random.Generator(np.random.Philox(3)))
+    forged = {"generator": {"$": "live", "type": "Generator", "state": state}}
+    with pytest.raises(RESTORE_ERRORS):
+        restore(owner, {"$": "attributes", "state": forged})
+    assert isinstance(owner.generator, np.random.Generator)
 
 
 @pytest.mark.parametrize("bit_generator", [np.random.MT19937, np.random.Philox])
