@@ -28,7 +28,7 @@ from toolkit.utils.errors import FaultyEnvironmentError
 RAW_EPISODE = "raw_episode"
 """Key in the ``info`` of a reset: the completed episode, as SB3 has it in ``info["episode"]``."""
 
-_ADDED_BY_MAKE = (TimeLimit, OrderEnforcing, PassiveEnvChecker, HumanRendering, RenderCollection)
+_UNPACKING = (TimeLimit, OrderEnforcing, HumanRendering, RenderCollection)  # added by gym.make
 _LEARNING = (NormalizeObservation, NormalizeReward)
 _WITHOUT_MEMORY = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # they carry nothing from episode to episode
 
@@ -42,7 +42,7 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
         :raises FaultyEnvironmentError: if it does not return an observation and a dict
         """
         result: Any = self.env.reset(**kwargs)
-        if not isinstance(result, tuple | list) or len(result) != 2 or not isinstance(result[1], dict):
+        if not isinstance(result, tuple | list) or len(result) != 2 or not isinstance(result[1], dict | None):
             raise _faulty("reset", result, "an observation and a dict")
         return result  # type: ignore[return-value]
 
@@ -69,10 +69,13 @@ def _faulty(method: str, result: Any, expected: str) -> FaultyEnvironmentError:
 
 
 def check_return_values(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Put a :class:`ReturnValueChecker` around an environment, inside the wrappers that ``gym.make`` has added."""
+    """Put a :class:`ReturnValueChecker` around an environment, inside the wrappers that ``gym.make`` has added.
+
+    Gymnasium's own checker stays inside: it warns of the environment's signatures, and unpacks nothing.
+    """
     outer: gym.Wrapper[Any, Any, Any, Any] | None = None
     layer = env
-    while isinstance(layer, _ADDED_BY_MAKE):
+    while isinstance(layer, _UNPACKING):
         outer, layer = layer, layer.env
     checker = ReturnValueChecker(layer)
     if outer is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,37 @@ def play(env: EpisodeRecorder, steps: int, action: Any = 0) -> list[dict[str, An
         _, _, dones, infos = env.step(np.array([action] * env.num_envs))
         ends += [infos[index]["episode"] for index in np.flatnonzero(dones)]
     return ends
+
+
+class OldInterface(gym.Env[Any, Any]):
+    """Has a default seed, and no info of a reset."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = 42, options: dict[str, Any] | None = None) -> Any:
+        return np.zeros(2, np.float32), None
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(2, np.float32), 1.0, True, False, {}
+
+
+@pytest.fixture
+def old_interface() -> Iterator[str]:
+    gym.register("OldInterface-v0", OldInterface)
+    yield "OldInterface-v0"
+    del gym.registry["OldInterface-v0"]
+
+
+def test_gymnasium_checks_environment_before_toolkit(old_interface: str) -> None:
+    env = build(f"{{id: {old_interface}}}")
+    with pytest.warns(UserWarning, match="seed"), pytest.raises(AssertionError, match="not a dictionary"):
+        env.reset()
+
+
+def test_reset_without_info_works_without_gymnasium_checks(old_interface: str) -> None:
+    env = build(f"{{id: {old_interface}, params: {{disable_env_checker: true}}}}")
+    assert [end["r"] for end in play(env, 2)] == [1.0, 1.0]
 
 
 # Episodes.
