@@ -1,4 +1,4 @@
-"""Start `toolkit` in a process of its own without its imports: a server that has imported everything forks it.
+"""Start `toolkit` in its own process without its imports: a server that has imported everything forks it.
 
 Most of what a short command costs are the imports of torch and SB3. The server pays for them once in a test session.
 Each command is a clean copy: the server has started no thread, no process and no environment.
@@ -171,7 +171,7 @@ def serve(requests: socket.socket) -> None:
 
 
 def _attend(request: dict[str, Any], out: int, err: int, status: int) -> None:
-    """Run a command in a process of its own; tell its number, and how it has ended."""
+    """Run a command in its own process; tell its number, and how it has ended."""
     pid = os.fork()
     if pid == 0:
         os.close(status)

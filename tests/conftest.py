@@ -28,7 +28,7 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run every test in an empty directory of its own."""
+    """Run every test in its own empty directory."""
     directory = tmp_path / "work"
     directory.mkdir()
     monkeypatch.chdir(directory)

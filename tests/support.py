@@ -80,7 +80,7 @@ Install = Callable[..., Path]
 def toolkit_process(
     arguments: Sequence[str | Path], *, session: bool = False, is_new: bool = False, **environment: str
 ) -> Command | subprocess.Popen[str]:
-    """Start the command in a process of its own.
+    """Start the command in its own process.
 
     :param session: whether the process leads a session, as the shell of a terminal does
     :param is_new: whether to start a new Python, which costs seconds, and not a copy of one that has imported all
@@ -102,7 +102,7 @@ def toolkit_process(
 
 
 def terminal_process(*arguments: str | Path, width: int = 80, **environment: str) -> tuple[Command, int]:
-    """Start the command on a terminal of its own; return the descriptor that reads and closes the terminal, too."""
+    """Start the command on its own terminal; return the descriptor that reads and closes the terminal, too."""
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     process = Command([*map(str, arguments)], {**os.environ, **environment}, terminal=inside)

@@ -52,12 +52,12 @@ class RemoteDirectory:
         self._path = f"{root.rstrip('/')}/{label}-{digest}.tar"
 
     def exists(self) -> bool:
-        """Say whether the storage has a copy."""
+        """Return whether the storage has a copy."""
         self._file_system.invalidate_cache()
         return bool(self._file_system.exists(self._path))
 
     def is_behind(self) -> bool:
-        """Say whether the run in the local directory is further than the copy, because it was resumed locally.
+        """Return whether the run in the local directory is further than the copy, because it was resumed locally.
 
         :raises FileNotFoundError: if the storage has no copy
         """

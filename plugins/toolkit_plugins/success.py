@@ -19,7 +19,7 @@ class MeanReturnSuccess(SuccessCriterion):
     :param episodes: size of the window, at least 1
     :param min_timesteps: environment steps before which training never stops
     :param confirm_episodes: if not 0, the greedy policy must reach the threshold too, on average over this many
-        episodes on an environment of its own. If it does not, training continues, and the next check comes after as
+        episodes on its own environment. If it does not, training continues, and the next check comes after as
         many further training episodes
     """
 

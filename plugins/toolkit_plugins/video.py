@@ -15,7 +15,7 @@ _FILE_NAME = re.compile(r"(timesteps|episodes|success|end)-step-(?P<step>\d+)-ep
 
 
 class RecordVideoCallback(RunCallback):
-    """Record one episode of the greedy agent in an environment of its own; this never changes training.
+    """Record one episode of the greedy agent in its own environment; this never changes training.
 
     File names say what triggered the recording and when (``success-step-5120-episode-101.mp4``). Existing files are
     never overwritten. If a video cannot be recorded, there is a warning and training continues.

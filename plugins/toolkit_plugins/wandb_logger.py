@@ -20,9 +20,9 @@ _EXIT_CODE = {"success": 0, "finished": 0, "interrupted": 130}
 class WandbCallback(TrackingCallback):
     """Log a run to Weights & Biases: its config, every number of SB3's logger by timestep, and its result.
 
-    W&B never changes training; if it fails, there is a warning. Offline logs are in ``wandb/`` in the run directory;
-    ``wandb sync RUN/wandb/offline-run-*`` uploads them. A resumed run continues under its W&B id, in an
-    ``offline-run-*`` directory of its own. Values that training logs again after a snapshot may be in both
+    W&B never changes training; if it fails, there is a warning. Offline logs are in ``wandb/`` in the run directory.
+    ``wandb sync RUN/wandb/offline-run-*`` uploads them. A resumed run continues under its W&B id, in its own
+    ``offline-run-*`` directory. Values that training logs again after a snapshot may be in both
     directories, because W&B writes late. Metrics of the machine, code and console output are not collected.
 
     :param project: name of the W&B project; by default the name of the config

@@ -227,7 +227,9 @@ def test_job_fails_if_upload_to_storage_fails(cluster: Cluster, disk: Path, tmp_
     (tmp_path / "job" / "file").write_bytes(bytes(8 << 20))  # more than the disk has room for
     launcher = RayLauncher(f"127.0.0.1:{cluster.port}", storage=disk.as_uri())
     (ended,) = launcher.launch([make_job(tmp_path / "job", make_config())])
-    assert re.match(rf"is not sent to {disk.as_uri()}: OSError: .*No space left on device", ended.error or "")
+    assert re.match(
+        rf"its directory cannot be uploaded to {disk.as_uri()}: OSError: .*No space left on device", ended.error or ""
+    )
     assert files_in(disk) == set()
 
 
@@ -237,7 +239,7 @@ def test_stale_upload_does_not_replace_finished_run(cluster: Cluster, tmp_path: 
     storage, job = (tmp_path / "storage").as_uri(), make_job(tmp_path / "job", make_config())
     with pytest.raises(TrainingError):
         train(make_config(), job.directory, [StopAt(430)])
-    RemoteDirectory(storage, job.directory).send(job.directory)
+    RemoteDirectory(storage, job.directory).upload(job.directory)
     resume(Run.open(job.directory), [StopAt()])
     run_job(job.directory, **job.arguments)
     monitor = (job.directory / "monitor.csv").read_bytes()
@@ -262,7 +264,7 @@ def test_ctrl_c_saves_runs_and_ends_own_ray_processes(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert (process.returncode, printed.strip()) == (130, str(out))
-    assert errors.strip() == "warning: stopping where runs can be saved; once more stops them at once"
+    assert errors.strip() == "warning: stopping once all runs are saved; a second signal stops them at once"
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert (run / "snapshots" / str(result["timesteps"])).is_dir()
@@ -289,14 +291,14 @@ def test_closing_launcher_cancels_job_that_is_starting(tmp_path: Path) -> None:
     launched = RayLauncher().launch([first, second])
     assert next(launched) == Ended(first, None)
     launched.close()
-    assert files_in(tmp_path) == {"first/said"}
+    assert files_in(tmp_path) == {"first/text"}
 
 
 def test_unreachable_address_is_refused_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gcs_rpc_server_connect_timeout_s", "py_gcs_connect_timeout_s"):
         monkeypatch.setenv(f"RAY_{name}", "1")  # rather than 5
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(ToolkitError, match=f"there is no Ray cluster at '{address}': .*[Tt]imed out") as raised:
+    with pytest.raises(ToolkitError, match=f"no Ray cluster answers at '{address}': .*[Tt]imed out") as raised:
         RayLauncher(address).prepare()
     assert len(raised.value.message) < 300
 
@@ -307,7 +309,7 @@ def test_prepare_does_not_connect_to_ray() -> None:
 
 
 def test_more_cpus_than_machine_has_are_refused() -> None:
-    with pytest.raises(ToolkitError, match=r"cpus_per_run is 4096, and this machine has \d+$"):
+    with pytest.raises(ToolkitError, match=r"cpus_per_run is 4096, but this machine has \d+ CPU cores"):
         RayLauncher(cpus_per_run=4096).prepare()
     with pytest.raises(ValueError, match="cpus_per_run must be at least 1, not 0"):
         RayLauncher(cpus_per_run=0)

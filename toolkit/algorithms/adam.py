@@ -18,7 +18,7 @@ class AdamState(NamedTuple):
 
 
 def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
-    """Say whether :func:`step_adam` can replace the optimizer's ``step``.
+    """Return whether :func:`step_adam` can replace the optimizer's ``step``.
 
     It can for an Adam or AdamW with one group of parameters, without AMSGrad, without hooks and with its own ``step``.
     """

@@ -87,7 +87,7 @@ class FastQNetwork:
 
 
 def _is_mlp(network: QNetwork) -> bool:
-    """Say whether a network's Q-values are those of its layers, called one after the other on vectors of float32."""
+    """Return whether a network's Q-values are those of its layers, called in turn on vectors of float32."""
     space = network.observation_space
     is_vector = len(space.shape or ()) == 1 and space.dtype == np.float32
     is_stock = type(network) in (QNetwork, DuelingQNetwork) and type(network.features_extractor) is FlattenExtractor
@@ -125,7 +125,7 @@ class _NumpyLayers:
 
     @classmethod
     def can_run(cls, layers: list[nn.Module]) -> bool:
-        """Say whether NumPy can run these layers."""
+        """Return whether NumPy can run these layers."""
         linear = [layer for layer in layers if type(layer) is nn.Linear and layer.bias is not None]
         supported = [*linear, *(layer for layer in layers if type(layer) in cls.ACTIVATIONS)]
         return bool(linear) and len(supported) == len(layers) and linear[0].weight.device.type == "cpu"

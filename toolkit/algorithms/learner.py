@@ -122,7 +122,7 @@ class Learner:
 
 
 def _is_frozen_or_hooked(parameter: th.nn.Parameter) -> bool:
-    """Say whether a parameter takes no gradient, or has hooks on its gradient, which only autograd runs."""
+    """Return whether a parameter takes no gradient, or has hooks on its gradient, which only autograd runs."""
     return not parameter.requires_grad or bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 

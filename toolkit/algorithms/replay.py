@@ -42,7 +42,7 @@ _memories: WeakKeyDictionary[ReplayBuffer, tuple[tuple[NDArray[Any], ...], list[
 
 
 def can_gather(buffer: ReplayBuffer) -> bool:
-    """Say whether :func:`gather_batch` knows how a replay buffer stores its transitions."""
+    """Return whether :func:`gather_batch` knows how a replay buffer stores its transitions."""
     return type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
 
 

@@ -44,7 +44,7 @@ def open_run(path: Path | None, trust: bool = False) -> RunDirectory:
     """Open a run directory, or the newest one under runs/.
 
     :param trust: whether to remember the run's code files as trusted
-    :raises RunError: if there is no such run
+    :raises RunError: if the run does not exist
     """
     from toolkit.config.load import trust_code
     from toolkit.training.run_directory import RunDirectory

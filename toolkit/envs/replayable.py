@@ -1,4 +1,4 @@
-"""One environment whose episodes have raw returns and seeds of their own, and can be replayed elsewhere."""
+"""One environment whose episodes have raw returns and their own seeds, and can be replayed in a copy."""
 
 from __future__ import annotations
 

@@ -87,13 +87,13 @@ def make_example_inputs(policy: BasePolicy, network: BaseModel) -> list[Any]:
 
 
 def takes_action(network: BaseModel) -> bool:
-    """Say whether a network's ``forward`` takes an action besides the observation, as critics do."""
+    """Return whether a network's ``forward`` takes an action besides the observation, as critics do."""
     parameters = inspect.signature(network.forward).parameters.values()
     return len([parameter for parameter in parameters if parameter.default is parameter.empty]) == 2
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Say whether a module has no modules inside. A Sequential without layers is not a layer."""
+    """Return whether a module has no modules inside. A Sequential without layers is not a layer."""
     return next(module.children(), None) is None and not isinstance(module, nn.Sequential)
 
 
@@ -142,7 +142,7 @@ class _Tracer(TorchFunctionMode):
             self._running.pop()
             return None
         inputs = [*_iterate_tensors((args, kwargs))]
-        if _contains(inputs, output):  # as Flatten returns a vector: a view of it tells it from the input
+        if _contains(inputs, output):  # Flatten returns a vector itself; a view differs from the input
             output = output.view(output.shape)
         self._running.pop()
         node = next((node for node in self._nodes if node.module is module), None)
@@ -171,7 +171,7 @@ class _Tracer(TorchFunctionMode):
         return output
 
     def _is_node(self, func: Any, sources: tuple[Node, ...]) -> bool:
-        """Say whether an operation is worth a node: it joins tensors, or is a module's own."""
+        """Return whether an operation is worth a node: it joins tensors, or is a module's own."""
         if not self._running or is_layer(self._running[-1]) or _name_of(func) in _CONVERSIONS:
             return False
         return len(sources) > 1 or self._running[-1] is not self._network

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from toolkit.config import yaml_document
-from toolkit.config.components import bind_component
+from toolkit.config.components import BoundComponent, bind_component
 from toolkit.config.compose import apply_overrides, compose_document, shadows
 from toolkit.config.load import resolve_document
 from toolkit.config.registry import KINDS
@@ -104,9 +104,9 @@ def load_plan(
         raise report(problems)
     if not allow_many:
         _check_run_count(config, file)
-    launcher: Any = None if component is None or problems else component.build()
-    if launcher is not None:  # else the problems are raised below
-        launcher.prepare()
+    launcher: Any = None  # if there are problems, which are raised below
+    if component is not None and not problems:
+        launcher = _prepare_launcher(component)
     values_by_variant = config.variants or {str(base.data["name"]): {}}
     variants, variant_problems = make_variants(
         values_by_variant, config.grid or {}, document, base, file.resolve().parent
@@ -118,6 +118,12 @@ def load_plan(
     return ExperimentPlan(
         file, config.name, variants, config.seeds, config.evaluation_episodes, launcher, text, variant_problems
     )
+
+
+def _prepare_launcher(component: BoundComponent) -> Any:
+    launcher = component.build()
+    launcher.prepare()
+    return launcher
 
 
 def _check_run_count(config: ExperimentConfig, file: Path) -> None:

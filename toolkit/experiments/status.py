@@ -50,7 +50,7 @@ class RunStatus:
         return self.result.get("status") in ENDED
 
     def is_done(self, evaluation_episodes: int) -> bool:
-        """Say whether training has ended and this number of episodes has evaluated the model."""
+        """Return whether training has ended and this number of episodes has evaluated the model."""
         return self.has_ended and self.evaluation.get("episodes") == evaluation_episodes
 
 
@@ -73,7 +73,7 @@ def serialize_evaluation(directory: Path, evaluation: Evaluation) -> str:
 
 
 def has_ended(directory: Path) -> bool:
-    """Say whether training in a run directory has ended by itself.
+    """Return whether training in a run directory has ended by itself.
 
     :raises RunError: if ``result.json`` is damaged
     """
@@ -81,7 +81,7 @@ def has_ended(directory: Path) -> bool:
 
 
 def has_started(directory: Path, config: RunConfig) -> bool:
-    """Say whether a directory, which may be missing, holds a run of a config.
+    """Return whether a directory, which may be missing, holds a run of a config.
 
     :raises RunError: if it holds something that training cannot continue
     """
@@ -132,12 +132,12 @@ def find_started_runs(directory: Path, planned: Mapping[str, PlannedRun], file: 
 
 
 def _is_empty(directory: Path) -> bool:
-    """Say whether a directory holds at most temporary files, which a killed process has left."""
+    """Return whether a directory holds at most temporary files, which a killed process has left."""
     return all(path.name.endswith(".tmp") for path in directory.iterdir())
 
 
 def _is_written_by_user(path: Path, file: Path, text: str, has_runs: bool) -> bool:
-    """Say whether a user has probably written the ``experiment.yaml`` of a directory.
+    """Return whether a user has probably written the ``experiment.yaml`` of a directory.
 
     :param file: the experiment file that describes the runs
     :param text: the resolved file

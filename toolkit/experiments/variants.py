@@ -116,7 +116,7 @@ class VariantProblems:
 
 
 def _is_in_experiment(path: KeyPath) -> bool:
-    """Say whether a path is one of the experiment file, not of the base."""
+    """Return whether a path is one of the experiment file, not of the base."""
     return path[:1] in (("variants",), ("grid",))
 
 

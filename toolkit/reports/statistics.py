@@ -2,7 +2,7 @@
 
 Interquartile mean, stratified percentile bootstrap, probability of improvement and performance profiles follow
 Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021. Every function
-has a random generator of its own: equal scores give equal intervals.
+has its own random generator: equal scores give equal intervals.
 
 Parameters named ``tasks`` hold the scores of one method: one array of shape (runs,) per task, with at least one run.
 """

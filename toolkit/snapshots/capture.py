@@ -197,7 +197,7 @@ class _Walk:
             return self._encode_part(value, path)
         if type(value) not in CONTAINER_TYPES:
             return encode(value)
-        # each attribute would get a container of its own; a value without an attribute is only read
+        # each attribute would get its own container; a value without an attribute is only read
         if path.attribute and not isinstance(value, tuple | frozenset) and self._first_path(value, path):
             raise NotPlainError
         return self._encode_container(value, path)

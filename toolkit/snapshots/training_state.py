@@ -36,7 +36,7 @@ from toolkit.snapshots.rng import capture_rng_state, restore_rng_state
 from toolkit.snapshots.weights import load_parameters
 from toolkit.utils.errors import RunError, describe_error
 
-# saved apart, or made anew whenever training starts
+# saved separately, or created again whenever training starts
 _SKIPPED_ATTRIBUTES = {
     *("replay_buffer", "rollout_buffer", "start_time", "_learner", "tensorboard_log", "_custom_logger"),
 }

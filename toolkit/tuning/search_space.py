@@ -76,7 +76,7 @@ class Dimension:
         return [choice if isinstance(choice, scalar) else dump_inline(choice) for choice in self.domain.choices or ()]
 
     def contains(self, value: Any) -> bool:
-        """Say whether a value belongs to the domain."""
+        """Return whether a value belongs to the domain."""
         domain = self.domain
         if domain.choices is not None:
             return value in domain.choices
@@ -135,7 +135,7 @@ def _get_value(data: Any, dotted: str) -> Any:
 
 
 def _is_integer(domain: SearchDomain, dotted: str, base_value: Any, base: RunConfig) -> bool:
-    """Say whether a range holds whole numbers only: by the type of the parameter or, if it has none, as written."""
+    """Return whether a range holds whole numbers only: by the type of the parameter or, if it has none, as written."""
     numbers = [number for number in (domain.low, domain.high, domain.step) if number is not None]
     if domain.low is None or any(number % 1 for number in numbers):
         return False

@@ -43,7 +43,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def has_password(url: str) -> bool:
-    """Say whether a URL contains a password."""
+    """Return whether a URL contains a password."""
     return hide_password(url) != url
 
 

@@ -141,13 +141,13 @@ def wait_for_trial(study: optuna.Study, total: int, check: Callable[[], None]) -
 
 
 def has_trials_left(study: optuna.Study, plan: TuningPlan) -> bool:
-    """Say whether fewer trials have ended than are wanted."""
+    """Return whether fewer trials have ended than are wanted."""
     n_ended: int = sum(trial.state.is_finished() for trial in _get_counted_trials(study))
     return n_ended < plan.config.trials
 
 
 def is_surplus(study: optuna.Study, trial: optuna.Trial, total: int) -> bool:
-    """Say whether ``total`` trials began before this one. Two workers that ask at the same moment can cause that."""
+    """Return whether ``total`` trials began before this one. Two workers that ask at once can cause that."""
     import optuna
 
     begun = [other for other in _get_counted_trials(study) if other.state != optuna.trial.TrialState.WAITING]

@@ -484,7 +484,7 @@ class StopSoon(BaseCallback):
 def is_compiling_asked(
     caplog: pytest.LogCaptureFixture, model: DoubleDQN, timesteps: int, reset_num_timesteps: bool = True
 ) -> bool:
-    """Say whether a training tries to compile, given a model whose optimizer cannot be compiled."""
+    """Return whether a training tries to compile, given a model whose optimizer cannot be compiled."""
     caplog.clear()
     updates = model._n_updates
     model.learn(timesteps, callback=StopSoon(), reset_num_timesteps=reset_num_timesteps)

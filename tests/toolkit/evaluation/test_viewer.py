@@ -160,7 +160,7 @@ class Screen:
             time.sleep(0.05)
 
     def is_dark(self) -> bool:
-        """Say whether no window is left, and wait up to 5 s for that."""
+        """Return whether no window is left, and wait up to 5 s for that."""
         end = time.monotonic() + 5
         while self.read_picture().any() and time.monotonic() < end:
             time.sleep(0.05)

@@ -178,7 +178,7 @@ class HiddenEnds(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class RandomSum(BaseCallback):
-    """Draws from a generator of its own."""
+    """Draws from its own generator."""
 
     def __init__(self) -> None:
         super().__init__()
