@@ -84,9 +84,9 @@ def _order(rows: Sequence[list[Box]]) -> None:
         for row in rows if downwards else reversed(rows):
             positions = {box: index for other in rows for index, box in enumerate(other)}
 
-            def mean_position(box: Box, known: Mapping[Box, int] = positions, down: bool = downwards) -> float:
+            def mean_position(box: Box, indices: Mapping[Box, int] = positions, down: bool = downwards) -> float:
                 neighbours = box.above if down else box.below
-                return float(np.mean([known[other] for other in neighbours])) if neighbours else known[box]
+                return float(np.mean([indices[other] for other in neighbours])) if neighbours else indices[box]
 
             row.sort(key=mean_position)
 
@@ -94,7 +94,7 @@ def _order(rows: Sequence[list[Box]]) -> None:
 def _assign_x(rows: Sequence[Sequence[Box]], gap: float) -> None:
     """Move boxes towards their neighbours' mean, as far as the others in their row allow."""
     for row in rows:
-        _place(row, [0.0] * len(row), gap)
+        _place_boxes(row, [0.0] * len(row), gap)
     for sweep in range(2 * _SWEEPS):
         downwards = sweep % 2 == 0
         for row in rows if downwards else reversed(rows):
@@ -102,10 +102,10 @@ def _assign_x(rows: Sequence[Sequence[Box]], gap: float) -> None:
             for box in row:
                 neighbours = (box.above if downwards else box.below) or box.above or box.below
                 ideal_x.append(float(np.mean([other.x for other in neighbours])) if neighbours else box.x)
-            _place(row, ideal_x, gap)
+            _place_boxes(row, ideal_x, gap)
 
 
-def _place(row: Sequence[Box], ideal_x: Sequence[float], gap: float) -> None:
+def _place_boxes(row: Sequence[Box], ideal_x: Sequence[float], gap: float) -> None:
     """Place the boxes of a row as near to their ideal positions as their order and gaps allow, by least squares."""
     offsets = [0.0]
     for left, right in itertools.pairwise(row):

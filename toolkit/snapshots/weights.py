@@ -117,7 +117,7 @@ def _check_members(archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, 
     if missing := [name for name in expected if name not in members]:
         raise _MisfitError(f"it has no {missing[0]}")
     if unexpected := sorted(members.keys() - {*expected, *_IGNORED_MEMBERS, f"{_VARIABLES}.pth"}):
-        raise _MisfitError(f"it has {unexpected[0][:80]!r}, which this model has not")
+        raise _MisfitError(f"it has {unexpected[0][:80]!r}, which this model lacks")
     return members
 
 
@@ -162,7 +162,7 @@ def _check_module(name: str, state_dict: dict[Any, Any], module: torch.nn.Module
     if missing := [key for key in expected if key not in state_dict]:
         raise _MisfitError(f"{name} has no {missing[0]!r}")
     if unexpected := [key for key in state_dict if key not in expected]:
-        raise _MisfitError(f"{name} has {str(unexpected[0])[:80]!r}, which this model has not")
+        raise _MisfitError(f"{name} has {str(unexpected[0])[:80]!r}, which this model lacks")
     for key, tensor in expected.items():
         _check_tensor(f"{name}: {key}", state_dict[key], tensor)
     own_state: OrderedDict[str, Any] = OrderedDict((key, state_dict[key]) for key in expected)
