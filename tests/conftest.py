@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ from support import SMALL_CONFIG, WRAPPER_MODULE, Finished, Install, Toolkit
 from toolkit import Run, load_config, train
 
 torch.set_num_threads(1)  # several test processes share the machine
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def own_forkserver() -> None:
+    """Let the test start a forkserver: one that an earlier test left has other imports, or another parent."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True, scope="session")

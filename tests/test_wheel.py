@@ -25,7 +25,7 @@ def test_tox_tests_the_built_wheel() -> None:
         "toolkit/cli/templates/plugin/wrapper/component.py.template",
         "toolkit/reports/report.html",
         "toolkit_plugins/py.typed",
-        "toolkit_plugins/rewards.py",
+        "toolkit_plugins/wrappers/rewards.py",
     ],
 )
 def test_wheel_has_both_packages_with_their_files(name: str) -> None:

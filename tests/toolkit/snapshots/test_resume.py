@@ -101,6 +101,7 @@ class KillAt(StopAt):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.usefixtures("own_forkserver")
 @pytest.mark.parametrize(
     ("algorithm", "env", "vec_env"),
     [("double_dqn", ONE_ENV, "dummy"), ("ppo", WRAPPERS, "subproc"), ("sac", VEC_WRAPPERS, "dummy")],
