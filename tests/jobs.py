@@ -76,14 +76,3 @@ def wait_for_sigterm(directory: Path) -> None:
         time.sleep(0.01)
     time.sleep(1)
     (directory / "signals").write_text(str(len(received)))
-
-
-def count_until_go(directory: Path, signals: str) -> None:
-    """Record this call, and wait for the file `go`; a second call does not wait."""
-    directory.mkdir(exist_ok=True)
-    with (directory / "calls").open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    is_first = len((directory / "calls").read_text().splitlines()) == 1
-    (Path(signals) / f"{directory.name}.waits").write_text(str(os.getpid()))
-    while is_first and not (Path(signals) / "go").exists():
-        time.sleep(0.02)

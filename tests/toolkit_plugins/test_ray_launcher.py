@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from toolkit.training.trainer import resume
 from toolkit.utils.errors import ToolkitError, TrainingError
 from toolkit.utils.files import lock_directory
 
-RayLauncher = pytest.importorskip("toolkit_plugins.ray_launcher").RayLauncher
+ray_launcher = pytest.importorskip("toolkit_plugins.ray_launcher")
+RayLauncher = ray_launcher.RayLauncher
 RemoteDirectory = pytest.importorskip("toolkit_plugins.job_storage").RemoteDirectory
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")  # all tests share one cluster
@@ -108,11 +110,8 @@ class Cluster:
             self.nodes.append(psutil.Popen(command, stdout=file, stderr=file, start_new_session=True))
         wait_until(lambda: "Ray runtime started" in log.read_text())
 
-    def lose_node(self, pids: set[int], all_processes: bool) -> None:
-        """Kill the node of one of these processes that is not the head.
-
-        :param all_processes: kill all processes of the node; else its raylet, and the others follow
-        """
+    def lose_node(self, pids: set[int]) -> None:
+        """Kill the node of one of these processes that is not the head."""
         head_pids = {process.pid for process in self.nodes[0].children(recursive=True)}
         (pid,) = pids - head_pids
         parents = {process.pid for process in psutil.Process(pid).parents()}
@@ -121,8 +120,7 @@ class Cluster:
         processes = [node, *node.children(recursive=True)]
         self.lost += processes
         for process in processes:
-            if all_processes or process.name() == "raylet":
-                kill(process)
+            kill(process)
         wait_until(lambda: not psutil.pid_exists(pid))
 
     def stop(self) -> None:
@@ -222,27 +220,6 @@ def test_job_that_cannot_be_uploaded_fails(cluster: Cluster, disk: Path, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("importable_jobs")
-def test_job_of_lost_node_is_called_again_in_its_directory(cluster: Cluster, signals: Path, tmp_path: Path) -> None:
-    launched = [Job(name, tmp_path / name, jobs.count_until_go, {"signals": str(signals)}) for name in ("a", "b")]
-    locked = launched[0].directory
-    locked.mkdir()
-
-    def lose_node() -> None:
-        with lock_directory(locked, "works in it"):  # as a lost machine may do for a while
-            wait_until((signals / "b.waits").exists)
-            time.sleep(0.5)
-            assert files_in(locked) == set(), "its job waits for the lock"
-        wait_until(lambda: len(read_pids(signals)) == 2)
-        cluster.lose_node(read_pids(signals), all_processes=False)
-
-    with in_background(lose_node, signals):
-        errors = {ended.job.name: ended.error for ended in RayLauncher(cluster.address).launch(launched)}
-    assert errors == {"a": None, "b": None}
-    assert sorted(len((job.directory / "calls").read_text().splitlines()) for job in launched) == [1, 2]
-
-
-@pytest.mark.slow
 def test_run_of_lost_node_resumes_exactly_from_storage(
     cluster: Cluster, signals: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,7 +234,7 @@ def test_run_of_lost_node_resumes_exactly_from_storage(
 
     def lose_node() -> None:
         wait_until(lambda: len(read_pids(signals)) == 2 and len(files_in(storage)) == 3)
-        cluster.lose_node(read_pids(signals), all_processes=True)
+        cluster.lose_node(read_pids(signals))
 
     launcher = RayLauncher(cluster.address, storage=storage.as_uri())
     with in_background(lose_node, signals):
@@ -331,6 +308,25 @@ def test_job_that_is_about_to_start_does_not_begin_after_stop(tmp_path: Path) ->
     assert next(launched) == Ended(first, None)
     launched.close()
     assert files_in(tmp_path) == {"first/text"}
+
+
+def test_job_waits_for_lock_of_lost_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_launcher.internal_kv, "_internal_kv_exists", lambda key: False)
+    monkeypatch.setattr(ray_launcher, "_set_threads", lambda n_cpus: None)
+    directory = tmp_path / "job"
+    directory.mkdir()
+    arguments = (write_file, directory, {"name": "file"}, None, 1, "key")
+    with ThreadPoolExecutor() as pool:
+        with lock_directory(directory, "works in it"):  # a lost machine may hold it for a while
+            error = pool.submit(ray_launcher._run_task, *arguments)
+            time.sleep(0.5)
+            assert files_in(directory) == set()
+        assert error.result() is None
+    assert files_in(directory) == {"file"}
+
+
+def write_file(directory: Path, name: str) -> None:
+    (directory / name).touch()
 
 
 def test_address_without_cluster_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
