@@ -7,12 +7,12 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.evaluation.summary import format_command, format_next_commands, format_program_path
+from toolkit.utils.text import format_count, format_table
 
 if TYPE_CHECKING:
     from toolkit.cli.scaffold import Plugin
@@ -48,7 +48,7 @@ def format_evaluation(run: RunDirectory, evaluation: Evaluation) -> str:
     has_interval = evaluation.episodes > 1
     interval = f"  (95 % interval {low:.2f} to {high:.2f})" if has_interval else ""
     return (
-        f"{run.directory}: {evaluation.episodes} greedy episode{'s' if evaluation.episodes > 1 else ''}, raw returns\n"
+        f"{run.directory}: {format_count(evaluation.episodes, 'greedy episode')}, raw returns\n"
         f"  mean  {evaluation.mean_return:.2f}{interval}\n"
         f"  std   {evaluation.std_return:.2f}\n"
         f"  range {evaluation.min_return:g} to {evaluation.max_return:g}"
@@ -68,7 +68,7 @@ def format_networks(run: RunDirectory, description: ModelDescription) -> str:
             (layer.name, layer.kind, format_shape(layer.output_shape), f"{layer.parameters:,}")
             for layer in network.layers
         ]
-        lines += _table(("layer", "kind", "output", "parameters"), rows)
+        lines += [f"  {line}" for line in format_table(("layer", "kind", "output", "parameters"), rows, "<<<>")]
         lines.append(_format_parameters(network.name, network.parameters, network.trainable))
     if len(description.networks) > 1:
         lines += ["", _format_parameters("together", description.parameters, description.trainable)]
@@ -141,12 +141,6 @@ def _fill(text: str, width: int | None, first_indent: str, other_indent: str) ->
 
 def _format_parameters(network: str, count: int, trainable: int) -> str:
     return f"  {network}: {count:,} parameters, {'all' if trainable == count else f'{trainable:,}'} trainable"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align columns to the left, the last to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  " + "  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in [head, *rows]]
 
 
 def _has_pip() -> bool:
