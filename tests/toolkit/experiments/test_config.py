@@ -152,7 +152,7 @@ BAD = {
     "base: small.yaml\nseeds: 1\nvariants: {a: {}, b: {env.n_envs: 3, algorithm.params.train_freq: [1, episode]}}\n": (
         "bad.yaml:3: variants.b.algorithm.params.train_freq: is counted in episodes"
     ),
-    # a problem of a value of which the experiment file sets a part
+    # a problem of a value that the experiment file sets in part
     "base: small.yaml\nseeds: 1\nvariants:\n  a: {}\n  b: {algorithm.policy_params.net_arch: [-1]}\n": (
         "bad.yaml:5: variants.b.algorithm.policy_params.net_arch: 'double_dqn' cannot be built: "
     ),
@@ -165,11 +165,11 @@ def test_bad_file_is_refused_and_leaves_no_files(text: str, message: str, toolki
     write_file(SMALL_CONFIG.replace("timesteps: 300", "timesteps: 300\ntmesteps: 300"), "base.yaml")
     write_file(SMALL_CONFIG, "report.yaml")
     before = files_in(Path())
-    done = toolkit("experiment", write_file(text, "bad.yaml"))
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
-    assert ("is empty" in done.err) == ("is empty" in message)
-    assert "Traceback" not in done.err
+    finished = toolkit("experiment", write_file(text, "bad.yaml"))
+    assert (finished.status, finished.out) == (2, "")
+    assert message in finished.err
+    assert ("is empty" in finished.err) == ("is empty" in message)
+    assert "Traceback" not in finished.err
     assert files_in(Path()) == before | {"bad.yaml"}
     assert not Path("experiments").exists()
 
@@ -190,9 +190,9 @@ def test_million_runs_are_refused_at_once_without_yes(toolkit: Toolkit) -> None:
     grid = "".join(f"  algorithm.params.{name}: {[*range(1, 51)]}\n" for name in ("batch_size", "gradient_steps"))
     file = write_file(f"base: small.yaml\nseeds: 400\ngrid:\n{grid}")
     start = time.process_time()
-    done = toolkit("experiment", file)
+    finished = toolkit("experiment", file)
     assert time.process_time() - start < 1
-    assert (done.status, done.err) == (
+    assert (finished.status, finished.err) == (
         2,
         "error: both.yaml: describes 1,000,000 runs\n--yes allows more than 1,000\n",
     )

@@ -80,24 +80,24 @@ def test_run_equals_training_of_its_config(finished: Path, toolkit: Toolkit) -> 
 
 
 def test_output_names_each_run_and_variant_with_results(toolkit: Toolkit) -> None:
-    done = toolkit("experiment", write_file(), "--set", "seeds=1")
-    assert done.status == 0, done.err
-    lines = done.err.splitlines()
+    completed = toolkit("experiment", write_file(), "--set", "seeds=1")
+    assert completed.status == 0, completed.err
+    lines = completed.err.splitlines()
     assert lines[0] == "experiments/both: 0 of 2 runs done"
     pattern = r"(\S+): finished after (104|160) timesteps, mean greedy return \d+\.\d"
     matches = [re.fullmatch(pattern, line) for line in lines[1:]]
     assert sorted(match[1] for match in matches if match) == sorted(RUNS[:2])
-    assert done.out.startswith("done: 2 of 2 runs trained and evaluated\n")
+    assert completed.out.startswith("done: 2 of 2 runs trained and evaluated\n")
     for variant in ("none", "clip"):
-        assert re.search(rf"^{variant} +1 of 1 +0 +not reached +\d+\.\d$", done.out, re.MULTILINE)
-    assert "  experiment  experiments/both\n" in done.out
-    assert done.out.endswith("toolkit report experiments/both\n")
+        assert re.search(rf"^{variant} +1 of 1 +0 +not reached +\d+\.\d$", completed.out, re.MULTILINE)
+    assert "  experiment  experiments/both\n" in completed.out
+    assert completed.out.endswith("toolkit report experiments/both\n")
 
 
 def test_quiet_prints_only_directory_and_failures(finished: Path, toolkit: Toolkit) -> None:
     (finished / "clip/seed-0/evaluation.json").unlink()
-    done = toolkit("experiment", "both.yaml", "--quiet", "--out", "all")
-    assert (done.status, done.out, done.err) == (0, "all\n", "")
+    completed = toolkit("experiment", "both.yaml", "--quiet", "--out", "all")
+    assert (completed.status, completed.out, completed.err) == (0, "all\n", "")
     (finished / "clip/seed-0/result.json").write_text("{")
     failed = toolkit("experiment", "both.yaml", "--quiet", "--out", "all")
     assert (failed.status, failed.out) == (1, "all\n")
@@ -105,8 +105,8 @@ def test_quiet_prints_only_directory_and_failures(finished: Path, toolkit: Toolk
 
 
 def test_python_function_runs_experiment_with_overrides() -> None:
-    done = experiment(write_file(), "out", seeds=[7], variants={"clip": {"timesteps": 104}})
-    assert (done.directory, done.failed, done.stopped_by) == (Path("out"), {}, None)
+    completed = experiment(write_file(), "out", seeds=[7], variants={"clip": {"timesteps": 104}})
+    assert (completed.directory, completed.failed, completed.stopped_by) == (Path("out"), {}, None)
     assert files_in(Path("out")) >= {"experiment.yaml", "clip/seed-7/model.zip", "clip/seed-7/evaluation.json"}
 
 
@@ -146,9 +146,9 @@ def test_killed_run_resumes_exactly_from_its_snapshot(toolkit: Toolkit) -> None:
     for name in ("model.zip", "result.json", "evaluation.json"):
         (run / name).unlink()
     snapshots = read_contents(run / "snapshots")
-    done = toolkit("experiment", file, "--out", "all")
-    assert done.status == 0, done.err
-    assert done.err.splitlines()[1].startswith("a/seed-7: finished after 152")
+    completed = toolkit("experiment", file, "--out", "all")
+    assert completed.status == 0, completed.err
+    assert completed.err.splitlines()[1].startswith("a/seed-7: finished after 152")
     assert find_differences(run, Path("uninterrupted")) == []
     assert read_contents(run / "snapshots") == snapshots, "no snapshot is written again"
 
@@ -162,13 +162,13 @@ def test_failed_run_stops_no_other_and_is_tried_again(toolkit: Toolkit) -> None:
     wrappers = {"raises": "[./own.py:Raises]", "dies": "[./own.py:Dies]", "works": "[]"}
     variants = "".join(f"  {name}: {{env.wrappers: {value}, timesteps: 60}}\n" for name, value in wrappers.items())
     file = write_file(f"base: small.yaml\nvariants:\n{variants}seeds: 2\nevaluation_episodes: 1\n", "x.yaml")
-    done = toolkit("experiment", file, "--set", "seeds=1")
-    assert done.status == 1
-    for text in (done.err, done.out):
+    completed = toolkit("experiment", file, "--set", "seeds=1")
+    assert completed.status == 1
+    for text in (completed.err, completed.out):
         assert re.search(r"raises/seed-0: .*training failed at timestep 0: RuntimeError: no more .*own.py", text)
         assert re.search(r"dies/seed-0: .*its process was killed by SIGKILL", text)
-    assert done.out.startswith("failed: 1 of 3 runs trained and evaluated\n")
-    assert "toolkit experiment x.yaml --set seeds=1\n" in done.out
+    assert completed.out.startswith("failed: 1 of 3 runs trained and evaluated\n")
+    assert "toolkit experiment x.yaml --set seeds=1\n" in completed.out
     assert "no more" in Path("experiments/x/raises/log-seed-0.txt").read_text()
     assert not [*Path("experiments/x/works").glob("log-*")]
     Path("own.py").write_text(BROKEN_WRAPPERS.replace('raise RuntimeError("no more")', "return super().step(action)"))
@@ -205,10 +205,10 @@ def test_damaged_run_fails_alone_with_hint(finished: Path, toolkit: Toolkit) -> 
     Path("many/whole/seed-0/evaluation.json").write_text("{")
     for name, files in variants.items():
         damage(Path(f"many/{name}/seed-0"), files)
-    done = toolkit("experiment", file, "--out", "many")
-    assert (done.status, "Traceback" in done.err) == (1, False)
-    assert done.out.startswith("failed: 1 of 7 runs trained and evaluated\n")
-    lines = {line.partition("/")[0]: line for line in done.err.splitlines()[1:]}
+    completed = toolkit("experiment", file, "--out", "many")
+    assert (completed.status, "Traceback" in completed.err) == (1, False)
+    assert completed.out.startswith("failed: 1 of 7 runs trained and evaluated\n")
+    lines = {line.partition("/")[0]: line for line in completed.err.splitlines()[1:]}
     for name, message in zip(variants, DAMAGE, strict=True):
         assert message in lines[name]
         assert "cannot be" in message or f"remove many/{name}/seed-0 to train the run again" in lines[name]
@@ -225,10 +225,12 @@ def test_run_with_infinite_return_fails_alone(toolkit: Toolkit, caplog: pytest.L
         f"base: small.yaml\nvariants: {{infinite: {{{BOTTOMLESS}}}, good: {{timesteps: 60}}}}\nseeds: 1\n"
     )
     for _ in range(2):
-        done = toolkit("experiment", file)
-        assert (done.status, "Traceback" in done.err) == (1, False), done.err
-        assert "infinite/seed-0: failed: experiments/x/infinite/seed-0: its mean greedy return is -inf" in done.err
-        assert done.out.startswith("failed: 1 of 2 runs trained and evaluated\n")
+        completed = toolkit("experiment", file)
+        assert (completed.status, "Traceback" in completed.err) == (1, False), completed.err
+        assert (
+            "infinite/seed-0: failed: experiments/x/infinite/seed-0: its mean greedy return is -inf" in completed.err
+        )
+        assert completed.out.startswith("failed: 1 of 2 runs trained and evaluated\n")
     reported = toolkit("report", "experiments/x", "--evaluate")
     assert reported.status == 0
     assert (
@@ -254,9 +256,9 @@ def test_full_disk_fails_runs_until_there_is_space(
     assert "No space left on device" in full.err
     assert "Traceback" not in full.err
     filler.unlink()
-    done = toolkit("experiment", file, "--out", directory)
-    assert done.status == 0, done.err
-    assert done.out.startswith("done: 6 of 6 runs trained and evaluated\n")
+    completed = toolkit("experiment", file, "--out", directory)
+    assert completed.status == 0, completed.err
+    assert completed.out.startswith("done: 6 of 6 runs trained and evaluated\n")
     assert {name: content for name, content in read_contents(directory).items() if name in before} == before
 
 

@@ -40,10 +40,10 @@ def test_directory_of_another_experiment_is_refused(
 ) -> None:
     before = read_contents(finished)
     write_file(SMALL_CONFIG.replace(*change), "small.yaml")
-    done = toolkit("experiment", write_file(EXPERIMENT.replace(*change)), "--out", "all")
-    assert done.status == 2
-    assert "all: holds another experiment than both.yaml" in done.err
-    assert message in done.err
+    completed = toolkit("experiment", write_file(EXPERIMENT.replace(*change)), "--out", "all")
+    assert completed.status == 2
+    assert "all: holds another experiment than both.yaml" in completed.err
+    assert message in completed.err
     assert read_contents(finished) == before
 
 
@@ -56,33 +56,33 @@ def test_users_experiment_file_is_not_overwritten(file: str, out: str, toolkit: 
     if file == "a.yaml":
         write_file(name=file)
     before = read_contents(Path(out))
-    done = toolkit("experiment", file, "--out", out)
-    assert (done.status, done.out) == (2, "")
-    assert "experiment.yaml: `toolkit experiment` did not write this file and would replace it" in done.err
+    completed = toolkit("experiment", file, "--out", out)
+    assert (completed.status, completed.out) == (2, "")
+    assert "experiment.yaml: `toolkit experiment` did not write this file and would replace it" in completed.err
     assert read_contents(Path(out)) == before
 
 
 def test_file_in_experiment_directory_continues_experiment(finished: Path, toolkit: Toolkit) -> None:
     before = (finished / "experiment.yaml").read_text()
-    done = toolkit("experiment", finished / "experiment.yaml", "--out", "all")
-    assert (done.status, done.err) == (0, "all: 4 of 4 runs done\n")
+    completed = toolkit("experiment", finished / "experiment.yaml", "--out", "all")
+    assert (completed.status, completed.err) == (0, "all: 4 of 4 runs done\n")
     assert (finished / "experiment.yaml").read_text() == before
 
 
 def test_experiment_without_runs_may_change(toolkit: Toolkit) -> None:
     write_file(load_plan(write_file()).text, "all/experiment.yaml")
     file = write_file(EXPERIMENT.replace("[0, 7]", "[3]").replace("timesteps: 1", "timesteps: 2"))
-    done = toolkit("experiment", file, "--out", "all")
-    assert done.status == 0, done.err
+    completed = toolkit("experiment", file, "--out", "all")
+    assert completed.status == 0, completed.err
 
 
 def test_directory_is_locked_from_its_check_on(toolkit: Toolkit) -> None:
     Path("own.py").write_text(LOCKING_WRAPPER)  # another process locks the directory during the dry run
-    done = toolkit(
+    completed = toolkit(
         "experiment", write_file("base: small.yaml\nseeds: 1\nvariants: {a: {env.wrappers: [./own.py:Locking]}}\n")
     )
-    assert done.status == 2
-    assert "experiments/both: another process trains in it" in done.err
+    assert completed.status == 2
+    assert "experiments/both: another process trains in it" in completed.err
     assert not Path("experiments").exists()
 
 
@@ -94,9 +94,9 @@ def test_job_refuses_run_of_another_config(finished: Path) -> None:
 
 def test_directory_with_other_files_is_refused(toolkit: Toolkit) -> None:
     write_file("mine", "all/notes.txt")
-    done = toolkit("experiment", write_file(), "--out", "all")
-    assert (done.status, done.out) == (2, "")
-    assert "all: is not empty, and is not an experiment" in done.err
+    completed = toolkit("experiment", write_file(), "--out", "all")
+    assert (completed.status, completed.out) == (2, "")
+    assert "all: is not empty, and is not an experiment" in completed.err
     assert files_in(Path("all")) == {"notes.txt"}
 
 
@@ -104,13 +104,13 @@ def test_locked_directory_is_refused(finished: Path, toolkit: Toolkit) -> None:
     (finished / "clip/seed-0/evaluation.json").unlink()
     before = read_contents(finished)
     with lock_directory(finished, "tests"):
-        done = toolkit("experiment", "both.yaml", "--out", "all")
-    assert (done.status, done.out) == (2, "")
-    assert "all: another process trains in it" in done.err
+        completed = toolkit("experiment", "both.yaml", "--out", "all")
+    assert (completed.status, completed.out) == (2, "")
+    assert "all: another process trains in it" in completed.err
     assert read_contents(finished) == before
 
 
 def test_directory_that_cannot_be_created_is_refused(toolkit: Toolkit) -> None:
-    done = toolkit("experiment", write_file(), "--out", "small.yaml/all")
-    assert (done.status, done.out) == (2, "")
-    assert "small.yaml/all: cannot be" in done.err
+    completed = toolkit("experiment", write_file(), "--out", "small.yaml/all")
+    assert (completed.status, completed.out) == (2, "")
+    assert "small.yaml/all: cannot be" in completed.err

@@ -20,9 +20,9 @@ def run_tune(toolkit: Toolkit) -> Tune:
     """Run `toolkit tune search.yaml`, which has to succeed."""
 
     def run(*arguments: str | Path) -> Finished:
-        done = toolkit("tune", "search.yaml", *arguments)
-        assert done.status == 0, done.err
-        return done
+        finished = toolkit("tune", "search.yaml", *arguments)
+        assert finished.status == 0, finished.err
+        return finished
 
     return run
 

@@ -56,26 +56,26 @@ def test_missing_base_value_differs_from_null() -> None:
 )
 def test_invalid_search_space_is_refused(path: str, domain: str, message: str, toolkit: Toolkit) -> None:
     Path("search.yaml").write_text(SEARCH.replace("env.params.slope: {choices: [1.0, 2.0, 0.5]}", f"{path}: {domain}"))
-    done = toolkit("tune", "search.yaml")
-    assert (done.status, done.out) == (2, "")
-    assert f"search.yaml:3: search.{path}{message}" in done.err
-    assert len(done.err.splitlines()) == 1
+    finished = toolkit("tune", "search.yaml")
+    assert (finished.status, finished.out) == (2, "")
+    assert f"search.yaml:3: search.{path}{message}" in finished.err
+    assert len(finished.err.splitlines()) == 1
     assert not Path("tunings").exists()
 
 
 def test_value_inside_another_searched_value_is_refused(toolkit: Toolkit) -> None:
     change_search(search=f"{{{GAMMA}: {{low: 0.1, high: 0.2}}, algorithm.params: {{choices: [{{gamma: 0.3}}]}}}}")
-    done = toolkit("tune", "search.yaml")
-    assert (done.status, done.out) == (2, "")
-    assert f"search.{GAMMA}: is a part of algorithm.params, which is searched, too" in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert (finished.status, finished.out) == (2, "")
+    assert f"search.{GAMMA}: is a part of algorithm.params, which is searched, too" in finished.err
 
 
 def test_params_are_searched_only_after_component_name(toolkit: Toolkit) -> None:
     name, threshold = "callbacks.0.name: {choices: [success]}", "callbacks.0.params.threshold: {low: 1, high: 2}"
     assert load_tuning(change_search(search=f"{{{name}, {threshold}}}"))
-    done = toolkit("tune", change_search(search=f"{{{threshold}, {name}}}"))
-    assert (done.status, done.out) == (2, "")
-    assert "search.callbacks.0.params.threshold: is replaced by callbacks.0.name, which comes later" in done.err
+    finished = toolkit("tune", change_search(search=f"{{{threshold}, {name}}}"))
+    assert (finished.status, finished.out) == (2, "")
+    assert "search.callbacks.0.params.threshold: is replaced by callbacks.0.name, which comes later" in finished.err
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_params_are_searched_only_after_component_name(toolkit: Toolkit) -> None
 )
 def test_invalid_file_is_refused(key: str, value: str, message: str, toolkit: Toolkit) -> None:
     change_search(**{key: value})
-    done = toolkit("tune", "search.yaml")
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
-    assert done.err.startswith("search.yaml:")
+    finished = toolkit("tune", "search.yaml")
+    assert (finished.status, finished.out) == (2, "")
+    assert message in finished.err
+    assert finished.err.startswith("search.yaml:")
     assert not Path("tunings").exists()
 
 

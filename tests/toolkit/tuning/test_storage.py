@@ -69,7 +69,7 @@ def test_workers_share_postgresql_study_and_hide_its_password(
 ) -> None:
     url, stop = postgresql
     change_search(storage=url, launcher="local", workers="2", sampler="tpe", trials="3", seeds="1")
-    done = run_tune()
+    finished = run_tune()
     assert [row["state"] for row in read_table()] == ["finished"] * 3
     again = run_tune("--out", "elsewhere")
     assert [row["state"] for row in read_table("elsewhere")] == ["finished"] * 3, "the study is in the database"
@@ -82,7 +82,7 @@ def test_workers_share_postgresql_study_and_hide_its_password(
     assert not Path("new").exists()
     files = [path for path in [*Path("tunings").rglob("*"), *Path("elsewhere").rglob("*")] if path.is_file()]
     texts = [path.read_text(errors="replace") for path in files]
-    for text in [done.out, done.err, again.out, again.err, down.err, *texts]:
+    for text in [finished.out, finished.err, again.out, again.err, down.err, *texts]:
         assert "s3cret" not in text
 
 
@@ -114,9 +114,9 @@ def test_trial_resumes_completely_after_database_failure(run_tune: Tune, toolkit
     base = BASE.replace("growing_env.py]", "growing_env.py, ./breaking.py]").replace("Growing-v0", "Breaking-v0")
     Path("breaking.yaml").write_text(base)
     change_search(base="breaking.yaml", trials="2", seeds="1")
-    done = toolkit("tune", "search.yaml")
-    assert done.status == 2
-    assert "no such table: trial_intermediate_values" in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert finished.status == 2
+    assert "no such table: trial_intermediate_values" in finished.err
     with closing(sqlite3.connect("tunings/search/study.db")) as database, database:
         database.execute("alter table hidden rename to trial_intermediate_values")
     expire_heartbeats()
@@ -132,10 +132,10 @@ def test_silent_database_is_refused_after_its_timeout(toolkit: Toolkit) -> None:
         silent.listen()
         change_search(storage=f"postgresql://u:s3cret@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=2")
         start = time.monotonic()
-        done = toolkit("tune", "search.yaml")
-    assert done.status == 2
-    assert "cannot be used" in done.err
-    assert "s3cret" not in done.err
+        finished = toolkit("tune", "search.yaml")
+    assert finished.status == 2
+    assert "cannot be used" in finished.err
+    assert "s3cret" not in finished.err
     assert time.monotonic() - start < 20
     assert not Path("tunings").exists()
 
@@ -153,18 +153,18 @@ def test_silent_database_is_refused_after_its_timeout(toolkit: Toolkit) -> None:
 )
 def test_unusable_storage_is_refused(url: str, message: str, toolkit: Toolkit) -> None:
     change_search(storage=f'"{url}"')
-    done = toolkit("tune", "search.yaml")
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
-    assert "s3c" not in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert (finished.status, finished.out) == (2, "")
+    assert message in finished.err
+    assert "s3c" not in finished.err
     assert not Path("tunings").exists()
 
 
 def test_password_in_command_line_is_refused(toolkit: Toolkit) -> None:
-    done = toolkit("tune", "search.yaml", "--set", "storage=postgresql://u:s3cret@host/x")
-    assert done.status == 2
-    assert "other users of this machine can read a password" in done.err
-    assert "s3cret" not in done.err
+    finished = toolkit("tune", "search.yaml", "--set", "storage=postgresql://u:s3cret@host/x")
+    assert finished.status == 2
+    assert "other users of this machine can read a password" in finished.err
+    assert "s3cret" not in finished.err
 
 
 # --- a study that does not fit its directory or its file ------------------------------------------------------------
@@ -182,9 +182,9 @@ def test_study_of_another_search_is_refused(two_trials: Path, toolkit: Toolkit) 
         ("base", "bare.yaml", "base.algorithm.policy_params.net_arch was [] and is now not set"),
     ):
         change_search(**{key: value})
-        done = toolkit("tune", "search.yaml")
-        assert done.status == 2
-        assert message in done.err
+        finished = toolkit("tune", "search.yaml")
+        assert finished.status == 2
+        assert message in finished.err
         assert (two_trials / "trials.csv").read_bytes() == before
 
 
@@ -196,16 +196,16 @@ def test_lost_or_damaged_database_is_not_replaced(two_trials: Path, toolkit: Too
     complete, before = database.read_bytes(), read_contents()
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("drop table trial_params")
-    done = toolkit("tune", "search.yaml")
-    assert done.status == 2
-    assert "the study 'search' in sqlite:///" in done.err
-    assert "study.db is damaged: trial 0 lacks values" in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert finished.status == 2
+    assert "the study 'search' in sqlite:///" in finished.err
+    assert "study.db is damaged: trial 0 lacks values" in finished.err
     for content in (b"", None):
         database.write_bytes(content) if content is not None else database.unlink()
-        done = toolkit("tune", "search.yaml")
-        assert done.status == 2
-        assert "the study 'search' in sqlite:///" in done.err
-        assert "does not exist\nrestore the database of the trials in tunings/search/trials.csv, or" in done.err
+        finished = toolkit("tune", "search.yaml")
+        assert finished.status == 2
+        assert "the study 'search' in sqlite:///" in finished.err
+        assert "does not exist\nrestore the database of the trials in tunings/search/trials.csv, or" in finished.err
     database.write_bytes(complete)
     assert read_contents() == before
 
@@ -215,17 +215,17 @@ def test_unreadable_table_does_not_count_as_missing(two_trials: Path, toolkit: T
     table = two_trials / "trials.csv"
     table.unlink()
     table.symlink_to(table.name)  # a loop
-    done = toolkit("tune", "search.yaml")
-    assert done.status == 2
-    assert "tunings/search/trials.csv: cannot be read" in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert finished.status == 2
+    assert "tunings/search/trials.csv: cannot be read" in finished.err
     assert not (two_trials / "study.db").exists()
 
 
 def test_directory_of_something_else_is_refused(two_trials: Path, toolkit: Toolkit) -> None:
-    done = toolkit("tune", "search.yaml", "--out", ".")
-    assert (done.status, done.out) == (2, "")
-    assert ".: is not empty, and has no tuning.yaml" in done.err
+    finished = toolkit("tune", "search.yaml", "--out", ".")
+    assert (finished.status, finished.out) == (2, "")
+    assert ".: is not empty, and has no tuning.yaml" in finished.err
     assert f"{'o' * 300}: cannot be read: " in toolkit("tune", "search.yaml", "--out", "o" * 300).err
-    done = toolkit("tune", "search.yaml", "--out", two_trials, "--set", "name=other")
-    assert done.status == 2
-    assert "search: belongs to another search: name was 'search' and is now 'other'" in done.err
+    finished = toolkit("tune", "search.yaml", "--out", two_trials, "--set", "name=other")
+    assert finished.status == 2
+    assert "search: belongs to another search: name was 'search' and is now 'other'" in finished.err

@@ -31,7 +31,7 @@ GAMMA, BUFFER_SIZE = "algorithm.params.gamma", "algorithm.params.buffer_size"
 
 
 def test_best_config_and_output_describe_best_trial(run_tune: Tune, toolkit: Toolkit) -> None:
-    done = run_tune()
+    finished = run_tune()
     best = Path("tunings/search/best.yaml")
     assert load_config(best).env.params == {"slope": 2.0}
     text = best.read_text()
@@ -46,9 +46,9 @@ def test_best_config_and_output_describe_best_trial(run_tune: Tune, toolkit: Too
     }
     assert toolkit("check", best).status == 0
     for line in ("3 of 3 trials", "env.params.slope: 2.0", "base: trial 0, 10.5", "train tunings/"):
-        assert line in done.out
-    assert len([line for line in done.err.splitlines() if line.startswith("trial ")]) == 3
-    assert "trial 0: 10.5, best so far  (slope 1.0)" in done.err
+        assert line in finished.out
+    assert len([line for line in finished.err.splitlines() if line.startswith("trial ")]) == 3
+    assert "trial 0: 10.5, best so far  (slope 1.0)" in finished.err
 
 
 def test_best_config_trains_as_its_trial(run_tune: Tune, toolkit: Toolkit) -> None:
@@ -86,8 +86,8 @@ def test_table_and_figures_show_all_trials(run_tune: Tune) -> None:
 
 def test_quiet_prints_only_directory(two_trials: Path, toolkit: Toolkit) -> None:
     two_trials.rename("out")
-    done = toolkit("tune", "search.yaml", "--out", "out", "--set", "trials=2", "--quiet")
-    assert (done.status, done.out, done.err) == (0, "out\n", "")
+    finished = toolkit("tune", "search.yaml", "--out", "out", "--set", "trials=2", "--quiet")
+    assert (finished.status, finished.out, finished.err) == (0, "out\n", "")
     assert {path.partition("/")[0] for path in files_in(Path("out"))} == {
         "tuning.yaml", "base.yaml", "study.db", "trials.csv", "best.yaml", "confirm.yaml", "history.png", "slices.png",
     }  # fmt: skip
@@ -111,18 +111,18 @@ def test_integer_ranges_yield_integers(run_tune: Tune) -> None:
 
 def test_search_without_finished_trial_fails(toolkit: Toolkit) -> None:
     change_search(base=write_variant_of_base("short.yaml", "timesteps: 4"), trials="1")
-    done = toolkit("tune", "search.yaml")
-    assert done.status == 1
-    assert "no trial has finished: no episode ended within 4 timesteps" in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert finished.status == 1
+    assert "no trial has finished: no episode ended within 4 timesteps" in finished.err
 
 
 def test_missing_optuna_names_extra(monkeypatch: pytest.MonkeyPatch, toolkit: Toolkit) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "optuna"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    done = toolkit("tune", "search.yaml")
-    assert done.status == 2
-    assert 'pip install "sb3-toolkit[tune]"' in done.err
+    finished = toolkit("tune", "search.yaml")
+    assert finished.status == 2
+    assert 'pip install "sb3-toolkit[tune]"' in finished.err
     assert not Path("tunings").exists()
 
 
@@ -165,25 +165,25 @@ def test_seed_without_success_scores_all_timesteps(run_tune: Tune) -> None:
 
 def test_unpromising_trial_is_pruned(run_tune: Tune) -> None:
     change_search(pruner="{name: threshold, params: {lower: 3.0, n_warmup_steps: 10}}")
-    done = run_tune()
+    finished = run_tune()
     rows = {row["env.params.slope"]: row for row in read_table()}
     states = {slope: row["state"] for slope, row in rows.items()}
     assert states == {"1.0": "finished", "2.0": "finished", "0.5": "pruned"}
     assert rows["0.5"]["mean_return"] == ""
     assert rows["0.5"]["share"] == "0.25", "half of the first of two seeds, where the mean is 2.75"
-    assert "1 pruned" in done.out
-    assert "pruned after 25%  (slope 0.5)" in done.err
+    assert "1 pruned" in finished.out
+    assert "pruned after 25%  (slope 0.5)" in finished.err
 
 
 def test_failed_trial_gives_reason_and_stops_no_other(run_tune: Tune) -> None:
     change_search(search="{env.params.fails: {choices: [true, false]}}", trials="2", seeds="1")
-    done = run_tune()
+    finished = run_tune()
     rows = {row["env.params.fails"]: row for row in read_table()}
     assert rows["false"]["state"] == "finished"
     assert rows["true"]["state"] == "failed"
     assert "the fourth episode is too much" in rows["true"]["failure"]
-    assert "the fourth episode is too much" in done.err
-    assert "1 failed" in done.out
+    assert "the fourth episode is too much" in finished.err
+    assert "1 failed" in finished.out
     assert any("traceback.txt" in path for path in files_in(Path("tunings/search/workers"))), "its run is kept"
 
 
@@ -192,9 +192,9 @@ def test_failed_trial_gives_reason_and_stops_no_other(run_tune: Tune) -> None:
 
 def test_second_call_continues_study_until_no_combination_is_left(two_trials: Path, run_tune: Tune) -> None:
     first = read_table()
-    done = run_tune("--set", "trials=9")
-    assert "3 of 9 trials" in done.out
-    assert "trial 0" not in done.err, "the first call printed it"
+    finished = run_tune("--set", "trials=9")
+    assert "3 of 9 trials" in finished.out
+    assert "trial 0" not in finished.err, "the first call printed it"
     assert read_table()[:2] == first
     assert len(read_table()) == 3
     assert run_tune().err == "", "no trial is left"
