@@ -22,12 +22,12 @@ def test_live_table_fits_terminal_and_counts_every_run(finished: Path, width: in
     file = write_file(EXPERIMENT + f"grid: {{algorithm.params.gamma: [{gammas}]}}\n")
     plan = load_plan(file, {"seeds": 3, "variants.clip.timesteps": 100})
     runs = plan.runs()
-    finished, failed, training = runs[0], runs[1], runs[77]
-    for run in (finished, training):
+    completed, failed, training = runs[0], runs[1], runs[77]
+    for run in (completed, training):
         shutil.copytree(finished / RUNS[0], finished / run.name)
         (finished / run.name / "monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n10,60,1\n20,20,2\n30,1')
     table = LiveTable(Experiment(plan, finished), runs)
-    table.end_run(finished, None)
+    table.end_run(completed, None)
     table.end_run(failed, "for a reason")
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=height)
     with console.capture() as output:
