@@ -77,6 +77,15 @@ class EpisodeLog(Sequence[Episode]):
         """
         return mean_of_last([episode.raw_return for episode in self._window(window, end)], window)
 
+    def best_mean_return(self, window: int = DEFAULT_WINDOW) -> float | None:
+        """Return the highest mean raw return of any ``window`` consecutive episodes so far.
+
+        :param window: number of episodes, at least 1
+        :return: None while fewer episodes are completed
+        """
+        means = [self.mean_return(window, end) for end in range(window, len(self) + 1)]
+        return max((mean for mean in means if mean is not None), default=None)
+
     def mean_shaped_return(self, window: int = DEFAULT_WINDOW, end: int | None = None) -> float | None:
         """Return the mean shaped return of the last episodes; see :meth:`mean_return`."""
         return mean_of_last([episode.shaped_return for episode in self._window(window, end)], window)

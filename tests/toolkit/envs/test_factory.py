@@ -446,3 +446,8 @@ def test_parameter_that_subclass_passes_to_parent_is_not_required(monkeypatch: p
     assert make_vec_env(make_config('{id: "mazes:Maze-v0", params: {level: 2}}'), seed=SEED).get_attr("size") == [6]
     with pytest.raises(ConfigError, match=r"env\.params\.level: required parameter is missing$"):
         make_config('{id: "mazes:Maze-v0"}')
+
+
+def test_best_mean_return_is_highest_of_full_windows() -> None:
+    assert log_of(1.0, 9.0, 5.0, 2.0).best_mean_return(2) == 7.0
+    assert log_of(9.0).best_mean_return(2) is None
