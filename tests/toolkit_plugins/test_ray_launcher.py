@@ -1,4 +1,4 @@
-"""Jobs on a real Ray cluster of two nodes on this machine, one of which dies."""
+"""Jobs on a real Ray cluster on this machine: two nodes, and one dies."""
 
 from __future__ import annotations
 

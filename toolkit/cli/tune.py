@@ -23,10 +23,10 @@ def tune(
 
     with preload_after_check():
         yaml_document.read(file)  # report a bad file before the slow imports
-    from toolkit.tuning.display import TuningDisplay, format_summary
+    from toolkit.tuning.display import TuningDisplay, format_tuning_summary
     from toolkit.tuning.tune import tune as run_search
 
     with TuningDisplay(quiet) as display:
         result = run_search(file, overrides or [], out, display.show)
-    print_line(f"{result.directory}" if quiet else format_summary(result))
+    print_line(f"{result.directory}" if quiet else format_tuning_summary(result))
     exit_if_stopped(result.stopped_by)

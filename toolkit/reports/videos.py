@@ -66,7 +66,7 @@ def _describe_run(run: RunRecord, summary: VariantSummary, uses_greedy_returns: 
 
 def _make_video(record: RunRecord, trust: bool) -> tuple[str, str]:
     """Return the HTML element of a run's newest video, or of one recorded now, and what the video is."""
-    run = open_run(record, trust)
+    run = open_recorded_run(record, trust)
     if video := find_newest_video(run, _MAX_VIDEO_BYTES, (".mp4",)):
         return make_video_element(video, autoplay=False), f"its newest video, {video.name}"
     if not run.model_path.exists():  # checked here because opening a model imports torch
@@ -79,7 +79,7 @@ def _make_video(record: RunRecord, trust: bool) -> tuple[str, str]:
         return make_video_element(path, autoplay=False), f"one greedy episode, at most {_MAX_VIDEO_STEPS} steps"
 
 
-def open_run(record: RunRecord, trust: bool) -> RunDirectory:
+def open_recorded_run(record: RunRecord, trust: bool) -> RunDirectory:
     """Open the run directory of a record.
 
     :param trust: whether code in files that the run names may run from now on

@@ -13,7 +13,7 @@ from toolkit.reports.collect import collect_runs, is_experiment
 from toolkit.reports.contents import Report, build_report
 from toolkit.reports.html import to_html
 from toolkit.reports.markdown import to_csv, to_markdown
-from toolkit.reports.videos import make_clips, open_run
+from toolkit.reports.videos import make_clips, open_recorded_run
 from toolkit.utils.errors import RunError, describe_error, make_printable
 from toolkit.utils.files import atomic_file
 
@@ -88,7 +88,7 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
             "%d of %d: %s plays %d greedy episodes", number, len(records), record.directory, _EVALUATION_EPISODES
         )
         try:
-            run = open_run(record, trust)
+            run = open_recorded_run(record, trust)
             text = serialize_evaluation(run.directory, evaluate(run, _EVALUATION_EPISODES))
         except Exception as error:  # the environment can raise anything
             _log.warning("%s cannot be evaluated: %s", make_printable(str(record.directory)), describe_error(error))

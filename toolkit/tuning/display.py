@@ -94,7 +94,7 @@ def format_trial(trial: Trial, best: Trial | None) -> str:
     return f"trial {trial.number}: {text}" + (f"  ({values})" if values else "")
 
 
-def format_summary(result: TuningResult) -> str:
+def format_tuning_summary(result: TuningResult) -> str:
     """Return the results of a search, its directory, and the next commands."""
     plan, trials, best = result.plan, result.trials, result.best
     base_trial = find_base_trial(trials, plan)
