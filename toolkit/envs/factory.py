@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from toolkit.config.components import BoundComponent, import_modules
@@ -15,18 +14,18 @@ from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
+from toolkit.utils.seeds import derive_run_seed
 
 _STREAMS = ("training", "evaluation", "video", "confirmation")
 WrapEnv = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 
 def derived_seed(seed: int, stream: str) -> int:
-    """Return the seed of one use of a run's seed, so that no two uses share their episodes.
+    """Return the seed of one use of a run's seed, below 2**30, so that no two uses share their episodes.
 
     :param stream: ``training``, ``evaluation``, ``video`` or ``confirmation``
     """
-    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAMS.index(stream),))
-    return int(sequence.generate_state(1)[0])
+    return derive_run_seed(seed, _STREAMS.index(stream))
 
 
 def make_vec_env(

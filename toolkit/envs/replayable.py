@@ -24,6 +24,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.errors import FaultyEnvironmentError
+from toolkit.utils.seeds import derive_episode_seed
 
 RAW_EPISODE = "raw_episode"
 """Key in the ``info`` of a reset: the completed episode, as SB3 has it in ``info["episode"]``."""
@@ -176,9 +177,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     @property
     def _episode_seed(self) -> int:
-        if self._episode == 0:
-            return self._seed
-        return int(np.random.SeedSequence(self._seed, spawn_key=(self._episode,)).generate_state(1)[0])
+        return derive_episode_seed(self._seed, self._episode) if self._episode else self._seed
 
     def _check(self, observation: Any) -> Any:
         if self._shape is not None:

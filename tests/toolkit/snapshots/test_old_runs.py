@@ -19,8 +19,9 @@ def old_run(working_directory: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("old_run", ["double_dqn_finished"], indirect=True)
-def test_old_run_evaluates_to_the_returns_it_had(old_run: Path) -> None:
-    assert [*load(old_run).evaluate(5, seed=7).returns] == [9.0, 9.0, 11.0, 12.0, 12.0]
+def test_old_run_evaluates_to_the_returns_of_its_weights(old_run: Path) -> None:
+    # version 0.1.0 played other episodes for a seed; its mean over 100 of them was 10.09
+    assert [*load(old_run).evaluate(5, seed=7).returns] == [8.0, 9.0, 9.0, 10.0, 11.0]
 
 
 @pytest.mark.parametrize("old_run", ["double_dqn_finished"], indirect=True)

@@ -1,0 +1,28 @@
+"""Seeds that follow from another seed, small enough for simulators that store them in a signed 32-bit integer."""
+
+from __future__ import annotations
+
+_RUN_BITS, _EPISODE_BITS = 30, 31  # an environment's index is added to a seed of 30 bits
+
+
+def derive_run_seed(seed: int, key: int) -> int:
+    """Return the seed of one use of a run's seed, from 0 to 2**30 - 1.
+
+    :param key: number of the use
+    """
+    return _derive(seed, key, _RUN_BITS)
+
+
+def derive_episode_seed(seed: int, episode: int) -> int:
+    """Return the seed of a later episode of an environment, from 0 to 2**31 - 1.
+
+    :param seed: the environment's own seed, which is that of its first episode
+    :param episode: number of the episode, from 1
+    """
+    return _derive(seed, episode, _EPISODE_BITS)
+
+
+def _derive(seed: int, key: int, bits: int) -> int:
+    import numpy as np  # reading a config does not need it
+
+    return int(np.random.SeedSequence(seed, spawn_key=(key,)).generate_state(1)[0]) >> (32 - bits)
