@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import limit_episode_steps, play_greedy_episodes
+from toolkit.envs.factory import derived_seed
+from toolkit.evaluation.rollout import limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.training.callbacks import Success, SuccessCriterion
 
 
@@ -65,9 +65,7 @@ class MeanReturnSuccess(SuccessCriterion):
             return False
         self._ask_again_at = self._seen + self.confirm_episodes
         config = self.context.run.resolved_config
-        env = make_vec_env(config, seed=derived_seed(config.seed, "confirmation"), n_envs=1, wrap=limit_episode_steps)
-        try:
+        seed = derived_seed(config.seed, "confirmation")
+        with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
             returns = play_greedy_episodes(self.model, env, self.confirm_episodes)
-        finally:
-            env.close()
         return float(np.mean(returns)) >= self.threshold

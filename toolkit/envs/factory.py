@@ -38,7 +38,8 @@ def make_vec_env(
 ) -> EpisodeRecorder:
     """Build the environments of a run: Gymnasium's wrappers, Monitor, the config's wrappers, its vec wrappers.
 
-    :param seed: environment ``i`` starts with ``seed + i``; the seeds of its later episodes follow from it
+    :param seed: environment ``i`` starts with ``seed + i``; the seeds of its later episodes follow from it, and so do
+        the global generators of its subprocess
     :param n_envs: number of environments in this process; by default the config's, in subprocesses if it asks for them
     :param wrap: applied last to each environment
     :raises ConfigError: if an environment or a wrapper cannot be built
@@ -52,7 +53,7 @@ def make_vec_env(
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None
     factories = [make] * (n_envs or config.env.n_envs)
     step_timeout = config.env.step_timeout
-    venv: VecEnv = SubprocessVecEnv(factories, step_timeout) if in_subprocesses else InProcessVecEnv(factories)
+    venv: VecEnv = SubprocessVecEnv(factories, step_timeout, seed) if in_subprocesses else InProcessVecEnv(factories)
     try:
         for wrapper in config.components.vec_wrappers:
             venv = wrapper.build(venv)

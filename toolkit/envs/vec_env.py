@@ -24,6 +24,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from toolkit.snapshots.rng import seed_global_generators
 from toolkit.utils import processes
 from toolkit.utils.errors import FaultyEnvironmentError, ToolkitError, describe_error
 
@@ -66,11 +67,12 @@ class SubprocessVecEnv(SubprocVecEnv):
     :param factories: build the environments
     :param step_timeout: seconds for a reset, or for a step and the reset that may follow; a replay has as much for
         each of its steps. An environment has at least a minute to start. None for no limit
+    :param seed: the global generators of the process of environment ``i`` follow from it and ``i``
     :raises FaultyEnvironmentError: if a process does not start
     :raises ToolkitError: if an environment cannot be built
     """
 
-    def __init__(self, factories: list[EnvFactory], step_timeout: float | None) -> None:
+    def __init__(self, factories: list[EnvFactory], step_timeout: float | None, seed: int) -> None:
         self.waiting = False
         self.closed = False
         self.processes: list[BaseProcess] = []
@@ -78,18 +80,18 @@ class SubprocessVecEnv(SubprocVecEnv):
         self._kill_all = weakref.finalize(self, _kill, self.processes)  # called when Python ends, at the latest
         try:
             for index, factory in enumerate(factories):
-                self.remotes.append(self._start(index, factory, step_timeout))
+                self.remotes.append(self._start(index, factory, step_timeout, seed))
             spaces = [remote.recv() for remote in self.remotes]
             VecEnv.__init__(self, len(factories), *spaces[0])
         except BaseException:
             self.close()
             raise
 
-    def _start(self, index: int, factory: EnvFactory, step_timeout: float | None) -> _RemoteEnv:
+    def _start(self, index: int, factory: EnvFactory, step_timeout: float | None, seed: int) -> _RemoteEnv:
         context = processes.start_context(["__main__", factory.__module__])
         connection, remote_connection = context.Pipe()
         try:
-            arguments = (remote_connection, cloudpickle.dumps(factory))
+            arguments = (remote_connection, cloudpickle.dumps(factory), seed, index)
             process = context.Process(target=_run_worker, args=arguments, daemon=True)  # type: ignore[attr-defined]
             with processes.block_signals("SIGINT"):  # it would print a traceback in the subprocess
                 process.start()
@@ -239,9 +241,10 @@ class _RemoteError(NamedTuple):
         raise error
 
 
-def _run_worker(connection: Connection, pickled_factory: bytes) -> None:
+def _run_worker(connection: Connection, pickled_factory: bytes, seed: int, index: int) -> None:
     """Run an environment in this subprocess: answer commands until ``close``, or until the parent is gone."""
     _leave_signals_to_parent()
+    seed_global_generators(seed, index)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         env: gym.Env[Any, Any] = cloudpickle.loads(pickled_factory)()

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, play_greedy_episodes
+from toolkit.envs.factory import derived_seed
+from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 
@@ -49,11 +49,9 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     check_episodes(episodes)
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    env = make_vec_env(run.resolved_config, seed=env_seed, n_envs=min(episodes, _N_ENVS), wrap=limit_episode_steps)
-    try:
+    n_envs = min(episodes, _N_ENVS)
+    with open_greedy_env(run.resolved_config, seed=env_seed, n_envs=n_envs, wrap=limit_episode_steps) as env:
         returns = play_greedy_episodes(model, env, episodes)
-    finally:
-        env.close()
     return Evaluation(
         episodes=episodes,
         mean_return=float(np.mean(returns)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -11,8 +12,11 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import Episode, EpisodeRecorder
+from toolkit.envs.factory import WrapEnv, make_vec_env
 from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statistics
+from toolkit.snapshots.rng import seed_global_generators
 from toolkit.training.model import limit_torch_threads, preserve_rng_state
 from toolkit.utils.errors import RunError
 
@@ -45,6 +49,26 @@ def check_episodes(episodes: int) -> int:
     return episodes
 
 
+@contextmanager
+def open_greedy_env(
+    config: ResolvedConfig, *, seed: int, n_envs: int, wrap: WrapEnv, render_mode: str | None = None
+) -> Iterator[EpisodeRecorder]:
+    """Build environments for greedy episodes in this process, and close them at the end.
+
+    The global generators of Python, NumPy and torch follow from the seed until then. So environments that draw from
+    them repeat. Afterwards the generators have the state from before.
+
+    :param seed: see :func:`toolkit.envs.factory.make_vec_env`, as for the other parameters
+    """
+    with preserve_rng_state():
+        seed_global_generators(seed)
+        env = make_vec_env(config, seed=seed, n_envs=n_envs, render_mode=render_mode, wrap=wrap)
+        try:
+            yield env
+        finally:
+            env.close()
+
+
 def play_greedy_episodes(
     model: BaseAlgorithm,
     env: EpisodeRecorder,
@@ -56,7 +80,8 @@ def play_greedy_episodes(
     Wrappers take over what the wrappers of the model's own environments have learned, such as statistics of
     observations, and learn nothing more. The random generators that training draws from keep their state.
 
-    :param env: the caller closes it; wrap its environments with :func:`limit_episode_steps` if they may never end
+    :param env: built by :func:`open_greedy_env`, or closed by the caller; wrap its environments with
+        :func:`limit_episode_steps` if they may never end
     :param on_episode_end: called with each episode when it has ended
     :raises RunError: if an episode of an environment wrapped by :func:`limit_episode_steps` does not end
     """

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.factory import WrapEnv, derived_seed, make_vec_env
-from toolkit.evaluation.rollout import check_episodes, play_greedy_episodes
+from toolkit.envs.factory import WrapEnv, derived_seed
+from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_greedy_episodes
 from toolkit.evaluation.tail import TailWrapper, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
@@ -128,11 +128,8 @@ def record_episodes(  # noqa: PLR0913 - options are keywords
 
 
 def _film_episodes(model: BaseAlgorithm, config: ResolvedConfig, seed: int, episodes: int, wrap: WrapEnv) -> None:
-    env = make_vec_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap)
-    try:
+    with open_greedy_env(config, seed=seed, n_envs=1, render_mode="rgb_array", wrap=wrap) as env:
         play_greedy_episodes(model, env, episodes)
-    finally:
-        env.close()
 
 
 def _move_clips(clips: Path, directory: Path, name: str, formats: Sequence[VideoFormat], episodes: int) -> list[Path]:

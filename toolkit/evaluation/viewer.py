@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -13,8 +13,8 @@ from gymnasium.wrappers import HumanRendering
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.envs.episodes import Episode, EpisodeRecorder
-from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, play_greedy_episodes
+from toolkit.envs.factory import derived_seed
+from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.evaluation.tail import TailWrapper, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
@@ -61,10 +61,12 @@ def watch(
         if ended:
             ended(episode)
 
-    with require_display():
+    with require_display(), ExitStack() as stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # loading the model has shown the environment's warnings already
-            env = make_vec_env(run.resolved_config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
+            env = stack.enter_context(
+                open_greedy_env(run.resolved_config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
+            )
         _play(model, env, episodes, add_return, run.config.env.id)
     return returns
 
@@ -73,7 +75,7 @@ def _play(
     model: BaseAlgorithm, env: EpisodeRecorder, episodes: int, on_episode_end: Callable[[Episode], None], env_id: str
 ) -> None:
     try:
-        with closing(env), suppress(_WindowClosed):
+        with suppress(_WindowClosed):
             play_greedy_episodes(model, env, episodes, on_episode_end)
     except ToolkitError:
         raise

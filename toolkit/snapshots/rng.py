@@ -14,6 +14,19 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 
 from toolkit.snapshots.plain_data import check_bit_generator_state, decode, encode, encode_value
 from toolkit.snapshots.restore import restore_value
+from toolkit.utils.seeds import derive_generator_seeds
+
+
+def seed_global_generators(seed: int, index: int = 0) -> None:
+    """Seed Python's, NumPy's and torch's global generators for environments that draw from them; not those of GPUs.
+
+    :param seed: seed of the environments
+    :param index: number of the environment that is alone in this process
+    """
+    python_seed, numpy_seed, torch_seed = derive_generator_seeds(seed, index)
+    random.seed(python_seed)
+    np.random.seed(numpy_seed)
+    torch.default_generator.manual_seed(torch_seed)
 
 
 def capture_rng_state(model: BaseAlgorithm) -> dict[str, Any]:

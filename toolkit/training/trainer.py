@@ -24,6 +24,7 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
+from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
@@ -178,6 +179,7 @@ def _build_session(
     config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: list[BaseCallback]
 ) -> _Session:
     seed = derived_seed(config.seed, "training")
+    seed_global_generators(seed)  # the model seeds them again
     env = make_vec_env(config, seed=seed)
     env.hides_monitor = bool(config.env.wrappers)
     try:

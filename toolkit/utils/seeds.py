@@ -22,6 +22,19 @@ def derive_episode_seed(seed: int, episode: int) -> int:
     return _derive(seed, episode, _EPISODE_BITS)
 
 
+def derive_generator_seeds(seed: int, index: int) -> list[int]:
+    """Return the seeds of the global generators where environment ``index`` runs: Python's, NumPy's and torch's.
+
+    They differ from all seeds of episodes, so that an environment that draws from several generators draws no number
+    twice.
+
+    :return: three seeds from 0 to 2**32 - 1
+    """
+    import numpy as np
+
+    return [int(word) for word in np.random.SeedSequence(seed, spawn_key=(index, 0)).generate_state(3)]
+
+
 def _derive(seed: int, key: int, bits: int) -> int:
     import numpy as np  # reading a config does not need it
 
