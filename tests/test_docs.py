@@ -114,7 +114,7 @@ def clone(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's directory: the shipped configs, the main one cut to a short run, and a run of it."""
     shutil.copytree(PROJECT / "configs", "configs", ignore=shutil.ignore_patterns("*.gif"))
     main = Path("configs/cartpole_ddqn.yaml")
-    main.write_text(main.read_text().replace("timesteps: 100_000", "timesteps: 600"))
+    main.write_text(main.read_text().replace("timesteps: 100_000", "timesteps: 4_800"))
     shutil.copytree(OLD_RUN, "runs/cartpole_ddqn-1")
     monkeypatch.syspath_prepend(working_directory)
     return working_directory

@@ -51,7 +51,7 @@ class ProgressCallback(RunCallback):
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
         if not episodes or (criterion is not None and criterion.mean_return is None):
-            return "no episode completed yet"
+            return "no episode counts yet"
         if criterion is not None:
             last = min(criterion.episodes, len(episodes))
             solved = "solved, " if criterion.success else ""

@@ -12,8 +12,9 @@ from toolkit.training.callbacks import Success, SuccessCriterion
 class MeanReturnSuccess(SuccessCriterion):
     """Stop when the mean raw return of the last training episodes reaches a threshold.
 
-    The window must be full of completed episodes, from all environments. Episodes that end in the same step count in
-    the order of their environments. Gym's own definition of solved is 195 over 100 episodes for CartPole-v0.
+    Episodes of all environments count in the order of their start. One counts once every episode that started before
+    it, or in the same step, has ended. Otherwise short episodes would fill the window first. The window must be full.
+    Gym's own definition of solved is 195 over 100 episodes for CartPole-v0.
 
     :param threshold: mean raw return to reach
     :param episodes: size of the window, at least 1

@@ -27,7 +27,7 @@ def test_every_tenth_of_training_prints_a_line(config_file: Path, toolkit: Toolk
 def test_last_line_shows_mean_return_of_result(config_file: Path, toolkit: Toolkit) -> None:
     finished = toolkit("train", config_file)
     mean_return = (Run.newest().result or {})["success"]["mean_return"]
-    assert f"mean of last 10: {mean_return:.1f} of 195" in finished.err.splitlines()[-1]
+    assert f"mean of last 9: {mean_return:.1f} of 195" in finished.err.splitlines()[-1]
 
 
 def test_progress_is_on_stderr_unless_quiet(config_file: Path, toolkit: Toolkit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 from pathlib import Path
@@ -122,6 +123,47 @@ def test_simultaneous_episodes_count_in_order_of_environments(
         assert (run.result or {})["episodes"] == 4  # the fourth ended in the same step
 
 
+class Coin(gym.Env[Any, Any]):
+    """Heads ends after 5 steps with a return of 1, tails after 40 with 0: the mean return is 0.5 for every agent."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.step_number, self.is_heads = 0, bool(self.np_random.integers(2))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.step_number += 1
+        has_ended = self.step_number >= (5 if self.is_heads else 40)
+        info = {"is_success": self.is_heads} if has_ended else {}
+        return np.zeros(1, np.float32), float(has_ended and self.is_heads), has_ended, False, info
+
+
+gym.register("toolkit_tests/Coin-v0", Coin)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_short_episodes_of_many_environments_are_no_success(seed: int) -> None:
+    Path("coin.yaml").write_text(
+        "timesteps: 5760\nenv: {id: toolkit_tests/Coin-v0, n_envs: 48}\n"
+        "algorithm: {name: ppo, params: {n_steps: 30, batch_size: 1440, n_epochs: 1, stats_window_size: 30}}\n"
+        "callbacks: [{name: success, params: {threshold: 0.9, episodes: 30}}]\n"
+    )
+    run = train(load_config("coin.yaml", {"seed": seed}))
+    episodes = run.read_episodes()
+    assert (run.result or {})["status"] == "finished"
+    assert 0.4 < np.mean([episode.raw_return for episode in episodes[:100]]) < 0.6
+    with (run.directory / "progress.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            timestep = int(row["time/total_timesteps"])
+            window = [episode for episode in episodes if episode.timestep <= timestep][-30:]
+            means = [float(row[f"rollout/{name}"] or "nan") for name in ("ep_rew_mean", "success_rate", "ep_len_mean")]
+            mean = np.mean([episode.raw_return for episode in window]) if window else np.nan
+            assert means == pytest.approx([mean, mean, 5 * mean + 40 * (1 - mean)], nan_ok=True)
+
+
 def test_success_waits_for_min_timesteps() -> None:
     assert read_success(train_scripted([10] * 20, threshold=10, episodes=2, min_timesteps=7)) == (7, 7, 10.0)
 
@@ -189,21 +231,21 @@ def test_confirmation_waits_until_training_meets_threshold_again() -> None:
     assert read_success(run) == (8, 8, 10.0)  # asked at 2; not at 5, where the last return is 0; at 8
 
 
-def train_cartpole(directory: Path, callbacks: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def train_cartpole(directory: Path, callbacks: str) -> tuple[dict[str, torch.Tensor], list[list[str]]]:
     """Train on CartPole; return the weights, and the returns and lengths of the episodes."""
     directory.mkdir()
     (directory / "small.yaml").write_text(SMALL_CONFIG)
     run = train(load_config(directory / "small.yaml", [f"callbacks={callbacks}"]), directory / "run")
     assert (run.result or {})["status"] == "finished"
     rows = (run.directory / "monitor.csv").read_text().splitlines()[2:]
-    return DoubleDQN.load(run.model_path).policy.state_dict(), [row.rpartition(",")[0] for row in rows]
+    return DoubleDQN.load(run.model_path).policy.state_dict(), [row.split(",")[:2] for row in rows]
 
 
 @pytest.mark.parametrize(
     "params",
     [
         "{threshold: 195, episodes: 10, confirm_episodes: 3}",  # never asked
-        "{threshold: 12, episodes: 3, confirm_episodes: 2}",  # asked, and never confirmed
+        "{threshold: 25, episodes: 3, confirm_episodes: 2}",  # asked, and never confirmed
     ],
 )
 def test_unmet_criterion_does_not_change_training(tmp_path: Path, params: str) -> None:

@@ -1,39 +1,53 @@
-"""Completed episodes of a run: their log, and the recorder that fills it."""
+"""Training episodes of a run: their log, and the recorder that fills it."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from toolkit.envs.replayable import RAW_EPISODE
 from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
-from toolkit.utils.errors import FaultyEnvironmentError
+from toolkit.utils.errors import FaultyEnvironmentError, make_printable
+
+_MAX_TEXT_LENGTH = 10_000  # characters of a value in monitor.csv
 
 
 class Episode(NamedTuple):
-    """One completed episode.
+    """One training episode that counts.
 
     :param raw_return: sum of the environment's own rewards
     :param shaped_return: sum of the rewards that the algorithm saw, after the wrappers
-    :param length: number of environment steps
-    :param seconds: wall-clock time from the first reset of the environments to the end of the episode
+    :param length: number of the agent's steps; a step of a wrapper that skips frames is one step
+    :param seconds: wall-clock time from the first reset of the environments until the episode counted
+    :param timestep: number of the run's timesteps, over all environments, when the episode counted
+    :param is_success: whether the environment calls it a success, in ``info["is_success"]``; None if it does not say
+    :param extras: names and values, as text, of what else ``info["episode"]`` holds, such as a Monitor's
+        ``info_keywords``
     """
 
     raw_return: float
     shaped_return: float
     length: int
     seconds: float
+    timestep: int = 0
+    is_success: float | None = None
+    extras: tuple[tuple[str, str], ...] = ()
 
 
 class EpisodeLog(Sequence[Episode]):
-    """The completed episodes of a run, in the order of completion; it grows while the run trains.
+    """The training episodes that count, in the order of their start; it grows while the run trains.
+
+    An episode counts once every episode that started before it, or in the same step, has ended.
 
     >>> log = EpisodeLog([Episode(10.0, -1.0, 10, 0.1), Episode(20.0, -1.0, 20, 0.3)])
     >>> len(log), log.mean_return()
@@ -61,7 +75,7 @@ class EpisodeLog(Sequence[Episode]):
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def append(self, episode: Episode) -> None:
-        """Add an episode that has just ended."""
+        """Add an episode."""
         self._episodes.append(episode)
 
     def replace(self, episodes: Iterable[Episode]) -> None:
@@ -77,18 +91,18 @@ class EpisodeLog(Sequence[Episode]):
         """
         return mean_of_last([episode.raw_return for episode in self._window(window, end)], window)
 
-    def best_mean_return(self, window: int = DEFAULT_WINDOW) -> float | None:
-        """Return the highest mean raw return of any ``window`` consecutive episodes so far.
-
-        :param window: number of episodes, at least 1
-        :return: None while fewer episodes are completed
-        """
-        means = [self.mean_return(window, end) for end in range(window, len(self) + 1)]
-        return max((mean for mean in means if mean is not None), default=None)
-
     def mean_shaped_return(self, window: int = DEFAULT_WINDOW, end: int | None = None) -> float | None:
         """Return the mean shaped return of the last episodes; see :meth:`mean_return`."""
         return mean_of_last([episode.shaped_return for episode in self._window(window, end)], window)
+
+    def mean_length(self, window: int = DEFAULT_WINDOW, end: int | None = None) -> float | None:
+        """Return the mean length of the last episodes, in the agent's steps; see :meth:`mean_return`."""
+        return mean_of_last([episode.length for episode in self._window(window, end)], window)
+
+    def success_rate(self, window: int = DEFAULT_WINDOW, end: int | None = None) -> float | None:
+        """Return the share of successes among those of the last episodes that say so; see :meth:`mean_return`."""
+        outcomes = [episode.is_success for episode in self._window(window, end)]
+        return mean_of_last([outcome for outcome in outcomes if outcome is not None], window)
 
     def _window(self, window: int, end: int | None) -> list[Episode]:
         end = len(self) if end is None else end
@@ -96,19 +110,29 @@ class EpisodeLog(Sequence[Episode]):
 
 
 class EpisodeRecorder(VecEnvWrapper):
-    """Record every completed episode of the environments inside, and show it to SB3 as ``info["episode"]``.
+    """Record the episodes of the environments inside, and show each to SB3 as ``info["episode"]`` when it ends.
 
-    Episodes that end in the same step are in the order of their environments. The recorder reads what leaves the
-    environments, because a callback's ``locals`` differ between algorithms (ARS sets none). An end without a completed
-    episode, such as a lost life in a game that continues, is not recorded.
+    In the order of completion, short episodes come first: their share in a window of last episodes is too large. So
+    :attr:`episodes` has them in the order of their start, those of one step in the order of their environments. An
+    episode that has ended is held until every episode that started before it, or in the same step, has ended. Episodes
+    that a reset of all environments interrupts do not count, nor do those that are held because of them.
+
+    The recorder reads what leaves the environments, because a callback's ``locals`` differ between algorithms (ARS
+    sets none). An end without a completed episode, such as a lost life in a game that continues, is not recorded.
+
+    :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
     """
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
         self.hides_monitor = False
         self.episodes = EpisodeLog()
+        self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
         self._start: float | None = None
         self._shaped_returns = np.zeros(self.num_envs)
+        self._steps = 0
+        self._start_steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._held: list[tuple[int, int, Episode]] = []  # heap: step of the start, environment, ended episode
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; running episodes are dropped."""
@@ -118,6 +142,8 @@ class EpisodeRecorder(VecEnvWrapper):
         _require_finite(observations, "observations")
         for index in range(self.num_envs):
             self._pop_episode(index)
+        self._start_steps[:] = self._steps
+        self._held.clear()
         return observations
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
@@ -135,31 +161,58 @@ class EpisodeRecorder(VecEnvWrapper):
         """Wall-clock time since the first reset, which is where training starts."""
         return 0.0 if self._start is None else time.monotonic() - self._start
 
+    @property
+    def n_held(self) -> int:
+        """Number of episodes that have ended and do not count yet."""
+        return len(self._held)
+
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments, and record the episodes that ended."""
         observations, rewards, dones, infos = self.venv.step_wait()
         _require_finite(rewards, "rewards")
         _require_finite(observations, "observations")
         self._shaped_returns += rewards
+        self._steps += 1
         if dones.any():
             indices = [int(index) for index in np.flatnonzero(dones)]
             _require_finite([infos[index].get("terminal_observation") for index in indices], "last observations")
             for index in indices:
-                if episode := self._pop_episode(index):
-                    infos[index]["episode"] = episode
-                    self._append(index, episode)
+                self._end_episode(index, infos[index])
+            self._count_episodes()
         return observations, rewards, dones, infos
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all completed episodes and the shaped returns of the running ones."""
-        columns = np.array(self.episodes[:], dtype=np.float64).reshape(-1, len(Episode._fields))
-        return {"episodes": columns, "shaped_returns": self._shaped_returns.copy(), "seconds": self.seconds}
+        """Return the episodes that count, those that are held, and where the running ones started."""
+        held = sorted(self._held)
+        return {
+            "episodes": _to_columns(self.episodes),
+            "extras": _to_lists(self.episodes),
+            "shaped_returns": self._shaped_returns.copy(),
+            "seconds": self.seconds,
+            "steps": self._steps,
+            "start_steps": self._start_steps.copy(),
+            "held": [[start, index] for start, index, _ in held],
+            "held_episodes": _to_columns([episode for *_, episode in held]),
+            "held_extras": _to_lists([episode for *_, episode in held]),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; time continues from there."""
-        self.episodes.replace(Episode(float(r), float(s), int(n), float(t)) for r, s, n, t in state["episodes"])
+        """Restore what :meth:`state_dict` returned; time continues from there.
+
+        A state of version 0.1.0 has episodes in the order of completion, and no starts of the running ones.
+        """
         self._shaped_returns = state["shaped_returns"]
         self._start = time.monotonic() - state["seconds"]
+        if "steps" not in state:
+            self._steps, self._held = 0, []
+            self._start_steps[:] = [-len(episode["actions"]) for episode in self.env_method("replay_state")]
+            self.episodes.replace(_from_version_0_1_0(state["episodes"]))
+            return
+        self._steps = state["steps"]
+        self._start_steps[:] = state["start_steps"]
+        self.episodes.replace(_from_columns(state["episodes"], state["extras"]))
+        held = _from_columns(state["held_episodes"], state["held_extras"])
+        self._held = [(start, index, episode) for (start, index), episode in zip(state["held"], held, strict=True)]
 
     def _pop_episode(self, index: int) -> dict[str, Any] | None:
         """Return the episode that the last reset of an environment completed, once; None if there is none.
@@ -169,10 +222,75 @@ class EpisodeRecorder(VecEnvWrapper):
         episode: dict[str, Any] | None = self.unwrapped.reset_infos[index].pop(RAW_EPISODE, None)
         return episode
 
-    def _append(self, index: int, episode: dict[str, Any]) -> None:
-        shaped_return = float(self._shaped_returns[index])
+    def _end_episode(self, index: int, info: dict[str, Any]) -> None:
+        """Hold the episode that an environment has completed, and show it in place of a wrapper's own."""
+        shown = info.pop("episode", None)
+        episode = self._pop_episode(index)
+        if episode is None:
+            return
+        start = int(self._start_steps[index])
+        episode["l"] = self._steps - start
+        extras = {key: value for key, value in shown.items() if key not in episode} if isinstance(shown, dict) else {}
+        info["episode"] = episode | extras
+        is_success = info.get("is_success")
+        ended = Episode(
+            raw_return=float(episode["r"]),
+            shaped_return=float(self._shaped_returns[index]),
+            length=episode["l"],
+            seconds=self.seconds,
+            is_success=None if is_success is None else float(is_success),
+            extras=tuple((str(key), make_printable(str(value), _MAX_TEXT_LENGTH)) for key, value in extras.items()),
+        )
+        heapq.heappush(self._held, (start, index, ended))
         self._shaped_returns[index] = 0.0
-        self.episodes.append(Episode(float(episode["r"]), shaped_return, int(episode["l"]), self.seconds))
+        self._start_steps[index] = self._steps
+
+    def _count_episodes(self) -> None:
+        """Let the held episodes count that started before all running ones."""
+        first_running = self._start_steps.min()
+        while self._held and self._held[0][0] < first_running:
+            *_, episode = heapq.heappop(self._held)
+            self.episodes.append(episode._replace(seconds=self.seconds, timestep=self.get_timesteps()))
+
+
+_COLUMNS = Episode._fields[:-1]
+
+
+def _to_columns(episodes: Iterable[Episode]) -> NDArray[np.float64]:
+    """Return the numbers of episodes, of shape (episodes, columns); NaN for None."""
+    return np.array([episode[:-1] for episode in episodes], dtype=np.float64).reshape(-1, len(_COLUMNS))
+
+
+def _to_lists(episodes: Iterable[Episode]) -> list[list[list[str]]]:
+    """Return the extras of episodes as plain data; empty if no episode has any."""
+    extras = [[[*pair] for pair in episode.extras] for episode in episodes]
+    return extras if any(extras) else []
+
+
+def _from_columns(columns: NDArray[np.float64], extras: Sequence[Sequence[Sequence[str]]]) -> list[Episode]:
+    if columns.shape[1] != len(_COLUMNS):
+        raise ValueError(f"an episode has {columns.shape[1]} numbers, not {len(_COLUMNS)}")
+    pairs = [tuple((key, value) for key, value in pairs) for pairs in extras] if extras else itertools.repeat(())
+    return [
+        Episode(
+            float(raw),
+            float(shaped),
+            int(length),
+            float(seconds),
+            int(timestep),
+            None if np.isnan(is_success) else float(is_success),
+            extra,
+        )
+        for (raw, shaped, length, seconds, timestep, is_success), extra in zip(columns, pairs, strict=False)
+    ]
+
+
+def _from_version_0_1_0(columns: NDArray[np.float64]) -> list[Episode]:
+    timesteps = np.cumsum(columns[:, 2]).astype(np.int64)
+    return [
+        Episode(float(r), float(s), int(n), float(t), int(timestep))
+        for (r, s, n, t), timestep in zip(columns, timesteps, strict=True)
+    ]
 
 
 def _require_finite(values: Any, kind: str) -> None:

@@ -88,7 +88,7 @@ def check_return_values(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 class RawMonitor(Monitor):
     """SB3's Monitor, which keeps every completed episode until :meth:`pop_episode`, also one that a reset cuts short.
 
-    What wrappers outside change in ``info`` does not matter to it.
+    It rounds no return. What wrappers outside change in ``info`` does not matter to it.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -101,7 +101,7 @@ class RawMonitor(Monitor):
         """Reset, and keep an episode that this cuts short."""
         if self.rewards and not self.needs_reset:
             seconds = round(time.time() - self.t_start, 6)
-            self._completed.append({"r": round(sum(self.rewards), 6), "l": len(self.rewards), "t": seconds})
+            self._completed.append({"r": sum(self.rewards), "l": len(self.rewards), "t": seconds})
         self.n_resets += 1
         self.observation, info = super().reset(**kwargs)
         return self.observation, info
@@ -111,7 +111,8 @@ class RawMonitor(Monitor):
         step = super().step(action)
         self.observation = step[0]
         if self.needs_reset:
-            self._completed.append(step[-1]["episode"])
+            step[-1]["episode"]["r"] = sum(self.rewards)
+            self._completed.append(step[-1]["episode"].copy())
         return step
 
     def pop_episode(self) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ _STAR: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": INK
 class _Curve:
     """The learning curve of a run.
 
-    :param x: timesteps or episodes at the end of each episode, of shape (episodes,)
+    :param x: timesteps or episodes when each episode counted, of shape (episodes,)
     :param returns: raw return of each episode, of shape (episodes,)
     :param window: number of episodes that the success criterion averages, or the default
     :param threshold: mean return that the success criterion requires
@@ -84,10 +84,10 @@ def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> F
     progress ends at its last episode. Its success criterion is drawn once it has ended.
 
     :param runs: at least one; several get a colour each, and a legend with the names of their directories
-    :param by: what the horizontal axis counts: environment steps (the sum of episode lengths) or episodes
+    :param by: what the horizontal axis counts: the run's timesteps when an episode counted, or episodes
     :return: a figure that pyplot does not manage
     :raises ValueError: if there is no run, or ``by`` is invalid
-    :raises RunError: if a run has no completed episode, or its ``monitor.csv`` or ``result.json`` is damaged
+    :raises RunError: if a run has no episode that counts, or its ``monitor.csv`` or ``result.json`` is damaged
     """
     if not runs or by not in get_args(By):
         raise ValueError(f"learning curves need at least one run, by {' or '.join(get_args(By))}, not {by!r}")
@@ -117,7 +117,7 @@ def plot(runs: Sequence[RunDirectory], out: str | Path | None = None, by: By = "
     :param by: what the horizontal axis counts: environment steps or episodes
     :return: the file
     :raises ToolkitError: if ``out`` is named neither ``.png`` nor ``.svg``
-    :raises RunError: if a run has no completed episode, or the file cannot be written
+    :raises RunError: if a run has no episode that counts, or the file cannot be written
     """
     default = runs[0].directory / "learning_curve.png" if len(runs) == 1 else "learning_curves.png"
     path = Path(out or default)
@@ -129,15 +129,15 @@ def plot(runs: Sequence[RunDirectory], out: str | Path | None = None, by: By = "
 
 
 def _read_curve(run: RunDirectory, by: By) -> _Curve:
-    episodes = run.episodes
+    episodes = run.read_episodes()
     if not episodes:
-        raise RunError(f"{run.directory}: has no completed episode yet", "wait for it, or train for more timesteps")
-    returns, lengths = zip(*episodes, strict=True)
+        raise RunError(f"{run.directory}: has no episode that counts yet", "wait for it, or train for more timesteps")
+    timesteps = np.array([episode.timestep for episode in episodes])
     success: dict[str, Any] = (run.result or {}).get("success") or {}
     solved_episode = success.get("episode")
     return _Curve(
-        x=np.cumsum(lengths) if by == "timestep" else np.arange(1, len(episodes) + 1),
-        returns=np.array(returns),
+        x=timesteps if by == "timestep" else np.arange(1, len(episodes) + 1),
+        returns=np.array([episode.raw_return for episode in episodes]),
         window=success.get("episodes", DEFAULT_WINDOW),
         threshold=success.get("threshold"),
         solved_episode=solved_episode if solved_episode and solved_episode <= len(episodes) else None,

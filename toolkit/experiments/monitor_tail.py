@@ -12,7 +12,7 @@ from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
 class MonitorTail:
     """Reads the episodes that training appends to the ``monitor.csv`` of a run directory.
 
-    :ivar timesteps: in completed episodes
+    :ivar timesteps: when the last episode counted
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,8 +53,8 @@ class MonitorTail:
         self._offset += len(lines) + len(line_end)
         for line in lines.split(b"\n"):
             try:
-                raw_return, length, _ = line.split(b",")
+                raw_return, length, _, *further = line.split(b",")
                 self._returns.append(float(raw_return))
-                self.timesteps += int(length)
+                self.timesteps = int(further[0]) if further else self.timesteps + int(length)
             except ValueError:  # the lines above the table
                 continue

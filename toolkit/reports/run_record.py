@@ -14,7 +14,7 @@ from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION_FILE
-from toolkit.training.results import ENDED, read_episodes, read_evaluation, read_result
+from toolkit.training.results import ENDED, RecordedEpisode, read_episodes, read_evaluation, read_result
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError, make_printable
 from toolkit.utils.files import read_text
@@ -41,7 +41,7 @@ class RunRecord:
     :param failure_reason: the exception that ended a failed run; empty for other runs
     :param criterion: the success criterion, if the run has one
     :param success_timestep: the timestep at which the run met it
-    :param curve_timesteps: timesteps at the ends of episodes, of shape (points,)
+    :param curve_timesteps: timesteps at which episodes counted, of shape (points,)
     :param curve_returns: mean raw return of the last episodes at each of them, of shape (points,). The success
         criterion gives the number of episodes, by default 100
     :param greedy_return: mean raw return of the greedy episodes in ``evaluation.json``
@@ -135,9 +135,9 @@ def _read_curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.
         episodes = read_episodes(path)
     except FileNotFoundError:
         episodes = []
-    table = np.array(episodes, dtype=np.float64).reshape(-1, 2)
+    table = np.array(episodes, dtype=np.float64).reshape(-1, len(RecordedEpisode._fields))
     last_episodes, averages = compute_moving_average(table[:, 0], window, _MAX_CURVE_POINTS)
-    return np.cumsum(table[:, 1]).astype(np.int64)[last_episodes - 1], averages, len(table)
+    return table[last_episodes - 1, 2].astype(np.int64), averages, len(table)
 
 
 def _read_failure_reason(path: Path) -> str:

@@ -20,8 +20,8 @@ from toolkit.training.run_directory import RunDirectory
 class Success:
     """The moment at which training met the success criterion.
 
-    :param episode: number of completed training episodes
-    :param timestep: number of environment steps, over all environments
+    :param episode: number of training episodes that count
+    :param timestep: number of the agent's steps, over all environments
     :param seconds: wall-clock time since training started
     :param mean_return: mean raw return that reached the threshold
     """
@@ -37,7 +37,7 @@ class TrainingContext:
     """The run that a callback belongs to.
 
     :param run: the run directory, with the config
-    :param episodes: completed training episodes; the log grows during training
+    :param episodes: training episodes that count; the log grows during training
     :param criterion: the run's success criterion, if it has one
     """
 
@@ -79,7 +79,7 @@ class SuccessCriterion(RunCallback):
     @property
     @abstractmethod
     def mean_return(self) -> float | None:
-        """Mean raw return of the last ``episodes`` completed episodes, or of fewer; None before any."""
+        """Mean raw return of the last ``episodes`` episodes that count, or of fewer; None before any."""
 
     def report(self) -> dict[str, Any]:
         """Return the ``success`` entry of ``result.json``."""

@@ -8,7 +8,7 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from toolkit.envs.episodes import EpisodeLog
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.files import AppendOnlyFile, sync
 from toolkit.utils.memory import installed_memory
@@ -28,9 +29,38 @@ _log = logging.getLogger("toolkit")
 _MAX_TEXT_LENGTH = csv.field_size_limit()  # characters that a reader with default settings accepts
 
 
-def make_logger(run: RunDirectory) -> Logger:
+def make_logger(run: RunDirectory, episodes: EpisodeLog, model: BaseAlgorithm) -> Logger:
     """Make the logger that writes ``progress.csv`` and ``tensorboard/`` in a run directory."""
-    return Logger(str(run.directory), [_ProgressFile(run), _TensorBoardFiles(run)])
+    return _RunLogger(run, episodes, model)
+
+
+class _RunLogger(Logger):
+    """SB3's logger, with the means of the episodes that count.
+
+    SB3 takes its means over the episodes that completed last. Among many environments, these are mostly short ones.
+    """
+
+    def __init__(self, run: RunDirectory, episodes: EpisodeLog, model: BaseAlgorithm) -> None:
+        super().__init__(str(run.directory), [_ProgressFile(run), _TensorBoardFiles(run)])
+        self._episodes = episodes
+        self._model = model
+        self._has_wrappers = bool(run.config.env.wrappers)
+
+    def dump(self, step: int = 0) -> None:
+        """Write a row of what is recorded, with our means where SB3 has recorded its own."""
+        if "rollout/ep_rew_mean" in self.name_to_value:
+            self._replace_mean("rollout/ep_rew_mean", self._episodes.mean_return)
+            self._replace_mean("rollout/ep_len_mean", self._episodes.mean_length)
+            if self._has_wrappers:
+                self._replace_mean("rollout/ep_shaped_rew_mean", self._episodes.mean_shaped_return)
+            if self._model.ep_success_buffer:
+                self._replace_mean("rollout/success_rate", self._episodes.success_rate)
+        super().dump(step)
+
+    def _replace_mean(self, name: str, compute_mean: Callable[[int], float | None]) -> None:
+        self.record(name, mean := compute_mean(self._model._stats_window_size))
+        if mean is None:
+            del self.name_to_value[name], self.name_to_excluded[name]
 
 
 def default_log_interval(model: BaseAlgorithm) -> int:

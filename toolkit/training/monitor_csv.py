@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
+from collections.abc import Iterable, Sequence
+from io import StringIO
 from typing import Any
 
 from toolkit.envs.episodes import Episode, EpisodeRecorder
 from toolkit.training.callbacks import RunCallback
+from toolkit.training.results import MONITOR_COLUMNS
 from toolkit.utils.files import AppendOnlyFile
 
 
 class MonitorCsvWriter(RunCallback):
-    """Write ``monitor.csv`` in SB3's format, and log the mean shaped return beside SB3's raw one."""
+    """Write the episodes that count to ``monitor.csv``, in the format of SB3's Monitor.
+
+    The columns after the numbers are the :attr:`~toolkit.envs.episodes.Episode.extras` of all episodes so far. An
+    episode with further ones rewrites the file.
+    """
 
     NAME = "monitor.csv"
 
@@ -22,6 +30,7 @@ class MonitorCsvWriter(RunCallback):
         self._seconds: float | None = None
         self._started = time.time()
         self._written = 0
+        self._extra_columns: list[str] = []
         self._file: AppendOnlyFile | None = None
 
     @property
@@ -33,17 +42,18 @@ class MonitorCsvWriter(RunCallback):
         self._rewrite()
 
     def _on_step(self) -> bool:
-        for episode in self.context.episodes[self._written :]:
-            self._append(_row(episode))
-            self._written += 1
-            if self.context.run.config.env.wrappers:
-                mean = self.context.episodes.mean_shaped_return(end=self._written)
-                self.logger.record("rollout/ep_shaped_rew_mean", mean)
+        if new_episodes := self.context.episodes[self._written :]:
+            if {*_list_extra_columns(new_episodes)} <= {*self._extra_columns}:
+                self._append(new_episodes)
+            else:
+                self._rewrite()
         return True
 
-    def _append(self, text: str) -> None:
+    def _append(self, episodes: list[Episode]) -> None:
         if self._file is not None:
-            self._file.write(text.encode())
+            for episode in episodes:
+                self._file.write(_format_row(episode, self._extra_columns).encode())
+        self._written += len(episodes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return when training started; the :class:`EpisodeRecorder` has the episodes."""
@@ -56,10 +66,13 @@ class MonitorCsvWriter(RunCallback):
 
     def _rewrite(self) -> None:
         self.close()
+        episodes = self.context.episodes
+        self._extra_columns = _list_extra_columns(episodes)
         header = {"t_start": self._started, "env_id": self.context.run.config.env.id}
-        rows = "".join(map(_row, self.context.episodes))
-        self.context.run.write(self.NAME, f"#{json.dumps(header)}\nr,l,t\n{rows}")
-        self._written = len(self.context.episodes)
+        columns = _format_line([*MONITOR_COLUMNS, *self._extra_columns])
+        rows = "".join(_format_row(episode, self._extra_columns) for episode in episodes)
+        self.context.run.write(self.NAME, f"#{json.dumps(header)}\n{columns}{rows}")
+        self._written = len(episodes)
         self._file = AppendOnlyFile(self.context.run.directory / self.NAME)
 
     def _on_training_end(self) -> None:
@@ -72,5 +85,18 @@ class MonitorCsvWriter(RunCallback):
             self._file = None
 
 
-def _row(episode: Episode) -> str:
-    return f"{round(episode.raw_return, 6)},{episode.length},{round(episode.seconds, 6)}\r\n"
+def _list_extra_columns(episodes: Iterable[Episode]) -> list[str]:
+    """Return the names of the episodes' extras in the order in which they first occur."""
+    return [*dict.fromkeys(name for episode in episodes for name, _ in episode.extras)]
+
+
+def _format_row(episode: Episode, extra_columns: Sequence[str]) -> str:
+    extras = dict(episode.extras)
+    numbers = [repr(episode.raw_return), episode.length, round(episode.seconds, 6), episode.timestep]
+    return _format_line([*numbers, *(extras.get(name, "") for name in extra_columns)], "\r\n")
+
+
+def _format_line(cells: Iterable[object], end: str = "\n") -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator=end).writerow(cells)
+    return text.getvalue()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import read_text
 
 ENDED = ("success", "finished")  # status of a run that needs no resume
+MONITOR_COLUMNS = ("r", "l", "t", "timestep")  # further columns may follow
 LARGEST_RETURN = 1e150  # its square is still a number
 _MAX_RESULT_BYTES = 1 << 20
 _MAX_EVALUATION_BYTES = 1 << 26  # a million returns
@@ -36,6 +37,18 @@ _SUCCESS: dict[str, tuple[type, ...]] = {
 }
 
 _EVALUATION: dict[str, tuple[type, ...]] = {"episodes": _COUNT, "mean_return": _NUMBER}
+
+
+class RecordedEpisode(NamedTuple):
+    """One line of ``monitor.csv``.
+
+    :param length: number of the agent's steps
+    :param timestep: number of the run's timesteps when the episode counted
+    """
+
+    raw_return: float
+    length: int
+    timestep: int
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -78,12 +91,12 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     return {key: evaluation[key] for key in _EVALUATION}
 
 
-def read_episodes(path: Path) -> list[tuple[float, int]]:
+def read_episodes(path: Path) -> list[RecordedEpisode]:
     """Read ``monitor.csv`` in SB3's format: a line of JSON, the names of the columns, a line for each episode.
 
-    A last line that is still being written is left out.
+    A last line that is still being written is left out. A file of version 0.1.0 or of SB3 has no timesteps: they are
+    then the sum of the lengths.
 
-    :return: raw return and length in steps of every episode
     :raises FileNotFoundError: if it does not exist
     :raises RunError: if it cannot be read, or has another format
     """
@@ -98,13 +111,20 @@ def read_episodes(path: Path) -> list[tuple[float, int]]:
     lines = [
         line.rstrip("\r") for line in text.split("\n")[:-1]
     ]  # what follows the last line end is still being written
-    if not (text or "#").startswith("#") or (len(lines) > 1 and lines[1] != "r,l,t"):
+    columns = lines[1].split(",") if len(lines) > 1 else [*MONITOR_COLUMNS]
+    if not (text or "#").startswith("#") or tuple(columns[:3]) != MONITOR_COLUMNS[:3]:
         raise RunError(f"{path}: is not a monitor.csv of Stable-Baselines3", "restore it, or train the run again")
-    episodes: list[tuple[float, int]] = []
+    has_timesteps = tuple(columns[:4]) == MONITOR_COLUMNS
+    episodes: list[RecordedEpisode] = []
+    timestep = 0
     for number, line in enumerate(lines[2:], start=3):
         try:
-            raw_return, length, _ = line.split(",")
-            episodes.append((_parse_return(raw_return), _parse_length(length)))
+            cells = line.split(",")
+            if len(cells) < len(columns):
+                raise ValueError("a cell is missing")
+            length = _parse_count(cells[1])
+            timestep = _parse_count(cells[3]) if has_timesteps else timestep + length
+            episodes.append(RecordedEpisode(_parse_return(cells[0]), length, timestep))
         except ValueError:
             raise RunError(f"{path}:{number}: is not an episode: {line[:80]!r}", "delete the line") from None
     return episodes
@@ -126,7 +146,7 @@ def _parse_return(text: str) -> float:
     return number
 
 
-def _parse_length(text: str) -> int:
+def _parse_count(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**53:
         raise ValueError

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from toolkit.config.load import ResolvedConfig, read_config, resolve_config
 from toolkit.config.schema import RunConfig
-from toolkit.training.results import read_episodes, read_result
+from toolkit.training.results import RecordedEpisode, read_episodes, read_result
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text
 
@@ -144,9 +144,16 @@ class RunDirectory:
 
     @property
     def episodes(self) -> list[tuple[float, int]]:
-        """Raw return and length in steps of every completed episode in ``monitor.csv``.
+        """Raw return and length in the agent's steps of every training episode that counts, in ``monitor.csv``.
 
         A last line that is still being written is left out.
+
+        :raises RunError: if ``monitor.csv`` does not exist, or is damaged
+        """
+        return [(episode.raw_return, episode.length) for episode in self.read_episodes()]
+
+    def read_episodes(self) -> list[RecordedEpisode]:
+        """Read ``monitor.csv``, as :attr:`episodes` does, with the timestep of each episode.
 
         :raises RunError: if ``monitor.csv`` does not exist, or is damaged
         """

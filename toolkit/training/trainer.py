@@ -184,6 +184,7 @@ def _build_session(
     env.hides_monitor = bool(config.env.wrappers)
     try:
         model = build_model(config, env, seed=seed)
+        env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         config_callbacks = [component.build() for component in config.components.callbacks]
         criteria = [callback for callback in config_callbacks if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
@@ -216,12 +217,19 @@ def _run_training(
             status, failure = "failed", error
         if status == "finished" and session.criterion and session.criterion.success:
             status = "success"
+        _warn_of_held_episodes(session.env)
         with guard.deferred():
             failure = _write_end(session, run, status, failure)
     run.stopped_by = guard.pending if stopped_by is None else stopped_by
     if failure:
         message = f"training failed at timestep {session.model.num_timesteps}: {describe_error(failure)}"
         raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
+
+
+def _warn_of_held_episodes(env: EpisodeRecorder) -> None:
+    if env.n_held > len(env.episodes):
+        message = "%d episodes ended and do not count: one that started no later still runs; see env.max_episode_steps"
+        _log.warning(message, env.n_held)
 
 
 def _learn(
@@ -239,7 +247,7 @@ def _learn(
     if is_on_policy:
         callbacks = [*callbacks, IterationLogger(log_interval, hook.rollouts)]
     callback_list = RunCallbackList(callbacks, hook)
-    logger = make_logger(run)
+    logger = make_logger(run, session.env.episodes, model)
     model.set_logger(logger)
     try:
         with limit_torch_threads(model):

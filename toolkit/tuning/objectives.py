@@ -110,7 +110,7 @@ OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_s
 
 def _check_finite(mean_return: float | None, run: RunDirectory) -> float:
     if mean_return is None:
-        raise TuningError(f"no episode ended within {run.config.timesteps:,} timesteps")
+        raise TuningError(f"no episode counts after {run.config.timesteps:,} timesteps")
     if not math.isfinite(mean_return):
         raise TuningError(f"the mean return is {mean_return}")
     return mean_return

@@ -179,17 +179,42 @@ def test_simultaneous_episodes_are_in_order_of_environments() -> None:
     assert [end["r"] for end in ends] == [episode.raw_return for episode in env.episodes]
 
 
-def test_episodes_are_in_order_of_completion() -> None:
-    env = build(CARTPOLE % (3, ""))
-    env.reset()
-    expected = []
-    for _ in range(50):
-        infos = env.step(np.zeros(3, int))[3]
-        expected += [(info["episode"]["r"], info["episode"]["l"]) for info in infos if "episode" in info]
+def play_one_by_one(n_envs: int, steps: int) -> list[tuple[int, int, float, int]]:
+    """Play the same seeds one environment at a time: start, environment, return and length of each episode."""
+    episodes = []
+    for index in range(n_envs):
+        env = make_vec_env(make_config(CARTPOLE % (1, "")), seed=SEED + index)
+        env.reset()
+        start = 0
+        for step in range(1, steps + 1):
+            if env.step(np.zeros(1, int))[2][0]:
+                episodes.append((start, index, float(step - start), step - start))
+                start = step
+        episodes.append((start, index, np.nan, 0))  # still running
+    return sorted(episodes)
+
+
+def test_episodes_count_in_order_of_start_once_all_earlier_ones_ended() -> None:
+    env = build(CARTPOLE % (5, ""))
+    play(env, 47)
+    episodes = play_one_by_one(5, 47)
+    first_running = min(start for start, _, _, length in episodes if not length)
+    expected = [(raw, length) for start, _, raw, length in episodes if start < first_running]
     assert [(episode.raw_return, episode.length) for episode in env.episodes] == expected
+    assert len({length for _, length in expected}) > 1
+    timesteps = [episode.timestep for episode in env.episodes]
+    ends = [5 * max(s + n for s, _, _, n in episodes if s <= start) for start, *_ in episodes[: len(expected)]]
+    assert timesteps == ends
     seconds = [episode.seconds for episode in env.episodes]
     assert seconds == sorted(seconds)
     assert 0 < seconds[0] <= seconds[-1] <= env.seconds
+
+
+def test_info_shows_episode_at_the_step_where_it_ends() -> None:
+    env = build(CARTPOLE % (5, ""))
+    shown = [(end["r"], end["l"]) for end in play(env, 47)]
+    episodes = sorted((start + n, index, raw, n) for start, index, raw, n in play_one_by_one(5, 47) if n)
+    assert shown == [(raw, length) for _, _, raw, length in episodes]
 
 
 def test_reset_drops_running_episodes() -> None:
@@ -213,8 +238,8 @@ def test_truncated_and_terminated_episodes_count_once() -> None:
     ends = play(env, 200)
     lengths = [episode.length for episode in env.episodes]
     assert {8, 9} == set(lengths)
-    assert [end["l"] for end in ends] == lengths
-    assert 400 - 2 * 9 < sum(lengths) <= 400
+    assert {8, 9} == {end["l"] for end in ends}
+    assert 400 - 4 * 9 < sum(lengths) <= 400
 
 
 def test_truncated_episode_counts_if_wrapper_replaces_reset_info(working_directory: Path) -> None:
@@ -238,7 +263,7 @@ def test_lost_life_is_not_an_episode(working_directory: Path) -> None:
     # Steps 4 and 7 of each 8-step game are taken by the reset after a lost life.
     assert dones == [False, False, True, False, True, True] * 3
     assert ends == [False, False, False, False, False, True] * 3
-    assert [episode[:3] for episode in env.episodes] == [(8, 6, 8)] * 3
+    assert [episode[:3] for episode in env.episodes] == [(8, 6, 6)] * 3
 
 
 def replace_infos(env: EpisodeRecorder) -> None:
@@ -464,8 +489,3 @@ def test_parameter_that_subclass_passes_to_parent_is_not_required(monkeypatch: p
     assert make_vec_env(make_config('{id: "mazes:Maze-v0", params: {level: 2}}'), seed=SEED).get_attr("size") == [6]
     with pytest.raises(ConfigError, match=r"env\.params\.level: required parameter is missing$"):
         make_config('{id: "mazes:Maze-v0"}')
-
-
-def test_best_mean_return_is_highest_of_full_windows() -> None:
-    assert log_of(1.0, 9.0, 5.0, 2.0).best_mean_return(2) == 7.0
-    assert log_of(9.0).best_mean_return(2) is None

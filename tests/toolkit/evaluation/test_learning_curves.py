@@ -97,8 +97,8 @@ def count_pixels(image: NDArray[np.uint8], colour: tuple[int, int, int]) -> int:
 @pytest.mark.parametrize("by", ["timestep", "episode"])
 def test_curve_of_trained_run_matches_monitor_csv(solved: RunDirectory, by: Any) -> None:
     rows = [line.split(",") for line in (solved.directory / "monitor.csv").read_text().splitlines()[2:] if line]
-    returns, lengths = [float(row[0]) for row in rows], [int(row[1]) for row in rows]
-    x = np.cumsum(lengths) if by == "timestep" else np.arange(1, len(rows) + 1)
+    returns, timesteps = [float(row[0]) for row in rows], [int(row[3]) for row in rows]
+    x = np.array(timesteps) if by == "timestep" else np.arange(1, len(rows) + 1)
     figure = draw_learning_curves([solved], by)
     drawn = collect_lines(figure.axes[0])
     ((dots_x, dots_y),) = drawn["dots"]
@@ -110,7 +110,7 @@ def test_curve_of_trained_run_matches_monitor_csv(solved: RunDirectory, by: Any)
     ((_, dashes),) = drawn["dashes"]
     assert set(dashes) == {12.0}
     ((star_x, star_y),) = drawn["stars"]
-    assert star_x.tolist() == [x[success["episode"] - 1]]
+    assert star_x.tolist() == [success[by]]
     assert star_y == pytest.approx([success["mean_return"]])
     assert figure.axes[0].get_xlabel() == f"{by}s"
 
@@ -237,10 +237,10 @@ def test_drawing_leaves_pyplot_and_rcparams_unchanged(solved: RunDirectory, monk
     ("monitor", "message"),
     [
         (None, "has no monitor.csv"),
-        ("", "has no completed episode yet"),
-        ('#{"t_start": 1.0', "has no completed episode yet"),
-        (HEAD, "has no completed episode yet"),
-        (HEAD + "10.0,10,0.5", "has no completed episode yet"),
+        ("", "has no episode that counts yet"),
+        ('#{"t_start": 1.0', "has no episode that counts yet"),
+        (HEAD, "has no episode that counts yet"),
+        (HEAD + "10.0,10,0.5", "has no episode that counts yet"),
         ("solved = true\n", "is not a monitor.csv"),
         ("#{}\na,b,c\n1,2,3\n", "is not a monitor.csv"),
         ("\0\1\udcff\n" * 5, "is not a monitor.csv"),

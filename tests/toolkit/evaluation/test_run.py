@@ -70,7 +70,7 @@ def test_train_in_python_equals_train_command(config_file: Path, toolkit: Toolki
 
 
 def test_train_accepts_class_as_component(config_file: Path) -> None:
-    run = tk.train(config_file, env__wrappers=[{"name": Halved, "params": {"times": 2}}], timesteps=100)
+    run = tk.train(config_file, env__wrappers=[{"name": Halved, "params": {"times": 2}}], timesteps=200)
     assert [wrapper.name for wrapper in run.config.env.wrappers] == [f"{__name__}:Halved"]
     shaped = re.findall(r"rollout/ep_shaped_rew_mean", (run.directory / "progress.csv").read_text())
     assert shaped
@@ -190,7 +190,7 @@ def test_notebook_shows_result_curve_and_newest_video(config_file: Path) -> None
     run = tk.train(config_file)
     page = NotebookPage(run)
     assert "runs/small-1" in page.html
-    assert re.search(r"not solved: mean return \d+\.\d over the last 10 training episodes", page.html)
+    assert re.search(r"not solved: mean return \d+\.\d over the last 9 training episodes", page.html)
     (curve,) = page.read_media("image/png")
     with Image.open(BytesIO(curve)) as picture:
         assert picture.width > 500
@@ -207,7 +207,7 @@ def test_notebook_shows_result_curve_and_newest_video(config_file: Path) -> None
 
 def test_notebook_shows_run_without_episodes(config_file: Path) -> None:
     html = NotebookPage(tk.train(config_file, timesteps=4)).html
-    assert "no learning curve: runs/small-1: has no completed episode yet" in html
+    assert "no learning curve: runs/small-1: has no episode that counts yet" in html
     assert "finished: 8 timesteps" in html
 
 

@@ -28,16 +28,20 @@ CLOCK_COLUMNS = {"time/fps", "time/time_elapsed"}
 
 
 class EpisodeNotes(BaseCallback):
-    """Notes the episodes that SB3 itself sees, environment by environment."""
+    """Notes the episodes that SB3 itself sees: timestep of the start, environment, return and length."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.episodes: list[tuple[float, int]] = []
+        self.episodes: list[tuple[int, int, float, int]] = []
+        self.starts: list[int] = []
 
     def _on_step(self) -> bool:
-        self.episodes += [
-            (info["episode"]["r"], info["episode"]["l"]) for info in self.locals["infos"] if "episode" in info
-        ]
+        n_envs = self.training_env.num_envs
+        self.starts = self.starts or [0] * n_envs
+        for index, info in enumerate(self.locals["infos"]):
+            if episode := info.get("episode"):
+                self.episodes.append((self.starts[index], index, episode["r"], episode["l"]))
+                self.starts[index] = self.num_timesteps
         return True
 
 
@@ -167,26 +171,28 @@ def test_monitor_csv_has_sb3_format(run: Run) -> None:
     assert first.startswith("#")
     assert json.loads(first[1:]).keys() == {"t_start", "env_id"}
     assert json.loads(first[1:])["env_id"] == "CartPole-v1"
-    assert header == "r,l,t"
+    assert header == "r,l,t,timestep"
     times = [float(row.split(",")[2]) for row in rows]
     assert times == sorted(times)
     assert times[-1] <= (run.result or {})["seconds"]
 
 
-def test_monitor_csv_has_raw_returns_in_order_of_completion(run: Run, notes: EpisodeNotes) -> None:
+def test_monitor_csv_has_raw_returns_in_order_of_start(run: Run, notes: EpisodeNotes) -> None:
     rows = [(float(row["r"]), int(row["l"])) for row in read_rows(run.directory / "monitor.csv")]
-    assert rows == notes.episodes
+    assert rows == [episode[2:] for episode in sorted(notes.episodes) if episode[0] < min(notes.starts)]
     assert all(raw_return == length for raw_return, length in rows)  # CartPole pays 1 a step; the wrapper pays -1
 
 
-def test_progress_csv_has_raw_and_shaped_mean_return(run: Run) -> None:
-    returns = [float(row["r"]) for row in read_rows(run.directory / "monitor.csv")]
+def test_progress_csv_has_means_of_episodes_that_count(run: Run) -> None:
+    episodes = read_rows(run.directory / "monitor.csv")
     progress = read_rows(run.directory / "progress.csv")
     for row in progress:
-        completed = int(row["time/episodes"])
-        assert float(row["rollout/ep_rew_mean"]) == pytest.approx(sum(returns[:completed]) / completed)
-        assert float(row["rollout/ep_shaped_rew_mean"]) == -1.0
-    assert progress
+        timestep = int(row["time/total_timesteps"])
+        returns = [float(episode["r"]) for episode in episodes if int(episode["timestep"]) <= timestep]
+        means = [row.get(f"rollout/{name}", "") for name in ("ep_rew_mean", "ep_len_mean", "ep_shaped_rew_mean")]
+        mean = np.mean(returns) if returns else None
+        assert means == ([str(float(mean)), str(float(mean)), "-1.0"] if mean is not None else [""] * 3)
+    assert progress[-1]["rollout/ep_rew_mean"]
 
 
 def test_progress_csv_without_wrappers_has_no_shaped_return(tmp_path: Path) -> None:
@@ -328,7 +334,9 @@ def test_require_success_exits_with_3_if_not_met(config_file: Path, toolkit: Too
 
 
 def test_require_success_exits_with_0_if_met(config_file: Path, toolkit: Toolkit) -> None:
-    finished = toolkit("train", config_file, "--require-success", "--set", "callbacks.0.params.threshold=5")
+    finished = toolkit(
+        "train", config_file, "--require-success", "--set", "callbacks.0.params={threshold: 5, episodes: 5}"
+    )
     assert finished.status == 0
     assert finished.out.startswith("solved")
     assert (Run.newest().result or {})["status"] == "success"

@@ -113,7 +113,7 @@ def test_search_without_finished_trial_fails(toolkit: Toolkit) -> None:
     change_search(base=write_variant_of_base("short.yaml", "timesteps: 4"), trials="1")
     finished = toolkit("tune", "search.yaml")
     assert finished.status == 1
-    assert "no trial has finished: no episode ended within 4 timesteps" in finished.err
+    assert "no trial has finished: no episode counts after 4 timesteps" in finished.err
 
 
 def test_missing_optuna_names_extra(monkeypatch: pytest.MonkeyPatch, toolkit: Toolkit) -> None:
