@@ -22,6 +22,7 @@ from gymnasium.wrappers import (
 )
 from stable_baselines3.common.monitor import Monitor
 
+from toolkit.envs.observations import ObservationFormat
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.errors import FaultyEnvironmentError
 from toolkit.utils.seeds import derive_episode_seed
@@ -151,7 +152,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._start: list[capture.Structure] | None = None  # the wrappers' live objects after the first reset
         self._initial_states = self._states_before = deepcopy(self.wrapper_states())
         self._has_memory = not all(type(layer) in _WITHOUT_MEMORY for layer in self._layers())
-        self._shape = env.observation_space.shape if isinstance(env.observation_space, gym.spaces.Box) else None
+        self._format = ObservationFormat(env.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset with the next episode's seed, which follows from the last seed given and the number of the episode."""
@@ -181,11 +182,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return derive_episode_seed(self._seed, self._episode) if self._episode else self._seed
 
     def _check(self, observation: Any) -> Any:
-        if self._shape is not None:
-            array = np.asarray(observation)
-            if array.shape != self._shape or array.dtype.kind not in "biuf":
-                wrong = f"an observation of shape {array.shape} and type {array.dtype}, not {self._shape} and numbers"
-                raise FaultyEnvironmentError(f"the environment returns {wrong}", "correct it, or its wrappers")
+        self._format.check(observation)
         return observation
 
     def replay_state(self) -> dict[str, Any]:

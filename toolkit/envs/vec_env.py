@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 import cloudpickle
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from toolkit.envs.observations import ObservationFormat
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.utils import processes
 from toolkit.utils.errors import FaultyEnvironmentError, ToolkitError, describe_error
@@ -35,30 +37,43 @@ EnvFactory = Callable[[], gym.Env[Any, Any]]
 
 
 class InProcessVecEnv(DummyVecEnv):
-    """SB3's ``DummyVecEnv`` that copies only the mutable values of ``info``.
+    """SB3's ``DummyVecEnv`` whose arrays nobody else has: an environment may change its own in place.
 
-    With many environments, SB3's deep copies take as much time as the wrappers.
+    Of ``info`` only mutable values are copied. With many environments, SB3's deep copies take as much time as the
+    wrappers.
     """
 
     def __init__(self, factories: list[EnvFactory]) -> None:
         super().__init__(factories)
         # the first environment has the same object: it must not share the algorithm's random generator
         self.action_space = deepcopy(self.action_space)
+        self._format = ObservationFormat(self.observation_space)
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep a copy of the actions: an environment may change its own."""
+        self.actions = np.array(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step the environments one after another."""
         infos: list[dict[str, Any]] = []
         for index, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
             observation, self.buf_rews[index], terminated, truncated, info = env.step(action)
-            info = {key: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for key, value in info.items()}
+            info = _copy_values(info) if info else {}
             info["TimeLimit.truncated"] = truncated and not terminated
             self.buf_dones[index] = terminated or truncated
             if terminated or truncated:
-                info["terminal_observation"] = observation
-                observation, self.reset_infos[index] = env.reset()
+                info["terminal_observation"] = self._format.copy(observation)
+                observation, reset_info = env.reset()
+                self.reset_infos[index] = _copy_values(reset_info)
             self._save_obs(index, observation)
             infos.append(info)
         return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), infos
+
+    def reset(self) -> VecEnvObs:
+        """Reset the environments one after another."""
+        observations = super().reset()
+        self.reset_infos = [_copy_values(info) for info in self.reset_infos]
+        return observations
 
 
 class SubprocessVecEnv(SubprocVecEnv):
@@ -83,6 +98,7 @@ class SubprocessVecEnv(SubprocVecEnv):
                 self.remotes.append(self._start(index, factory, step_timeout, seed))
             spaces = [remote.recv() for remote in self.remotes]
             VecEnv.__init__(self, len(factories), *spaces[0])
+            self._format = ObservationFormat(self.observation_space)
         except BaseException:
             self.close()
             raise
@@ -108,8 +124,26 @@ class SubprocessVecEnv(SubprocVecEnv):
 
         :raises FaultyEnvironmentError: if one raised, died, or takes too long
         """
-        observations, rewards, dones, infos = super().step_wait()
-        return observations, rewards, dones, [*infos]
+        results = [remote.recv() for remote in self.remotes]
+        self.waiting = False
+        observations, rewards, dones, infos, reset_infos = zip(*results, strict=True)
+        for index in np.flatnonzero(dones):
+            infos[index]["terminal_observation"] = self._format.copy(infos[index]["terminal_observation"])
+            self.reset_infos[index] = reset_infos[index]
+        return self._format.stack(observations), np.array(rewards, np.float32), np.array(dones), [*infos]
+
+    def reset(self) -> VecEnvObs:
+        """Reset every environment.
+
+        :raises FaultyEnvironmentError: if one raised, died, or takes too long
+        """
+        for remote, seed, options in zip(self.remotes, self._seeds, self._options, strict=True):
+            remote.send(("reset", (seed, options)))
+        observations, infos = zip(*[remote.recv() for remote in self.remotes], strict=True)
+        self.reset_infos = [*infos]
+        self._reset_seeds()  # both count for one reset
+        self._reset_options()
+        return self._format.stack(observations)
 
     def close(self) -> None:
         """End the processes; kill one that does not end by itself."""
@@ -275,14 +309,24 @@ def _answer(connection: Connection, env: gym.Env[Any, Any], command: tuple[str, 
         connection.send(_RemoteError.from_exception(error))
 
 
-def _step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, ...]:
+def _step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
+    """Step an environment, and reset it if its episode has ended.
+
+    :return: observation, reward, whether the episode has ended, info, and the info of the reset. The environment has
+        the observation's arrays, but nothing else of it
+    """
     observation, reward, terminated, truncated, info = env.step(action)
+    info = _copy_values(info)
     info["TimeLimit.truncated"] = truncated and not terminated
-    reset_info: dict[str, Any] = {}
-    if terminated or truncated:
-        info["terminal_observation"] = observation
-        observation, reset_info = env.reset()
-    return observation, float(reward), bool(terminated or truncated), info, reset_info
+    if not (terminated or truncated):
+        return observation, float(reward), False, info, {}
+    info["terminal_observation"] = deepcopy(observation)  # the reset may write the next one into its arrays
+    observation, reset_info = env.reset()
+    return observation, float(reward), True, info, _copy_values(reset_info)
+
+
+def _copy_values(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for key, value in info.items()}
 
 
 _HANDLERS: dict[str, Callable[[gym.Env[Any, Any], Any], Any]] = {

@@ -57,6 +57,7 @@ class TailWrapper(gym.Wrapper[Any, Any, Any, Any]):
         """
         result = self.env.step(action)
         if self._steps and result[2] and self.get_wrapper_attr("needs_reset"):
+            result = copy.deepcopy(result)  # the steps of the tail may write into its arrays
             with _hide_steps(self.unwrapped):
                 self._step_tail(action)
         return result

@@ -179,7 +179,13 @@ class _ClipRecorder(RecordVideo):
     def capture(self) -> None:
         """Add a frame of the environment's current state."""
         if self.recording:
-            self._capture_frame()  # type: ignore[no-untyped-call]
+            self._capture_frame()
+
+    def _capture_frame(self) -> None:
+        """Keep a copy of the frame: an environment may draw the next one into the same array."""
+        n_frames = len(self.recorded_frames)
+        super()._capture_frame()  # type: ignore[no-untyped-call]
+        self.recorded_frames[n_frames:] = [np.array(frame) for frame in self.recorded_frames[n_frames:]]
 
     def stop_recording(self) -> None:
         """Write the clip and forget its frames."""

@@ -42,4 +42,4 @@ class InfoActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _store_mask(self, info: dict[str, Any]) -> None:
         if "action_mask" not in info:
             raise ValueError(f"{self.env} gives no info['action_mask']")
-        self._mask = np.asarray(info["action_mask"], dtype=np.bool_)
+        self._mask = np.array(info["action_mask"], dtype=np.bool_)

@@ -22,7 +22,7 @@ from toolkit.utils.errors import RecordingError, RunError
 
 
 class Moving(gym.Env[Any, Any]):
-    """Draws a white column that moves one step to the right with every step."""
+    """Draws a white column that moves one step to the right with every step, into one array again and again."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
@@ -38,7 +38,7 @@ class Moving(gym.Env[Any, Any]):
         draws: bool = True,
         breaks_at: int = -1,
     ) -> None:
-        self.render_mode, self.steps, self.size = render_mode, steps, (height, width, 3)
+        self.render_mode, self.steps, self.frame = render_mode, steps, np.zeros((height, width, 3), np.uint8)
         self.draws, self.breaks_at = draws, breaks_at
         self.metadata = {"render_modes": ["rgb_array"]} | ({} if fps is None else {"render_fps": fps})
 
@@ -54,9 +54,9 @@ class Moving(gym.Env[Any, Any]):
         return np.zeros(1, np.float32), 1.0, self.step_number >= self.steps, False, {}
 
     def render(self) -> Any:
-        frame = np.zeros(self.size, np.uint8)
-        frame[:, self.step_number % self.size[1]] = 255
-        return frame if self.draws else None
+        self.frame[:] = 0
+        self.frame[:, self.step_number % self.frame.shape[1]] = 255
+        return self.frame if self.draws else None
 
 
 class Acting(gym.Env[Any, Any]):
