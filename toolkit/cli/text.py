@@ -46,9 +46,10 @@ def format_evaluation(run: RunDirectory, evaluation: Evaluation) -> str:
     """Format the raw returns of an evaluation: mean with its interval, standard deviation, range."""
     low, high = evaluation.ci95
     has_interval = evaluation.episodes > 1
+    place = " on one environment" if has_interval and evaluation.n_envs == 1 else ""
     interval = f"  (95 % interval {low:.2f} to {high:.2f})" if has_interval else ""
     return (
-        f"{run.directory}: {format_count(evaluation.episodes, 'greedy episode')}, raw returns\n"
+        f"{run.directory}: {format_count(evaluation.episodes, 'greedy episode')}{place}, raw returns\n"
         f"  mean  {evaluation.mean_return:.2f}{interval}\n"
         f"  std   {evaluation.std_return:.2f}\n"
         f"  range {evaluation.min_return:g} to {evaluation.max_return:g}"

@@ -121,6 +121,7 @@ class EpisodeRecorder(VecEnvWrapper):
     sets none). An end without a completed episode, such as a lost life in a game that continues, is not recorded.
 
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
+    :ivar taken_over: what the wrappers have taken over from training, until the next reset
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -128,6 +129,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self.hides_monitor = False
         self.episodes = EpisodeLog()
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
+        self.taken_over: dict[str, Any] | None = None
         self._start: float | None = None
         self._shaped_returns = np.zeros(self.num_envs)
         self._steps = 0
@@ -137,6 +139,7 @@ class EpisodeRecorder(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """Reset all environments; running episodes are dropped."""
         self._shaped_returns[:] = 0.0
+        self.taken_over = None
         self._start = self._start or time.monotonic()
         observations = self.venv.reset()
         _require_finite(observations, "observations")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import time
 from collections import Counter
 from contextlib import suppress
@@ -17,6 +19,7 @@ from gymnasium.wrappers import (
     NormalizeReward,
     OrderEnforcing,
     PassiveEnvChecker,
+    RecordVideo,
     RenderCollection,
     TimeLimit,
 )
@@ -24,6 +27,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from toolkit.envs.observations import ObservationFormat
 from toolkit.snapshots import capture, plain_data, restore
+from toolkit.snapshots.transfer import transfer
 from toolkit.utils.errors import FaultyEnvironmentError
 from toolkit.utils.seeds import derive_episode_seed
 
@@ -33,6 +37,8 @@ RAW_EPISODE = "raw_episode"
 _UNPACKING = (TimeLimit, OrderEnforcing, HumanRendering, RenderCollection)  # added by gym.make
 _LEARNING = (NormalizeObservation, NormalizeReward)
 _WITHOUT_MEMORY = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # they carry nothing from episode to episode
+_FOR_RENDERING = (HumanRendering, RenderCollection)  # not in every copy of an environment
+_NOT_FOR_ACTING = (OrderEnforcing, PassiveEnvChecker, RecordVideo)  # their state does not matter to an agent
 
 
 class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
@@ -150,6 +156,8 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._actions: list[Any] = []
         self._inner_resets: list[int] = []  # number of actions before each reset that did not reach the environment
         self._start: list[capture.Structure] | None = None  # the wrappers' live objects after the first reset
+        self._taken_over: list[dict[str, Any] | None] | None = None  # until the next reset
+        self._missing: list[str] = []  # what it describes and the wrappers have not made yet
         self._initial_states = self._states_before = deepcopy(self.wrapper_states())
         self._has_memory = not all(type(layer) in _WITHOUT_MEMORY for layer in self._layers())
         self._format = ObservationFormat(env.observation_space)
@@ -161,7 +169,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._episode += 1
         n_resets = self._monitor.n_resets
         states_before = deepcopy(self.wrapper_states()) if self._has_memory else self._initial_states
-        observation, info = self.env.reset(seed=self._episode_seed, options=options)
+        observation, info = self._reset_env(options)
         if self._monitor.n_resets > n_resets:
             self._first_episode = self._episode
             self._actions, self._inner_resets, self._states_before = [], [], states_before
@@ -176,6 +184,24 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._actions.append(np.copy(action) if isinstance(action, np.ndarray) else action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._check(observation), reward, terminated, truncated, info
+
+    def _reset_env(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; the first time, complete what :meth:`take_over` began."""
+        states, self._taken_over = self._taken_over, None
+        n_resets = self._monitor.n_resets
+        result: tuple[Any, dict[str, Any]] | None = None
+        try:
+            result = self.env.reset(seed=self._episode_seed, options=options)
+        except Exception:
+            if states is None:
+                raise
+        is_reached = self._monitor.n_resets > n_resets
+        if result is not None and (states is None or (is_reached and not self._missing)):
+            return result
+        # a wrapper in the middle of a training episode does not pass the reset on, or its objects are made only now
+        for name in self._transfer(states or [], "state" if is_reached else "before"):
+            _warn_of_missing(name)
+        return self.env.reset(seed=self._episode_seed, options=options)
 
     @property
     def _episode_seed(self) -> int:
@@ -243,22 +269,62 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 restore.restore(layer, state)
 
     def learned_states(self) -> list[dict[str, Any] | None]:
-        """Return the states of wrappers that learn during training and are needed afterwards; None for the others.
+        """Return the states of wrappers that learn by their class, for all that is known; None for the others.
 
         These are Gymnasium's running statistics, and every wrapper with a ``state_dict``.
         """
-        learns = [isinstance(layer, _LEARNING) or hasattr(type(layer), "state_dict") for layer in self._layers()]
-        return [state if learning else None for state, learning in zip(self.wrapper_states(), learns, strict=True)]
+        return [
+            state if self._learns(layer) else None
+            for layer, state in zip(self._layers(), self.wrapper_states(), strict=True)
+        ]
+
+    def capture_for_copies(self) -> dict[str, Any]:
+        """Return, as plain data, what a copy of this environment takes over with :meth:`take_over`.
+
+        :return: ``wrappers``: for each, outermost first, its class, its state, and its state before the running
+            episode; None if the agent does not depend on it. ``unsaved``: names of what a copy cannot take over
+        """
+        layers = self._capture_layers()
+        states = [
+            None
+            if isinstance(layer, _NOT_FOR_ACTING)
+            else _describe_for_copies(layer, captured.state, initial, before)
+            for (layer, captured), initial, before in zip(
+                layers, self._initial_states, self._states_before, strict=True
+            )
+            if not isinstance(layer, _FOR_RENDERING)
+        ]
+        acting = [pair for pair in layers if not isinstance(pair[0], (*_NOT_FOR_ACTING, *_FOR_RENDERING))]
+        return {"wrappers": states, "unsaved": _name_unsaved(acting)}
+
+    def take_over(self, states: list[dict[str, Any] | None]) -> None:
+        """Take over the ``wrappers`` of :meth:`capture_for_copies`; the next reset starts an episode.
+
+        :raises ValueError: if they do not fit; also another of :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
+        """
+        self._missing = self._transfer(states, "state")
+        self._taken_over = states
+
+    def _transfer(self, states: list[dict[str, Any] | None], key: str) -> list[str]:
+        """Put states into the wrappers; return the names of what the wrappers have not made yet."""
+        missing = []
+        layers = [layer for layer in self._layers() if not isinstance(layer, _FOR_RENDERING)]
+        for layer, state in zip(layers, states, strict=True):
+            if state is not None:
+                restore.check_class(layer, state["class"])
+                missing += [f"wrapper {type(layer).__name__}: {name}" for name in transfer(layer, state[key])]
+        return missing
+
+    @staticmethod
+    def _learns(layer: gym.Env[Any, Any]) -> bool:
+        return isinstance(layer, _LEARNING) or hasattr(type(layer), "state_dict")
 
     def list_unrestorable(self) -> list[str]:
         """Name what wrappers hold that cannot be restored.
 
         Objects that a wrapper makes during an episode are named as well, though a replay makes them again.
         """
-        captured_layers = self._capture_layers()
-        return [
-            f"wrapper {type(layer).__name__}: {name}" for layer, state in captured_layers for name in state.unsaved
-        ]
+        return _name_unsaved(self._capture_layers())
 
     def freeze_statistics(self) -> None:
         """Stop wrappers from learning, where they have a switch (Gymnasium's have)."""
@@ -282,3 +348,43 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 layers.append(env)
             env = env.env
         return layers
+
+
+def _name_unsaved(layers: list[tuple[gym.Env[Any, Any], capture.CapturedState]]) -> list[str]:
+    return [f"wrapper {type(layer).__name__}: {name}" for layer, captured in layers for name in captured.unsaved]
+
+
+def _describe_for_copies(
+    layer: gym.Env[Any, Any], state: dict[str, Any], initial: dict[str, Any], before: dict[str, Any]
+) -> dict[str, Any]:
+    """Describe a wrapper's present state and that before the running episode, for copies of the wrapper.
+
+    Both leave out what the constructor sets and training keeps, if it is a flag, a text or an object: these may depend
+    on a render mode. Numbers and arrays remain, because a constructor may have drawn them at random.
+    """
+    if isinstance(layer, _LEARNING):  # never keeps a reset from the environment
+        before = state
+    if state["$"] == capture.ATTRIBUTES:
+        settings = {
+            name
+            for name, data in initial["state"].items()
+            if _is_setting(data)
+            and all(
+                name in other["state"] and plain_data.is_equal(other["state"][name], data) for other in (state, before)
+            )
+        }
+        state, before = (
+            {**other, "state": {name: data for name, data in other["state"].items() if name not in settings}}
+            for other in (state, before)
+        )
+    return {"class": type(layer).__name__, "state": state, "before": before}
+
+
+def _is_setting(data: Any) -> bool:
+    is_object = isinstance(data, dict) and data.get("$") == capture.OBJECT
+    return data is None or isinstance(data, bool | str) or is_object
+
+
+@functools.cache  # each environment has the same wrappers
+def _warn_of_missing(name: str) -> None:
+    logging.getLogger("toolkit").warning("%s: is not taken over from training, as it does not exist yet", name)

@@ -1,4 +1,4 @@
-"""What wrappers learn during training, such as running statistics: out of some environments, into others."""
+"""What wrappers have learned or counted during training: out of some environments, into copies of them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,58 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.snapshots import capture, restore
+from toolkit.snapshots.transfer import transfer
+
+_OF_RUNNING_EPISODES = {"training", "returns", "old_obs", "old_reward"}  # attributes of VecNormalize
 
 
-def wrapper_statistics(venv: VecEnv) -> dict[str, Any]:
-    """Return what the wrappers have learned, such as statistics of observations, as plain data.
+def capture_wrapper_states(venv: VecEnv) -> dict[str, Any]:
+    """Return, as plain data, what the wrappers of environments have learned or counted.
 
     Among several environments the wrappers of the first one count.
 
-    :return: an empty mapping if no wrapper learns
+    :return: the states of ``wrappers`` and ``vec_wrappers``, the number of environments, and the names of attributes
+        that are ``unsaved``
     """
-    (wrappers,) = venv.env_method("learned_states", indices=[0])
-    if not vec_wrappers(venv) and not any(wrappers):
-        return {}
-    return {"wrappers": wrappers, "vec_wrappers": [_vec_statistics(layer) for layer in vec_wrappers(venv)]}
+    recorder = _find_recorder(venv)
+    if recorder is not None and recorder.taken_over is not None:
+        return recorder.taken_over
+    (inner,) = venv.env_method("capture_for_copies", indices=[0])
+    layers, states, unsaved = list_vec_wrappers(venv), [], inner["unsaved"]
+    others = [*layers, venv, venv.unwrapped, *getattr(venv.unwrapped, "envs", ())]
+    for layer in layers:
+        captured = capture.capture(layer, others)
+        states.append({"class": type(layer).__name__, "state": _without_running(layer, captured.state)})
+        unsaved += [f"wrapper {type(layer).__name__}: {name}" for name in captured.unsaved]
+    return {"wrappers": inner["wrappers"], "vec_wrappers": states, "n_envs": venv.num_envs, "unsaved": unsaved}
 
 
-def load_wrapper_statistics(venv: VecEnv, statistics: dict[str, Any]) -> None:
-    """Load what :func:`wrapper_statistics` returned for other environments of the same config, and freeze it.
+def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
+    """Load what :func:`capture_wrapper_states` returned for other environments of the same config.
 
-    :raises ValueError: if it does not fit
+    Statistics are frozen where there is a switch: in Gymnasium's wrappers and ``VecNormalize``. Random generators stay
+    those of the environments.
+
+    :param states: also those that version 0.1.0 wrote
+    :raises ValueError: if they do not fit; also another of :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
     """
-    if not statistics:
+    if "n_envs" not in states:
+        _load_former_states(venv, states)
         return
-    venv.env_method("load_wrapper_states", statistics["wrappers"])
-    venv.env_method("freeze_statistics")
-    for layer, state in zip(vec_wrappers(venv), statistics["vec_wrappers"], strict=True):
-        restore.restore_attributes(layer, state)
-        if isinstance(layer, VecNormalize):
-            layer.training = False
+    venv.env_method("take_over", states["wrappers"])
+    if _load_vec_wrappers(venv, states):
+        seeds = venv.unwrapped._seeds
+        venv.reset()  # makes the objects that the vec wrappers do not have yet
+        venv.unwrapped._seeds = seeds
+        venv.env_method("take_over", states["wrappers"])
+        if missing := _load_vec_wrappers(venv, states):
+            raise ValueError(f"{missing[0]} does not exist after a reset")
+    _freeze_statistics(venv)
+    if (recorder := _find_recorder(venv)) is not None:
+        recorder.taken_over = states
 
 
-def vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
+def list_vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
     """Return the config's vec wrappers, outermost first."""
     layers: list[VecEnvWrapper] = []
     while isinstance(venv, VecEnvWrapper):
@@ -48,6 +69,42 @@ def vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
     return layers
 
 
-def _vec_statistics(layer: VecEnvWrapper) -> dict[str, Any]:
-    names = ("obs_rms", "ret_rms") if isinstance(layer, VecNormalize) else ()
-    return {name: capture.capture_value(getattr(layer, name)) for name in names if name in vars(layer)}
+def _find_recorder(venv: VecEnv) -> EpisodeRecorder | None:
+    while isinstance(venv, VecEnvWrapper) and not isinstance(venv, EpisodeRecorder):
+        venv = venv.venv
+    return venv if isinstance(venv, EpisodeRecorder) else None
+
+
+def _without_running(layer: VecEnvWrapper, state: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what ``VecNormalize`` holds of running episodes."""
+    if not isinstance(layer, VecNormalize) or state["$"] != capture.ATTRIBUTES:
+        return state
+    attributes = {name: data for name, data in state["state"].items() if name not in _OF_RUNNING_EPISODES}
+    return {**state, "state": attributes}
+
+
+def _load_vec_wrappers(venv: VecEnv, states: dict[str, Any]) -> list[str]:
+    """Load the states of the vec wrappers; return the names of what these do not have yet."""
+    missing = []
+    for layer, state in zip(list_vec_wrappers(venv), states["vec_wrappers"], strict=True):
+        restore.check_class(layer, state["class"])
+        n_envs = states["n_envs"], venv.num_envs
+        missing += [f"wrapper {type(layer).__name__}: {name}" for name in transfer(layer, state["state"], n_envs)]
+    return missing
+
+
+def _load_former_states(venv: VecEnv, states: dict[str, Any]) -> None:
+    """Load what version 0.1.0 wrote: statistics alone; nothing if no wrapper had any."""
+    if not states:
+        return
+    venv.env_method("load_wrapper_states", states["wrappers"])
+    for layer, attributes in zip(list_vec_wrappers(venv), states["vec_wrappers"], strict=True):
+        restore.restore_attributes(layer, attributes)
+    _freeze_statistics(venv)
+
+
+def _freeze_statistics(venv: VecEnv) -> None:
+    venv.env_method("freeze_statistics")
+    for layer in list_vec_wrappers(venv):
+        if isinstance(layer, VecNormalize):
+            layer.training = False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.envs.factory import derived_seed
+from toolkit.evaluation.played_steps import PlayedSteps, are_copies_equal
 from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
+
+_log = logging.getLogger("toolkit")
 
 _N_ENVS = 10
 
@@ -22,6 +27,7 @@ class Evaluation:
     :param std_return: population standard deviation, as NumPy and SB3 compute it
     :param ci95: 95 % bootstrap confidence interval (BCa) of the mean return
     :param returns: raw return of each episode
+    :param n_envs: number of copies of the environment that played; 1 if copies would play equal episodes
     """
 
     episodes: int
@@ -31,6 +37,7 @@ class Evaluation:
     max_return: float
     ci95: tuple[float, float]
     returns: tuple[float, ...] = field(repr=False)
+    n_envs: int = field(repr=False)
 
 
 def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) -> Evaluation:
@@ -41,6 +48,9 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     >>> evaluation.min_return <= evaluation.mean_return <= evaluation.max_return
     True
 
+    Up to ten copies of the environment play. If all of them play equal episodes, one plays again alone: then the
+    environment is deterministic, or draws from a generator of its own that ignores the seed of a reset.
+
     :param episodes: number of whole episodes, at least 1
     :param seed: seed of the environments; by default it follows from the run's seed
     :raises ValueError: if ``episodes`` is below 1
@@ -50,8 +60,12 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
     n_envs = min(episodes, _N_ENVS)
-    with open_greedy_env(run.resolved_config, seed=env_seed, n_envs=n_envs, wrap=limit_episode_steps) as env:
-        returns = play_greedy_episodes(model, env, episodes)
+    returns, has_equal_copies = _play(run, model, episodes, env_seed, n_envs)
+    if has_equal_copies:
+        message = "%s: %d copies of %s play equal episodes though their seeds differ: played again on one environment"
+        _log.warning(message, run.directory, n_envs, run.config.env.id)
+        n_envs = 1
+        returns, _ = _play(run, model, episodes, env_seed, n_envs)
     return Evaluation(
         episodes=episodes,
         mean_return=float(np.mean(returns)),
@@ -60,7 +74,16 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
         max_return=max(returns),
         ci95=_bootstrap_interval(returns),
         returns=tuple(returns),
+        n_envs=n_envs,
     )
+
+
+def _play(run: RunDirectory, model: BaseAlgorithm, episodes: int, seed: int, n_envs: int) -> tuple[list[float], bool]:
+    """Play greedy episodes; return their returns, and whether all copies of the environment played the same ones."""
+    with open_greedy_env(
+        run.resolved_config, seed=seed, n_envs=n_envs, wrap=lambda env: PlayedSteps(limit_episode_steps(env))
+    ) as env:
+        return play_greedy_episodes(model, env, episodes), are_copies_equal(env)
 
 
 def _bootstrap_interval(returns: list[float]) -> tuple[float, float]:

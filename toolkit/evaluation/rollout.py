@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import Episode, EpisodeRecorder
 from toolkit.envs.factory import WrapEnv, make_vec_env
-from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statistics
+from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.training.model import limit_torch_threads, preserve_rng_state
 from toolkit.utils.errors import RunError
@@ -77,8 +77,9 @@ def play_greedy_episodes(
 ) -> list[float]:
     """Play whole episodes with deterministic actions and return their raw returns.
 
-    Wrappers take over what the wrappers of the model's own environments have learned, such as statistics of
-    observations, and learn nothing more. The random generators that training draws from keep their state.
+    Wrappers take over what the wrappers of the model's own environments have learned and counted, such as statistics
+    of observations. Statistics are frozen where there is a switch. The random generators that training draws from keep
+    their state.
 
     :param env: built by :func:`open_greedy_env`, or closed by the caller; wrap its environments with
         :func:`limit_episode_steps` if they may never end
@@ -90,8 +91,8 @@ def play_greedy_episodes(
         from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 
         evaluate = evaluate_maskable_policy
-    if (training_env := model.get_env()) is not None and training_env.has_attr("wrapper_states"):
-        load_wrapper_statistics(env, wrapper_statistics(training_env))
+    if (training_env := model.get_env()) is not None and training_env.has_attr("capture_for_copies"):
+        load_wrapper_states(env, capture_wrapper_states(training_env))
     callback = _make_step_callback(env, on_episode_end) if on_episode_end else None
     with preserve_rng_state(), limit_torch_threads(model):
         returns, _ = evaluate(

@@ -62,8 +62,20 @@ def write(directory: Path, data: Any) -> None:
         sync(directory.parent)
     except SafetensorError as error:  # also if the disk is full
         raise OSError(None, f"{error}") from error
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(directory)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fits(data: Any, max_bytes: int) -> bool:
+    """Return whether plain data takes at most so many bytes in an archive, and few enough lists and mappings."""
+    arrays: dict[str, NDArray[Any]] = {}
+    text = json.dumps(_extract_arrays(data, arrays))
+    n_bytes = len(text) + sum(array.nbytes for array in arrays.values())
+    return n_bytes <= max_bytes and _count_containers(text) <= _MAX_CONTAINERS
 
 
 def read(directory: Path, max_bytes: int | None = None) -> Any:

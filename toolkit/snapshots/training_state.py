@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from toolkit.snapshots.capture import CapturedState, Structure, capture, capture_attributes
 from toolkit.snapshots.object_kinds import has_state_dict
 from toolkit.snapshots.plain_data import NotPlainError, encode_value
+from toolkit.snapshots.policy_state import capture_policy, restore_policy
 from toolkit.snapshots.replay_buffer import capture_replay_buffer, find_unsaved_parts, restore_replay_buffer
 from toolkit.snapshots.restore import (
     RESTORE_ERRORS,
@@ -100,7 +101,9 @@ class TrainingStateCapture:
             for callback in self._callbacks
         ]
         progress = self._capture_progress(saved_elsewhere)
-        return {"progress": progress, "vec_wrappers": vec_wrappers, "callbacks": callbacks}
+        policy, unsaved = capture_policy(self._model)
+        self._note_unsaved(unsaved)
+        return {"progress": progress, "policy": policy, "vec_wrappers": vec_wrappers, "callbacks": callbacks}
 
     def _capture_object(self, role: str, owner: Any, saved_elsewhere: Sequence[Any]) -> list[Any]:
         captured = capture(owner, saved_elsewhere, self._start.get(id(owner)))
@@ -144,6 +147,7 @@ def restore_before_learning(
         load_parameters(restore_value(saved_state["parameters"]), model)
         for name in _get_variable_names(model):
             recursive_getattr(model, name).data.copy_(restore_value(saved_state["variables"][name]))
+        restore_policy(model, saved_state.get("policy", {}))  # version 0.1.0 saved none
         restore_replay_buffer(getattr(model, "replay_buffer", None), saved_state["replay_buffer"])
         venv.reset()  # so that all wrappers have what they make in a reset
         is_reached = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]

@@ -53,6 +53,22 @@ def load_weights(path: Path, model: BaseAlgorithm, config_name: str) -> None:
         raise RunError(f"{path}: is damaged, or no SB3 model: {describe_error(error)}") from error
 
 
+def find_unreadable_weights(model: BaseAlgorithm) -> str:
+    """Return why a model of the same config cannot get a model's weights from its zip; empty if it can."""
+    if not isinstance(model.policy, torch.nn.Module):
+        return f"its policy {type(model.policy).__name__} is no torch module"
+    parts, variables = _get_parts(model)
+    networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+    for name, network in networks.items():
+        for key, value in network.state_dict().items():
+            if not isinstance(value, torch.Tensor):
+                return f"{name}: {key} is no tensor"
+    saved = {id(parameter) for network in networks.values() for parameter in network.parameters()}
+    saved |= set(map(id, variables.values()))
+    unsaved = [name for name, parameter in model.policy.named_parameters() if id(parameter) not in saved]
+    return f"its _get_torch_save_params does not name the policy's {unsaved[0]}" if unsaved else ""
+
+
 def load_parameters(parameters: Any, model: BaseAlgorithm) -> None:
     """Load the state dicts that ``get_parameters`` returned into a model that they fit.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +21,23 @@ from toolkit.config.components import copy_arguments
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import make_vec_env
-from toolkit.envs.wrapper_state import load_wrapper_statistics, wrapper_statistics
+from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
 from toolkit.snapshots import archive
+from toolkit.snapshots.capture import NOTHING
+from toolkit.snapshots.policy_state import capture_policy, remember_initial_policy, restore_policy
 from toolkit.snapshots.restore import RESTORE_ERRORS
-from toolkit.snapshots.weights import load_weights
+from toolkit.snapshots.weights import find_unreadable_weights, load_weights
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError
 
+_log = logging.getLogger("toolkit")
+
 _WRAPPER_ARCHIVE = "wrappers"  # beside model.zip
-_MAX_ARCHIVE_BYTES = 1 << 24
+_MARK = (
+    b"sb3-toolkit: the directory wrappers/ belongs to this model"  # comment of the zip, since archives are complete
+)
+_MAX_ARCHIVE_BYTES = 1 << 26
+_MAX_STATE_BYTES = 1 << 22  # of a wrapper's state
 _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
 
 
@@ -59,8 +70,24 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
             "count it in steps, or set env.n_envs to 1",
         )
         raise config.make_error([problem])
+    _require_readable_weights(model, config)
     _expand_noise(getattr(model, "action_noise", None), env)
+    remember_initial_policy(model)
     return model
+
+
+def _require_readable_weights(model: BaseAlgorithm, config: ResolvedConfig) -> None:
+    """Refuse an algorithm whose policy cannot be built again from saved tensors, such as one with JAX arrays (SBX).
+
+    :raises ConfigError: if it is such an algorithm
+    """
+    if reason := find_unreadable_weights(model):
+        problem = Problem(
+            ("algorithm", "name"),
+            f"'{config.algorithm.name}' has weights that cannot be saved and read without pickle: {reason}",
+            "choose an algorithm with a torch policy, as those of stable_baselines3 and sb3_contrib",
+        )
+        raise config.make_error([problem])
 
 
 def _expand_noise(noise: ActionNoise | None, env: EpisodeRecorder) -> None:
@@ -86,14 +113,48 @@ def untrained_model(config: ResolvedConfig) -> BaseAlgorithm:
 
 
 def save_model(run: RunDirectory, model: BaseAlgorithm) -> None:
-    """Save the statistics of the wrappers, then the model as ``model.zip``, each completely or not at all."""
+    """Save what wrappers and policy learned beside their weights, then ``model.zip``, each completely or not at all.
+
+    A warning names what cannot be saved.
+    """
+    state, unsaved = _capture_learned_state(model)
+    run.model_path.unlink(missing_ok=True)  # an earlier model does not fit the new state
+    archive.remove(run.directory / _WRAPPER_ARCHIVE)
+    archive.write(run.directory / _WRAPPER_ARCHIVE, state)
+    with run.atomic_file(run.model_path.name) as path:
+        with path.open("wb") as file:
+            model.save(file)
+        with zipfile.ZipFile(path, "a") as file:
+            file.comment = _MARK
+    if unsaved:
+        _log.warning(
+            "%s: lacks what evaluation cannot take over from training, and starts anew: %s",
+            run.directory / _WRAPPER_ARCHIVE,
+            ", ".join(unsaved),
+        )
+
+
+def _capture_learned_state(model: BaseAlgorithm) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of the archive beside ``model.zip``, and the names of what it lacks."""
+    policy, unsaved = capture_policy(model)
+    state: dict[str, Any] = {"policy": policy}
     venv = model.get_env()
-    if venv is not None and (statistics := wrapper_statistics(venv)):
-        run.model_path.unlink(missing_ok=True)  # an earlier model does not fit the new statistics
-        archive.remove(run.directory / _WRAPPER_ARCHIVE)
-        archive.write(run.directory / _WRAPPER_ARCHIVE, statistics)
-    with run.atomic_file(run.model_path.name) as path, path.open("wb") as file:
-        model.save(file)
+    if venv is not None:
+        wrappers = capture_wrapper_states(venv)
+        unsaved = [*wrappers.pop("unsaved", ()), *unsaved]
+        unsaved += _remove_large_states([*wrappers["wrappers"], *wrappers["vec_wrappers"]])
+        state |= wrappers
+    return state, unsaved
+
+
+def _remove_large_states(states: list[dict[str, Any] | None]) -> list[str]:
+    """Empty the states that are too large for the archive, and return their names."""
+    names = []
+    for state in states:
+        if state is not None and not archive.fits(state, _MAX_STATE_BYTES):
+            state["state"] = state["before"] = {"$": NOTHING}
+            names.append(f"wrapper {state['class']}: everything, which takes more than {_MAX_STATE_BYTES >> 20} MiB")
+    return names
 
 
 def load_model(run: RunDirectory) -> BaseAlgorithm:
@@ -109,24 +170,38 @@ def load_model(run: RunDirectory) -> BaseAlgorithm:
     with preserve_rng_state():
         model = untrained_model(run.resolved_config)
     load_weights(run.model_path, model, "the run's config.yaml")
-    _load_wrapper_archive(model, run)
+    _load_learned_state(model, run)
     return model
 
 
-def _load_wrapper_archive(model: BaseAlgorithm, run: RunDirectory) -> None:
-    """Load the statistics that the wrappers learned in training into those of a model's own environments."""
+def _load_learned_state(model: BaseAlgorithm, run: RunDirectory) -> None:
+    """Load what was saved beside ``model.zip`` into the model's policy and the wrappers of its own environments."""
     directory, venv = run.directory / _WRAPPER_ARCHIVE, model.get_env()
-    if venv is None or not directory.exists():
-        if run.config.env.vec_wrappers:
+    if not directory.exists():
+        if _needs_learned_state(model, run):
             raise RunError(
-                f"{directory}: does not exist, but must hold the statistics of the wrappers",
+                f"{directory}: does not exist, but must hold what the wrappers and the policy learned",
                 "restore it, or train the run again",
             )
         return
     try:
-        load_wrapper_statistics(venv, archive.read(directory, _MAX_ARCHIVE_BYTES))
+        state = archive.read(directory, _MAX_ARCHIVE_BYTES)
+        restore_policy(model, state.get("policy", {}))
+        if venv is not None and "wrappers" in state:
+            load_wrapper_states(venv, state)
     except RESTORE_ERRORS as error:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
+
+
+def _needs_learned_state(model: BaseAlgorithm, run: RunDirectory) -> bool:
+    """Return whether a model was saved with an archive: always, except by version 0.1.0 if no wrapper had learned."""
+    with zipfile.ZipFile(run.model_path) as file:
+        if file.comment == _MARK:
+            return True
+    venv = model.get_env()
+    return bool(run.config.env.vec_wrappers) or (
+        venv is not None and any(*venv.env_method("learned_states", indices=[0]))
+    )
 
 
 @contextmanager

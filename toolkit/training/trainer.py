@@ -27,6 +27,7 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
+from toolkit.training.eval_callbacks import check_eval_callbacks
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -186,6 +187,7 @@ def _build_session(
         model = build_model(config, env, seed=seed)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         config_callbacks = [component.build() for component in config.components.callbacks]
+        check_eval_callbacks(config, model, config_callbacks, callbacks)
         criteria = [callback for callback in config_callbacks if isinstance(callback, SuccessCriterion)]
         if len(criteria) > 1:
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])

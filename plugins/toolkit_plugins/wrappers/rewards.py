@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 
-class _StepRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
+class _StepRewardWrapper(gym.RewardWrapper[Any, Any]):
     """Base of wrappers whose reward depends on the 0-based number of the step in its episode."""
 
     _step_number = -1
@@ -73,7 +73,7 @@ class GradedTerminalReward(_StepRewardWrapper, RecordConstructorArgs):
         return (self._step_number - self.midpoint) * self.scale
 
 
-class AnglePenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class AnglePenalty(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
     """Subtract ``scale * abs(observation[index])`` from the reward: by default the angle of CartPole's pole.
 
     :param scale: penalty per unit of the angle (radians in CartPole)

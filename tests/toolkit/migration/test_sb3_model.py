@@ -75,7 +75,8 @@ def test_import_keeps_entropy_coefficient() -> None:
 def test_imported_run_names_its_source_and_has_no_result(toolkit: Toolkit) -> None:
     save_stock_model("dqn")
     assert toolkit("import-sb3", "stock.zip", "--config", "config.yaml", "--out", "here").status == 0
-    assert files_in(Path("here")) == {"config.yaml", "environment.json", "model.zip"}
+    names = {name.partition("/")[0] for name in files_in(Path("here"))}
+    assert names == {"config.yaml", "environment.json", "model.zip", "wrappers"}
     origin = json.loads(Path("here/environment.json").read_text())["imported_from"]
     assert origin == {"file": "stock.zip", "sha256": hashlib.sha256(Path("stock.zip").read_bytes()).hexdigest()}
     assert tk.load("here").result is None

@@ -128,7 +128,15 @@ def wait_for_rows(monitor: Path, process: Any, rows: int = 3) -> None:
 
 def test_run_directory_has_exactly_the_documented_files(run: Run) -> None:
     names = {name.partition("/")[0] for name in files_in(run.directory)}
-    expected = {"config.yaml", "environment.json", "monitor.csv", "progress.csv", "tensorboard", "model.zip"}
+    expected = {
+        "config.yaml",
+        "environment.json",
+        "monitor.csv",
+        "progress.csv",
+        "tensorboard",
+        "model.zip",
+        "wrappers",
+    }
     assert names == expected | {"result.json"}
     assert any("tfevents" in path.name for path in (run.directory / "tensorboard").iterdir())
 
