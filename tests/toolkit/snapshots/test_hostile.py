@@ -215,11 +215,15 @@ def test_pickle_in_unused_member_of_model_is_not_read(member: str, bomb: bytes, 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_pickle_in_place_of_other_files_is_refused_or_not_read(bomb: bytes, run: Path, toolkit: Toolkit) -> None:
+    learned = {name for name in files_in(run) if name.startswith("wrappers/")}
     others = files_in(run) - {"config.yaml", "model.zip"} | {"videos/x.mp4", "snapshots/40/state.json"}
-    for name in others:
+    for name in others - learned:
         (run / name).parent.mkdir(exist_ok=True, parents=True)
         (run / name).write_bytes(bomb)
     assert toolkit("evaluate", run, "--episodes", "1").status == 0
+    for name in learned:
+        (run / name).write_bytes(bomb)
+        assert_refused(toolkit("evaluate", run), "run/wrappers")
     assert_refused(toolkit("plot", run), "run/monitor.csv: is not a monitor.csv")
     assert_refused(toolkit("resume", run), "run/result.json: is damaged")
     assert "is damaged" in tk.load(run)._repr_html_()
