@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -14,6 +15,9 @@ def main() -> NoReturn:
         run()
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        if sys.stdout and sys.stderr:  # None where the program was started without
+            os.dup2(2, 1)  # stdout has the result alone, also if a library prints when the process ends
 
 
 if __name__ == "__main__":

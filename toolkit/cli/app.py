@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -13,10 +15,11 @@ from toolkit.cli.describe import describe
 from toolkit.cli.evaluate import evaluate
 from toolkit.cli.experiment import experiment
 from toolkit.cli.imports import import_sb3, import_zoo
+from toolkit.cli.output import flush_output, reserve_stdout
 from toolkit.cli.plot import plot
 from toolkit.cli.plugins import new_plugin, plugins
 from toolkit.cli.report import report
-from toolkit.cli.shared import flush_output
+from toolkit.cli.shared import report_interruption
 from toolkit.cli.train import resume, train
 from toolkit.cli.tune import tune
 from toolkit.cli.video import record, watch
@@ -29,23 +32,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(resume)
-app.command()(experiment)
-app.command()(evaluate)
-app.command()(record)
-app.command()(watch)
-app.command()(plot)
-app.command()(report)
-app.command()(describe)
-app.command("import-sb3")(import_sb3)
-app.command("import-zoo")(import_zoo)
-app.command()(tune)
-app.command()(check)
-app.command()(schema)
-app.command()(plugins)
+
+
+def _run_in_order(command: Callable[..., None]) -> Callable[..., None]:
+    """Let only the command's result reach stdout, and let a signal end it in order."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with report_interruption(), reserve_stdout():
+            command(*args, **kwargs)
+
+    return run
+
+
+for _command in (
+    train,
+    resume,
+    experiment,
+    evaluate,
+    record,
+    watch,
+    plot,
+    report,
+    describe,
+    import_sb3,
+    import_zoo,
+    tune,
+    check,
+    schema,
+    plugins,
+):
+    app.command()(_run_in_order(_command))
 new = typer.Typer(no_args_is_help=True)
-new.command("plugin")(new_plugin)
+new.command("plugin")(_run_in_order(new_plugin))
 app.add_typer(new, name="new", help="Create a package of your own.")
 
 

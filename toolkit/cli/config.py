@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from toolkit.cli.output import print_line
 from toolkit.cli.shared import ConfigPath, Overrides, preload_after_check
 
 
@@ -19,7 +20,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from toolkit.training.trainer import dry_run
 
     dry_run(run_config)
-    typer.echo(run_config.to_yaml(), nl=False)
+    print_line(run_config.to_yaml(), end="")
 
 
 def schema(
@@ -41,4 +42,4 @@ def schema(
             from toolkit.tuning.config import TuningConfig
 
             document = make_file_schema(TuningConfig, "sb3-toolkit search")
-    typer.echo(json.dumps(document, indent=2))
+    print_line(json.dumps(document, indent=2))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunPath, Trust, open_run, preload_after_check
 
 
@@ -34,6 +35,6 @@ def describe(
         from toolkit.evaluation.network_diagram import draw_networks
 
         draw_networks(model, picture)
-    typer.echo(format_networks(opened_run, describe_networks(model)))
+    print_line(format_networks(opened_run, describe_networks(model)))
     if picture:
-        typer.echo(picture)
+        print_line(picture)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunPath, Seed, Trust, open_run, preload_after_check
 
 
@@ -26,4 +27,4 @@ def evaluate(
     from toolkit.evaluation.evaluate import evaluate as evaluate_run
 
     evaluation = evaluate_run(opened_run, episodes, seed)
-    typer.echo(json.dumps(asdict(evaluation)) if as_json else format_evaluation(opened_run, evaluation))
+    print_line(json.dumps(asdict(evaluation)) if as_json else format_evaluation(opened_run, evaluation))

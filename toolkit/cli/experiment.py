@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.shared import EXIT_FAILED, Overrides, exit_if_stopped, preload_after_check, print_line
+from toolkit.cli.output import print_line
+from toolkit.cli.shared import EXIT_FAILED, Overrides, exit_if_stopped, preload_after_check
 
 
 def experiment(

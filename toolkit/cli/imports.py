@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunOut, preload_after_check
 
 
@@ -27,7 +28,7 @@ def import_sb3(
     from toolkit.migration.sb3_model import import_sb3 as import_model
 
     run = import_model(file, run_config, out)
-    typer.echo(format_import_summary(run, file))
+    print_line(format_import_summary(run, file))
 
 
 def import_zoo(
@@ -41,4 +42,4 @@ def import_zoo(
     """Convert an entry of RL Zoo's hyperparameters to a config and print it."""
     from toolkit.migration.rl_zoo.convert import import_zoo as import_entry
 
-    typer.echo(import_entry(file, env_id, algorithm), nl=False)
+    print_line(import_entry(file, env_id, algorithm), end="")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunPaths, open_run
 
 
@@ -27,4 +28,4 @@ def plot(
     opened_runs = [open_run(run) for run in runs] if runs else [open_run(None)]
     from toolkit.evaluation.learning_curves import plot as plot_runs
 
-    typer.echo(plot_runs(opened_runs, out, by))
+    print_line(plot_runs(opened_runs, out, by))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import Annotated, Literal
 
 import typer
+
+from toolkit.cli.output import print_line, terminal_width
 
 
 def plugins(
@@ -22,12 +22,12 @@ def plugins(
     from toolkit.cli.text import format_component, format_listing
     from toolkit.config.registry import KINDS, get_kind
 
-    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
+    width = terminal_width()
     if kind and name:
-        typer.echo(format_component(get_kind(kind), name, width))
+        print_line(format_component(get_kind(kind), name, width))
         return
     for listed_kind in [get_kind(kind)] if kind else KINDS.values():
-        typer.echo(format_listing(listed_kind, width))
+        print_line(format_listing(listed_kind, width))
 
 
 def new_plugin(
@@ -43,4 +43,4 @@ def new_plugin(
     from toolkit.config.registry import KINDS
 
     plugin = Plugin(name, next(component_kind for component_kind in KINDS.values() if component_kind.singular == kind))
-    typer.echo(format_new_plugin(plugin, write_plugin(plugin)))
+    print_line(format_new_plugin(plugin, write_plugin(plugin)))

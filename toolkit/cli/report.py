@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.shared import Trust, print_line, show_notes
+from toolkit.cli.output import print_line
+from toolkit.cli.shared import Trust, show_notes
 
 
 def report(

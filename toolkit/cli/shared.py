@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from toolkit.cli.output import print_line
+from toolkit.utils.signals import Interrupted, raise_on_signals
 
 if TYPE_CHECKING:
     from toolkit.training.run_directory import RunDirectory
@@ -89,19 +91,17 @@ def exit_if_stopped(signal_number: int | None) -> None:
         raise typer.Exit(_SIGNAL_BASE + signal_number)
 
 
-def print_line(text: str) -> None:
-    """Print text and a newline, or drop it when nobody reads stdout any more."""
+@contextmanager
+def report_interruption() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM or SIGHUP end a command in order: it removes its temporary files, and says what ended it.
+
+    :raises typer.Exit: then, with the status of a process that the signal ended
+    """
     try:
-        typer.echo(text)
-    except OSError:  # the terminal was closed; Python's own flush at exit must not fail either
-        with open(os.devnull, "w") as null_device:
-            os.dup2(null_device.fileno(), sys.stdout.fileno())
-
-
-def flush_output() -> None:
-    """Flush stdout and stderr, or drop what is left when terminal or pipe are closed: Python would exit with 120."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the program was started without
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with raise_on_signals():
+            yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
+        with suppress(OSError):  # the terminal was closed
+            typer.echo(f"interrupted by {signal.Signals(number).name}", err=True)
+        exit_if_stopped(number)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunPath, Seed, Tail, Trust, open_run, preload_after_check
 
 
@@ -27,7 +28,7 @@ def record(
     from toolkit.evaluation.video import record as record_run
 
     for path in record_run(opened_run, episodes, [video_format], out, tail=tail):
-        typer.echo(path)
+        print_line(path)
 
 
 def watch(
@@ -50,5 +51,5 @@ def watch(
         episodes,
         seed,
         tail,
-        lambda episode: typer.echo(f"episode {next(numbers)}: return {episode.raw_return:g}"),
+        lambda episode: print_line(f"episode {next(numbers)}: return {episode.raw_return:g}"),
     )

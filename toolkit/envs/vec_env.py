@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -294,6 +295,9 @@ def _run_worker(connection: Connection, pickled_factory: bytes, seed: int, index
         env.close()
     except Exception as error:
         logging.getLogger("toolkit").warning("an environment does not close: %s", describe_error(error))
+    if sys.stdout:
+        with suppress(OSError):
+            sys.stdout.flush()  # the parent kills this process when its connection closes
 
 
 def _answer(connection: Connection, env: gym.Env[Any, Any], command: tuple[str, Any]) -> None:

@@ -6,9 +6,9 @@ import itertools
 import math
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,9 +23,10 @@ from toolkit.envs.factory import WrapEnv, derived_seed
 from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_greedy_episodes
 from toolkit.evaluation.tail import TailWrapper, check_tail
 from toolkit.training.model import load_model
-from toolkit.training.run_directory import RunDirectory
+from toolkit.training.run_directory import RECORDING_PREFIX, RunDirectory
 from toolkit.utils.display import disable_display
 from toolkit.utils.errors import RecordingError, RunError, ToolkitError, describe_error
+from toolkit.utils.files import temporary_directory
 
 Frame = NDArray[np.uint8]
 VideoFormat = Literal["mp4", "gif"]
@@ -101,13 +102,13 @@ def record_episodes(  # noqa: PLR0913 - options are keywords
     if isinstance(formats, str) or not formats or not {*formats} <= {*get_args(VideoFormat)}:
         raise ValueError(f"formats must be a list of {' and '.join(get_args(VideoFormat))}, not {formats!r}")
     seed = derived_seed(config.seed, "video")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary_directory = tempfile.TemporaryDirectory(dir=directory, prefix=".recording-")
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be written to: {error.strerror}", "choose another directory") from error
-    with temporary_directory as folder:
-        clips = Path(folder) / "clips"
+    with ExitStack() as cleanup:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            clips = cleanup.enter_context(temporary_directory(directory, RECORDING_PREFIX)) / "clips"
+        except OSError as error:
+            hint = "choose another directory"
+            raise RunError(f"{directory}: cannot be written to: {error.strerror}", hint) from error
 
         def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
             recorder = _ClipRecorder(TimeLimit(env, max_steps), clips, formats, episodes)

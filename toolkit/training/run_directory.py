@@ -19,9 +19,10 @@ from toolkit.config.load import ResolvedConfig, read_config, resolve_config
 from toolkit.config.schema import RunConfig
 from toolkit.training.results import RecordedEpisode, read_episodes, read_result
 from toolkit.utils.errors import RunError
-from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text
+from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text, remove_abandoned
 
 DEFAULT_ROOT = Path("runs")
+RECORDING_PREFIX = ".recording-"  # of the directories beside videos in which they are made
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
 
 
@@ -120,11 +121,12 @@ class RunDirectory:
     def remove_leftovers(self) -> None:
         """Delete temporary files of a process that was killed; call it only while the run is locked."""
         for directory in (self.directory, self.directory / "snapshots", self.videos):
-            for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp-*"), *directory.glob(".recording-*")]:
+            for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp-*")]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+        remove_abandoned(self.videos, RECORDING_PREFIX)  # `toolkit record` takes no lock of the run
 
     def version_differences(self) -> list[str]:
         """Name the packages that are installed in another version than the run started with."""

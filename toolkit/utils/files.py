@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +76,50 @@ def _unlock(descriptor: int) -> None:
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def temporary_directory(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new directory that is removed at the end, and remove those that killed processes have left.
+
+    :param prefix: of its name; directories of other functions do not have it
+    :raises OSError: if it cannot be created
+    """
+    remove_abandoned(parent, prefix)
+    folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    with ExitStack() as cleanup:
+        cleanup.callback(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if fcntl is not None:
+            descriptor = os.open(folder, os.O_RDONLY)
+            cleanup.callback(os.close, descriptor)
+            _try_lock(descriptor)
+        folder = folder.rename(parent / f"{prefix}{secrets.token_hex(8)}")  # others see it now, locked
+        yield folder
+
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove directories of :func:`temporary_directory` whose processes were killed; those in use are locked."""
+    for folder in parent.glob(f"{prefix}*"):
+        if fcntl is None or folder.is_symlink() or not folder.is_dir():
+            continue
+        with suppress(OSError):  # another process has just removed it, or belongs to another user
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                if _try_lock(descriptor):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file or directory unless another process has; return False if it has, or if there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

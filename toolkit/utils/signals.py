@@ -1,4 +1,4 @@
-"""Defer Ctrl-C, SIGTERM and SIGHUP until training reaches a point where it can be saved."""
+"""Ctrl-C, SIGTERM and SIGHUP: training defers them until it can be saved, and other commands clean up first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from toolkit.utils import processes
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
-class InterruptedTraining(BaseException):
-    """A signal stopped training; like ``KeyboardInterrupt`` a ``BaseException``, so that nothing else catches it.
+class Interrupted(BaseException):
+    """A signal ends what runs; like ``KeyboardInterrupt`` a ``BaseException``, so that nothing else catches it.
 
     :param signal: the number of the signal
     """
@@ -22,6 +22,27 @@ class InterruptedTraining(BaseException):
     def __init__(self, signal: int) -> None:
         super().__init__(f"signal {signal}")
         self.signal = signal
+
+
+class InterruptedTraining(Interrupted):
+    """A signal stopped training."""
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Raise :class:`Interrupted` for SIGTERM and SIGHUP, which else end a process without its ``finally`` blocks.
+
+    A second signal ends the process at once.
+    """
+
+    def receive(number: int, _: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL)
+        raise Interrupted(number)
+
+    numbers = [number for number in _signals() if signal.getsignal(number) is signal.SIG_DFL]
+    with processes.handle_signals(numbers, receive):
+        yield
 
 
 class SignalGuard:
