@@ -18,6 +18,7 @@ from pathlib import Path
 from toolkit.experiments.launcher import MAX_ERROR_LENGTH, Ended, Job, Launcher
 from toolkit.utils import processes
 from toolkit.utils.errors import ToolkitError, describe_error
+from toolkit.utils.log import configure_logging
 
 _PRELOADED = ("toolkit.evaluation.preload", "scipy.stats")  # the latter for evaluations
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -34,6 +35,8 @@ class LocalLauncher(Launcher):
 
     :param workers: number of jobs that run at once, at least 1; by default the number of CPU cores
     """
+
+    is_local = True
 
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
@@ -244,9 +247,7 @@ def _redirect_output(log: Path) -> None:
             os.dup2(file.fileno(), descriptor)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - open as long as the process runs
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
-    for level, name in ((logging.INFO, "note"), (logging.WARNING, "warning")):
-        logging.addLevelName(level, name)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    configure_logging(force=True)
 
 
 def _limit_threads(n_threads: int) -> None:

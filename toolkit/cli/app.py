@@ -24,6 +24,7 @@ from toolkit.cli.train import resume, train
 from toolkit.cli.tune import tune
 from toolkit.cli.video import record, watch
 from toolkit.utils.errors import ConfigError, ToolkitError
+from toolkit.utils.log import configure_logging
 
 app = typer.Typer(
     help="Train, evaluate and record reinforcement-learning agents on Stable-Baselines3, from one YAML file.",
@@ -78,11 +79,7 @@ def _declare_common_options(
 
 def main() -> NoReturn:
     """Run the command line."""
-    import logging
-
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    for level, name in ((logging.INFO, "note"), (logging.WARNING, "warning")):
-        logging.addLevelName(level, name)
+    configure_logging()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         sys.exit(app(arguments, prog_name="toolkit", standalone_mode=True))

@@ -7,14 +7,16 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, load_object
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig
-from toolkit.config.signatures import bind_arguments
+from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.trust import resolving_for
 from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe_error, did_you_mean
+from toolkit.utils.log import describe_warnings
 from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_memory_to_installed
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class BoundComponent:
         :raises ConfigError: if the constructor raises; building comes before a run exists, so the config is wrong
         """
         try:
-            with limit_memory_to_installed():
+            with limit_memory_to_installed(), describe_warnings(self._describe_warning):
                 return self.cls(*supplied, **copy_arguments(self.arguments), **more)
         except ConfigError:
             raise
@@ -53,6 +55,20 @@ class BoundComponent:
                 hint = "reduce what sizes it: buffer_size, n_steps, net_arch, ..."
             problem = Problem(self._locate(error), f"'{self.name}' {message}: {describe_error(error)}", hint)
             raise self.make_error([problem]) from error
+
+    def get_argument(self, name: str) -> Any:
+        """Return an argument, or the constructor's default; ``None`` if there is neither."""
+        return self.arguments_with_defaults.get(name)
+
+    @cached_property
+    def arguments_with_defaults(self) -> dict[str, Any]:
+        """The arguments, and the defaults of the constructor's other parameters."""
+        parameters = read_signature(self.cls).parameters.items()
+        defaults = {name: item.default for name, item in parameters if item.default is not inspect.Parameter.empty}
+        return defaults | self.arguments
+
+    def _describe_warning(self, warning: Warning, text: str) -> str:
+        return str(self.make_error([Problem(self._locate(warning), text)]))
 
     def _locate(self, error: BaseException) -> KeyPath:
         """Return the path of the only parameter that an exception mentions, or else the component's."""

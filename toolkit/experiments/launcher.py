@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 MAX_ERROR_LENGTH = 4_000  # characters of a job's error
 
@@ -45,7 +45,11 @@ class Launcher(ABC):
     """Base class of launchers: run jobs, as many at once as there is room for.
 
     A launcher may write what a job prints beside the job's directory, to ``log-<directory>.txt``.
+
+    :cvar is_local: whether jobs run on this machine; their device is then checked before they start
     """
+
+    is_local: ClassVar[bool] = False
 
     def prepare(self) -> None:  # noqa: B027 - there may be nothing to do
         """Get ready, before it is certain that there are jobs. Do what takes long in the background.
