@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from toolkit.config.components import BoundComponent, import_modules
 from toolkit.config.load import ResolvedConfig
@@ -56,13 +56,23 @@ def make_vec_env(
     venv: VecEnv = SubprocessVecEnv(factories, step_timeout, seed) if in_subprocesses else InProcessVecEnv(factories)
     try:
         for wrapper in config.components.vec_wrappers:
-            venv = wrapper.build(venv)
+            venv = wrapper.build(venv, **_get_gamma(wrapper, config.components.algorithm))
         recorder = EpisodeRecorder(venv)
         recorder.seed(seed)
     except BaseException:
         venv.close()
         raise
     return recorder
+
+
+def _get_gamma(wrapper: BoundComponent, algorithm: BoundComponent) -> dict[str, float]:
+    """Return the algorithm's gamma for a ``VecNormalize`` without its own, which scales rewards by it.
+
+    RL Zoo does the same.
+    """
+    gamma = algorithm.get_argument("gamma")
+    has_default = "gamma" in wrapper.arguments_with_defaults and "gamma" not in wrapper.arguments
+    return {"gamma": gamma} if issubclass(wrapper.cls, VecNormalize) and has_default and gamma is not None else {}
 
 
 def make_env(

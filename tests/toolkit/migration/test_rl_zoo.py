@@ -196,7 +196,7 @@ MEANINGS: dict[str, tuple[str, str, str, Any]] = {
         "a2c",
         "normalize: true\ngamma: 0.9",
         "env.vec_wrappers",
-        [{"name": "vec_normalize", "params": {"gamma": 0.9}}],
+        [{"name": "vec_normalize", "params": {}}],
     ),
     "normalization as a call": (
         "a2c",
@@ -208,7 +208,7 @@ MEANINGS: dict[str, tuple[str, str, str, Any]] = {
         "a2c",
         "normalize: \"{'norm_obs': False}\"\ngamma: 0.5",
         "env.vec_wrappers",
-        [{"name": "vec_normalize", "params": {"norm_obs": False, "gamma": 0.5}}],
+        [{"name": "vec_normalize", "params": {"norm_obs": False}}],
     ),
     "no normalization": ("a2c", "normalize: false", "env.vec_wrappers", []),
     "Zoo's order of wrappers": (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from toolkit.config.registry import KINDS, list_entry_points
+from toolkit.config.registry import KINDS, find, list_entry_points
 from toolkit.config.schema import AlgorithmConfig
 from toolkit.migration.rl_zoo import files
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
@@ -92,7 +92,7 @@ def convert_entry(entry: ZooEntry, env_id: str, algorithm: str) -> dict[str, Any
             "params": entry.pop_mapping("env_kwargs", "env", "params"),
             "n_envs": _convert_n_envs(entry, algorithm),
             "wrappers": _convert_components(entry, "env_wrapper", "env", "wrappers"),
-            "vec_wrappers": _convert_vec_wrappers(entry),
+            "vec_wrappers": _convert_vec_wrappers(entry, algorithm),
         },
         "callbacks": _convert_callbacks(entry),
     }
@@ -146,21 +146,36 @@ def _convert_policy(entry: ZooEntry, name: Any) -> Any:
     return _find_reference(entry, "policy", name)
 
 
-def _convert_vec_wrappers(entry: ZooEntry) -> list[Any]:
-    """Return vec wrappers in the order in which Zoo applies them: normalization before frame stacks."""
+def _convert_vec_wrappers(entry: ZooEntry, algorithm: str) -> list[Any]:
+    """Return vec wrappers in the order in which Zoo applies them: normalization before frame stacks.
+
+    With a replay buffer that order fails in Zoo, too, and normalization comes last.
+    """
     wrappers = _convert_components(entry, "vec_env_wrapper", "env", "vec_wrappers")
-    normalize = entry.pop_expression("normalize", "env", "vec_wrappers", len(wrappers))
+    is_reversed = _is_off_policy(algorithm) and entry.values.get("frame_stack") is not None
+    normalize = entry.pop_expression("normalize", "env", "vec_wrappers", len(wrappers) + is_reversed)
     if not isinstance(normalize, bool | dict | None):
         entry.refuse("normalize", f"should be true, false or a mapping, not {normalize!r}")
-    if normalize or normalize == {}:
-        params = normalize if isinstance(normalize, dict) else {}
-        if "gamma" in entry.values:  # also a parameter of the algorithm, so it stays in the entry
-            params = params | {"gamma": entry.values["gamma"]}
-        wrappers.append(_make_component("vec_normalize", params))
-    n_stack = entry.pop("frame_stack", "env", "vec_wrappers", len(wrappers))
+    is_normalized = bool(normalize) or normalize == {}
+    n_stack = entry.pop("frame_stack", "env", "vec_wrappers", len(wrappers) + (is_normalized and not is_reversed))
+    pair = []
+    if is_normalized:
+        params = dict(normalize) if isinstance(normalize, dict) else {}
+        if "gamma" in entry.values:  # also a parameter of the algorithm, which the wrapper follows
+            params.pop("gamma", None)
+        pair.append(_make_component("vec_normalize", params))
     if n_stack is not None:
-        wrappers.append(_make_component("vec_frame_stack", {"n_stack": n_stack}))
-    return wrappers
+        pair.append(_make_component("vec_frame_stack", {"n_stack": n_stack}))
+    if len(pair) == 2 and is_reversed:
+        entry.notes.append("vec_normalize comes after vec_frame_stack: Zoo's order fails with a replay buffer.")
+        pair.reverse()
+    return [*wrappers, *pair]
+
+
+def _is_off_policy(algorithm: str) -> bool:
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+    return issubclass(find(KINDS["algorithms"], algorithm), OffPolicyAlgorithm)
 
 
 def _convert_callbacks(entry: ZooEntry) -> list[Any]:
