@@ -17,9 +17,11 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
     with preload_after_check():
         run_config = load_config(config, overrides or [])
+    from toolkit.training.checks import log_config_warnings
     from toolkit.training.trainer import dry_run
 
     dry_run(run_config)
+    log_config_warnings(run_config)
     print_line(run_config.to_yaml(), end="")
 
 

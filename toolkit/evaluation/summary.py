@@ -28,8 +28,10 @@ def format_import_summary(run: RunDirectory, file: Path) -> str:
 def _format_files_and_commands(run: RunDirectory) -> list[str]:
     lines = [f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
-    directory = str(run.directory)
-    is_interrupted = (run.result or {}).get("status") == "interrupted"
+    directory, result = str(run.directory), run.result or {}
+    if reason := result.get("no_update"):
+        lines.append(f"  note   no update was made: {reason}")
+    is_interrupted = result.get("status") == "interrupted"
     if is_interrupted and not any((run.directory / "snapshots").glob("[0-9]*")):
         lines.append("  note   there is no snapshot: resume starts from the beginning")
     commands = [format_command("resume", directory)] if is_interrupted else []

@@ -25,6 +25,7 @@ from toolkit.experiments.status import (
     serialize_evaluation,
 )
 from toolkit.experiments.variants import PlannedRun
+from toolkit.training.checks import find_config_warnings
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import dry_run, resume, train
 from toolkit.utils.errors import ConfigError
@@ -125,19 +126,22 @@ def _make_job(experiment: Experiment, run: PlannedRun) -> Job:
 
 
 def _dry_run_variants(plan: ExperimentPlan, runs: Sequence[PlannedRun]) -> None:
-    """Build everything once for the first run of each variant.
+    """Build everything once for the first run of each variant, and log what its training would ignore.
 
     :raises ConfigError: with the problems of all variants
     """
+    warnings = plan.problems.copy_empty()
     first_runs: dict[str, PlannedRun] = {}
     for run in runs:
         first_runs.setdefault(run.variant.name, run)
     for run in first_runs.values():
         try:
-            dry_run(run.config)
+            dry_run(run.config, plan.launcher.is_local)
+            warnings.add(run.variant.name, run.variant.overrides, find_config_warnings(run.config))
         except ConfigError as error:
             plan.problems.add(run.variant.name, run.variant.overrides, error.problems)
     plan.problems.raise_if_any()
+    warnings.log()
 
 
 def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -> None:
@@ -152,7 +156,7 @@ def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -
         raise ConfigError(problems)
     run = RunDirectory(directory, parsed)
     if not has_started(directory, parsed):
-        run = train(parsed, directory)
+        run = train(parsed, directory, log_warnings=False)  # the experiment has logged them
     elif not has_ended(directory):
         resume(run)
     if run.stopped_by is not None:

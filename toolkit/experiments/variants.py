@@ -20,6 +20,7 @@ from toolkit.config.schema import Params
 from toolkit.config.validation import sort_problems
 from toolkit.config.yaml_document import Document, get_locations
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
+from toolkit.utils.log import log_problems
 from toolkit.utils.text import abbreviate
 
 Grid = Mapping[str, Sequence[Any]]
@@ -92,20 +93,32 @@ class VariantProblems:
             moved = Problem(_find_origin(overrides, problem.path), problem.message, problem.hint)
             self._variants.setdefault(moved, []).append(variant)
 
+    def copy_empty(self) -> VariantProblems:
+        """Return a collection without problems, for the same variants."""
+        return VariantProblems(self.document, self.base, self.n_variants)
+
     def raise_if_any(self, others: Sequence[Problem] = ()) -> None:
         """Raise all problems as one error.
 
         :param others: further problems of the experiment file
         :raises ConfigError: if there is a problem
         """
+        if error := self._make_error(others):
+            raise error
+
+    def log(self) -> None:
+        """Log all problems as warnings, each in one line."""
+        if error := self._make_error():
+            log_problems(error)
+
+    def _make_error(self, others: Sequence[Problem] = ()) -> ConfigError | None:
         problems = [*others, *(self._name_variants(*item) for item in self._variants.items())]
-        if problems:
-            locations = self.document.locations
-            all_lines = self.base.locations | {
-                path: line for path, line in locations.items() if _is_in_experiment(path)
-            }
-            all_lines |= {problem.path: locations[problem.nearest(locations) or ()] for problem in others}
-            raise ConfigError(sort_problems(problems, all_lines), all_lines)
+        if not problems:
+            return None
+        locations = self.document.locations
+        all_lines = self.base.locations | {path: line for path, line in locations.items() if _is_in_experiment(path)}
+        all_lines |= {problem.path: locations[problem.nearest(locations) or ()] for problem in others}
+        return ConfigError(sort_problems(problems, all_lines), all_lines)
 
     def _name_variants(self, problem: Problem, variants: Sequence[str]) -> Problem:
         """Name the variants that have a problem of the base, unless all have it."""

@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from toolkit.snapshots.capture import NOTHING
 from toolkit.snapshots.policy_state import capture_policy, remember_initial_policy, restore_policy
 from toolkit.snapshots.restore import RESTORE_ERRORS
 from toolkit.snapshots.weights import find_unreadable_weights, load_weights
+from toolkit.training.device import find_device_problem
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError
 
@@ -44,11 +46,16 @@ _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one N
 def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | None = None) -> BaseAlgorithm:
     """Build the config's algorithm, with fresh weights, on its environments.
 
+    The CPU replaces a device that this machine does not have.
+
     :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
     """
     components = config.components
+    algorithm = components.algorithm
+    if find_device_problem(config):
+        algorithm = replace(algorithm, arguments=algorithm.arguments | {"device": "cpu"})
     try:
-        model: BaseAlgorithm = components.algorithm.build(
+        model: BaseAlgorithm = algorithm.build(
             components.policy, env, policy_kwargs=copy_arguments(components.policy_arguments), seed=seed, verbose=0
         )
     except ConfigError as error:

@@ -25,6 +25,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "seconds": _NUMBER,
     "mean_return": (int, float, type(None)),
     "success": (dict, type(None)),
+    "no_update": (str, type(None)),
 }
 _SUCCESS: dict[str, tuple[type, ...]] = {
     "threshold": _NUMBER,
@@ -54,7 +55,7 @@ class RecordedEpisode(NamedTuple):
 def read_result(path: Path) -> dict[str, Any] | None:
     """Read ``result.json``; return None if it does not exist.
 
-    ``mean_return`` is missing from files of version 0.1.0.
+    ``mean_return`` and ``no_update`` are missing from files of version 0.1.0.
 
     :raises RunError: if its content is not what training writes
     """

@@ -27,10 +27,13 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
+from toolkit.training.checks import log_config_warnings, refuse_unfit_normalization
+from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.eval_callbacks import check_eval_callbacks
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
+from toolkit.training.no_update import explain_no_update, hash_weights
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
@@ -45,6 +48,7 @@ def train(
     callbacks: Sequence[BaseCallback] = (),
     *,
     progress_bar: bool = False,
+    log_warnings: bool = True,
 ) -> RunDirectory:
     """Train a config in a new run directory.
 
@@ -55,11 +59,15 @@ def train(
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
     :param callbacks: called after the config's own
     :param progress_bar: whether to show a progress bar if the config has none
+    :param log_warnings: whether to log :func:`toolkit.training.checks.find_config_warnings`
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     :raises TrainingError: if training fails; the status in the run directory is then ``failed``
     """
     resolved = resolve_config(config)
+    refuse_missing_device(resolved)
     with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
+        if log_warnings:
+            log_config_warnings(resolved)
         run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
         with run.lock():
@@ -82,6 +90,8 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
         _check_resumable(run)
         for difference in run.version_differences():
             _log.warning("%s: the run may continue differently", difference)
+        if missing := describe_missing_device(run.resolved_config):
+            _log.warning("%s", missing)
         run.refuse_links()
         with _open_session(run.resolved_config, callbacks, _progress_display(run.config, progress_bar)) as session:
             run.remove_leftovers()
@@ -99,12 +109,16 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
     return run
 
 
-def dry_run(config: RunConfig) -> None:
+def dry_run(config: RunConfig, is_local: bool = True) -> None:
     """Build everything that training needs, and close it again.
 
+    :param is_local: whether training will run on this machine, which then needs the config's device
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     """
-    with _open_session(resolve_config(config), ()):
+    resolved = resolve_config(config)
+    if is_local:
+        refuse_missing_device(resolved)
+    with _open_session(resolved, ()):
         pass
 
 
@@ -135,12 +149,14 @@ def _progress_display(config: RunConfig, progress_bar: bool) -> list[BaseCallbac
 class _Session:
     """The live objects of one training.
 
+    :ivar first_weights: hash of the weights before training; a resumed run is built with the same ones
     :ivar callbacks: all of them, in the order in which they are called
     :ivar displays: those among them that only show progress
     """
 
     env: EpisodeRecorder
     model: BaseAlgorithm
+    first_weights: str
     monitor_writer: MonitorCsvWriter
     callbacks: list[BaseCallback]
     criterion: SuccessCriterion | None
@@ -186,6 +202,7 @@ def _build_session(
     try:
         model = build_model(config, env, seed=seed)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
+        refuse_unfit_normalization(config, model)
         config_callbacks = [component.build() for component in config.components.callbacks]
         check_eval_callbacks(config, model, config_callbacks, callbacks)
         criteria = [callback for callback in config_callbacks if isinstance(callback, SuccessCriterion)]
@@ -193,7 +210,8 @@ def _build_session(
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
         monitor_writer = MonitorCsvWriter(env)
         all_callbacks = [monitor_writer, *config_callbacks, *callbacks, *displays]
-        return _Session(env, model, monitor_writer, all_callbacks, criteria[0] if criteria else None, displays)
+        criterion = criteria[0] if criteria else None
+        return _Session(env, model, hash_weights(model), monitor_writer, all_callbacks, criterion, displays)
     except BaseException:
         env.close()
         raise
@@ -285,6 +303,7 @@ def _write_end(
         "seconds": round(session.monitor_writer.seconds, 3),
         "mean_return": episodes.mean_return(),
         "success": session.criterion.report() if session.criterion else None,
+        "no_update": explain_no_update(session.model, session.first_weights) if status in ENDED else None,
     }
     try:
         run.write("result.json", json.dumps(result, indent=2) + "\n")

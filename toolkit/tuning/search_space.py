@@ -19,6 +19,7 @@ from toolkit.config.schema import RunConfig
 from toolkit.config.snippets import dump_inline
 from toolkit.config.validation import StrictModel
 from toolkit.config.yaml_document import Document, get_locations, walk
+from toolkit.training.checks import find_config_warnings
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 MISSING = object()
@@ -209,13 +210,35 @@ def _find_step_problems(low: float, high: float, step: float, path: KeyPath) -> 
         yield Problem((*path, "high"), f"should be a whole number of steps above low, {ends}, not {high!r}")
 
 
-def _find_unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> list[Problem]:
-    """Try a range's ends and first step, or every choice. A problem of all of them is reported once."""
-    domain, path = dimension.domain, ("search", dimension.path)
+def find_space_warnings(space: Sequence[Dimension], base: ResolvedConfig) -> Iterator[Problem]:
+    """Find what training would ignore with a value of the space, but not in the base; each once.
+
+    :return: problems under ``search``, at the first value that has them
+    """
+    known = {problem.path for problem in find_config_warnings(base)}
+    for dimension in space:
+        found = set(known)
+        for key, value in _list_tried_values(dimension.domain).items():
+            for problem in find_config_warnings(override_config(base, {dimension.path: value})):
+                if problem.path not in found:
+                    found.add(problem.path)
+                    dotted = ".".join(map(str, problem.path))
+                    prefix = "" if f"{dotted}.".startswith(f"{dimension.path}.") else f"{dotted}: "
+                    yield Problem(("search", dimension.path, *key), prefix + problem.message, problem.hint)
+
+
+def _list_tried_values(domain: SearchDomain) -> dict[KeyPath, Any]:
+    """Return every choice, or the ends of a range and its first step, each by its path in the domain."""
     values: dict[KeyPath, Any] = {("choices", index): value for index, value in enumerate(domain.choices or ())}
     values = values or {("low",): domain.low, ("high",): domain.high}
     if domain.step is not None:
         values["step",] = (domain.low or 0) + domain.step
+    return values
+
+
+def _find_unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> list[Problem]:
+    """Try a range's ends and first step, or every choice. A problem of all of them is reported once."""
+    path, values = ("search", dimension.path), _list_tried_values(dimension.domain)
     keys_of: dict[tuple[str, str], list[KeyPath]] = {}
     for key, value in values.items():
         for problem in _try_value(dimension.path, value, base, get_locations(document, (*path, *key))):

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config import yaml_document
 from toolkit.experiments.launcher import Job, Launcher
+from toolkit.training.checks import log_config_warnings
 from toolkit.training.trainer import dry_run
 from toolkit.tuning.config import TuningPlan, load_tuning
 from toolkit.tuning.results import TRIALS_FILE, find_best_trial, write_results
+from toolkit.tuning.search_space import find_space_warnings
 from toolkit.tuning.storage import hide_password, quiet_optuna, storage_errors
 from toolkit.tuning.study import Trial, has_trials_left, open_study, read_trials
 from toolkit.tuning.worker import run_worker
 from toolkit.utils.errors import RunError, StorageError, TuningError
 from toolkit.utils.files import claim_directory, convert_read_errors, read_text, write_text
+from toolkit.utils.log import log_problems
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 if TYPE_CHECKING:
@@ -71,7 +74,8 @@ def tune(
     _check_directory(directory, plan)
     missing_hint = _make_missing_hint(directory)
     launcher: Launcher = plan.launcher.build()
-    dry_run(plan.base)
+    dry_run(plan.base, launcher.is_local)
+    _log_warnings(plan)
     launcher.prepare()
     with quiet_optuna():
         if plan.config.storage:
@@ -91,6 +95,13 @@ def tune(
     if not stopped_by:
         _raise_failures(directory, trials, errors if is_incomplete else [])
     return TuningResult(directory, plan, trials, find_best_trial(trials, plan), stopped_by)
+
+
+def _log_warnings(plan: TuningPlan) -> None:
+    """Log what training would ignore in the base, and with a value of the search."""
+    log_config_warnings(plan.base)
+    problems = [*find_space_warnings(plan.space, plan.base)]
+    log_problems(plan.launcher.make_error(problems))
 
 
 def _raise_failures(directory: Path, trials: Sequence[Trial], errors: Sequence[str]) -> None:
