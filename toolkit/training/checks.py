@@ -45,7 +45,8 @@ def find_config_warnings(config: ResolvedConfig) -> list[Problem]:
     values = _Values(config)
     return [
         *_find_rollout_problems(values),
-        *_find_idle_updates(values),
+        *_find_zeros(values),
+        *_find_late_updates(values),
         *_find_other_gammas(values),
         *_find_wrapper_order_problems(values),
         *_find_idle_callbacks(values),
@@ -93,26 +94,36 @@ def _find_rollout_problems(values: _Values) -> Iterator[Problem]:
         yield Problem((*_ALGORITHM_PARAMS, name), message, f"set it to at most {max(wanted // n_envs, 1):,}")
 
 
-def _find_idle_updates(values: _Values) -> Iterator[Problem]:
-    """Find parameters with which no update is made, or none changes anything."""
-    arguments, end = values.algorithm, values.timesteps
-    zeros = {"learning_rate": "no update changes a weight", "max_grad_norm": "removes every gradient"}
+def _find_zeros(values: _Values) -> Iterator[Problem]:
+    """Find parameters of 0 with which no update is made, or none changes anything."""
+    effects = {"learning_rate": "no update changes a weight", "max_grad_norm": "every gradient is removed"}
     if values.is_off_policy:
-        zeros |= {"gradient_steps": "no update is made", "tau": "the target network never changes"}
-    for name, effect in zeros.items():
-        value = arguments.get(name)
+        effects |= {"gradient_steps": "no update is made", "tau": "the target network never changes"}
+    for name, effect in effects.items():
+        value = values.algorithm.get(name)
         if isinstance(value, int | float) and value == 0:
             yield Problem((*_ALGORITHM_PARAMS, name), f"is 0: {effect}", "set it above 0")
+
+
+def _find_late_updates(values: _Values) -> Iterator[Problem]:
+    """Find the parameter that delays updates beyond the end, or else that of the target network."""
+    arguments, wanted, end = values.algorithm, values.config.timesteps, values.timesteps
     if not values.is_off_policy:
         return
     starts, interval = arguments.get("learning_starts"), arguments.get("target_update_interval")
+    hint = "lower it, or increase timesteps"
+    has_replacement = arguments.get("sample_with_replacement", True)
+    n_needed = 0 if has_replacement else arguments["batch_size"] * values.config.env.n_envs
     if isinstance(starts, int) and starts >= end:
         effect = ": nothing is learnt" if values.rollout else ""  # else the last rollout may be long
-        message = f"updates begin after timestep {starts:,}, but the run has {end:,} timesteps{effect}"
-        yield Problem((*_ALGORITHM_PARAMS, "learning_starts"), message, "lower it, or increase timesteps")
+        message = f"updates begin after timestep {starts:,}, but timesteps is {wanted:,}{effect}"
+        yield Problem((*_ALGORITHM_PARAMS, "learning_starts"), message, hint)
+    elif values.rollout and n_needed > end:
+        message = f"updates need {n_needed:,} timesteps, but timesteps is {wanted:,}: nothing is learnt"
+        yield Problem((*_ALGORITHM_PARAMS, "batch_size"), message, hint)
     elif values.rollout and "exploration_initial_eps" in arguments and isinstance(interval, int) and interval > end:
-        message = f"{interval:,} is beyond the run's {end:,} timesteps: the target network is never updated"
-        yield Problem((*_ALGORITHM_PARAMS, "target_update_interval"), message, "lower it, or increase timesteps")
+        message = f"{interval:,} is beyond the run's {wanted:,} timesteps: the target network is never updated"
+        yield Problem((*_ALGORITHM_PARAMS, "target_update_interval"), message, hint)
 
 
 def _find_other_gammas(values: _Values) -> Iterator[Problem]:
@@ -147,14 +158,14 @@ def _find_wrapper_order_problems(values: _Values) -> Iterator[Problem]:
 
 
 def _find_idle_callbacks(values: _Values) -> Iterator[Problem]:
-    end, callbacks = values.timesteps, values.config.components.callbacks
+    wanted, end, callbacks = values.config.timesteps, values.timesteps, values.config.components.callbacks
     has_criterion = any(_is(callback, SuccessCriterion) for callback in callbacks)
     for callback in callbacks:
         for name, unit in _list_intervals(callback, values.config.env.n_envs):
             value = callback.get_argument(name)
             if values.rollout and value is not None and value * unit > end:
                 text = f"{value:,}" if unit == 1 else f"{value:,} calls take {value * unit:,} timesteps, which"
-                message = f"{text} is beyond the run's {end:,} timesteps: it has no effect"
+                message = f"{text} is beyond the run's {wanted:,} timesteps: it has no effect"
                 yield Problem((*callback.path, "params", name), message, "lower it, or increase timesteps")
         if callback.name == "record_video" and callback.get_argument("on_success") and not has_criterion:
             message = "has no effect without a success criterion"

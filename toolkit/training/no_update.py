@@ -57,7 +57,5 @@ def _find_off_policy_reason(model: OffPolicyAlgorithm) -> str:
     if not getattr(model, "sample_with_replacement", True) and buffer is not None:
         n_stored = buffer.buffer_size if buffer.full else buffer.pos
         if n_stored < model.batch_size:
-            return (
-                f"without replacement, updates begin with {model.batch_size:,} stored vector steps, not {n_stored:,}"
-            )
+            return f"without replacement, updates need {model.batch_size:,} stored vector steps, not {n_stored:,}"
     return ""
