@@ -297,7 +297,7 @@ def test_python_warning_is_one_line_with_its_place_in_the_config() -> None:
 
 
 def test_experiment_says_what_a_variant_ignores_before_it_trains(caplog: pytest.LogCaptureFixture) -> None:
-    write(DQN.format("buffer_size: 100"), timesteps=100, n_envs=2)
+    write(DQN.format("buffer_size: 100"), timesteps=100)
     Path("exp.yaml").write_text(
         "base: c.yaml\nseeds: 2\nevaluation_episodes: 1\nvariants:\n  late: {algorithm.params.learning_starts: 200}\n"
         f"  early: {{}}\n{LAUNCHER}"
