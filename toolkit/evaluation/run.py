@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit.config.load import load_config, trust_code
@@ -17,6 +18,7 @@ from toolkit.evaluation.notebook import render_run
 from toolkit.evaluation.summary import format_run_summary
 from toolkit.evaluation.video import VideoFormat
 from toolkit.training import run_directory, trainer
+from toolkit.training.model import load_model
 from toolkit.utils.display import is_notebook
 from toolkit.utils.errors import ToolkitError
 
@@ -37,6 +39,15 @@ class Run(run_directory.RunDirectory):
     def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
         """Play greedy episodes on seeds that training never used; see :func:`toolkit.evaluate`."""
         return evaluate.evaluate(self, episodes, seed)
+
+    def load_model(self) -> BaseAlgorithm:
+        """Load the trained model with what its wrappers and policy learned; its own environments are closed.
+
+        With ``vec_normalize``, ``model.get_vec_normalize_env().normalize_obs(observation)`` prepares an observation.
+
+        :raises RunError: if the run has no model that can be loaded
+        """
+        return load_model(self)
 
     def record(
         self,

@@ -65,6 +65,8 @@ def find_unreadable_weights(model: BaseAlgorithm) -> str:
                 return f"{name}: {key} is no tensor"
     saved = {id(parameter) for network in networks.values() for parameter in network.parameters()}
     saved |= set(map(id, variables.values()))
+    if not saved:
+        return "it saves no torch parameters"
     unsaved = [name for name, parameter in model.policy.named_parameters() if id(parameter) not in saved]
     return f"its _get_torch_save_params does not name the policy's {unsaved[0]}" if unsaved else ""
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wra
 
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
-from toolkit.utils.errors import KeyPath, Problem
+from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 _log = logging.getLogger("toolkit")
 
@@ -58,8 +58,10 @@ def check_eval_callbacks(
             elif isinstance(callback, EvalCallback) and (lacks := _list_missing_wrappers(config, callback.eval_env)):
                 place = name or f"{'.'.join(map(str, path))}: "
                 _log.warning("%s%s plays without %s", place, type(callback).__name__, ", ".join(lacks))
-    if problems:
+    if any(problem.path for problem in problems):
         raise config.make_error(problems)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _iterate_nested(callback: BaseCallback) -> Iterator[BaseCallback]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_runs import StopAt
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from support import Toolkit
 
 import toolkit as tk
+from toolkit.snapshots.capture import capture
+from toolkit.snapshots.transfer import transfer
 from toolkit.training import trainer
+from toolkit.utils.errors import TrainingError
 
 SIZE = N_ENVS = 4  # numbers of an observation, and environments in training
 RATE = 0.05  # of running means
@@ -270,3 +278,159 @@ CASES: dict[str, dict[str, Any]] = {
 def test_evaluation_acts_on_what_training_learned(parts: dict[str, Any], tmp_path: Path) -> None:
     run = tk.load(trainer.train(make_config(**parts), tmp_path / "run").directory)
     assert run.evaluate(6).returns == (float(STEPS),) * 6
+
+
+def test_loaded_model_normalizes_observations_as_in_training(tmp_path: Path) -> None:
+    run = tk.load(trainer.train(make_config(vec_wrappers=["vec_normalize"]), tmp_path / "run").directory)
+    model, env = run.load_model(), gym.make("toolkit_tests/Shifted-v0")
+    statistics = model.get_vec_normalize_env()
+    assert statistics is not None
+    observation, _ = env.reset(seed=0)
+    episode_return = 0.0
+    for _ in range(STEPS):
+        action, _ = model.predict(statistics.normalize_obs(observation), deterministic=True)
+        observation, reward, *_ = env.step(action)
+        episode_return += float(reward)
+    assert episode_return == STEPS
+
+
+# --- Other uses than evaluation -------------------------------------------------------------------------------------
+
+
+class SetOnce(SetPolicy):
+    """Sets the policy's attribute at the start, and never again."""
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.num_timesteps == 0:
+            policy: Any = self.model.policy
+            policy.offset = 1002.5
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def test_confirmation_acts_on_what_training_learned(tmp_path: Path) -> None:
+    success = {"threshold": STEPS, "episodes": 1, "min_timesteps": 100, "confirm_episodes": 3}
+    callbacks = [f"{__name__}:SetPolicy", {"name": "success", "params": success}]
+    run = trainer.train(make_config(["Centre", "GameOfEpisodes"], callbacks=callbacks), tmp_path / "run")
+    assert run.result is not None
+    assert run.result["status"] == "success"
+
+
+def test_video_acts_on_what_training_learned(tmp_path: Path) -> None:
+    run = tk.load(trainer.train(make_config(["CentreByObject"]), tmp_path / "run").directory)
+    (video,) = run.record(formats=["gif"])
+    assert video.stat().st_size > 0
+
+
+@pytest.mark.parametrize("policy", ["OffsetPolicy", "ArrayPolicy", "BufferPolicy"])
+def test_resume_restores_what_policy_learned(policy: str, tmp_path: Path) -> None:
+    config = make_config(
+        policy=policy, callbacks=[f"{__name__}:SetOnce"], snapshots={"every_timesteps": 64, "every_minutes": None}
+    )
+    with pytest.raises(TrainingError):
+        trainer.train(config, tmp_path / "run", [StopAt(180)])
+    run = tk.load(trainer.resume(tk.load(tmp_path / "run"), [StopAt()]).directory)
+    assert run.evaluate(6).returns == (float(STEPS),) * 6
+
+
+# --- What is not carried --------------------------------------------------------------------------------------------
+
+
+class Noisy(gym.Wrapper[Any, Any, Any, Any]):
+    """Holds generators, and what depends on the render mode."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.rng, self.count = np.random.default_rng(0), 0
+        self.is_drawn = env.render_mode is not None
+        self.screen: Any = None
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.count += int(self.rng.integers(1, 3))
+        self.screen = self.screen or memoryview(b"")  # cannot be saved
+        return self.env.step(action)
+
+
+def test_unsaved_attribute_is_named_when_model_is_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer.train(make_config(["Noisy"]), tmp_path / "run")
+    place = f"{tmp_path / 'run' / 'wrappers'}: lacks what evaluation cannot take over from training"
+    assert [text for text in caplog.messages if text.startswith(place) and text.endswith("wrapper Noisy: screen")]
+
+
+def test_copies_keep_their_generators_and_render_modes() -> None:
+    trained, copy = (Noisy(gym.make("toolkit_tests/Shifted-v0", render_mode=mode)) for mode in (None, "rgb_array"))
+    trained.reset(seed=0)
+    trained.step(0)
+    trained.screen = None
+    state = capture(trained).state
+    transfer(copy, {**state, "state": {name: state["state"][name] for name in ("rng", "count")}})
+    assert copy.count == trained.count
+    assert copy.rng.random() == np.random.default_rng(0).random()
+
+
+# --- Archives that are missing --------------------------------------------------------------------------------------
+
+
+def test_run_without_its_learned_state_is_refused(run_copy: tk.Run, toolkit: Toolkit) -> None:
+    shutil.rmtree(run_copy.directory / "wrappers")
+    finished = toolkit("evaluate", run_copy.directory)
+    assert (finished.status, finished.out) == (2, "")
+    place = run_copy.directory / "wrappers"
+    assert f"error: {place}: does not exist, but must hold what the wrappers and the policy learned" in finished.err
+
+
+def test_run_of_version_0_1_0_without_statistics_opens(run_copy: tk.Run) -> None:
+    expected = run_copy.evaluate(3, seed=1)
+    shutil.rmtree(run_copy.directory / "wrappers")
+    with zipfile.ZipFile(run_copy.model_path, "a") as file:
+        file.comment = b""  # as version 0.1.0 wrote it
+    assert run_copy.evaluate(3, seed=1) == expected
+
+
+def test_large_state_of_wrapper_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tk.load(trainer.train(make_config(["Hoarder"], timesteps=64), tmp_path / "run").directory)
+    assert any("wrapper Hoarder: everything, which takes more than 4 MiB" in text for text in caplog.messages)
+    assert len(run.evaluate(2).returns) == 2
+
+
+class Hoarder(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps more than is saved."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self.visits = np.zeros(1 << 20)
+        return self.env.reset(**kwargs)
+
+
+class PickledPPO(PPO):
+    """Saves its weights by pickle alone, as SBX does."""
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return [], []
+
+
+class ForgetfulPPO(PPO):
+    """Saves its optimizer alone."""
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy.optimizer"], []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reason"),
+    [
+        ("PickledPPO", "it saves no torch parameters"),
+        ("ForgetfulPPO", "it saves no torch parameters"),
+    ],
+)
+def test_algorithm_without_readable_weights_is_refused(algorithm: str, reason: str, toolkit: Toolkit) -> None:
+    Path("config.yaml").write_text(
+        f"timesteps: 64\nenv: {{id: CartPole-v1}}\nalgorithm: {{name: '{__name__}:{algorithm}'}}\n"
+    )
+    for command in ("check", "train"):
+        finished = toolkit(command, "config.yaml")
+        assert (finished.status, finished.out) == (2, "")
+        expected = f"'{__name__}:{algorithm}' has weights that cannot be saved and read without pickle: {reason}"
+        assert f"config.yaml:3: algorithm.name: {expected}" in finished.err
+    assert not Path("runs").exists()

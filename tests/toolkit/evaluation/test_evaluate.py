@@ -12,9 +12,12 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from support import Toolkit
 
 from toolkit import Run, evaluate, load_config, train
+from toolkit.training.model import load_model
 from toolkit.utils.errors import RunError
 
 KEYS = {"episodes", "mean_return", "std_return", "min_return", "max_return", "ci95", "returns", "n_envs"}
@@ -43,6 +46,36 @@ class Paying(gym.Env[Any, Any]):
         return np.ones(1, np.float32), reward, self.left == 0, False, {}
 
 
+class OwnGenerator(gym.Env[Any, Any]):
+    """Draws from a generator of its own, which no seed of a reset changes."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.left, self.level = 3, float(self.rng.normal())
+        return self.rng.random(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return self.rng.random(2, np.float32), self.level, self.left == 0, False, {}
+
+
+class OwnGeneratorWithForces(OwnGenerator):
+    """Adds continuous actions, which networks round differently in the rows of a batch."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, *rest = super().step(action)
+        return np.clip(observation + np.float32(0.1) * action, -1, 1), reward + float(action[0]), *rest  # type: ignore[return-value]
+
+
+gym.register("toolkit_tests/OwnGenerator-v0", OwnGenerator)
+gym.register("toolkit_tests/OwnGeneratorWithForces-v0", OwnGeneratorWithForces)
 gym.register("toolkit_tests/Paying-v0", Paying, max_episode_steps=1000)
 
 PAYING = """\
@@ -123,6 +156,26 @@ def test_equal_returns_have_interval_of_zero_width(scripted: Run, episodes: int)
     evaluation = evaluate_returns(scripted, [7.5] * episodes)
     assert evaluation.ci95 == (7.5, 7.5)
     assert (evaluation.mean_return, evaluation.std_return) == (7.5, 0.0)
+
+
+@pytest.mark.parametrize("episodes", [10, 25])
+@pytest.mark.parametrize("env", ["OwnGenerator", "OwnGeneratorWithForces"])
+def test_environment_that_ignores_seeds_plays_as_one_environment_does(
+    env: str, episodes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = train_paying(tmp_path, f"env.id=toolkit_tests/{env}-v0", "algorithm.policy_params={net_arch: [100, 100]}")
+    evaluation = evaluate(run, episodes)
+    stock_env = Monitor(gym.make(f"toolkit_tests/{env}-v0"))
+    expected, _ = evaluate_policy(load_model(run), stock_env, episodes, return_episode_rewards=True)
+    assert evaluation.returns == pytest.approx(expected, abs=1e-4)
+    assert len({*evaluation.returns}) == episodes
+    assert evaluation.n_envs == 1
+    warning = f"10 copies of toolkit_tests/{env}-v0 play equal episodes though their seeds differ"
+    assert [text for text in caplog.messages if warning in text]
+
+
+def test_environment_that_obeys_seeds_plays_on_ten_copies(lottery: Run) -> None:
+    assert evaluate(lottery, 25).n_envs == 10
 
 
 def test_same_seed_repeats_episodes(lottery: Run) -> None:

@@ -84,6 +84,37 @@ def test_imported_run_names_its_source_and_has_no_result(toolkit: Toolkit) -> No
     assert (plotted.status, "here: has no monitor.csv" in plotted.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("env", "place", "name"),
+    [
+        ({"vec_wrappers": ["vec_normalize"]}, "env.vec_wrappers.0", "vec_normalize"),
+        (
+            {"wrappers": ["gymnasium.wrappers:NormalizeObservation"]},
+            "env.wrappers.0",
+            "gymnasium.wrappers:NormalizeObservation",
+        ),
+    ],
+)
+def test_import_without_statistics_of_wrapper_is_refused(
+    env: dict[str, Any], place: str, name: str, toolkit: Toolkit
+) -> None:
+    save_stock_model("ppo")
+    config = json.loads(Path("config.yaml").read_text())
+    Path("config.yaml").write_text(json.dumps(config | {"env": config["env"] | env}))
+    result = toolkit("import-sb3", "stock.zip", "--config", "config.yaml")
+    assert (result.status, result.out) == (2, "")
+    assert f"{place}: '{name}' acts on statistics of its training, which the zip does not have" in result.err
+    assert not Path("runs").exists()
+
+
+def test_import_accepts_wrapper_that_normalizes_rewards_alone(toolkit: Toolkit) -> None:
+    save_stock_model("ppo")
+    config = json.loads(Path("config.yaml").read_text())
+    normalizer = {"name": "vec_normalize", "params": {"norm_obs": False}}
+    Path("config.yaml").write_text(json.dumps(config | {"env": config["env"] | {"vec_wrappers": [normalizer]}}))
+    assert toolkit("import-sb3", "stock.zip", "--config", "config.yaml").status == 0
+
+
 class Bomb:
     """Makes a directory when it is unpickled."""
 
