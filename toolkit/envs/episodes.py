@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from toolkit.envs.replayable import RAW_EPISODE
+from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
 from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
 from toolkit.utils.errors import FaultyEnvironmentError, make_printable
 
@@ -229,6 +229,8 @@ class EpisodeRecorder(VecEnvWrapper):
         """Hold the episode that an environment has completed, and show it in place of a wrapper's own."""
         shown = info.pop("episode", None)
         episode = self._pop_episode(index)
+        if self.unwrapped.reset_infos[index].pop(DROPPED_EPISODE, False):  # it could not be replayed
+            self._begin_episode(index)
         if episode is None:
             return
         start = int(self._start_steps[index])
@@ -245,6 +247,9 @@ class EpisodeRecorder(VecEnvWrapper):
             extras=tuple((str(key), make_printable(str(value), _MAX_TEXT_LENGTH)) for key, value in extras.items()),
         )
         heapq.heappush(self._held, (start, index, ended))
+        self._begin_episode(index)
+
+    def _begin_episode(self, index: int) -> None:
         self._shaped_returns[index] = 0.0
         self._start_steps[index] = self._steps
 

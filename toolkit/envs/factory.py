@@ -47,7 +47,7 @@ def make_vec_env(
     wrappers, plain_config = config.components.wrappers, config.model_copy()  # all that a subprocess needs
 
     def make() -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = make_env(plain_config, wrappers, render_mode)
+        env: gym.Env[Any, Any] = make_env(plain_config, wrappers, render_mode, is_alone=in_subprocesses)
         return wrap(env) if wrap else env
 
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None
@@ -76,11 +76,12 @@ def _get_gamma(wrapper: BoundComponent, algorithm: BoundComponent) -> dict[str, 
 
 
 def make_env(
-    config: RunConfig, wrappers: Sequence[BoundComponent], render_mode: str | None = None
+    config: RunConfig, wrappers: Sequence[BoundComponent], render_mode: str | None = None, *, is_alone: bool = False
 ) -> ReplayableEpisodes:
     """Build one environment with its wrappers, in any process.
 
     :param wrappers: innermost first
+    :param is_alone: whether nothing else in this process draws from the global generators
     :raises ConfigError: if the environment or a wrapper cannot be built
     """
     base = _make_base(config, render_mode)
@@ -89,7 +90,7 @@ def make_env(
         env: gym.Env[Any, Any] = monitor
         for wrapper in wrappers:
             env = wrapper.build(env)
-        return ReplayableEpisodes(env, monitor)
+        return ReplayableEpisodes(env, monitor, is_alone=is_alone)
     except BaseException:
         base.close()
         raise

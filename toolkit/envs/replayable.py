@@ -7,7 +7,8 @@ import itertools
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
 from typing import Any, SupportsFloat
 
@@ -25,20 +26,39 @@ from gymnasium.wrappers import (
 )
 from stable_baselines3.common.monitor import Monitor
 
+from toolkit.envs.carried_state import CarriedState
+from toolkit.envs.episode_trace import Difference, EpisodeTrace, find_reward_difference
+from toolkit.envs.generator_watch import GeneratorWatch
 from toolkit.envs.observations import ObservationFormat
+from toolkit.envs.outside_changes import OutsideChanges
 from toolkit.snapshots import capture, plain_data, restore
+from toolkit.snapshots.rng import (
+    GeneratorStates,
+    decode_generator_states,
+    encode_generator_states,
+    get_generator_states,
+    set_generator_states,
+)
 from toolkit.snapshots.transfer import transfer
-from toolkit.utils.errors import FaultyEnvironmentError
-from toolkit.utils.seeds import derive_episode_seed
+from toolkit.utils.errors import FaultyEnvironmentError, describe_error
+from toolkit.utils.seeds import derive_episode_seed, derive_former_episode_seed
 
 RAW_EPISODE = "raw_episode"
 """Key in the ``info`` of a reset: the completed episode, as SB3 has it in ``info["episode"]``."""
+DROPPED_EPISODE = "dropped_episode"
+"""Key in the ``info`` of a reset that follows an episode that could not be replayed: it counts nowhere."""
 
 _UNPACKING = (TimeLimit, OrderEnforcing, HumanRendering, RenderCollection)  # added by gym.make
 _LEARNING = (NormalizeObservation, NormalizeReward)
 _WITHOUT_MEMORY = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # they carry nothing from episode to episode
 _FOR_RENDERING = (HumanRendering, RenderCollection)  # not in every copy of an environment
 _NOT_FOR_ACTING = (OrderEnforcing, PassiveEnvChecker, RecordVideo)  # their state does not matter to an agent
+_WITHOUT_STATE = (OrderEnforcing, PassiveEnvChecker, HumanRendering, RenderCollection)  # they decide nothing
+_NO_STATE = capture.CapturedState({"$": capture.NOTHING}, [], capture.Structure({}, {}))
+_WITHOUT_EFFECT = {  # methods that only ask
+    *("action_masks", "compute_reward", "compute_terminated", "compute_truncated"),
+    *("get_wrapper_attr", "has_wrapper_attr", "render", "close"),
+}
 
 
 class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
@@ -122,6 +142,11 @@ class RawMonitor(Monitor):
             self._completed.append(step[-1]["episode"].copy())
         return step
 
+    def drop_episode(self) -> None:
+        """Forget the running episode; the next call must be a reset."""
+        self.needs_reset = True
+        self._completed = []
+
     def pop_episode(self) -> dict[str, Any] | None:
         """Return what was completed since the last call, as SB3 writes it in ``info["episode"]``; None if nothing was.
 
@@ -134,64 +159,108 @@ class RawMonitor(Monitor):
         return completed[-1] | totals
 
 
+class _ReplayError(Exception):
+    """An episode that cannot be played again to its end."""
+
+
 class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Seed every reset, and remember the actions since the environment itself was last reset.
 
     A copy of the environment, also in another process, then reaches the same state: by a reset with the same seed and
-    the same actions. What wrappers carry from one episode to the next is saved and restored beside it.
+    the same actions. Saved and restored beside it is what wrappers and the environment carry from one episode to the
+    next, and what calls from outside change meanwhile.
 
     A reset's ``info`` has the completed episode under :data:`RAW_EPISODE`. This layer is outside all wrappers, and
     asks the monitor inside them.
 
     :param env: the environment with all its wrappers
     :param monitor: the :class:`RawMonitor` among them; what resets it resets the environment itself
+    :param is_alone: whether nothing else in this process draws from the global generators
     """
 
-    def __init__(self, env: gym.Env[Any, Any], monitor: RawMonitor) -> None:
+    def __init__(self, env: gym.Env[Any, Any], monitor: RawMonitor, *, is_alone: bool = False) -> None:
         super().__init__(env)
         self._monitor = monitor
         self._seed = 0
         self._episode = -1
-        self._first_episode = 0
+        self._first_episode = self._first_seed = 0
         self._actions: list[Any] = []
         self._inner_resets: list[int] = []  # number of actions before each reset that did not reach the environment
+        self._trace = EpisodeTrace(None)
+        self._observation: Any = None
         self._start: list[capture.Structure] | None = None  # the wrappers' live objects after the first reset
         self._taken_over: list[dict[str, Any] | None] | None = None  # until the next reset
         self._missing: list[str] = []  # what it describes and the wrappers have not made yet
         self._initial_states = self._states_before = deepcopy(self.wrapper_states())
         self._has_memory = not all(type(layer) in _WITHOUT_MEMORY for layer in self._layers())
         self._format = ObservationFormat(env.observation_space)
+        self._carried = CarriedState(env.unwrapped)
+        self._carried_before = self._carried.read()
+        self._is_alone = is_alone
+        self._generators_before: GeneratorStates | None = None
+        self._watch: GeneratorWatch | None = None
+        self._dropped: Any = None  # last observation of an episode that could not be replayed, until the next step
+        self._reset_result: tuple[Any, dict[str, Any]] = (None, {})
+        own_attributes = {*vars(self), "_outside_changes"}
+        self._outside_changes = OutsideChanges([self, *self._layers(), env.unwrapped], own_attributes)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset with the next episode's seed, which follows from the last seed given and the number of the episode."""
+        if self._dropped is not None and seed is None:
+            self._dropped = None
+            return self._reset_result
         if seed is not None:
             self._seed, self._episode = seed, -1
         self._episode += 1
+        self._reset_result = self._reset(self._episode_seed, options)
+        return self._reset_result
+
+    def _reset(self, seed: int, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         n_resets = self._monitor.n_resets
         states_before = deepcopy(self.wrapper_states()) if self._has_memory else self._initial_states
-        observation, info = self._reset_env(options)
+        carried_before = self._carried.read()
+        generators_before = get_generator_states() if self._is_alone else None
+        with self._watched():
+            observation, info = self._reset_env(seed, options)
         if self._monitor.n_resets > n_resets:
-            self._first_episode = self._episode
+            self._first_episode, self._first_seed = self._episode, seed
             self._actions, self._inner_resets, self._states_before = [], [], states_before
+            self._carried_before, self._generators_before = carried_before, generators_before
+            self._outside_changes.clear()
+            self._trace = EpisodeTrace(observation)
         else:  # for example, a lost life ended the episode, and the game continues
             self._inner_resets.append(len(self._actions))
+            self._trace.add_reset(observation)
         if self._start is None:
             self._start = [captured.structure for _, captured in self._capture_layers()]
+            self._carried.note_first_reset()
+        self._observation = observation
         return self._check(observation), {**(info or {}), RAW_EPISODE: self._monitor.pop_episode()}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and remember the action."""
+        """Step, and remember the action and what came of it.
+
+        An episode that could not be replayed ends here instead, as a time limit ends it, with reward 0.
+        """
+        if self._dropped is not None:
+            return self._dropped, 0.0, False, True, {}
         self._actions.append(np.copy(action) if isinstance(action, np.ndarray) else action)
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._watch is None:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        else:
+            with self._watched():
+                observation, reward, terminated, truncated, info = self.env.step(action)
+        self._trace.add_step(observation, reward, terminated, truncated)
+        self._observation = observation
         return self._check(observation), reward, terminated, truncated, info
 
-    def _reset_env(self, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    def _reset_env(self, seed: int, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; the first time, complete what :meth:`take_over` began."""
         states, self._taken_over = self._taken_over, None
         n_resets = self._monitor.n_resets
         result: tuple[Any, dict[str, Any]] | None = None
         try:
-            result = self.env.reset(seed=self._episode_seed, options=options)
+            result = self.env.reset(seed=seed, options=options)
         except Exception:
             if states is None:
                 raise
@@ -201,7 +270,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         # a wrapper in the middle of a training episode does not pass the reset on, or its objects are made only now
         for name in self._transfer(states or [], "state" if is_reached else "before"):
             _warn_of_missing(name)
-        return self.env.reset(seed=self._episode_seed, options=options)
+        return self.env.reset(seed=seed, options=options)
 
     @property
     def _episode_seed(self) -> int:
@@ -211,43 +280,164 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._format.check(observation)
         return observation
 
+    def watch_generators(self) -> None:
+        """Warn if the first resets and steps draw from global generators that the algorithm shares."""
+        if not self._is_alone:
+            self._watch = GeneratorWatch(_name_env(self.unwrapped))
+
+    def _watched(self) -> AbstractContextManager[None]:
+        if self._watch is not None and self._watch.is_over:
+            self._watch = None
+        return nullcontext() if self._watch is None else self._watch.watch()
+
+    def call_method(self, name: str, *arguments: Any, **keyword_arguments: Any) -> Any:
+        """Call a method of the environment or a wrapper, and remember what it changes."""
+        method = self.get_wrapper_attr(name)
+        if name in _WITHOUT_EFFECT or name in vars(ReplayableEpisodes):
+            return method(*arguments, **keyword_arguments)
+        return self._outside_changes.call(len(self._actions), name, lambda: method(*arguments, **keyword_arguments))
+
+    def set_own_attribute(self, name: str, value: Any) -> None:
+        """Set an attribute of this outermost layer, as SB3's ``set_attr`` does, and remember what changes."""
+        self._outside_changes.call(len(self._actions), name, lambda: setattr(self, name, value))
+
     def replay_state(self) -> dict[str, Any]:
         """Return, as plain data, what :meth:`replay` needs to reach the environment's present state."""
+        generators = [self._generators_before or get_generator_states(), get_generator_states()]
         return {
             "seed": self._seed,
             "episode": self._first_episode,
+            "episode_seed": self._first_seed,
             "actions": np.array(self._actions),
             "resets": list(self._inner_resets),
-            "observation": self._last_observation(),
+            "observation": _try_to_capture(self._monitor.observation),
+            "last": _try_to_capture(self._observation if self._dropped is None else self._dropped),
+            "is_dropped": self._dropped is not None,
+            "trace": self._trace.to_data(),
+            "raw_rewards": np.array(self._monitor.rewards, np.float64),
+            "changes": self._outside_changes.to_data(),
+            "carried": [self._carried.find_changes(state) for state in (self._carried_before, self._carried.read())],
+            "own": self._outside_changes.read_own(),
+            "generators": [encode_generator_states(states) for states in generators] if self._is_alone else None,
             "before": self._states_before,
             "wrappers": self.wrapper_states(),
         }
 
-    def replay(self, state: dict[str, Any]) -> bool:
-        """Play the episode of a :meth:`replay_state` again; return whether it leads to the same observation."""
-        for wrapper_states in (state["before"], self._initial_states):
-            self._seed, self._episode = state["seed"], state["episode"] - 1
+    def replay(self, state: dict[str, Any]) -> str:
+        """Play the episode of a :meth:`replay_state` again.
+
+        If that is impossible, a new episode starts. The next step then ends the old one as a time limit does.
+
+        :return: what differs, for the user; empty if nothing does
+        :raises ValueError: if the state is not that of such an environment; also another of
+            :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
+        """
+        try:
+            self._play_again(state)
+        except _ReplayError as error:
+            self.drop_episode(state)
+            return f"cannot repeat its episode ({error}): a new episode starts"
+        difference = self._find_difference(state)
+        self._restore_present(state)
+        if state.get("is_dropped"):
+            self._set_dropped(state)
+        if difference is None:
+            return ""
+        step, description = difference
+        return f"repeats its episode only up to step {step} ({description}): it continues differently"
+
+    def drop_episode(self, state: dict[str, Any]) -> None:
+        """Start a new episode instead of the one of a :meth:`replay_state`.
+
+        :raises FaultyEnvironmentError: if the environment cannot be reset
+        """
+        if self._start is None:
+            self.reset(seed=state["seed"])
+        error: BaseException | None = None
+        for wrapper_states in (state["wrappers"], state["before"], self._initial_states):
+            self._restore_present(state)
             self._restore_before_episode(wrapper_states)
+            self._seed, self._episode = state["seed"], state["episode"] + len(state["resets"])
+            self._dropped, n_resets = None, self._monitor.n_resets
+            self._monitor.drop_episode()
+            try:
+                self.reset()
+            except (Exception, SystemExit) as raised:
+                error = raised
+            else:
+                if self._monitor.n_resets > n_resets:
+                    return self._set_dropped(state)
+        reason = describe_error(error) if error else "a wrapper keeps the reset from it"
+        raise FaultyEnvironmentError(f"the environment cannot start a new episode: {reason}") from error
+
+    def _set_dropped(self, state: dict[str, Any]) -> None:
+        observation, info = self._reset_result
+        last = state.get("last")  # version 0.1.0 saved none
+        self._reset_result = observation, {**info, RAW_EPISODE: None, DROPPED_EPISODE: True}
+        self._dropped = observation if last is None else restore.restore_value(last)
+
+    def _play_again(self, state: dict[str, Any]) -> None:
+        """Begin an episode again, and repeat its actions, and what happened between them.
+
+        :raises _ReplayError: if the environment raises, or the episode ends elsewhere
+        """
+        n_resets, changes = Counter(state["resets"]), state.get("changes", [])
+        self._begin_again(state)
+        for number, action in enumerate([None, *state["actions"]]):
+            if number:
+                _, _, *ends, _ = self._repeat(self.step, action, where=f"at step {number}")
+                if any(ends) != (n_resets[number] > 0):
+                    raise _ReplayError(f"it {'ends' if any(ends) else 'does not end'} at step {number}")
+            for _ in range(n_resets[number]):
+                self._repeat(self.reset, where=f"in the reset after step {number}")
+            self._outside_changes.apply(changes, number)
+        if len(self._actions) != len(state["actions"]):
+            raise _ReplayError("a reset within it starts another one")
+
+    def _begin_again(self, state: dict[str, Any]) -> None:
+        """Reset the environment itself with the seed of its episode, as it was before."""
+        seed, episode = state["seed"], state["episode"]
+        first_seed = state.get("episode_seed")
+        if first_seed is None:  # version 0.1.0 saved none, and derived larger ones
+            first_seed = derive_former_episode_seed(seed, episode) if episode else seed
+        for wrapper_states in (state["before"], self._initial_states):
+            self._restore_generators(state, 0)
+            self._restore_before_episode(wrapper_states)
+            self._carried.restore(state.get("carried", [{}])[0])
+            self._seed, self._episode, self._dropped = seed, episode, None
             n_resets = self._monitor.n_resets
-            self.reset()
+            self._reset_result = self._repeat(self._reset, first_seed, where="in the reset")
             if self._monitor.n_resets > n_resets:
                 break  # a wrapper in the middle of a game does not pass the reset on
-        inner_resets = Counter(state["resets"])
-        for number, action in enumerate([*state["actions"], None]):
-            for _ in range(inner_resets[number]):
-                self.reset()
-            if number < len(state["actions"]):
-                self.step(action)
-        is_same = state["observation"] is None or plain_data.is_equal(self._last_observation(), state["observation"])
-        self.load_wrapper_states(state["wrappers"])
-        return is_same
 
-    def _last_observation(self) -> Any:
-        """Return the environment's own last observation; None if it is not plain data."""
+    @staticmethod
+    def _repeat(function: Callable[..., Any], *arguments: Any, where: str) -> Any:
         try:
-            return capture.capture_value(self._monitor.observation)
-        except plain_data.NotPlainError:
+            return function(*arguments)
+        except (Exception, SystemExit) as error:
+            raise _ReplayError(f"{describe_error(error)} {where}") from error
+
+    def _find_difference(self, state: dict[str, Any]) -> Difference | None:
+        """Compare the episode with that of a :meth:`replay_state`; return the first difference."""
+        if "trace" in state:
+            return self._trace.find_difference(state["trace"]) or find_reward_difference(
+                self._monitor.rewards, state["raw_rewards"]
+            )
+        saved = state["observation"]  # all that version 0.1.0 saved
+        if saved is None or plain_data.is_equal(_try_to_capture(self._monitor.observation), saved):
             return None
+        return Difference(len(state["actions"]), "another observation")
+
+    def _restore_present(self, state: dict[str, Any]) -> None:
+        """Restore what the wrappers and the environment had when a :meth:`replay_state` was taken."""
+        self.load_wrapper_states(state["wrappers"])
+        self._outside_changes.set_own(state.get("own", {}))
+        self._carried.restore(state.get("carried", [{}])[-1])
+        self._restore_generators(state, 1)
+
+    def _restore_generators(self, state: dict[str, Any], index: int) -> None:
+        if self._is_alone and state.get("generators"):
+            set_generator_states(decode_generator_states(state["generators"][index]))
 
     def _restore_before_episode(self, states: list[dict[str, Any]]) -> None:
         for layer, state in zip(self._layers(), states, strict=True):
@@ -320,11 +510,15 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return isinstance(layer, _LEARNING) or hasattr(type(layer), "state_dict")
 
     def list_unrestorable(self) -> list[str]:
-        """Name what wrappers hold that cannot be restored.
+        """Name what wrappers and the environment hold that cannot be restored.
 
         Objects that a wrapper makes during an episode are named as well, though a replay makes them again.
         """
-        return _name_unsaved(self._capture_layers())
+        unsaved = [*self._carried.unsaved, *self._outside_changes.unsaved]
+        return [
+            *_name_unsaved(self._capture_layers()),
+            *(f"environment {_name_env(self.unwrapped)}: {name}" for name in unsaved),
+        ]
 
     def freeze_statistics(self) -> None:
         """Stop wrappers from learning, where they have a switch (Gymnasium's have)."""
@@ -336,7 +530,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         layers, outside = self._layers(), [self, self._monitor, self.unwrapped]
         starts = itertools.repeat(None) if self._start is None else self._start
         return [
-            (layer, capture.capture(layer, [*outside, *layers], start))
+            (layer, _NO_STATE if type(layer) in _WITHOUT_STATE else capture.capture(layer, [*outside, *layers], start))
             for layer, start in zip(layers, starts, strict=False)
         ]
 
@@ -388,3 +582,15 @@ def _is_setting(data: Any) -> bool:
 @functools.cache  # each environment has the same wrappers
 def _warn_of_missing(name: str) -> None:
     logging.getLogger("toolkit").warning("%s: is not taken over from training, as it does not exist yet", name)
+
+
+def _name_env(env: gym.Env[Any, Any]) -> str:
+    return type(env).__name__ if env.spec is None else env.spec.id
+
+
+def _try_to_capture(observation: Any) -> Any:
+    """Return an observation as plain data; None if it cannot be written."""
+    try:
+        return capture.capture_value(observation)
+    except plain_data.NotPlainError:
+        return None

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from toolkit.envs.observations import ObservationFormat
+from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.utils import processes
-from toolkit.utils.errors import FaultyEnvironmentError, ToolkitError, describe_error
+from toolkit.utils.errors import FaultyEnvironmentError, LostEnvironmentError, ToolkitError, describe_error
 
 _IMMUTABLE = (int, float, str, np.generic, type(None))
 _START_TIMEOUT = 60.0  # seconds
@@ -76,6 +77,15 @@ class InProcessVecEnv(DummyVecEnv):
         self.reset_infos = [_copy_values(info) for info in self.reset_infos]
         return observations
 
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of environments, which remember what it changes."""
+        return [_call_method(env, (method_name, args, kwargs)) for env in self._get_target_envs(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of environments, which remember it."""
+        for env in self._get_target_envs(indices):
+            _set_attribute(env, (attr_name, value))
+
 
 class SubprocessVecEnv(SubprocVecEnv):
     """SB3's ``SubprocVecEnv`` that reports what went wrong in a subprocess, and does not wait forever.
@@ -91,12 +101,13 @@ class SubprocessVecEnv(SubprocVecEnv):
     def __init__(self, factories: list[EnvFactory], step_timeout: float | None, seed: int) -> None:
         self.waiting = False
         self.closed = False
+        self._factories, self._step_timeout, self._seed = factories, step_timeout, seed
         self.processes: list[BaseProcess] = []
         self.remotes: list[_RemoteEnv] = []
         self._kill_all = weakref.finalize(self, _kill, self.processes)  # called when Python ends, at the latest
         try:
-            for index, factory in enumerate(factories):
-                self.remotes.append(self._start(index, factory, step_timeout, seed))
+            for index in range(len(factories)):
+                self.remotes.append(self._start(index))
             spaces = [remote.recv() for remote in self.remotes]
             VecEnv.__init__(self, len(factories), *spaces[0])
             self._format = ObservationFormat(self.observation_space)
@@ -104,11 +115,22 @@ class SubprocessVecEnv(SubprocVecEnv):
             self.close()
             raise
 
-    def _start(self, index: int, factory: EnvFactory, step_timeout: float | None, seed: int) -> _RemoteEnv:
+    def restart(self, index: int) -> None:
+        """Build an environment anew in a new process, after its process was lost.
+
+        :raises FaultyEnvironmentError: if the process does not start
+        :raises ToolkitError: if the environment cannot be built
+        """
+        self.remotes[index].end(time.monotonic())
+        self.remotes[index] = self._start(index)
+        self.remotes[index].recv()  # its spaces
+
+    def _start(self, index: int) -> _RemoteEnv:
+        factory = self._factories[index]
         context = processes.start_context(["__main__", factory.__module__])
         connection, remote_connection = context.Pipe()
         try:
-            arguments = (remote_connection, cloudpickle.dumps(factory), seed, index)
+            arguments = (remote_connection, cloudpickle.dumps(factory), self._seed, index)
             process = context.Process(target=_run_worker, args=arguments, daemon=True)  # type: ignore[attr-defined]
             with processes.block_signals("SIGINT"):  # it would print a traceback in the subprocess
                 process.start()
@@ -118,7 +140,7 @@ class SubprocessVecEnv(SubprocVecEnv):
         finally:
             remote_connection.close()
         self.processes.append(process)
-        return _RemoteEnv(index, connection, process, step_timeout)
+        return _RemoteEnv(index, connection, process, self._step_timeout)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for every environment's step.
@@ -188,7 +210,7 @@ class _RemoteEnv:
         if self.pending is not None and command[0] != "close":  # an interrupt came during the wait for its answer
             if not self._connection.poll(_CLOSE_TIMEOUT):
                 self._process.kill()
-                raise FaultyEnvironmentError(f"environment {self._index} did not {self.pending}")
+                raise LostEnvironmentError(f"environment {self._index} did not {self.pending}")
             self._connection.recv()
         activity, n_steps = _activity(*command)
         self._expect(activity, self._step_timeout * n_steps if self._step_timeout and n_steps else None)
@@ -206,7 +228,7 @@ class _RemoteEnv:
         if self._deadline is not None and not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
             self._process.kill()
             message = f"environment {self._index} did not {self.pending} within {self._limit:g} s"
-            raise FaultyEnvironmentError(message, "increase env.step_timeout if it needs longer")
+            raise LostEnvironmentError(message, "increase env.step_timeout if it needs longer")
         try:
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -234,12 +256,12 @@ class _RemoteEnv:
         self.pending, self._limit = activity, limit
         self._deadline = None if limit is None else time.monotonic() + limit
 
-    def _death(self) -> FaultyEnvironmentError:
+    def _death(self) -> LostEnvironmentError:
         self._process.join(timeout=_CLOSE_TIMEOUT)
         code = self._process.exitcode
         if code is None:
-            return FaultyEnvironmentError(f"the process of environment {self._index} no longer answers")
-        return FaultyEnvironmentError(f"the process of environment {self._index} {processes.describe_exit(code)}")
+            return LostEnvironmentError(f"the process of environment {self._index} no longer answers")
+        return LostEnvironmentError(f"the process of environment {self._index} {processes.describe_exit(code)}")
 
 
 def _activity(command: str, data: Any) -> tuple[str, int]:
@@ -333,14 +355,28 @@ def _copy_values(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for key, value in info.items()}
 
 
+def _call_method(env: gym.Env[Any, Any], call: tuple[str, tuple[Any, ...], dict[str, Any]]) -> Any:
+    name, arguments, keyword_arguments = call
+    if isinstance(env, ReplayableEpisodes):
+        return env.call_method(name, *arguments, **keyword_arguments)
+    return env.get_wrapper_attr(name)(*arguments, **keyword_arguments)
+
+
+def _set_attribute(env: gym.Env[Any, Any], attribute: tuple[str, Any]) -> None:
+    if isinstance(env, ReplayableEpisodes):
+        env.set_own_attribute(*attribute)
+    else:
+        setattr(env, *attribute)
+
+
 _HANDLERS: dict[str, Callable[[gym.Env[Any, Any], Any], Any]] = {
     "step": _step,
     "reset": lambda env, data: env.reset(seed=data[0], **({"options": data[1]} if data[1] else {})),
     "render": lambda env, _: env.render(),
-    "env_method": lambda env, data: env.get_wrapper_attr(data[0])(*data[1], **data[2]),
+    "env_method": _call_method,
     "get_attr": lambda env, name: env.get_wrapper_attr(name),
     "has_attr": lambda env, name: env.has_wrapper_attr(name),
-    "set_attr": lambda env, data: setattr(env, *data),
+    "set_attr": _set_attribute,
     "is_wrapped": is_wrapped,
 }
 

@@ -217,6 +217,11 @@ def _encode_generator(generator: np.random.Generator) -> dict[str, Any]:
     return {"$": "generator", "state": state}
 
 
+def _encode_random_state(generator: np.random.RandomState) -> dict[str, Any]:
+    state: Any = generator.get_state(legacy=False)
+    return {"$": "random_state", "state": state}
+
+
 def _decode_tensor(data: dict[str, Any], current: Any) -> torch.Tensor:
     tensor = torch.from_numpy(np.array(data["value"]))
     return tensor.to(current.device) if isinstance(current, torch.Tensor) else tensor
@@ -225,6 +230,12 @@ def _decode_tensor(data: dict[str, Any], current: Any) -> torch.Tensor:
 def _decode_generator(data: dict[str, Any], current: Any) -> np.random.Generator:
     generator = current if isinstance(current, np.random.Generator) else np.random.Generator(np.random.PCG64())
     generator.bit_generator.state = check_bit_generator_state(data["state"])
+    return generator
+
+
+def _decode_random_state(data: dict[str, Any], current: Any) -> np.random.RandomState:
+    generator = current if isinstance(current, np.random.RandomState) else np.random.RandomState()
+    generator.set_state(check_bit_generator_state(data["state"]))
     return generator
 
 
@@ -240,11 +251,13 @@ _ENCODERS: dict[type[Any], Callable[[Any], Any]] = {
     torch.Tensor: _encode_tensor,
     random.Random: _encode_random,
     np.random.Generator: _encode_generator,
+    np.random.RandomState: _encode_random_state,
 }
 _DECODERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "scalar": lambda data, _: data["value"][()],
     "tensor": _decode_tensor,
     "random": _decode_random,
     "generator": _decode_generator,
+    "random_state": _decode_random_state,
     "numbers": lambda data, _: data["value"].tolist(),
 }

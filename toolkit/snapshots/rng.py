@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -12,9 +12,58 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 
-from toolkit.snapshots.plain_data import check_bit_generator_state, decode, encode, encode_value
+from toolkit.snapshots.plain_data import check_bit_generator_state, decode, encode, encode_value, is_equal
 from toolkit.snapshots.restore import restore_value
 from toolkit.utils.seeds import derive_generator_seeds
+
+
+class GeneratorStates(NamedTuple):
+    """The states of Python's, NumPy's and torch's global generators; GPUs have their own."""
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+
+
+def get_generator_states() -> GeneratorStates:
+    """Return the present states of the global generators."""
+    return GeneratorStates(random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state())
+
+
+def set_generator_states(states: GeneratorStates) -> None:
+    """Restore what :func:`get_generator_states` returned."""
+    random.setstate(states.python)
+    np.random.set_state(check_bit_generator_state(states.numpy))
+    torch.set_rng_state(states.torch)
+
+
+def find_drawn_generators(before: GeneratorStates, after: GeneratorStates) -> list[str]:
+    """Name the global generators that have been drawn from."""
+    is_drawn = {
+        "Python": before.python != after.python,
+        "NumPy": not is_equal(before.numpy, after.numpy),
+        "torch": not torch.equal(before.torch, after.torch),
+    }
+    return [name for name, drawn in is_drawn.items() if drawn]
+
+
+def encode_generator_states(states: GeneratorStates) -> dict[str, Any]:
+    """Return the states of the global generators as plain data."""
+    return {
+        "python": encode_value(states.python),
+        "numpy": encode_value(states.numpy),
+        "torch": states.torch.numpy(),
+    }
+
+
+def decode_generator_states(data: dict[str, Any]) -> GeneratorStates:
+    """Return what :func:`encode_generator_states` encoded.
+
+    :raises ValueError: if it is something else
+    """
+    return GeneratorStates(
+        restore_value(data["python"]), restore_value(data["numpy"]), torch.from_numpy(data["torch"].copy())
+    )
 
 
 def seed_global_generators(seed: int, index: int = 0) -> None:
@@ -31,11 +80,8 @@ def seed_global_generators(seed: int, index: int = 0) -> None:
 
 def capture_rng_state(model: BaseAlgorithm) -> dict[str, Any]:
     """Return the state of all generators, and the exploration matrices of gSDE, as plain data."""
-    numpy_state: Any = np.random.get_state(legacy=False)
     return {
-        "python": encode_value(random.getstate()),
-        "numpy": encode_value(numpy_state),
-        "torch": torch.get_rng_state().numpy(),
+        **encode_generator_states(get_generator_states()),
         "cuda": [state.numpy() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
         "actions": [encode(space.np_random) for space in _iterate_spaces(model.action_space)],
         "exploration": [
@@ -49,9 +95,7 @@ def restore_rng_state(model: BaseAlgorithm, saved_state: dict[str, Any]) -> None
 
     :raises ValueError: if it does not fit; also another of :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
     """
-    random.setstate(restore_value(saved_state["python"]))
-    np.random.set_state(check_bit_generator_state(restore_value(saved_state["numpy"])))
-    torch.set_rng_state(torch.from_numpy(saved_state["torch"].copy()))
+    set_generator_states(decode_generator_states(saved_state))
     if saved_state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([torch.from_numpy(state.copy()) for state in saved_state["cuda"]])
     for space, data in zip(_iterate_spaces(model.action_space), saved_state["actions"], strict=True):

@@ -35,7 +35,7 @@ from toolkit.snapshots.restore import (
 )
 from toolkit.snapshots.rng import capture_rng_state, restore_rng_state
 from toolkit.snapshots.weights import load_parameters
-from toolkit.utils.errors import RunError, describe_error
+from toolkit.utils.errors import LostEnvironmentError, RunError, describe_error
 
 # saved separately, or created again whenever training starts
 _SKIPPED_ATTRIBUTES = {
@@ -132,10 +132,10 @@ class TrainingStateCapture:
 
 def restore_before_learning(
     model: BaseAlgorithm, callbacks: Sequence[BaseCallback], saved_state: dict[str, Any]
-) -> list[int]:
+) -> list[str]:
     """Restore what ``learn`` reads when it starts, and all that is large.
 
-    :return: indices of the environments that show another observation after their episode was replayed
+    :return: for each environment that does not repeat its episode, what differs
     :raises RunError: if the state is not that of such a run
     """
     with _report_misfits():
@@ -150,14 +150,14 @@ def restore_before_learning(
         restore_policy(model, saved_state.get("policy", {}))  # version 0.1.0 saved none
         restore_replay_buffer(getattr(model, "replay_buffer", None), saved_state["replay_buffer"])
         venv.reset()  # so that all wrappers have what they make in a reset
-        is_reached = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
+        differences = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
         for layer, (name, state) in zip(_iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
             _restore_object(layer, name, state)
         # without objects, as `learn` makes some: noise for each environment
         restore_attributes(model, saved_state["progress"]["attributes"], _SKIPPED_ATTRIBUTES)
         # the live objects have these now; memory should not hold a replay buffer twice
         saved_state.update(parameters=None, replay_buffer=None, environments=None)
-        return [index for index, reached in enumerate(is_reached) if not reached]
+        return [f"environment {index} {text}" for index, text in enumerate(differences) if text]
 
 
 def restore_at_rollout_start(
@@ -192,15 +192,21 @@ def _check_callbacks(callbacks: Sequence[BaseCallback], class_names: list[str]) 
         raise ValueError(f"its callbacks are {', '.join(saved)}, but the run has {', '.join(current)}")
 
 
-def _replay(venv: VecEnv, index: int, episode: dict[str, Any]) -> bool:
-    """Replay an environment's episode; return whether it shows the saved observation."""
+def _replay(venv: VecEnv, index: int, episode: dict[str, Any]) -> str:
+    """Replay an environment's episode; return what differs, if anything does."""
     try:
-        (is_reached,) = venv.env_method("replay", episode, indices=[index])
+        try:
+            (difference,) = venv.env_method("replay", episode, indices=[index])
+        except LostEnvironmentError as error:
+            base_venv: Any = venv.unwrapped  # what runs environments in processes can start one again
+            base_venv.restart(index)
+            venv.env_method("drop_episode", episode, indices=[index])
+            return f"cannot repeat its episode ({error.message}): a new episode starts"
     except Exception as error:
         raise RunError(
             f"environment {index} failed while its episode was replayed: {describe_error(error)}"
         ) from error
-    return bool(is_reached)
+    return str(difference)
 
 
 def _restore_object(owner: Any, class_name: str, state: dict[str, Any]) -> None:

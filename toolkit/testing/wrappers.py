@@ -236,11 +236,11 @@ def _check_state_transfer(config: ResolvedConfig) -> None:
                 f"{harness.name}: {names} cannot be saved, so a run could not be resumed exactly; {STATE_ADVICE}"
             )
         with report_exceptions(f"restoring the state of {harness.name} in another instance", STATE_ADVICE):
-            is_same = other_harness.env.replay(_write_and_read(harness.env.replay_state()))
-        if not is_same:
-            observed = "the same seed and actions do not bring the environment inside to the same state"
-            advice = "reset it with the seed given, and step it with the same actions"
-            raise ConformanceError(f"{harness.name}: {observed}; {advice}")
+            difference = other_harness.env.replay(_write_and_read(harness.env.replay_state()))
+        if difference:
+            observed = f"another instance with the same seed and actions {difference}"
+            advice = "reset and step the environment inside with the seed and the actions given"
+            raise ConformanceError(f"{harness.name}: {observed}; {advice}; {STATE_ADVICE}")
         steps, other_steps = (_continue(each, actions[_N_STEPS:]) for each in (harness, other_harness))
         if difference := describe_difference(steps, other_steps):
             observed = f"another instance with its state continues differently: {difference}"

@@ -102,8 +102,8 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
                 shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
                 (run.directory / "progress.csv").unlink(missing_ok=True)
             else:
-                for index in training_state.restore_before_learning(session.model, session.saved_callbacks, snapshot):
-                    _log.warning("environment %d does not repeat its episodes: training continues differently", index)
+                for text in training_state.restore_before_learning(session.model, session.saved_callbacks, snapshot):
+                    _log.warning("%s", text)
             _remove_result(run)
             _run_training(session, run, snapshots, snapshot)
     return run
@@ -200,6 +200,7 @@ def _build_session(
     env = make_vec_env(config, seed=seed)
     env.hides_monitor = bool(config.env.wrappers)
     try:
+        env.env_method("watch_generators", indices=[0])  # the others are like it
         model = build_model(config, env, seed=seed)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         refuse_unfit_normalization(config, model)

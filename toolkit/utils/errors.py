@@ -78,6 +78,10 @@ class FaultyEnvironmentError(ToolkitError):
     exit_status = 1
 
 
+class LostEnvironmentError(FaultyEnvironmentError):
+    """An environment whose process hangs or died."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One problem of a config: the dotted path of the value, what is wrong, and what to do."""

@@ -22,6 +22,11 @@ def derive_episode_seed(seed: int, episode: int) -> int:
     return _derive(seed, episode, _EPISODE_BITS)
 
 
+def derive_former_episode_seed(seed: int, episode: int) -> int:
+    """Return what :func:`derive_episode_seed` returned in version 0.1.0, up to 2**32 - 1."""
+    return _derive(seed, episode, 32)
+
+
 def derive_generator_seeds(seed: int, index: int) -> list[int]:
     """Return the seeds of the global generators where environment ``index`` runs: Python's, NumPy's and torch's.
 

@@ -58,7 +58,6 @@ def first_observations(config: RunConfig, seed: int) -> Any:
         env.close()
 
 
-@pytest.mark.usefixtures("own_forkserver")
 def test_subprocess_environments_draw_different_numbers_that_follow_from_seed() -> None:
     config = make_global_config("subproc", n_envs=4)
     first = first_observations(config, seed=1)
@@ -68,7 +67,6 @@ def test_subprocess_environments_draw_different_numbers_that_follow_from_seed() 
     assert not np.isin(first_observations(config, seed=2), first).any()
 
 
-@pytest.mark.usefixtures("own_forkserver")
 @pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
 def test_second_training_draws_the_same_numbers(vec_env: str, tmp_path: Path) -> None:
     runs = []

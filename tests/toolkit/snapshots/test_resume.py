@@ -347,7 +347,7 @@ def test_resume_names_environment_that_does_not_repeat_episodes(
     spec = gym.envs.registration.EnvSpec("Unseeded-v0", UnseededCartPole, max_episode_steps=200)
     monkeypatch.setitem(gym.registry, "Unseeded-v0", spec)
     train_with_interruptions(make_config(env={"id": "Unseeded-v0"}, timesteps=400), tmp_path / "run", (330,))
-    assert "environment 0 does not repeat its episodes" in caplog.text
+    assert "environment 0 repeats its episode only up to step 1 (another observation)" in caplog.text
 
 
 def test_resume_of_repeatable_environment_names_nothing(
@@ -410,7 +410,7 @@ def shrink_moments(state: dict[str, Any]) -> None:
         (lambda state: state["progress"]["attributes"].update(learn=5), "DoubleDQN.learn is not an attribute"),
         (lambda state: state["progress"]["attributes"].update(policy=5), "has plain data where"),
         (lambda state: state["replay_buffer"]["memory"].update(rewards=np.zeros((5, 9), np.float32)), "other shapes"),
-        (lambda state: state["environments"][0].update(actions=np.full(5, 77)), "episode was replayed"),
+        (lambda state: state["environments"][0]["trace"].update(rewards=np.ones(99)), "another number of steps"),
         (lambda state: state["environments"].clear(), "it has 0 environments, not 1"),
         (lambda state: state["callbacks"].pop(), "its callbacks are"),
         (lambda state: state["generators"]["numpy"]["state"].update(pos=400_000_000), "not between 0 and 624"),
@@ -418,7 +418,7 @@ def shrink_moments(state: dict[str, Any]) -> None:
         (lambda state: state.update(trained=[0] * len(state["trained"])), "'trained' does not say"),
     ],
     ids=[
-        *("moments", "path", "attributes", "method", "network", "transitions", "actions", "environments"),
+        *("moments", "path", "attributes", "method", "network", "transitions", "rewards", "environments"),
         *("callbacks", "generator", "fewer_parameters", "numbers_for_flags"),
     ],
 )
