@@ -310,15 +310,16 @@ def test_environment_that_cannot_be_built_is_reported_with_its_line(
     assert not Path("run").exists()
 
 
-def test_replay_that_hangs_is_reported_and_new_episode_starts(toolkit: Toolkit) -> None:
+def test_replay_that_hangs_is_reported_and_new_episode_starts(
+    toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = subprocess_settings(params={"fault": "raise"}, step_timeout=0.5)
     assert toolkit("train", "faulty.yaml", *settings, "--out", "run", "--quiet").status == 1
     Path("cause").unlink()
     Path("stuck").touch()
-    resumed = toolkit("resume", "run", "--quiet")
+    assert toolkit("resume", "run", "--quiet").status == 0
     timeout = "environment 0 did not replay its episode within 1.5 s"  # a reset and two steps after timestep 50
-    assert f"warning: environment 0 cannot repeat its episode ({timeout}): a new episode starts" in resumed.err
-    assert resumed.status == 0
+    assert f"environment 0 cannot repeat its episode ({timeout}): a new episode starts" in caplog.messages
     assert {tuple(episode) for episode in Run.open(Path("run")).episodes} == {(10.0, 10)}
     assert running_processes() == []
 
