@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.display import is_notebook
+from toolkit.utils.text import format_number
 
 
 class ProgressCallback(RunCallback):
@@ -50,13 +51,14 @@ class ProgressCallback(RunCallback):
 
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
-        if not episodes or (criterion is not None and criterion.mean_return is None):
+        mean = criterion.mean_return if criterion else episodes.mean_return()
+        if mean is None:
             return "no episode counts yet"
-        if criterion is not None:
-            last = min(criterion.episodes, len(episodes))
-            solved = "solved, " if criterion.success else ""
-            return f"{solved}mean of last {last}: {criterion.mean_return:.1f} of {criterion.threshold:g}"
-        return f"mean of last {min(DEFAULT_WINDOW, len(episodes))}: {episodes.mean_return():.1f}"
+        last = min(criterion.episodes if criterion else DEFAULT_WINDOW, len(episodes))
+        text = f"mean of last {last}: {format_number(mean, 1)}"
+        if criterion is None:
+            return text
+        return f"{'solved, ' if criterion.success else ''}{text} of {criterion.threshold:g}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a resume draws the display again."""

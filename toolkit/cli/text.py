@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.evaluation.summary import format_command, format_next_commands, format_program_path
-from toolkit.utils.text import format_count, format_table
+from toolkit.utils.text import count_decimals, format_count, format_number, format_table
 
 if TYPE_CHECKING:
     from toolkit.cli.scaffold import Plugin
@@ -44,16 +44,23 @@ def format_new_plugin(plugin: Plugin, folder: Path) -> str:
 
 def format_evaluation(run: RunDirectory, evaluation: Evaluation) -> str:
     """Format the raw returns of an evaluation: mean with its interval, standard deviation, range."""
-    low, high = evaluation.ci95
-    has_interval = evaluation.episodes > 1
-    place = " on one environment" if has_interval and evaluation.n_envs == 1 else ""
-    interval = f"  (95 % interval {low:.2f} to {high:.2f})" if has_interval else ""
-    return (
-        f"{run.directory}: {format_count(evaluation.episodes, 'greedy episode')}{place}, raw returns\n"
-        f"  mean  {evaluation.mean_return:.2f}{interval}\n"
-        f"  std   {evaluation.std_return:.2f}\n"
-        f"  range {evaluation.min_return:g} to {evaluation.max_return:g}"
+    place = " on one environment" if evaluation.episodes > 1 and evaluation.n_envs == 1 else ""
+    lines = [f"{run.directory}: {format_count(evaluation.episodes, 'greedy episode')}{place}, raw returns"]
+    decimals = 2 if evaluation.ci95 is None else max(2, count_decimals(evaluation.ci95))
+    lines.append(
+        f"  mean  {format_number(evaluation.mean_return, decimals)}  ({_format_interval(evaluation, decimals)})"
     )
+    if evaluation.episodes > 1:
+        lines.append(f"  std   {format_number(evaluation.std_return, 2)}")
+        lines.append(f"  range {evaluation.min_return:g} to {evaluation.max_return:g}")
+    return "\n".join(lines)
+
+
+def _format_interval(evaluation: Evaluation, decimals: int) -> str:
+    if evaluation.ci95 is None:
+        return f"no interval: {'all returns are equal' if evaluation.episodes > 1 else 'one episode'}"
+    low, high = (format_number(end, decimals) for end in evaluation.ci95)
+    return f"95 % interval {low} to {high}"
 
 
 def format_networks(run: RunDirectory, description: ModelDescription) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.training.results import ENDED
+from toolkit.utils.text import format_number
 
 if TYPE_CHECKING:
     from toolkit.training.run_directory import RunDirectory
@@ -56,7 +57,7 @@ def format_run_result(run: RunDirectory) -> str:
         return f"{result['status']}: {cost}"
     verdict = ending + ("solved" if success["solved"] else "not solved")
     window = min(success["episodes"], result["episodes"])
-    mean = f"mean return {success['mean_return']:.1f} over the last {window} training episodes"
+    mean = f"mean return {format_number(success['mean_return'], 1)} over the last {window} training episodes"
     goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
     return f"{verdict}: {mean}{goal}, after {cost}"
 

@@ -13,7 +13,7 @@ from toolkit.experiments.runner import Experiment
 from toolkit.experiments.status import RunStatus
 from toolkit.experiments.variants import PlannedRun
 from toolkit.utils.errors import make_printable
-from toolkit.utils.text import abbreviate, format_table
+from toolkit.utils.text import abbreviate, format_number, format_table
 
 _MAX_FAILURES = 20
 _HEADER = ("variant", "runs", "solved", "median timesteps to success", "mean greedy return")
@@ -30,7 +30,7 @@ def format_run_end(experiment: Path, run: PlannedRun, error: str | None) -> str:
     run_status = RunStatus.read(experiment / run.name)
     status, timesteps = run_status.result.get("status"), run_status.result.get("timesteps", 0)
     greedy_return = run_status.evaluation.get("mean_return", math.nan)
-    return f"{run.name}: {status} after {timesteps:,} timesteps, mean greedy return {greedy_return:.1f}"
+    return f"{run.name}: {status} after {timesteps:,} timesteps, mean greedy return {format_number(greedy_return, 1)}"
 
 
 def format_summary(experiment: Experiment) -> str:
@@ -73,7 +73,7 @@ def _format_variant(variant: str, statuses: Sequence[RunStatus]) -> tuple[str, .
         f"{len(ended)} of {len(statuses)}",
         f"{len(solved_at)}" if successes else "-",
         _format_median(solved_at, len(successes)),
-        f"{statistics.fmean(returns):.1f}" if returns else "-",
+        format_number(statistics.fmean(returns), 1) if returns else "-",
     )
 
 

@@ -9,24 +9,29 @@ from pathlib import Path
 from toolkit.reports.collect import RunCollection
 from toolkit.reports.compare import Comparison
 from toolkit.reports.run_record import RunRecord
-from toolkit.reports.statistics import N_BAND_RESAMPLES, N_RESAMPLES
+from toolkit.reports.statistics import MIN_BOOTSTRAP_RUNS, N_BAND_RESAMPLES, N_RESAMPLES
 from toolkit.reports.tables import format_estimate
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import make_printable
 from toolkit.utils.text import abbreviate, format_count
 
 METHODS = (
-    "The interquartile mean is the mean of the middle half of the runs. Its intervals, and those of the probability "
-    "of improvement and of performance profiles, are percentile intervals of a stratified bootstrap over runs "
-    f"({N_RESAMPLES:,} resamples; {N_BAND_RESAMPLES:,} for bands), as in Agarwal et al., Deep Reinforcement Learning "
-    "at the Edge of the Statistical Precipice, NeurIPS 2021. Success rates have Wilson intervals. Times to success "
+    "The interquartile mean is the mean of the middle half of the runs. It, the probability of improvement and "
+    "performance profiles follow Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical "
+    f"Precipice, NeurIPS 2021. From {MIN_BOOTSTRAP_RUNS} runs on, the interquartile mean has percentile intervals of "
+    f"a bootstrap over runs ({N_RESAMPLES:,} resamples; {N_BAND_RESAMPLES:,} for bands). For fewer runs these are too "
+    "narrow: it then has intervals of Student's t. Success rates and performance profiles have Wilson "
+    "intervals; so has the probability of improvement, as if each run of the smaller variant were one trial, which is "
+    "rather too wide than too narrow (Birnbaum and Klose, 1957). Times to success "
     "are Kaplan-Meier estimates with log-log intervals; the interval of their median is that of Brookmeyer and "
     "Crowley. All intervals are 95 % intervals, each for one estimate alone."
 )
 _MAX_LISTED = 10
 _KNOWN_STATUSES = ("success", "finished", "failed", "interrupted", "unfinished")
-# how often the interval of the interquartile mean contained that of a normal distribution, in 4,000 trials
-_COVERAGE = "in simulation it contains the true value 75 times in 100 with 3 runs, 90 with 5 and 93 with 10"
+# how often the interval of the interquartile mean contained that of a distribution, in 1,000 trials: a normal one, and
+# a mixture of two narrow ones, 3 to 7
+_COVERAGE = "in simulation it contains the true value 94 times in 100 with 3, 5 and 10 runs"
+_COVERAGE_OF_TWO_GROUPS = "78 times with 3 runs, 80 with 5 and 93 with 10"
 
 
 def write_headline(collection: RunCollection) -> str:
@@ -147,12 +152,12 @@ def _describe_scores(comparison: Comparison) -> Iterator[str]:
         yield "training."
     else:
         yield "Each dot is a run: the mean raw return of its last training episodes, when it still explored."
-    yield "The diamond is the interquartile mean over runs. The line is its 95 % interval, for two runs or more."
+    yield "The diamond is the interquartile mean over runs. The line is its 95 % interval."
     yield "The interval shows how the mean varies with other seeds of the same config. It says nothing about other"
-    yield f"environments or settings. With few runs it is too narrow: {_COVERAGE}."
-    estimates = [summary.mean_score for summary in comparison.selection if summary.mean_score]
-    if any(estimate.low == estimate.high for estimate in estimates):
-        yield "An interval without width means that these runs scored alike, not that all runs would."
+    yield f"environments or settings. If scores scatter around one value, {_COVERAGE}; if some runs succeed and some"
+    yield f"fail, {_COVERAGE_OF_TWO_GROUPS}."
+    if any(summary.mean_score and not summary.mean_score.has_interval for summary in comparison.selection):
+        yield "A variant without a line has a single run, or runs that scored alike: these do not show a spread."
 
 
 def _describe_learning(comparison: Comparison) -> Iterator[str]:
@@ -195,24 +200,18 @@ def _describe_profile(comparison: Comparison) -> Iterator[str]:
 def write_pairs_caption(comparison: Comparison) -> str:
     """Say what the table of pairs shows."""
     estimates = [*comparison.improvements.values()]
-    caption = (
+    return (
         "Probability that a run of the row's variant scores higher than a run of the column's variant (a tie counts "
         "half), with its 95 % interval; bold if that excludes 50 %. This is how often, not by how much. Intervals are "
         f"not corrected for multiple comparisons ({format_count(len(estimates) // 2, 'pair')}): of 20 pairs without "
-        "any difference, about one would stand out."
+        "any difference, at most about one would stand out."
     )
-    if any(estimate.value == 1 for estimate in estimates):
-        caption += (
-            " 100 % means that every run of one variant scored higher than every run of the other: resampling them "
-            "cannot put that in doubt, other seeds could."
-        )
-    return caption
 
 
 def write_overall_caption(n_environments: int) -> str:
     """Say what the table over all environments shows."""
     return (
-        f"The probability of improvement, averaged over {n_environments} environments; each is resampled by itself. "
+        f"The probability of improvement, averaged over {n_environments} environments; each is compared by itself. "
         "Returns are not averaged over environments, because they have no common scale. The intervals are about "
         "other seeds on these environments, not about other environments."
     )

@@ -10,11 +10,9 @@ from toolkit.reports.collect import RunCollection
 from toolkit.reports.compare import Comparison, Improvements, VariantSummary
 from toolkit.reports.statistics import Estimate
 from toolkit.utils.errors import make_printable
-from toolkit.utils.text import format_count
+from toolkit.utils.text import count_decimals, format_count, format_number
 
 _MISSING = "-"
-_MAX_DECIMAL_NOTATION = 1e12  # larger numbers are written with a power of ten
-_MAX_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class Table:
     bold_cells: frozenset[tuple[int, int]] = frozenset()
 
 
-def format_number(value: float, decimals: int) -> str:
-    """Write a number with so many decimal places, or a very large one with its power of ten."""
-    return f"{value:,.{decimals}f}" if abs(value) < _MAX_DECIMAL_NOTATION else f"{value:.6g}"
-
-
 def format_estimate(estimate: Estimate | None, decimals: int | None = None, percent: bool = False) -> str:
     """Write an estimate with its interval.
 
@@ -45,8 +38,10 @@ def format_estimate(estimate: Estimate | None, decimals: int | None = None, perc
     if percent:
         value, *interval = (f"{100 * number:.0f}" for number in numbers)
         return _add_interval(f"{value} %", interval)
-    decimals = _count_decimals(numbers) if decimals is None else decimals
-    value, *interval = ("not reached" if math.isinf(number) else format_number(number, decimals) for number in numbers)
+    decimals = count_decimals(numbers) if decimals is None else decimals
+    value, *interval = (
+        "not reached" if math.isinf(number) else format_number(number, decimals, ",") for number in numbers
+    )
     if math.isinf(estimate.high):
         return value if math.isinf(estimate.low) else f"{value} ({interval[0]} or more)"
     return _add_interval(value, interval)
@@ -54,12 +49,6 @@ def format_estimate(estimate: Estimate | None, decimals: int | None = None, perc
 
 def _add_interval(value: str, interval: Sequence[str]) -> str:
     return f"{value} ({' to '.join(interval)})" if interval else value
-
-
-def _count_decimals(numbers: Sequence[float]) -> int:
-    """Return how many decimal places tell the ends of an interval apart."""
-    width = max(numbers) - min(numbers) or abs(numbers[0]) / 100
-    return min(_MAX_DECIMALS, max(0, 1 - math.floor(math.log10(width)))) if width else 0
 
 
 def make_summary_table(comparison: Comparison) -> Table:
@@ -114,8 +103,8 @@ def make_run_table(collection: RunCollection) -> Table:
             f"{run.timesteps:,}",
             f"{run.episodes:,}",
             _MISSING if run.success_timestep is None else f"{run.success_timestep:,}",
-            _MISSING if run.training_return is None else format_number(run.training_return, 1),
-            _MISSING if run.greedy_return is None else format_number(run.greedy_return, 1),
+            _MISSING if run.training_return is None else format_number(run.training_return, 1, ","),
+            _MISSING if run.greedy_return is None else format_number(run.greedy_return, 1, ","),
             make_printable(str(run.directory)),
         )
         for variant in collection.variants

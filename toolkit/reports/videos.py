@@ -11,9 +11,9 @@ from toolkit.config.load import trust_code
 from toolkit.evaluation.html_media import find_newest_video, make_video_element
 from toolkit.reports.compare import Comparison, VariantSummary, get_score, select_median_run
 from toolkit.reports.run_record import RunRecord
-from toolkit.reports.tables import format_number
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError, ToolkitError, describe_error
+from toolkit.utils.text import format_number
 
 _MAX_VIDEO_BYTES = 4 << 20
 _MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
@@ -61,7 +61,8 @@ def _describe_run(run: RunRecord, summary: VariantSummary, uses_greedy_returns: 
         return f"seed {run.seed}"
     kind = "final greedy return" if uses_greedy_returns else "return at the end of training"
     median = "median" if n_scores % 2 else "median (the upper of two)"
-    return f"seed {run.seed}, the {median} of {n_scores} runs by {kind}: {format_number(score, 1)}"
+    score_text = format_number(score, 1, ",")
+    return f"seed {run.seed}, the {median} of {n_scores} runs by {kind}: {score_text}"
 
 
 def _make_video(record: RunRecord, trust: bool) -> tuple[str, str]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+_MAX_DECIMAL_NOTATION = 1e12
+_MAX_DECIMALS = 6
+_MAX_DISTORTION = 0.05  # relative error of rounding
 
 
 def abbreviate(items: Sequence[str], limit: int, more: str = "more") -> list[str]:
@@ -18,6 +23,28 @@ def abbreviate(items: Sequence[str], limit: int, more: str = "more") -> list[str
 def format_count(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 run``, ``2,000 runs``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def count_decimals(numbers: Sequence[float]) -> int:
+    """Return how many decimal places, at most six, tell numbers apart, such as the ends of an interval."""
+    width = max(numbers) - min(numbers) or abs(numbers[0]) / 100
+    return min(_MAX_DECIMALS, max(0, 1 - math.floor(math.log10(width)))) if width else 0
+
+
+def format_number(value: float, decimals: int, separator: str = "") -> str:
+    """Write a number with so many decimal places, or with three significant digits where these would distort it.
+
+    A very large number has a power of ten.
+
+    >>> [format_number(value, 1) for value in (195.93, 0.0, 0.26, 1e-7)]
+    ['195.9', '0.0', '0.26', '1e-07']
+
+    :param separator: between groups of three digits
+    """
+    if abs(value) >= _MAX_DECIMAL_NOTATION:
+        return f"{value:.6g}"
+    is_distorted = abs(float(f"{value:.{decimals}f}") - value) > _MAX_DISTORTION * abs(value)
+    return f"{value:.3g}" if is_distorted else f"{value:{separator}.{decimals}f}"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "<") -> list[str]:

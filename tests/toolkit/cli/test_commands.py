@@ -20,7 +20,7 @@ from toolkit.training.trainer import train
 PRELOAD = "toolkit.evaluation.preload"
 FILES = {
     "small.yaml": SMALL_CONFIG,
-    "short.yaml": "extends: small.yaml\ntimesteps: 60\nsnapshots: {every_timesteps: 40}\n",
+    "short.yaml": "extends: small.yaml\ntimesteps: 100\nsnapshots: {every_timesteps: 40}\n",
     "launcher.py": Path(in_process_launcher.__file__).read_text(),  # starts no processes
     "experiment.yaml": """\
 base: short.yaml
@@ -87,7 +87,7 @@ COMMANDS = {
         {"tunings/tuning/best.yaml"},
         preloads=True,
     ),
-    "check": Command("short.yaml", "name: short\nseed: 0\ntimesteps: 60\n", preloads=True),
+    "check": Command("short.yaml", "name: short\nseed: 0\ntimesteps: 100\n", preloads=True),
     "schema": Command("", r'{\n  "'),
     "plugins": Command("", r"algorithms\n  a2c +"),
     "new": Command("plugin my_reward", "created: a package with the wrapper", {"my_reward/pyproject.toml"}),

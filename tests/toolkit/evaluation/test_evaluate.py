@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from support import Toolkit
 
 from toolkit import Run, evaluate, load_config, train
+from toolkit.evaluation.evaluate import estimate_interval
 from toolkit.training.model import load_model
 from toolkit.utils.errors import RunError
 
@@ -130,14 +131,22 @@ def test_evaluation_summarizes_its_returns(lottery: Run) -> None:
     assert evaluation.min_return == min(evaluation.returns)
     assert evaluation.max_return == max(evaluation.returns)
     low, high = evaluation.ci95
-    assert evaluation.min_return < low < evaluation.mean_return < high < evaluation.max_return
+    assert low < evaluation.mean_return < high
 
 
-def test_interval_is_close_to_normal_approximation(scripted: Run) -> None:
+def test_interval_is_that_of_student(scripted: Run) -> None:
     returns = [float(value) for value in range(10)]
-    low, high = evaluate_returns(scripted, returns).ci95
-    half = 1.96 * np.std(returns) / np.sqrt(10)
-    assert (low, high) == (pytest.approx(4.5 - half, abs=0.3), pytest.approx(4.5 + half, abs=0.3))
+    half = 2.2622 * 3.02765 / np.sqrt(10)  # t(9) of a table, and the standard deviation
+    assert evaluate_returns(scripted, returns).ci95 == pytest.approx((4.5 - half, 4.5 + half), abs=1e-4)
+
+
+@pytest.mark.parametrize("n_returns", [2, 3, 5, 10])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_interval_of_few_returns_holds_mean_or_is_missing(n_returns: int, share: float) -> None:
+    random = np.random.default_rng(0)
+    intervals = [estimate_interval(random.binomial(1, share, n_returns).tolist()) for _ in range(300)]
+    is_right = [interval is None or interval[0] <= share <= interval[1] for interval in intervals]
+    assert np.mean(is_right) >= 0.94
 
 
 @pytest.mark.parametrize(
@@ -148,13 +157,13 @@ def test_few_or_skewed_returns_have_finite_interval_around_mean(scripted: Run, r
     evaluation = evaluate_returns(scripted, returns)
     low, high = evaluation.ci95
     assert sorted(evaluation.returns) == pytest.approx(sorted(returns), abs=1e-6)
-    assert evaluation.min_return <= low <= evaluation.mean_return <= high <= evaluation.max_return
+    assert -math.inf < low < evaluation.mean_return < high < math.inf
 
 
 @pytest.mark.parametrize("episodes", [1, 2, 10])
-def test_equal_returns_have_interval_of_zero_width(scripted: Run, episodes: int) -> None:
+def test_equal_returns_have_no_interval(scripted: Run, episodes: int) -> None:
     evaluation = evaluate_returns(scripted, [7.5] * episodes)
-    assert evaluation.ci95 == (7.5, 7.5)
+    assert evaluation.ci95 is None
     assert (evaluation.mean_return, evaluation.std_return) == (7.5, 0.0)
 
 
@@ -249,7 +258,13 @@ def test_evaluate_prints_text_without_json_option(scripted: Run, toolkit: Toolki
     result = toolkit("evaluate", scripted.directory, "--episodes", "3")
     assert result.status == 0
     assert "3 greedy episodes on one environment, raw returns" in result.out
-    assert "mean  7.50" in result.out
+    assert "mean  7.50  (no interval: all returns are equal)\n  std   0.00" in result.out
+    Paying.script = itertools.chain([1e-7, 2e-7, 3e-7], itertools.repeat(math.nan))
+    result = toolkit("evaluate", scripted.directory, "--episodes", "3")
+    assert "mean  2e-07  (95 % interval -4.84e-08 to 4.48e-07)\n  std   8.16e-08" in result.out
+    Paying.script = itertools.repeat(7.5)
+    result = toolkit("evaluate", scripted.directory, "--episodes", "1")
+    assert result.out.endswith("1 greedy episode, raw returns\n  mean  7.50  (no interval: one episode)\n")
 
 
 def test_evaluate_uses_newest_run_by_default(config_file: Path, toolkit: Toolkit) -> None:

@@ -160,7 +160,7 @@ def test_killed_run_resumes_exactly_from_its_snapshot(toolkit: Toolkit) -> None:
 def test_failed_run_stops_no_other_and_is_tried_again(toolkit: Toolkit) -> None:
     Path("own.py").write_text(BROKEN_WRAPPERS)
     wrappers = {"raises": "[./own.py:Raises]", "dies": "[./own.py:Dies]", "works": "[]"}
-    variants = "".join(f"  {name}: {{env.wrappers: {value}, timesteps: 60}}\n" for name, value in wrappers.items())
+    variants = "".join(f"  {name}: {{env.wrappers: {value}, timesteps: 100}}\n" for name, value in wrappers.items())
     file = write_file(f"base: small.yaml\nvariants:\n{variants}seeds: 2\nevaluation_episodes: 1\n", "x.yaml")
     completed = toolkit("experiment", file, "--set", "seeds=1")
     assert completed.status == 1

@@ -549,7 +549,7 @@ def test_run_on_full_disk_fails_and_resumes_when_there_is_room(
     assert "Traceback" not in finished.err
     assert (run / "result.json").exists() or f"{run}: the result cannot be written: No space left" in finished.err
     assert not [name for name in files_in(run) if "tmp" in name]
-    assert all(line.count(",") == 2 for line in (run / "monitor.csv").read_text().splitlines()[1:])
+    assert all(line.count(",") == 3 for line in (run / "monitor.csv").read_text().splitlines()[1:])
     assert all(archive.read(snapshot) for snapshot in snapshots_of(run))
     Path("cause").unlink()
     (disk / "filler").unlink()
