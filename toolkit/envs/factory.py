@@ -12,6 +12,7 @@ from toolkit.config.components import BoundComponent, import_modules
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
 from toolkit.utils.seeds import derive_run_seed
@@ -46,8 +47,12 @@ def make_vec_env(
     """
     wrappers, plain_config = config.components.wrappers, config.model_copy()  # all that a subprocess needs
 
+    relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
+
     def make() -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = make_env(plain_config, wrappers, render_mode, is_alone=in_subprocesses)
+        env: gym.Env[Any, Any] = make_env(
+            plain_config, wrappers, render_mode, is_alone=in_subprocesses, relabels=relabels
+        )
         return wrap(env) if wrap else env
 
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None
@@ -56,6 +61,8 @@ def make_vec_env(
     venv: VecEnv = SubprocessVecEnv(factories, step_timeout, seed) if in_subprocesses else InProcessVecEnv(factories)
     try:
         for wrapper in config.components.vec_wrappers:
+            if relabels:
+                check_vec_wrapper(wrapper, config)
             venv = wrapper.build(venv, **_get_gamma(wrapper, config.components.algorithm))
         recorder = EpisodeRecorder(venv)
         recorder.seed(seed)
@@ -76,20 +83,30 @@ def _get_gamma(wrapper: BoundComponent, algorithm: BoundComponent) -> dict[str, 
 
 
 def make_env(
-    config: RunConfig, wrappers: Sequence[BoundComponent], render_mode: str | None = None, *, is_alone: bool = False
+    config: RunConfig,
+    wrappers: Sequence[BoundComponent],
+    render_mode: str | None = None,
+    *,
+    is_alone: bool = False,
+    relabels: bool = False,
 ) -> ReplayableEpisodes:
     """Build one environment with its wrappers, in any process.
 
     :param wrappers: innermost first
     :param is_alone: whether nothing else in this process draws from the global generators
+    :param relabels: whether a replay buffer asks it for the rewards of other goals
     :raises ConfigError: if the environment or a wrapper cannot be built
     """
     base = _make_base(config, render_mode)
     try:
         monitor = RawMonitor(check_return_values(base))
         env: gym.Env[Any, Any] = monitor
+        built: list[tuple[BoundComponent, gym.Env[Any, Any]]] = []
         for wrapper in wrappers:
             env = wrapper.build(env)
+            built.append((wrapper, env))
+        if relabels:
+            env = guard_rewards(env, built, config)
         return ReplayableEpisodes(env, monitor, is_alone=is_alone)
     except BaseException:
         base.close()

@@ -89,6 +89,29 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
         return result  # type: ignore[return-value]
 
 
+class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
+    """Remember the last step, and check its reward.
+
+    :param check: called with the guard after each step; raises if the reward is wrong
+    :ivar reward: of the last step
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], check: Callable[[RewardGuard], None] | None = None) -> None:
+        super().__init__(env)
+        self._check = check
+        self.observation: Any = None
+        self.reward = 0.0
+        self.info: dict[str, Any] = {}
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment."""
+        result = self.env.step(action)
+        self.observation, self.reward, self.info = result[0], float(result[1]), result[4]
+        if self._check:
+            self._check(self)
+        return result
+
+
 def _faulty(method: str, result: Any, expected: str) -> FaultyEnvironmentError:
     types = ", ".join(type(value).__name__ for value in result) if isinstance(result, tuple | list) else ""
     returned = f"({types})" if types else type(result).__name__
@@ -538,7 +561,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         layers: list[gym.Wrapper[Any, Any, Any, Any]] = []
         env: Any = self.env
         while isinstance(env, gym.Wrapper):
-            if not isinstance(env, Monitor | ReturnValueChecker):
+            if not isinstance(env, Monitor | ReturnValueChecker | RewardGuard):
                 layers.append(env)
             env = env.env
         return layers

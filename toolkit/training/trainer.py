@@ -22,6 +22,7 @@ from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env
+from toolkit.envs.relabelling import try_guarded_rewards
 from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
 from toolkit.snapshots.rng import seed_global_generators
@@ -118,8 +119,8 @@ def dry_run(config: RunConfig, is_local: bool = True) -> None:
     resolved = resolve_config(config)
     if is_local:
         refuse_missing_device(resolved)
-    with _open_session(resolved, ()):
-        pass
+    with _open_session(resolved, ()) as session:
+        try_guarded_rewards(session.env)
 
 
 def _check_resumable(run: RunDirectory) -> None:
