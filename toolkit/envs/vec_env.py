@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.utils import processes
 from toolkit.utils.errors import FaultyEnvironmentError, LostEnvironmentError, ToolkitError, describe_error
+from toolkit.utils.log import configure_logging
 
 _IMMUTABLE = (int, float, str, np.generic, type(None))
 _START_TIMEOUT = 60.0  # seconds
@@ -303,8 +305,12 @@ def _run_worker(connection: Connection, pickled_factory: bytes, seed: int, index
     _leave_signals_to_parent()
     seed_global_generators(seed, index)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    configure_logging()
     try:
-        env: gym.Env[Any, Any] = cloudpickle.loads(pickled_factory)()
+        with warnings.catch_warnings():
+            if index:
+                warnings.simplefilter("ignore")  # the first environment, built in the same way, shows them
+            env: gym.Env[Any, Any] = cloudpickle.loads(pickled_factory)()
     except (Exception, SystemExit) as error:
         with suppress(OSError):  # the parent is gone
             connection.send(_RemoteError.from_exception(error))

@@ -286,7 +286,12 @@ def test_check_and_train_say_each_warning_once(config_file: Path) -> None:
 
 
 def test_python_warning_is_one_line_with_its_place_in_the_config() -> None:
-    write("algorithm: {name: ppo, params: {n_steps: 50, batch_size: 64}}\n", env="CartPole-v0", n_envs=2)
+    write(
+        "algorithm: {name: ppo, params: {n_steps: 50, batch_size: 64}}\n",
+        env="CartPole-v0",
+        n_envs=2,
+        more="vec_env: subproc",
+    )
     process = toolkit_process(["check", "c.yaml"])
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0
