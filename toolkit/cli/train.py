@@ -39,6 +39,7 @@ def train(
     with preload_after_check():
         run_config = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     from toolkit.training.callbacks import SuccessCriterion
+    from toolkit.training.checks import log_config_warnings
     from toolkit.training.trainer import train as train_run
 
     callbacks = run_config.components.callbacks
@@ -46,6 +47,7 @@ def train(
         raise ToolkitError(f"{config}: --require-success needs a success criterion", "add the callback 'success'")
 
     show_notes(quiet)
+    log_config_warnings(run_config)
     run = train_run(run_config, out, progress_bar=not quiet)
     print_outcome(run, quiet)
     if require_success and (run.result or {})["status"] != "success":

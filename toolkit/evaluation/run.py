@@ -18,6 +18,7 @@ from toolkit.evaluation.notebook import render_run
 from toolkit.evaluation.summary import format_run_summary
 from toolkit.evaluation.video import VideoFormat
 from toolkit.training import run_directory, trainer
+from toolkit.training.checks import log_config_warnings
 from toolkit.training.model import load_model
 from toolkit.utils.display import is_notebook
 from toolkit.utils.errors import ToolkitError
@@ -96,7 +97,7 @@ def train(
 
     Keyword arguments override values of the config by dotted path, with ``__`` for the dot:
     ``train("cartpole.yaml", seed=3, env__wrappers=[MyReward], algorithm__params__gamma=0.9)``. A class may stand where
-    the config names one.
+    the config names one. What training would ignore is logged as a warning.
 
     :param config: a YAML file, or the result of :func:`toolkit.load_config`
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
@@ -110,6 +111,7 @@ def train(
         raise ToolkitError("callbacks must be instances of SB3's BaseCallback", hint)
     loaded = load_config(config, overrides)
     show_progress = is_notebook() if progress_bar is None else progress_bar
+    log_config_warnings(loaded)
     run = trainer.train(loaded, None if out is None else Path(out), callbacks, progress_bar=show_progress)
     return Run(run.directory, run.config)
 

@@ -156,7 +156,7 @@ def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -
         raise ConfigError(problems)
     run = RunDirectory(directory, parsed)
     if not has_started(directory, parsed):
-        run = train(parsed, directory, log_warnings=False)  # the experiment has logged them
+        run = train(parsed, directory)
     elif not has_ended(directory):
         resume(run)
     if run.stopped_by is not None:

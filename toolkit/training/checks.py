@@ -110,7 +110,9 @@ def _find_late_updates(values: _Values) -> Iterator[Problem]:
     arguments, wanted, end = values.algorithm, values.config.timesteps, values.timesteps
     if not values.is_off_policy:
         return
-    starts, interval = arguments.get("learning_starts"), arguments.get("target_update_interval")
+    starts = arguments.get("learning_starts")
+    # SB3's default is beyond many a short trial run, so only a written one is a mistake
+    interval = values.config.components.algorithm.arguments.get("target_update_interval")
     hint = "lower it, or increase timesteps"
     has_replacement = arguments.get("sample_with_replacement", True)
     n_needed = 0 if has_replacement else arguments["batch_size"] * values.config.env.n_envs

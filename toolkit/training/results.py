@@ -25,7 +25,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "seconds": _NUMBER,
     "mean_return": (int, float, type(None)),
     "success": (dict, type(None)),
-    "no_update": (str, type(None)),
+    "no_update": (str,),
 }
 _SUCCESS: dict[str, tuple[type, ...]] = {
     "threshold": _NUMBER,
@@ -55,7 +55,7 @@ class RecordedEpisode(NamedTuple):
 def read_result(path: Path) -> dict[str, Any] | None:
     """Read ``result.json``; return None if it does not exist.
 
-    ``mean_return`` and ``no_update`` are missing from files of version 0.1.0.
+    ``mean_return`` is missing from files of version 0.1.0, ``no_update`` from runs that learned.
 
     :raises RunError: if its content is not what training writes
     """

@@ -28,7 +28,7 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
-from toolkit.training.checks import log_config_warnings, refuse_unfit_normalization
+from toolkit.training.checks import refuse_unfit_normalization
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.eval_callbacks import check_eval_callbacks
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
@@ -49,7 +49,6 @@ def train(
     callbacks: Sequence[BaseCallback] = (),
     *,
     progress_bar: bool = False,
-    log_warnings: bool = True,
 ) -> RunDirectory:
     """Train a config in a new run directory.
 
@@ -60,15 +59,12 @@ def train(
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
     :param callbacks: called after the config's own
     :param progress_bar: whether to show a progress bar if the config has none
-    :param log_warnings: whether to log :func:`toolkit.training.checks.find_config_warnings`
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     :raises TrainingError: if training fails; the status in the run directory is then ``failed``
     """
     resolved = resolve_config(config)
     refuse_missing_device(resolved)
     with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
-        if log_warnings:
-            log_config_warnings(resolved)
         run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
         with run.lock():
@@ -305,8 +301,9 @@ def _write_end(
         "seconds": round(session.monitor_writer.seconds, 3),
         "mean_return": episodes.mean_return(),
         "success": session.criterion.report() if session.criterion else None,
-        "no_update": explain_no_update(session.model, session.first_weights) if status in ENDED else None,
     }
+    if status in ENDED and (reason := explain_no_update(session.model, session.first_weights)):
+        result["no_update"] = reason
     try:
         run.write("result.json", json.dumps(result, indent=2) + "\n")
         if failure:

@@ -162,7 +162,7 @@ class _Worker:
             trust_code(run.config)  # the user's own
             return run if has_ended(directory) else resume(run, [reporter])
         shutil.rmtree(directory, ignore_errors=True)
-        return train(config, directory, [reporter], log_warnings=False)
+        return train(config, directory, [reporter])
 
 
 def _move_from_other_worker(directory: Path) -> None:

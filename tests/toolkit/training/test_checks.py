@@ -86,7 +86,7 @@ WARNINGS: dict[str, tuple[str, dict[str, Any], str]] = {
         "3: algorithm.params.max_grad_norm: is 0: every gradient is removed; set it above 0",
     ),
     "a target network at rest": (
-        "algorithm: {name: qrdqn, params: {learning_starts: 50}}",
+        "algorithm: {name: qrdqn, params: {target_update_interval: 10_000}}",
         {},
         "3: algorithm.params.target_update_interval: 10,000 is beyond the run's 300 timesteps: "
         "the target network is never updated; lower it, or increase timesteps",
@@ -175,6 +175,7 @@ VALID = {
     "rewards of frames normalized": (PPO.format(""), {"more": normalize("norm_obs: false", outside=STACK)}),
     "stacks normalized": (DQN.format(""), {"more": normalize(inside=STACK)}),
     "a subprocess with a time limit": (PPO.format(""), {"more": "step_timeout: 3, vec_env: subproc"}),
+    "a target network at rest by default": ("algorithm: dqn", {}),
     "target updates by episodes": (
         "algorithm: {name: double_dqn, params: {learning_starts: 50, target_update_interval: [1, episode]}}",
         {},
@@ -367,7 +368,7 @@ def test_run_without_an_update_says_why(body: str, reason: str | None) -> None:
     run = train(load_config(write(body, timesteps=100, env=env)))
     assert run.result is not None
     if reason is None:
-        assert run.result["no_update"] is None
+        assert "no_update" not in run.result
         assert "no update" not in format_run_summary(run)
     else:
         assert re.fullmatch(reason, run.result["no_update"])
