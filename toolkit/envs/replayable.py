@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -39,7 +37,7 @@ from toolkit.snapshots.rng import (
     get_generator_states,
     set_generator_states,
 )
-from toolkit.snapshots.transfer import transfer
+from toolkit.snapshots.transfer import transfer, warn_of_missing
 from toolkit.utils.errors import FaultyEnvironmentError, describe_error
 from toolkit.utils.seeds import derive_episode_seed, derive_former_episode_seed
 
@@ -292,7 +290,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             return result
         # a wrapper in the middle of a training episode does not pass the reset on, or its objects are made only now
         for name in self._transfer(states or [], "state" if is_reached else "before"):
-            _warn_of_missing(name)
+            warn_of_missing(name)
         return self.env.reset(seed=seed, options=options)
 
     @property
@@ -600,11 +598,6 @@ def _describe_for_copies(
 def _is_setting(data: Any) -> bool:
     is_object = isinstance(data, dict) and data.get("$") == capture.OBJECT
     return data is None or isinstance(data, bool | str) or is_object
-
-
-@functools.cache  # each environment has the same wrappers
-def _warn_of_missing(name: str) -> None:
-    logging.getLogger("toolkit").warning("%s: is not taken over from training, as it does not exist yet", name)
 
 
 def _name_env(env: gym.Env[Any, Any]) -> str:

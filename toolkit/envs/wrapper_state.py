@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.snapshots import capture, restore
-from toolkit.snapshots.transfer import transfer
+from toolkit.snapshots.transfer import transfer, warn_of_missing
 
 _OF_RUNNING_EPISODES = {"training", "returns", "old_obs", "old_reward"}  # attributes of VecNormalize
 
@@ -52,8 +52,8 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
         venv.reset()  # makes the objects that the vec wrappers do not have yet
         venv.unwrapped._seeds = seeds
         venv.env_method("take_over", states["wrappers"])
-        if missing := _load_vec_wrappers(venv, states):
-            raise ValueError(f"{missing[0]} does not exist after a reset")
+        for name in _load_vec_wrappers(venv, states):
+            warn_of_missing(name)
     _freeze_statistics(venv)
     if (recorder := _find_recorder(venv)) is not None:
         recorder.taken_over = states
@@ -84,7 +84,7 @@ def _without_running(layer: VecEnvWrapper, state: dict[str, Any]) -> dict[str, A
 
 
 def _load_vec_wrappers(venv: VecEnv, states: dict[str, Any]) -> list[str]:
-    """Load the states of the vec wrappers; return the names of what these do not have yet."""
+    """Load the states of the vec wrappers; return the names of what does not fit them as they are now."""
     missing = []
     for layer, state in zip(list_vec_wrappers(venv), states["vec_wrappers"], strict=True):
         restore.check_class(layer, state["class"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.snapshots.capture import ATTRIBUTES, OBJECT, STATE_DICT, UNCHANGED
+from toolkit.snapshots.capture import ATTRIBUTES, OBJECT, STATE_DICT
 from toolkit.snapshots.object_kinds import get_reference_attributes, has_state_dict, is_frozen, is_object
-from toolkit.snapshots.restore import check_class, restore, restore_attributes
+from toolkit.snapshots.restore import RESTORE_ERRORS, check_class, restore, restore_attributes
+
+_log = logging.getLogger("toolkit")
 
 _GENERATORS = ("generator", "random")  # kinds of plain data
-_OWN = ("render_mode", "num_envs")  # attributes that belong to the copy
+_OWN = ("render_mode", "num_envs", "_action_space", "_observation_space")  # attributes that belong to the copy
 
 
 def transfer(owner: Any, state: dict[str, Any], n_envs: tuple[int, int] = (0, 0)) -> list[str]:
@@ -24,8 +28,9 @@ def transfer(owner: Any, state: dict[str, Any], n_envs: tuple[int, int] = (0, 0)
     lists with an entry for each environment stay out if the copy has another number of environments.
 
     :param n_envs: number of environments of the object, and of the copy
-    :return: dotted names of attributes whose objects the copy does not have yet; a reset may make them
-    :raises ValueError: if the state does not fit; also another of :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
+    :return: dotted names of attributes that do not fit the copy as it is now; a reset may make their objects
+    :raises ValueError: if a ``state_dict`` does not fit; also another of
+        :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
     """
     if state["$"] != ATTRIBUTES or has_state_dict(owner):
         restore(owner, state)
@@ -40,14 +45,21 @@ def transfer_attributes(owner: Any, attributes: dict[str, Any], n_envs: tuple[in
         current = vars(owner).get(name)
         if name in _OWN or _has_entry_for_each_env(data, current, n_envs):
             continue
-        if _is_same_object(current, data):
-            check_class(current, data["type"])
-            missing += [f"{name}.{inner}" for inner in transfer(current, data["state"], n_envs)]
-        elif contains(data, is_object_data) and not _has_items(current, data):
+        try:
+            if _is_same_object(current, data):
+                check_class(current, data["type"])
+                missing += [f"{name}.{inner}" for inner in transfer(current, data["state"], n_envs)]
+            elif not contains(data, is_generator):
+                restore_attributes(owner, {name: data}, get_reference_attributes(owner))
+        except RESTORE_ERRORS:
             missing.append(name)
-        elif not contains(data, is_generator):
-            restore_attributes(owner, {name: data}, get_reference_attributes(owner))
     return missing
+
+
+@functools.cache  # each copy has the same attributes
+def warn_of_missing(name: str) -> None:
+    """Warn, once in a process, of an attribute that :func:`transfer` has named."""
+    _log.warning("%s does not fit what training left: evaluation starts with the initial value", name)
 
 
 def contains(data: Any, is_wanted: Callable[[dict[str, Any]], bool]) -> bool:
@@ -55,11 +67,6 @@ def contains(data: Any, is_wanted: Callable[[dict[str, Any]], bool]) -> bool:
     if isinstance(data, dict):
         return is_wanted(data) or any(contains(item, is_wanted) for item in data.values())
     return isinstance(data, list) and any(contains(item, is_wanted) for item in data)
-
-
-def is_object_data(data: dict[str, Any]) -> bool:
-    """Return whether plain data describes an object that is restored in place."""
-    return data.get("$") in (OBJECT, UNCHANGED)
 
 
 def is_generator(data: dict[str, Any]) -> bool:
@@ -77,12 +84,6 @@ def _is_same_object(current: Any, data: Any) -> bool:
         and is_object(current)
         and not is_frozen(current)
     )
-
-
-def _has_items(current: Any, data: Any) -> bool:
-    """Return whether a copy has an object, or as many items as a container with objects in it."""
-    length = _count_entries(data)
-    return current is not None and (length is None or length == _length(current))
 
 
 def _has_entry_for_each_env(data: Any, current: Any, n_envs: tuple[int, int]) -> bool:

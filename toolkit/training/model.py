@@ -135,7 +135,7 @@ def save_model(run: RunDirectory, model: BaseAlgorithm) -> None:
             file.comment = _MARK
     if unsaved:
         _log.warning(
-            "%s: lacks what evaluation cannot take over from training, and starts anew: %s",
+            "%s: does not have %s: evaluation starts with the initial value",
             run.directory / _WRAPPER_ARCHIVE,
             ", ".join(unsaved),
         )
