@@ -12,6 +12,7 @@ from toolkit.envs.carried_state import SKIPPED, Attributes, find_changes, read_a
 from toolkit.envs.episode_trace import checksum
 from toolkit.snapshots import capture
 from toolkit.snapshots.object_kinds import has_state_dict
+from toolkit.snapshots.transfer import contains, is_generator
 
 _N_EXAMINED = 3  # calls of each method
 
@@ -28,6 +29,7 @@ class OutsideChanges:
         self._layers = layers
         self._own = own
         self._changes: list[list[Any]] = []
+        self._changed_names: list[list[str]] = [[], []]  # of the outermost layer and the inner environment
         self._n_examined: Counter[str] = Counter()
         self.unsaved: list[str] = []
 
@@ -50,6 +52,7 @@ class OutsideChanges:
             changes = [find_changes(*pair) for pair in zip(before, self._read(), strict=True)]
             if any(changes):
                 self._changes.append([n_actions, changes])
+                self._note_names(changes[0], changes[-1])
         if objects is not None:
             self._note_unsaved(name, objects, is_silent=result is None and not any(changes))
         return result
@@ -65,6 +68,29 @@ class OutsideChanges:
                 for layer, attributes in zip(self._layers, changes, strict=True):
                     set_attributes(layer, attributes)
                 self._changes.append([number, changes])
+
+    def read_changed(self) -> list[Attributes]:
+        """Return the present values of attributes that calls have changed since training started.
+
+        Generators are left out: many copies of one would draw the same numbers.
+
+        :return: those of the outermost layer, and those of the inner environment
+        """
+        states = self._read()
+        return [
+            {name: data for name, data in attributes.items() if name in names and not contains(data, is_generator)}
+            for names, attributes in zip(self._changed_names, (states[0], states[-1]), strict=True)
+        ]
+
+    def set_changed(self, changed: Sequence[Attributes]) -> None:
+        """Set what :meth:`read_changed` returned of another environment of this kind."""
+        for layer, attributes in zip((self._layers[0], self._layers[-1]), changed, strict=True):
+            set_attributes(layer, attributes)
+        self._note_names(*changed)
+
+    def _note_names(self, own: Attributes, inner: Attributes) -> None:
+        for names, attributes in zip(self._changed_names, (own, inner), strict=True):
+            names += [name for name in attributes if name not in names]
 
     def read_own(self) -> Attributes:
         """Return the attributes that others have set on the outermost layer."""

@@ -339,6 +339,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             "changes": self._outside_changes.to_data(),
             "carried": [self._carried.find_changes(state) for state in (self._carried_before, self._carried.read())],
             "own": self._outside_changes.read_own(),
+            "changed": self._outside_changes.read_changed(),
             "generators": [encode_generator_states(states) for states in generators] if self._is_alone else None,
             "before": self._states_before,
             "wrappers": self.wrapper_states(),
@@ -454,6 +455,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self.load_wrapper_states(state["wrappers"])
         self._outside_changes.set_own(state.get("own", {}))
         self._carried.restore(state.get("carried", [{}])[-1])
+        self._outside_changes.set_changed(state.get("changed", [{}, {}]))
         self._restore_generators(state, 1)
 
     def _restore_generators(self, state: dict[str, Any], index: int) -> None:
@@ -493,7 +495,8 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         """Return, as plain data, what a copy of this environment takes over with :meth:`take_over`.
 
         :return: ``wrappers``: for each, outermost first, its class, its state, and its state before the running
-            episode; None if the agent does not depend on it. ``unsaved``: names of what a copy cannot take over
+            episode; None if the agent does not depend on it. ``changed``: attributes of the environment that calls
+            from outside have changed. ``unsaved``: names of what a copy cannot take over
         """
         layers = self._capture_layers()
         states = [
@@ -506,13 +509,20 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             if not isinstance(layer, _FOR_RENDERING)
         ]
         acting = [pair for pair in layers if not isinstance(pair[0], (*_NOT_FOR_ACTING, *_FOR_RENDERING))]
-        return {"wrappers": states, "unsaved": _name_unsaved(acting)}
+        changes = self._outside_changes
+        unsaved = [f"environment {_name_env(self.unwrapped)}: {name}" for name in changes.unsaved]
+        return {
+            "wrappers": states,
+            "changed": changes.read_changed(),
+            "unsaved": [*_name_unsaved(acting), *unsaved],
+        }
 
-    def take_over(self, states: list[dict[str, Any] | None]) -> None:
-        """Take over the ``wrappers`` of :meth:`capture_for_copies`; the next reset starts an episode.
+    def take_over(self, states: list[dict[str, Any] | None], changed: list[dict[str, Any]]) -> None:
+        """Take over ``wrappers`` and ``changed`` of :meth:`capture_for_copies`; the next reset starts an episode.
 
         :raises ValueError: if they do not fit; also another of :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
         """
+        self._outside_changes.set_changed(changed)
         self._missing = self._transfer(states, "state")
         self._taken_over = states
 

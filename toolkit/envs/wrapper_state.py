@@ -18,8 +18,8 @@ def capture_wrapper_states(venv: VecEnv) -> dict[str, Any]:
 
     Among several environments the wrappers of the first one count.
 
-    :return: the states of ``wrappers`` and ``vec_wrappers``, the number of environments, and the names of attributes
-        that are ``unsaved``
+    :return: the states of ``wrappers`` and ``vec_wrappers``, what calls from outside have ``changed`` in the
+        environment, the number of environments, and the names of attributes that are ``unsaved``
     """
     recorder = _find_recorder(venv)
     if recorder is not None and recorder.taken_over is not None:
@@ -31,7 +31,7 @@ def capture_wrapper_states(venv: VecEnv) -> dict[str, Any]:
         captured = capture.capture(layer, others)
         states.append({"class": type(layer).__name__, "state": _without_running(layer, captured.state)})
         unsaved += [f"wrapper {type(layer).__name__}: {name}" for name in captured.unsaved]
-    return {"wrappers": inner["wrappers"], "vec_wrappers": states, "n_envs": venv.num_envs, "unsaved": unsaved}
+    return {**inner, "vec_wrappers": states, "n_envs": venv.num_envs, "unsaved": unsaved}
 
 
 def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
@@ -46,12 +46,12 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
     if "n_envs" not in states:
         _load_former_states(venv, states)
         return
-    venv.env_method("take_over", states["wrappers"])
+    venv.env_method("take_over", states["wrappers"], states["changed"])
     if _load_vec_wrappers(venv, states):
         seeds = venv.unwrapped._seeds
         venv.reset()  # makes the objects that the vec wrappers do not have yet
         venv.unwrapped._seeds = seeds
-        venv.env_method("take_over", states["wrappers"])
+        venv.env_method("take_over", states["wrappers"], states["changed"])
         for name in _load_vec_wrappers(venv, states):
             warn_of_missing(name)
     _freeze_statistics(venv)

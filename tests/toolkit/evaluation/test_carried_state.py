@@ -40,6 +40,10 @@ class Shifted(gym.Env[Any, Any]):
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
+        self.steps = STEPS
+
+    def set_steps(self, steps: int) -> None:
+        self.steps = steps
 
     def _show(self) -> NDArray[np.float32]:
         self.is_up = int(self.np_random.integers(2))
@@ -47,7 +51,7 @@ class Shifted(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.left = STEPS
+        self.left = self.steps
         return self._show(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -237,6 +241,7 @@ def make_config(wrappers: list[str] = [], vec_wrappers: list[str] = [], policy: 
     parts = {
         "name": "carried",
         "timesteps": 192,
+        "import_modules": [__name__],
         "env": {
             "id": "toolkit_tests/Shifted-v0",
             "n_envs": N_ENVS,
@@ -298,13 +303,14 @@ def test_loaded_model_normalizes_observations_as_in_training(tmp_path: Path) -> 
 
 
 class SetOnce(SetPolicy):
-    """Sets the policy's attribute at the start, and never again."""
+    """Sets attributes of the policy and the environments at the start, and never again."""
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         if self.num_timesteps == 0:
             policy: Any = self.model.policy
             policy.offset = 1002.5
+            self.training_env.env_method("set_steps", 2 * STEPS)
 
     def _on_step(self) -> bool:
         return True
@@ -332,7 +338,15 @@ def test_resume_restores_what_policy_learned(policy: str, tmp_path: Path) -> Non
     with pytest.raises(TrainingError):
         trainer.train(config, tmp_path / "run", [StopAt(180)])
     run = tk.load(trainer.resume(tk.load(tmp_path / "run"), [StopAt()]).directory)
-    assert run.evaluate(6).returns == (float(STEPS),) * 6
+    assert run.evaluate(6).returns == (2.0 * STEPS,) * 6
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_evaluation_has_what_callback_set_in_environment(vec_env: str, tmp_path: Path) -> None:
+    config = make_config(policy="OffsetPolicy", callbacks=[f"{__name__}:SetOnce"])
+    config = config.model_copy(update={"env": config.env.model_copy(update={"vec_env": vec_env})})
+    run = tk.load(trainer.train(config, tmp_path / "run").directory)
+    assert run.evaluate(6).returns == (2.0 * STEPS,) * 6
 
 
 # --- What is not carried --------------------------------------------------------------------------------------------
