@@ -135,6 +135,16 @@ class EpisodeRecorder(VecEnvWrapper):
         self._steps = 0
         self._start_steps = np.zeros(self.num_envs, dtype=np.int64)
         self._held: list[tuple[int, int, Episode]] = []  # heap: step of the start, environment, ended episode
+        self._limits = np.full(self.num_envs, np.inf)
+        self._left = self._limits.copy()  # episodes of each environment that may still count
+
+    def limit_episodes(self, total: int) -> None:
+        """Let only so many episodes count after each reset of all environments, as SB3's ``evaluate_policy`` does.
+
+        Each environment has a share. The next reset comes when all have played theirs: until then, an environment
+        plays the more further episodes, the shorter they are.
+        """
+        self._limits[:] = [(total + index) // self.num_envs for index in range(self.num_envs)]
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; running episodes are dropped."""
@@ -147,6 +157,7 @@ class EpisodeRecorder(VecEnvWrapper):
             self._pop_episode(index)
         self._start_steps[:] = self._steps
         self._held.clear()
+        self._left[:] = self._limits
         return observations
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
@@ -246,7 +257,9 @@ class EpisodeRecorder(VecEnvWrapper):
             is_success=None if is_success is None else float(is_success),
             extras=tuple((str(key), make_printable(str(value), _MAX_TEXT_LENGTH)) for key, value in extras.items()),
         )
-        heapq.heappush(self._held, (start, index, ended))
+        if self._left[index]:
+            self._left[index] -= 1
+            heapq.heappush(self._held, (start, index, ended))
         self._begin_episode(index)
 
     def _begin_episode(self, index: int) -> None:
@@ -254,8 +267,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._start_steps[index] = self._steps
 
     def _count_episodes(self) -> None:
-        """Let the held episodes count that started before all running ones."""
-        first_running = self._start_steps.min()
+        """Let the held episodes count that started before all running ones that may count."""
+        first_running = np.where(self._left, self._start_steps, self._steps + 1).min()
         while self._held and self._held[0][0] < first_running:
             *_, episode = heapq.heappop(self._held)
             self.episodes.append(episode._replace(seconds=self.seconds, timestep=self.get_timesteps()))

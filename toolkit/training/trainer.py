@@ -199,6 +199,8 @@ def _build_session(
     try:
         env.env_method("watch_generators", indices=[0])  # the others are like it
         model = build_model(config, env, seed=seed)
+        if not training_state.can_resume(model) and hasattr(model, "n_eval_episodes"):  # of ARS, for each candidate
+            env.limit_episodes(model.n_eval_episodes)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         refuse_unfit_normalization(config, model)
         config_callbacks = [component.build() for component in config.components.callbacks]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,18 @@ def test_episodes_count_in_order_of_start_once_all_earlier_ones_ended() -> None:
     seconds = [episode.seconds for episode in env.episodes]
     assert seconds == sorted(seconds)
     assert 0 < seconds[0] <= seconds[-1] <= env.seconds
+
+
+def test_limited_episodes_are_the_first_of_each_environment() -> None:
+    env = build(CARTPOLE % (3, ""))
+    env.limit_episodes(5)  # as SB3's evaluate_policy: 1, 2 and 2
+    play(env, 60)
+    episodes = play_one_by_one(3, 60)
+    shares = [[episode for episode in episodes if episode[1] == index][:n] for index, n in enumerate((1, 2, 2))]
+    expected = [(raw, length) for _, _, raw, length in sorted(itertools.chain(*shares))]
+    assert [(episode.raw_return, episode.length) for episode in env.episodes] == expected
+    play(env, 60)
+    assert len(env.episodes) == 10
 
 
 def test_info_shows_episode_at_the_step_where_it_ends() -> None:
