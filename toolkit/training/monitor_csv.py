@@ -51,8 +51,7 @@ class MonitorCsvWriter(RunCallback):
 
     def _append(self, episodes: list[Episode]) -> None:
         if self._file is not None:
-            for episode in episodes:
-                self._file.write(_format_row(episode, self._extra_columns).encode())
+            self._file.write("".join(_format_row(episode, self._extra_columns) for episode in episodes).encode())
         self._written += len(episodes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,9 +68,9 @@ class MonitorCsvWriter(RunCallback):
         episodes = self.context.episodes
         self._extra_columns = _list_extra_columns(episodes)
         header = {"t_start": self._started, "env_id": self.context.run.config.env.id}
-        columns = _format_line([*MONITOR_COLUMNS, *self._extra_columns])
+        columns = ",".join(MONITOR_COLUMNS) + _format_further_cells(self._extra_columns)
         rows = "".join(_format_row(episode, self._extra_columns) for episode in episodes)
-        self.context.run.write(self.NAME, f"#{json.dumps(header)}\n{columns}{rows}")
+        self.context.run.write(self.NAME, f"#{json.dumps(header)}\n{columns}\n{rows}")
         self._written = len(episodes)
         self._file = AppendOnlyFile(self.context.run.directory / self.NAME)
 
@@ -91,12 +90,15 @@ def _list_extra_columns(episodes: Iterable[Episode]) -> list[str]:
 
 
 def _format_row(episode: Episode, extra_columns: Sequence[str]) -> str:
+    numbers = f"{episode.raw_return!r},{episode.length},{round(episode.seconds, 6)},{episode.timestep}"
     extras = dict(episode.extras)
-    numbers = [repr(episode.raw_return), episode.length, round(episode.seconds, 6), episode.timestep]
-    return _format_line([*numbers, *(extras.get(name, "") for name in extra_columns)], "\r\n")
+    return f"{numbers}{_format_further_cells(extras.get(name, '') for name in extra_columns)}\r\n"
 
 
-def _format_line(cells: Iterable[object], end: str = "\n") -> str:
+def _format_further_cells(cells: Iterable[str]) -> str:
+    """Return the cells of a CSV line that follow others, with a comma before each."""
+    if not (texts := [*cells]):
+        return ""
     text = StringIO()
-    csv.writer(text, lineterminator=end).writerow(cells)
+    csv.writer(text, lineterminator="").writerow(["", *texts])
     return text.getvalue()
