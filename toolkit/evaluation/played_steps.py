@@ -16,7 +16,7 @@ _TOLERANCE = 1e-4
 
 
 class PlayedSteps(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps a digest of all observations and rewards, and the numbers of the first steps."""
+    """Keeps a digest of all actions, observations and rewards, and the numbers of the first steps."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -26,21 +26,21 @@ class PlayedSteps(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and note the observation."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._note(observation, 0.0)
+        self._note(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and note observation and reward."""
+        """Step, and note action, observation and reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._note(observation, reward)
+        self._note((action, observation, float(reward)))
         return observation, reward, terminated, truncated, info
 
     def summarize_steps(self) -> tuple[bytes, list[NDArray[np.float64]]]:
         """Return the digest of all steps, and the numbers of each of the first ones."""
         return self._digest.digest(), self._first_steps
 
-    def _note(self, observation: Any, reward: SupportsFloat) -> None:
-        parts = [*_iterate_arrays(observation), np.asarray(float(reward))]
+    def _note(self, values: Any) -> None:
+        parts = [*_iterate_arrays(values)]
         for part in parts:
             self._digest.update(part.tobytes())
         if len(self._first_steps) < _N_FIRST_STEPS:
@@ -65,13 +65,13 @@ def _are_close(steps: list[NDArray[np.float64]], other_steps: list[NDArray[np.fl
     )
 
 
-def _iterate_arrays(observation: Any) -> Iterator[NDArray[Any]]:
-    """Yield the arrays of an observation, whatever its space; a text becomes its characters."""
-    if isinstance(observation, dict):
-        observation = [observation[key] for key in sorted(observation)]
-    if isinstance(observation, list | tuple):
-        for part in observation:
+def _iterate_arrays(values: Any) -> Iterator[NDArray[Any]]:
+    """Yield the arrays of an observation or action, whatever its space; a text becomes its characters."""
+    if isinstance(values, dict):
+        values = [values[key] for key in sorted(values)]
+    if isinstance(values, list | tuple):
+        for part in values:
             yield from _iterate_arrays(part)
         return
-    array = np.asarray(observation)
-    yield array if array.dtype.kind in "biuf" else np.frombuffer(repr(observation).encode(), np.uint8)
+    array = np.asarray(values)
+    yield array if array.dtype.kind in "biuf" else np.frombuffer(repr(values).encode(), np.uint8)
