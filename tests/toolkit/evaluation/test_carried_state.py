@@ -344,7 +344,9 @@ def test_resume_restores_what_policy_learned(policy: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
 def test_evaluation_has_what_callback_set_in_environment(vec_env: str, tmp_path: Path) -> None:
     config = make_config(policy="OffsetPolicy", callbacks=[f"{__name__}:SetOnce"])
-    config = config.model_copy(update={"env": config.env.model_copy(update={"vec_env": vec_env})})
+    env = config.env.model_copy(update={"vec_env": vec_env, "n_envs": 1})
+    algorithm = config.algorithm.model_copy(update={"params": {**config.algorithm.params, "n_steps": 64}})
+    config = config.model_copy(update={"env": env, "algorithm": algorithm})
     run = tk.load(trainer.train(config, tmp_path / "run").directory)
     assert run.evaluate(6).returns == (2.0 * STEPS,) * 6
 
