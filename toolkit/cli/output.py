@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -11,6 +12,8 @@ from contextvars import ContextVar
 from typing import TextIO
 
 import typer
+
+from toolkit.utils.errors import ToolkitError
 
 _STDOUT, _STDERR = 1, 2  # what programs in C write to
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)  # set while stdout is reserved
@@ -66,11 +69,17 @@ def _send_stdout_to_stderr() -> None:
 
 
 def print_line(text: object, end: str = "\n") -> None:
-    """Print a result and a newline, or drop it when nobody reads stdout any more."""
+    """Print a result and a newline, or drop it when nobody reads stdout any more.
+
+    :raises ToolkitError: if it cannot be written, for example to a file on a full disk
+    """
     try:
         typer.echo(f"{text}{end}", file=_results.get(), nl=False)
-    except OSError:  # the terminal was closed; Python's own flush at exit must not fail either
-        _drop(_results.get() or sys.stdout)
+    except OSError as error:
+        _drop(_results.get() or sys.stdout)  # Python's own flush at exit must not fail either
+        if error.errno not in (errno.EPIPE, errno.EIO):  # a closed pipe, a closed terminal
+            message = f"stdout: cannot be written to: {error.strerror}"
+            raise ToolkitError(message, "make room there, or write to another file") from error
 
 
 def terminal_width() -> int | None:

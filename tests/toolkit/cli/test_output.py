@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,11 +92,19 @@ def test_stdout_holds_results_without_what_environments_print(
 
 
 def test_new_process_prints_only_the_run_directory(noisy_config: Path) -> None:
-    settings = ["--set", "env.vec_env=subproc", "--set", "env.n_envs=2", "--out", "run", "--quiet"]
+    settings = ["--set", "env.vec_env=subproc", "--out", "run", "--quiet"]
     with toolkit_process(["train", noisy_config, *settings]) as process:
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "run\n")
     assert {"a library greets", "a library says goodbye", "a program starts", "step"} <= {*err.splitlines()}
+
+
+def test_result_that_cannot_be_written_is_an_error(toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        finished = toolkit("plugins", "schedules")
+    assert finished.status == 2
+    assert finished.err.startswith("error: stdout: cannot be written to: No space left on device")
 
 
 def test_help_is_printed_on_stdout(toolkit: Toolkit) -> None:
