@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from array import array
 from typing import Any, NamedTuple, SupportsFloat
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple, SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-_MASK = 0xFFFFFFFF
 _TERMINATED, _TRUNCATED = 1, 2
 # parts of a trace as plain data, and what their entries are for a user
 _PARTS = {
@@ -51,6 +51,11 @@ class EpisodeTrace:
         self._observations.append(checksum(observation))
         self._rewards.append(reward)  # type: ignore[arg-type]  # what has __float__
         self._ends.append((_TERMINATED if terminated else 0) + (_TRUNCATED if truncated else 0))
+
+    @property
+    def last_reward(self) -> float:
+        """The reward of the last step; 0 before it."""
+        return self._rewards[-1] if self._rewards else 0.0
 
     def to_data(self) -> dict[str, Any]:
         """Return the trace as plain data."""
@@ -99,13 +104,18 @@ def checksum(value: Any, start: int = 0) -> int:
         if value.dtype.hasobject:
             return start
         data = value.data if value.flags.c_contiguous and value.dtype.kind in "biuf" else value.tobytes()
-        return zlib.crc32(data, (start ^ hash(value.shape)) & _MASK)
+        return zlib.crc32(data, start ^ _checksum_shape(value.shape))
     if isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             start = checksum(item, zlib.crc32(str(key).encode(), start))
         return start
     is_plain = isinstance(value, bool | int | float | str | np.generic)
     return zlib.crc32(repr(value).encode(), start) if is_plain else start
+
+
+@functools.cache
+def _checksum_shape(shape: tuple[int, ...]) -> int:
+    return zlib.crc32(repr(shape).encode())
 
 
 def _find_first_difference(values: NDArray[Any], saved_values: Any, kind: type[Any]) -> int | None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -180,6 +180,13 @@ class RawMonitor(Monitor):
         return completed[-1] | totals
 
 
+class _LastStep(NamedTuple):
+    """What the last step of an episode returned; reward 0 if there was none."""
+
+    observation: Any
+    reward: float
+
+
 class _ReplayError(Exception):
     """An episode that cannot be played again to its end."""
 
@@ -220,7 +227,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._is_alone = is_alone
         self._generators_before: GeneratorStates | None = None
         self._watch: GeneratorWatch | None = None
-        self._dropped: Any = None  # last observation of an episode that could not be replayed, until the next step
+        self._dropped: _LastStep | None = None  # of an episode that could not be replayed, until the next step
         self._reset_result: tuple[Any, dict[str, Any]] = (None, {})
         own_attributes = {*vars(self), "_outside_changes"}
         self._outside_changes = OutsideChanges([self, *self._layers(), env.unwrapped], own_attributes)
@@ -261,10 +268,10 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and remember the action and what came of it.
 
-        An episode that could not be replayed ends here instead, as a time limit ends it, with reward 0.
+        An episode that could not be replayed ends here instead, as by a time limit, with its last step once more.
         """
         if self._dropped is not None:
-            return self._dropped, 0.0, False, True, {}
+            return *self._dropped, False, True, {}
         self._actions.append(np.copy(action) if isinstance(action, np.ndarray) else action)
         if self._watch is None:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -332,7 +339,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             "actions": np.array(self._actions),
             "resets": list(self._inner_resets),
             "observation": _try_to_capture(self._monitor.observation),
-            "last": _try_to_capture(self._observation if self._dropped is None else self._dropped),
+            "last": self._capture_last_step(),
             "is_dropped": self._dropped is not None,
             "trace": self._trace.to_data(),
             "raw_rewards": np.array(self._monitor.rewards, np.float64),
@@ -361,7 +368,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             return f"cannot repeat its episode ({error}): a new episode starts"
         difference = self._find_difference(state)
         self._restore_present(state)
-        if state.get("is_dropped"):
+        if state.get("is_dropped"):  # it had begun and was not stepped yet
             self._set_dropped(state)
         if difference is None:
             return ""
@@ -394,9 +401,16 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def _set_dropped(self, state: dict[str, Any]) -> None:
         observation, info = self._reset_result
-        last = state.get("last")  # version 0.1.0 saved none
         self._reset_result = observation, {**info, RAW_EPISODE: None, DROPPED_EPISODE: True}
-        self._dropped = observation if last is None else restore.restore_value(last)
+        last_observation, last_reward = state.get("last", (None, 0.0))  # version 0.1.0 saved none
+        if last_observation is not None:
+            observation = restore.restore_value(last_observation)
+        self._dropped = _LastStep(observation, last_reward)
+
+    def _capture_last_step(self) -> list[Any]:
+        """Return the last observation, None if it cannot be written, and the last reward."""
+        observation, reward = self._dropped or (self._observation, self._trace.last_reward)
+        return [_try_to_capture(observation), float(reward)]
 
     def _play_again(self, state: dict[str, Any]) -> None:
         """Begin an episode again, and repeat its actions, and what happened between them.

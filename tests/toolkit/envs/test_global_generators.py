@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from small_runs import find_differences, make_config
+from small_runs import StopAt, find_differences, make_config, train_with_interruptions
 
-from toolkit import RunConfig, evaluate
+from toolkit import Run, RunConfig, evaluate
 from toolkit.config.load import resolve_config
 from toolkit.envs.factory import make_vec_env
 from toolkit.training.trainer import train
@@ -46,8 +47,8 @@ if "GlobalDraws-v0" not in gym.registry:
     gym.register("GlobalDraws-v0", GlobalDraws)
 
 
-def make_global_config(vec_env: str, n_envs: int = 2, **more: Any) -> RunConfig:
-    return make_config("ppo", {"id": GLOBAL_ENV, "vec_env": vec_env, "n_envs": n_envs}, **more)
+def make_global_config(vec_env: str, n_envs: int = 2) -> RunConfig:
+    return make_config("a2c", {"id": GLOBAL_ENV, "vec_env": vec_env, "n_envs": n_envs}, timesteps=400)
 
 
 def first_observations(config: RunConfig, seed: int) -> Any:
@@ -67,13 +68,28 @@ def test_subprocess_environments_draw_different_numbers_that_follow_from_seed() 
     assert not np.isin(first_observations(config, seed=2), first).any()
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
-def test_second_training_draws_the_same_numbers(vec_env: str, tmp_path: Path) -> None:
+def train_twice(config: RunConfig, directory: Path) -> list[Run]:
     runs = []
     for name in ("first", "second"):
         random.seed(name)  # other code in this process
-        runs.append(train(make_global_config(vec_env, timesteps=256), tmp_path / name))
+        runs.append(train(config, directory / name, [StopAt()]))
     assert find_differences(*(run.directory for run in runs)) == []
+    return runs
+
+
+def test_subprocess_run_repeats_and_resumes_exactly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_global_config("subproc")
+    whole, _ = train_twice(config, tmp_path)
+    train_with_interruptions(config, tmp_path / "resumed", (330,))
+    assert find_differences(whole.directory, tmp_path / "resumed") == []
+    assert caplog.messages == []
+
+
+def test_run_in_one_process_repeats_and_names_the_generators(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs = train_twice(make_global_config("dummy", n_envs=1), tmp_path)
+    names = [re.search(r"environment GlobalDraws-v0 .* draws from (\w+)'s", message) for message in caplog.messages]
+    assert [name and name[1] for name in names] == ["Python", "NumPy", "torch"] * 2
+    caplog.clear()
     evaluations = []
     for run in runs:
         random.seed(str(run.directory))
@@ -82,3 +98,4 @@ def test_second_training_draws_the_same_numbers(vec_env: str, tmp_path: Path) ->
         assert random.getstate() == state
     assert evaluations[0] == evaluations[1]
     assert len(set(evaluations[0].returns)) == 12
+    assert caplog.messages == []

@@ -16,6 +16,9 @@ from small_runs import StopAt, find_differences, make_config
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit import Run, RunConfig
+from toolkit.config.load import resolve_config
+from toolkit.envs.factory import make_env
+from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
 from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import TrainingError
 
@@ -223,12 +226,24 @@ def test_training_names_object_that_callback_changes(tmp_path: Path, caplog: pyt
 
 
 class SetDirectly(BaseCallback):
-    """Sets the level of one environment in its second step, without a method of the vec env."""
+    """Sets the level of the second environment in mid-episode, without a method of the vec env."""
 
     def _on_step(self) -> bool:
-        if self.n_calls % LENGTH == 2:
-            self.training_env.unwrapped.envs[1].unwrapped.level += 1  # type: ignore[attr-defined]
+        if self.num_timesteps == 296:
+            self.training_env.unwrapped.envs[1].unwrapped.level = 2  # type: ignore[attr-defined]
         return True
+
+
+def test_resume_notices_attribute_that_callback_sets_directly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callbacks = [SetDirectly()]
+    with pytest.raises(TrainingError):
+        train(small_config(Course), tmp_path / "run", [*callbacks, StopAt(330)])
+    run = resume(Run.open(tmp_path / "run"), [*callbacks, StopAt()])
+    differs = "environment 1 repeats its episode only up to step 2 (reward 1, was 2): it continues differently"
+    assert caplog.messages == [differs]
+    assert {tuple(episode[:2]) for episode in run.episodes[-4:]} == {(7.0, 7), (16.0, 8)}  # the level is still there
 
 
 @pytest.mark.parametrize(
@@ -272,3 +287,23 @@ def test_resume_starts_new_episode_where_replay_fails(
     (message,) = caplog.messages
     assert message.startswith(f"environment 0 cannot repeat its episode ({reason}")
     assert message.endswith("): a new episode starts")
+
+
+def test_dropped_episode_ends_with_its_last_step_also_after_another_snapshot() -> None:
+    config = resolve_config(small_config(Breaks))
+    first, second, third = (make_env(config, []) for _ in range(3))
+    first.reset(seed=5)
+    *_, (last, *_) = (first.step(0) for _ in range(4))
+    Path("fault").write_text("raise")
+    assert "RuntimeError" in second.replay(first.replay_state())
+    assert third.replay(second.replay_state()) == ""
+    new = []
+    for env in (second, third):
+        observation, reward, *ends, _ = env.step(0)
+        np.testing.assert_array_equal(observation, last)
+        assert (reward, *ends) == (1.0, False, True)
+        observation, info = env.reset()
+        assert info == {RAW_EPISODE: None, DROPPED_EPISODE: True}
+        new.append([observation, *(env.step(0)[0] for _ in range(3))])
+    assert not np.array_equal(new[0][0], last)
+    np.testing.assert_array_equal(new[0], new[1])
