@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import zlib
 from array import array
 from typing import Any, NamedTuple, SupportsFloat
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,7 @@ class EpisodeTrace:
     def __init__(self, observation: Any) -> None:
         self._observations = array("I", [checksum(observation)])
         self._rewards = array("d")
-        self._ends = bytearray()
+        self._ends: dict[int, int] = {}  # by the number of the step; most steps end nothing
         self._later_resets = array("I")
 
     def add_reset(self, observation: Any) -> None:
@@ -47,10 +46,11 @@ class EpisodeTrace:
         self._later_resets.append(checksum(observation))
 
     def add_step(self, observation: Any, reward: SupportsFloat, terminated: Any, truncated: Any) -> None:
-        """Add a step."""
+        """Add a step. This happens at every step, so it costs as little as possible."""
         self._observations.append(checksum(observation))
         self._rewards.append(reward)  # type: ignore[arg-type]  # what has __float__
-        self._ends.append((_TERMINATED if terminated else 0) + (_TRUNCATED if truncated else 0))
+        if terminated or truncated:
+            self._ends[len(self._rewards)] = (_TERMINATED if terminated else 0) + (_TRUNCATED if truncated else 0)
 
     @property
     def last_reward(self) -> float:
@@ -63,7 +63,7 @@ class EpisodeTrace:
             "observations": np.array(self._observations, np.uint32),
             "later_resets": np.array(self._later_resets, np.uint32),
             "rewards": np.array(self._rewards, np.float64),
-            "ends": np.frombuffer(bytes(self._ends), np.uint8),
+            "ends": np.array([self._ends.get(step, 0) for step in range(1, len(self._rewards) + 1)], np.uint8),
         }
 
     def find_difference(self, saved_trace: dict[str, Any]) -> Difference | None:
@@ -96,26 +96,21 @@ def find_reward_difference(rewards: list[float], saved_rewards: NDArray[np.float
 
 
 def checksum(value: Any, start: int = 0) -> int:
-    """Return a checksum of an observation: of numbers, arrays with their shapes, and containers of these.
+    """Return a checksum of an observation: of numbers, arrays, and containers of these.
 
     :param start: checksum of what comes before
     """
     if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            return start
-        data = value.data if value.flags.c_contiguous and value.dtype.kind in "biuf" else value.tobytes()
-        return zlib.crc32(data, start ^ _checksum_shape(value.shape))
+        try:
+            return crc32(value, start)  # type: ignore[arg-type]  # it is a buffer
+        except ValueError:  # it is not contiguous, or holds no numbers
+            return start if value.dtype.hasobject else crc32(value.tobytes(), start)
     if isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            start = checksum(item, zlib.crc32(str(key).encode(), start))
+            start = checksum(item, crc32(str(key).encode(), start))
         return start
     is_plain = isinstance(value, bool | int | float | str | np.generic)
-    return zlib.crc32(repr(value).encode(), start) if is_plain else start
-
-
-@functools.cache
-def _checksum_shape(shape: tuple[int, ...]) -> int:
-    return zlib.crc32(repr(shape).encode())
+    return crc32(repr(value).encode(), start) if is_plain else start
 
 
 def _find_first_difference(values: NDArray[Any], saved_values: Any, kind: type[Any]) -> int | None:
