@@ -21,7 +21,7 @@ class RecordVideoCallback(RunCallback):
     never overwritten. If a video cannot be recorded, there is a warning and training continues.
 
     :param every_timesteps: record after every so many environment steps
-    :param every_episodes: record after every so many training episodes
+    :param every_episodes: record each time that so many more training episodes count
     :param on_success: record when training meets its success criterion
     :param at_end: record when training ends, unless it ended with a recorded success
     :param formats: `mp4`, `gif` or both

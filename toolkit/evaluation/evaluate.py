@@ -68,12 +68,13 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
         _log.warning(message, run.directory, n_envs, run.config.env.id)
         n_envs = 1
         returns, _ = _play(run, model, episodes, env_seed, n_envs)
+    low, high = min(returns), max(returns)
     return Evaluation(
         episodes=episodes,
-        mean_return=float(np.mean(returns)),
-        std_return=float(np.std(returns)),
-        min_return=min(returns),
-        max_return=max(returns),
+        mean_return=float(np.clip(np.mean(returns), low, high)),  # a mean of equal returns can differ by rounding
+        std_return=float(np.std(returns)) if low < high else 0.0,
+        min_return=low,
+        max_return=high,
         ci95=estimate_interval(returns),
         returns=tuple(returns),
         n_envs=n_envs,

@@ -165,6 +165,8 @@ def test_equal_returns_have_no_interval(scripted: Run, episodes: int) -> None:
     evaluation = evaluate_returns(scripted, [7.5] * episodes)
     assert evaluation.ci95 is None
     assert (evaluation.mean_return, evaluation.std_return) == (7.5, 0.0)
+    evaluation = evaluate_returns(scripted, [0.1] * episodes)  # whose mean is less by rounding
+    assert (evaluation.mean_return, evaluation.std_return) == (0.1, 0.0)
 
 
 @pytest.mark.parametrize("episodes", [10, 25])
