@@ -117,5 +117,6 @@ class OutsideChanges:
         changed = [attribute for attribute, value in after.items() if before.get(attribute, value) != value]
         if not changed and is_silent:
             changed = [attribute for attribute, value in after.items() if value is None]
-        if changed:
-            self.unsaved.append(f"{', '.join(changed)} after {name}()")
+        description = f"{', '.join(changed)} after {name}()"
+        if changed and description not in self.unsaved:
+            self.unsaved.append(description)
