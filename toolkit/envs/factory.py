@@ -99,7 +99,7 @@ def make_env(
     """
     base = _make_base(config, render_mode)
     try:
-        monitor = RawMonitor(check_return_values(base))
+        monitor = RawMonitor(check_return_values(base, copies=bool(wrappers)))
         env: gym.Env[Any, Any] = monitor
         built: list[tuple[BoundComponent, gym.Env[Any, Any]]] = []
         for wrapper in wrappers:

@@ -90,6 +90,15 @@ class ObservationFormat:
         return tuple(batches.values()) if self._is_tuple else batches
 
 
+def copy_arrays(observation: Any) -> Any:
+    """Return an observation in new arrays of its own types."""
+    if type(observation) is np.ndarray:
+        return observation.copy()
+    if isinstance(observation, dict):
+        return {key: copy_arrays(value) for key, value in observation.items()}
+    return deepcopy(observation)
+
+
 def _copy_array(part: _Part, observation: Any) -> Any:
     return np.array(part.get(observation), part.dtype)[()]
 

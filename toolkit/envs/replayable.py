@@ -27,7 +27,7 @@ from stable_baselines3.common.monitor import Monitor
 from toolkit.envs.carried_state import CarriedState
 from toolkit.envs.episode_trace import Difference, EpisodeTrace, find_reward_difference
 from toolkit.envs.generator_watch import GeneratorWatch
-from toolkit.envs.observations import ObservationFormat
+from toolkit.envs.observations import ObservationFormat, copy_arrays
 from toolkit.envs.outside_changes import OutsideChanges
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.snapshots.rng import (
@@ -60,7 +60,15 @@ _WITHOUT_EFFECT = {  # methods that only ask
 
 
 class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
-    """Check what an environment returns before Gymnasium's wrappers and Monitor unpack it."""
+    """Check what an environment returns before Gymnasium's wrappers and Monitor unpack it.
+
+    :param copies: whether to return copies of observations, for wrappers that keep some, such as a frame stack: the
+        environment may write the next one into the same array
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], copies: bool) -> None:
+        super().__init__(env)
+        self._copies = copies
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Reset the environment.
@@ -70,7 +78,7 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
         result: Any = self.env.reset(**kwargs)
         if not isinstance(result, tuple | list) or len(result) != 2 or not isinstance(result[1], dict | None):
             raise _faulty("reset", result, "an observation and a dict")
-        return result  # type: ignore[return-value]
+        return (copy_arrays(result[0]), result[1]) if self._copies else result  # type: ignore[return-value]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment.
@@ -84,7 +92,7 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
             float(result[1])
         except (TypeError, ValueError):
             raise _faulty("step", result, "observation, reward, terminated, truncated and info") from None
-        return result  # type: ignore[return-value]
+        return (copy_arrays(result[0]), *result[1:]) if self._copies else result  # type: ignore[return-value]
 
 
 class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
@@ -117,16 +125,18 @@ def _faulty(method: str, result: Any, expected: str) -> FaultyEnvironmentError:
     return FaultyEnvironmentError(message, "correct it, or its wrappers")
 
 
-def check_return_values(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+def check_return_values(env: gym.Env[Any, Any], copies: bool) -> gym.Env[Any, Any]:
     """Put a :class:`ReturnValueChecker` around an environment, inside the wrappers that ``gym.make`` has added.
 
     Gymnasium's own checker stays inside: it warns of the environment's signatures, and unpacks nothing.
+
+    :param copies: whether it returns copies of observations
     """
     outer: gym.Wrapper[Any, Any, Any, Any] | None = None
     layer = env
     while isinstance(layer, _UNPACKING):
         outer, layer = layer, layer.env
-    checker = ReturnValueChecker(layer)
+    checker = ReturnValueChecker(layer, copies)
     if outer is None:
         return checker
     outer.env = checker

@@ -52,6 +52,13 @@ class Reusing(gym.Env):
         return self.observation, reward, False, bool(self.info["steps"][0] >= 5), self.info
 
 
+class CountOnly(gym.ObservationWrapper):
+    observation_space = gym.spaces.Box(0, 100, (1,), np.float64)
+
+    def observation(self, observation):
+        return observation["count"]
+
+
 class Typed(gym.Env):
     '''Returns numbers of one type where its space has another.'''
 
@@ -127,6 +134,15 @@ def test_reused_arrays_do_not_change_what_was_returned(reusing: EpisodeRecorder)
     last = infos[4]["terminal_observation"]
     assert last["count"].tolist() == [5.0]
     assert {array.dtype for array in [*last.values(), *observations[0].values()]} == {np.dtype(np.float32)}
+
+
+def test_frame_stack_keeps_frames_of_reused_array(directory: Path) -> None:
+    stack = {"name": "gymnasium.wrappers:FrameStackObservation", "params": {"stack_size": 3}}
+    wrappers = ["./reusing_envs.py:CountOnly", stack]
+    with open_env(directory, id="toolkit_tests/Reusing-v0", wrappers=wrappers) as env:
+        env.reset()
+        stacks = [np.ravel(env.step(np.array([[1, 1]]))[0]).tolist() for _ in range(4)]
+    assert stacks == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
 def test_each_environment_gets_its_own_copy_of_actions(reusing: EpisodeRecorder) -> None:
