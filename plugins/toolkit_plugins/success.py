@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from toolkit.envs.factory import derived_seed
 from toolkit.evaluation.rollout import limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.training.callbacks import Success, SuccessCriterion
+from toolkit.utils.data import compute_mean
 
 
 class MeanReturnSuccess(SuccessCriterion):
@@ -69,4 +68,4 @@ class MeanReturnSuccess(SuccessCriterion):
         seed = derived_seed(config.seed, "confirmation")
         with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
             returns = play_greedy_episodes(self.model, env, self.confirm_episodes)
-        return float(np.mean(returns)) >= self.threshold
+        return compute_mean(returns) >= self.threshold

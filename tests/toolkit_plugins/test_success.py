@@ -82,6 +82,11 @@ def test_mean_equal_to_threshold_is_success() -> None:
     assert read_success(train_scripted([9, 11, 0], threshold=10, episodes=2)) == (2, 2, 10.0)
 
 
+def test_threshold_that_equal_returns_add_up_to_is_success() -> None:
+    run = train_scripted([0.7 / 3] * 20, threshold=0.7 / 3, episodes=10)
+    assert read_success(run) == (10, 10, 0.7 / 3)
+
+
 def test_single_high_return_is_not_success() -> None:
     assert read_success(train_scripted([0, 19, 0, 19] * 5, threshold=10, episodes=2)) is None
 

@@ -15,6 +15,7 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
+from toolkit.utils.errors import Problem
 from toolkit.utils.seeds import derive_run_seed
 
 _STREAMS = ("training", "evaluation", "video", "confirmation")
@@ -107,10 +108,24 @@ def make_env(
             built.append((wrapper, env))
         if relabels:
             env = guard_rewards(env, built, config)
+        _refuse_unfit_observations(env.observation_space, config)
         return ReplayableEpisodes(env, monitor, is_alone=is_alone)
     except BaseException:
         base.close()
         raise
+
+
+def _refuse_unfit_observations(space: gym.Space[Any], config: RunConfig) -> None:
+    """Refuse a space that SB3 has no arrays for, such as ``Text``, or a ``Dict`` in a ``Dict``."""
+    spaces = [*space.spaces.values()] if isinstance(space, gym.spaces.Dict) else [space]
+    spaces = [*space.spaces] if isinstance(space, gym.spaces.Tuple) else spaces
+    for part in spaces:
+        if part.shape is None:
+            place = "" if part is space else f" inside {type(space).__name__}"
+            message = (
+                f"'{config.env.id}' has an observation space that SB3 does not support: {type(part).__name__}{place}"
+            )
+            raise config.make_error([Problem(("env",), message, "add a wrapper that returns arrays")])
 
 
 def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:

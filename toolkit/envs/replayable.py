@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from toolkit.snapshots.rng import (
     set_generator_states,
 )
 from toolkit.snapshots.transfer import transfer, warn_of_missing
+from toolkit.utils.data import LARGEST_RETURN
 from toolkit.utils.errors import FaultyEnvironmentError, describe_error
 from toolkit.utils.seeds import derive_episode_seed, derive_former_episode_seed
 
@@ -146,7 +148,7 @@ def check_return_values(env: gym.Env[Any, Any], copies: bool) -> gym.Env[Any, An
 class RawMonitor(Monitor):
     """SB3's Monitor, which keeps every completed episode until :meth:`pop_episode`, also one that a reset cuts short.
 
-    It rounds no return. What wrappers outside change in ``info`` does not matter to it.
+    It rounds no return: ten rewards of 0.1 are 1. What wrappers outside change in ``info`` does not matter to it.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -159,7 +161,7 @@ class RawMonitor(Monitor):
         """Reset, and keep an episode that this cuts short."""
         if self.rewards and not self.needs_reset:
             seconds = round(time.time() - self.t_start, 6)
-            self._completed.append({"r": sum(self.rewards), "l": len(self.rewards), "t": seconds})
+            self._completed.append({"r": _sum_rewards(self.rewards), "l": len(self.rewards), "t": seconds})
         self.n_resets += 1
         self.observation, info = super().reset(**kwargs)
         return self.observation, info
@@ -169,7 +171,7 @@ class RawMonitor(Monitor):
         step = super().step(action)
         self.observation = step[0]
         if self.needs_reset:
-            step[-1]["episode"]["r"] = sum(self.rewards)
+            step[-1]["episode"]["r"] = _sum_rewards(self.rewards)
             self._completed.append(step[-1]["episode"].copy())
         return step
 
@@ -188,6 +190,18 @@ class RawMonitor(Monitor):
             return None
         totals = {key: sum(episode[key] for episode in completed) for key in ("r", "l")}
         return completed[-1] | totals
+
+
+def _sum_rewards(rewards: list[float]) -> float:
+    """Return the sum of the environment's own rewards, exact up to its last digit.
+
+    :raises FaultyEnvironmentError: if it is no number that statistics of returns can take
+    """
+    with suppress(OverflowError, ValueError):  # of infinite rewards, or of their sum
+        if abs(total := math.fsum(rewards)) <= LARGEST_RETURN:  # false for nan, too
+            return total
+    message = f"the environment returns rewards whose sum over an episode is not finite, or beyond {LARGEST_RETURN:g}"
+    raise FaultyEnvironmentError(message, "correct them in the environment: wrappers do not change its raw return")
 
 
 class _LastStep(NamedTuple):

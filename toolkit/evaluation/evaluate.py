@@ -15,6 +15,7 @@ from toolkit.evaluation.played_steps import PlayedSteps, are_copies_equal
 from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
+from toolkit.utils.data import compute_mean
 
 _log = logging.getLogger("toolkit")
 
@@ -71,7 +72,7 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     low, high = min(returns), max(returns)
     return Evaluation(
         episodes=episodes,
-        mean_return=float(np.clip(np.mean(returns), low, high)),  # a mean of equal returns can differ by rounding
+        mean_return=compute_mean(returns),
         std_return=float(np.std(returns)) if low < high else 0.0,
         min_return=low,
         max_return=high,

@@ -73,8 +73,9 @@ def compute_moving_average(
     last = np.unique(np.linspace(1, len(returns), min(len(returns), max_points)).round().astype(int))
     first = np.maximum(0, last - window)
     # each window has its own sum: in a running sum, a huge return would spoil all later averages by rounding
-    sums = np.add.reduceat(np.append(returns, 0.0), np.column_stack([first, last]).ravel())[::2]
-    return last, sums / (last - first)
+    windows, padded = np.column_stack([first, last]).ravel(), np.append(returns, 0.0)
+    sums, lowest, highest = (function.reduceat(padded, windows)[::2] for function in (np.add, np.minimum, np.maximum))
+    return last, np.clip(sums / (last - first), lowest, highest)  # equal returns have their own mean
 
 
 def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> Figure:
@@ -130,8 +131,11 @@ def plot(runs: Sequence[RunDirectory], out: str | Path | None = None, by: By = "
 
 def _read_curve(run: RunDirectory, by: By) -> _Curve:
     episodes = run.read_episodes()
+    if not episodes and run.result:
+        hint = "train for more timesteps, or end long episodes by env.max_episode_steps"
+        raise RunError(f"{run.directory}: has ended, and none of its episodes counts", hint)
     if not episodes:
-        raise RunError(f"{run.directory}: has no episode that counts yet", "wait for it, or train for more timesteps")
+        raise RunError(f"{run.directory}: has no episode that counts yet", "wait for it")
     timesteps = np.array([episode.timestep for episode in episodes])
     success: dict[str, Any] = (run.result or {}).get("success") or {}
     solved_episode = success.get("episode")

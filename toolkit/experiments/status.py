@@ -13,7 +13,8 @@ from toolkit.config import yaml_document
 from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.experiments.variants import PlannedRun
-from toolkit.training.results import ENDED, LARGEST_RETURN, read_evaluation, read_result
+from toolkit.training.results import ENDED, read_evaluation, read_result
+from toolkit.utils.data import LARGEST_RETURN
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError
 from toolkit.utils.files import convert_read_errors, read_text
 from toolkit.utils.text import abbreviate

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
+LARGEST_RETURN = 1e150  # its square is still a number
+
+
+def compute_mean(values: Sequence[float] | NDArray[Any]) -> float:
+    """Return the mean of finite values, of which there is at least one; equal values have their own mean.
+
+    >>> compute_mean([0.1] * 10)
+    0.1
+    """
+    mean = math.fsum(values) / len(values)
+    return float(min(max(mean, min(values)), max(values)))
 
 
 def mean_of_last(values: Sequence[float] | NDArray[Any], window: int = DEFAULT_WINDOW) -> float | None:
@@ -23,10 +34,8 @@ def mean_of_last(values: Sequence[float] | NDArray[Any], window: int = DEFAULT_W
     :param window: number of values, at least 1; fewer count if there are fewer
     :return: None if there are no values
     """
-    import numpy as np  # reading a config does not need it
-
     last = values[max(0, len(values) - window) :]
-    return float(np.mean(last)) if len(last) else None
+    return compute_mean(last) if len(last) else None
 
 
 def iterate_leaves(data: Any, path: KeyPath = (), enter_lists: bool = True) -> Iterator[tuple[KeyPath, Any]]:

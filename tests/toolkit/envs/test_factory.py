@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from toolkit.config.load import load_config
 from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import Episode, EpisodeLog, EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.utils.errors import ConfigError
+from toolkit.utils.errors import ConfigError, FaultyEnvironmentError
 from toolkit.utils.seeds import derive_episode_seed
 
 SEED = 5
@@ -246,6 +249,18 @@ def test_episode_truncated_by_wrapper_has_its_raw_return(n_envs: int) -> None:
     assert [(episode.raw_return, episode.length) for episode in env.episodes] == [(5, 5)] * 2 * n_envs
 
 
+@pytest.mark.filterwarnings("ignore:.*The reward is:UserWarning")
+@pytest.mark.parametrize("reward", [math.inf, math.nan, -1e151])
+def test_raw_return_that_is_no_finite_number_is_refused(
+    reward: float, old_interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OldInterface, "step", lambda *_: (np.zeros(2, np.float32), reward, True, False, {}))
+    monkeypatch.setattr(OldInterface, "reset", lambda _, *, seed=None, options=None: (np.zeros(2, np.float32), {}))
+    env = build(f"{{id: {old_interface}, wrappers: [{CLIP}]}}")
+    with pytest.raises(FaultyEnvironmentError, match="rewards whose sum over an episode is not finite"):
+        play(env, 1)
+
+
 def test_truncated_and_terminated_episodes_count_once() -> None:
     env = build(CARTPOLE % (2, TIME_LIMIT % 9))  # a pole that is pushed one way falls after 8 to 10 steps
     ends = play(env, 200)
@@ -345,11 +360,11 @@ def test_mean_return_without_episodes_is_none() -> None:
     assert log_of(1.0).mean_return(end=0) is None
 
 
-def test_mean_return_is_exactly_numpys_mean() -> None:
+def test_mean_return_is_exact_up_to_its_last_digit() -> None:
     returns = np.random.default_rng(0).normal(-800, 300, 250).tolist()
     log = log_of(*returns)
-    assert log.mean_return() == float(np.mean(returns[-100:]))
-    assert log.mean_return(7, end=9) == float(np.mean(returns[2:9]))
+    assert log.mean_return() == float(sum(map(Fraction, returns[-100:])) / 100)
+    assert log.mean_return(7, end=9) == pytest.approx(statistics.mean(returns[2:9]), rel=1e-15)
 
 
 def test_log_is_a_sequence_of_episodes() -> None:
@@ -474,6 +489,24 @@ def test_build_error_names_file_line_and_path(env: str, path: str, message: str)
     assert ".".join(map(str, problem.path)) == path
     assert message in str(error.value)
     assert str(error.value).startswith(f"config.yaml:2: {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        (gym.spaces.Text(3), "Text"),
+        (gym.spaces.Dict(a=gym.spaces.Dict(b=gym.spaces.Discrete(2))), "Dict inside Dict"),
+        (gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Text(3)]), "Text inside Tuple"),
+    ],
+)
+def test_observation_space_without_arrays_is_refused_with_its_line(
+    space: gym.Space[Any], name: str, old_interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OldInterface, "observation_space", space)
+    with pytest.raises(ConfigError) as error:
+        build(f"{{id: {old_interface}}}")
+    message = f"'OldInterface-v0' has an observation space that SB3 does not support: {name}"
+    assert str(error.value) == f"config.yaml:2: env: {message}; add a wrapper that returns arrays"
 
 
 MAZES = """\

@@ -17,7 +17,7 @@ from PIL import Image
 from support import SMALL_CONFIG, Toolkit, files_in
 
 from toolkit.config.load import load_config
-from toolkit.evaluation.learning_curves import draw_learning_curves, plot
+from toolkit.evaluation.learning_curves import compute_moving_average, draw_learning_curves, plot
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
 from toolkit.utils.errors import RunError, ToolkitError
@@ -167,6 +167,11 @@ def test_running_training_is_drawn_up_to_last_episode(solved: RunDirectory) -> N
     assert drawn["dashes"] == drawn["stars"] == []
 
 
+def test_moving_average_of_equal_returns_is_their_value() -> None:
+    _, averages = compute_moving_average(np.full(250, 0.7 / 3), 100, 60)
+    assert {*averages} == {0.7 / 3}
+
+
 def test_single_episode_is_drawn_as_marker(solved: RunDirectory) -> None:
     run = make_run(solved, "one-1", [20.0])
     (line,) = [line for line in draw_learning_curves([run]).axes[0].lines if line.get_linestyle() == "-"]
@@ -237,10 +242,10 @@ def test_drawing_leaves_pyplot_and_rcparams_unchanged(solved: RunDirectory, monk
     ("monitor", "message"),
     [
         (None, "has no monitor.csv"),
-        ("", "has no episode that counts yet"),
-        ('#{"t_start": 1.0', "has no episode that counts yet"),
-        (HEAD, "has no episode that counts yet"),
-        (HEAD + "10.0,10,0.5", "has no episode that counts yet"),
+        ("", "has ended, and none of its episodes counts"),
+        ('#{"t_start": 1.0', "has ended, and none of its episodes counts"),
+        (HEAD, "has ended, and none of its episodes counts"),
+        (HEAD + "10.0,10,0.5", "has ended, and none of its episodes counts"),
         ("solved = true\n", "is not a monitor.csv"),
         ("#{}\na,b,c\n1,2,3\n", "is not a monitor.csv"),
         ("\0\1\udcff\n" * 5, "is not a monitor.csv"),
@@ -262,6 +267,12 @@ def test_plot_refuses_run_without_valid_episodes(
     assert message in result.err
     assert len(result.err.splitlines()) == 2  # what is wrong, and what to do
     assert files_in(Path()) == before
+
+
+def test_plot_of_running_training_waits_for_first_episode(solved: RunDirectory, toolkit: Toolkit) -> None:
+    (solved.directory / "result.json").unlink()
+    (solved.directory / "monitor.csv").write_text(HEAD)
+    assert toolkit("plot").err == "error: runs/solved-1: has no episode that counts yet\nwait for it\n"
 
 
 @pytest.mark.parametrize("result", ["{", "3"])

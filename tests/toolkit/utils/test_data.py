@@ -4,9 +4,14 @@ from typing import Any
 
 import pytest
 
-from toolkit.utils.data import are_equal, flatten, iterate_leaves
+from toolkit.utils.data import are_equal, compute_mean, flatten, iterate_leaves
 
 NAN = float("nan")
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e-9 / 3, -1e12 / 3])
+def test_equal_values_have_their_own_mean(value: float) -> None:
+    assert {compute_mean([value] * count) for count in range(1, 300)} == {value}
 
 
 def test_flatten_joins_paths_and_keeps_empty_containers() -> None:
