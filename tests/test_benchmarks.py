@@ -132,7 +132,7 @@ def test_report_runs_writes_runs_that_a_report_reads(
 
 @pytest.mark.slow
 def test_solve_page_compares_solved_seeds(run_benchmark: RunBenchmark) -> None:
-    sizes = ["--seeds", "0", "1", "--threshold", "9", "--timesteps", "6000", "--sides", "toolkit", "SB3 PPO"]
+    sizes = ["--seeds", "0", "1", "--threshold", "9", "--timesteps", "9000", "--sides", "toolkit", "SB3 PPO"]
     measured, page = run_benchmark("solve", *sizes)
     ours, theirs = (measured["seeds"]["0"][name]["seconds"] for name in ("toolkit", "SB3 PPO"))
     assert "| solved | 1 of 1 | 1 of 1 |" in page

@@ -34,7 +34,7 @@ class ExtractAt(StopAt):
             extracted = self.destination.with_name(f"extracted-{number}")
             if self.remote.exists():
                 self.remote.extract(extracted)
-                if (extracted / "snapshots" / "150").exists():
+                if all((extracted / "snapshots" / name).exists() for name in ("150", "scores.json")):
                     extracted.rename(self.destination)
                     break
             time.sleep(0.05)

@@ -32,7 +32,8 @@ def test_training_warns_of_snapshot_that_is_too_large(
     monkeypatch.setattr(archive, "_MAX_JSON", 1_000)
     run = train(make_config(timesteps=200), tmp_path / "run")
     assert (run.result or {})["status"] == "finished"
-    assert "no snapshot at timestep 150: state.json would be larger than 0 MiB" in caplog.messages
+    directory = run.directory / "snapshots" / "150"
+    assert f"no snapshot at timestep 150: state.json would be larger than 0 MiB: {directory}" in caplog.messages
     assert not files_in(run.directory / "snapshots")
 
 

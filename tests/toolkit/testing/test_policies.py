@@ -42,7 +42,7 @@ class LeavesActionSpace(DQNPolicy):
 
 
 BROKEN_POLICIES: list[tuple[type[DQNPolicy], str]] = [
-    (PlainTensorAttribute, r"lacks what was learned: .*updates; "),
+    (PlainTensorAttribute, r"policy.save and PlainTensorAttribute.load lose updates; add"),
     (SavesNoTarget, r"loading the weights of model.zip into a fresh model raised .*keep what is learned in"),
     (LosesWidth, r"policy.save and LosesWidth.load raised .*_get_constructor_parameters"),
     (OneActionForBatch, r"predict returned .* for 4 observations; return one action of Discrete\(2\) for each"),
