@@ -163,4 +163,4 @@ def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -
         raise KeyboardInterrupt
     if not RunStatus.read(directory).is_done(evaluation_episodes):
         evaluation = evaluate(run, evaluation_episodes)
-        write_text(directory / EVALUATION_FILE, serialize_evaluation(directory, evaluation))
+        write_text(directory / EVALUATION_FILE, serialize_evaluation(evaluation))

@@ -14,7 +14,6 @@ from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
 from toolkit.experiments.variants import PlannedRun
 from toolkit.training.results import ENDED, read_evaluation, read_result
-from toolkit.utils.data import LARGEST_RETURN
 from toolkit.utils.errors import ConfigError, RunError, ToolkitError
 from toolkit.utils.files import convert_read_errors, read_text
 from toolkit.utils.text import abbreviate
@@ -62,14 +61,8 @@ def _read_or_empty(read: Callable[[Path], dict[str, Any] | None], path: Path) ->
         return {}
 
 
-def serialize_evaluation(directory: Path, evaluation: Evaluation) -> str:
-    """Return the content of a run's ``evaluation.json``.
-
-    :raises RunError: if :func:`toolkit.training.results.read_evaluation` would refuse it
-    """
-    if not abs(evaluation.mean_return) <= LARGEST_RETURN:  # true for nan, too
-        message = f"{directory}: its mean greedy return is {evaluation.mean_return}, which cannot be compared"
-        raise RunError(message)
+def serialize_evaluation(evaluation: Evaluation) -> str:
+    """Return the content of a run's ``evaluation.json``."""
     return json.dumps(asdict(evaluation), indent=2) + "\n"
 
 

@@ -30,7 +30,9 @@ def format_run_end(experiment: Path, run: PlannedRun, error: str | None) -> str:
     run_status = RunStatus.read(experiment / run.name)
     status, timesteps = run_status.result.get("status"), run_status.result.get("timesteps", 0)
     greedy_return = run_status.evaluation.get("mean_return", math.nan)
-    return f"{run.name}: {status} after {timesteps:,} timesteps, mean greedy return {format_number(greedy_return, 1)}"
+    line = f"{run.name}: {status} after {timesteps:,} timesteps, mean greedy return {format_number(greedy_return, 1)}"
+    reason = run_status.result.get("no_update")
+    return f"{line}; no update was made: {reason}" if reason else line
 
 
 def format_summary(experiment: Experiment) -> str:

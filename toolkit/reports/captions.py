@@ -56,6 +56,8 @@ def list_notices(collection: RunCollection) -> list[str]:
         notices.append("Averages and success rates leave these runs out. Times to success count them until they stop.")
     if collection.n_not_started:
         notices.append(f"Not started: {format_count(collection.n_not_started, 'run')}.")
+    untrained = [run.directory for run in runs if run.has_no_update]
+    notices += _list_directories("Trained without an update, and in the averages", untrained)
     notices += _list_repeated_seeds(collection)
     n_missing = sum(run.has_ended and run.greedy_return is None for run in runs)
     if n_missing:

@@ -89,7 +89,7 @@ def evaluate_missing(directories: Sequence[Path], trust: bool = False) -> None:
         )
         try:
             run = open_recorded_run(record, trust)
-            text = serialize_evaluation(run.directory, evaluate(run, _EVALUATION_EPISODES))
+            text = serialize_evaluation(evaluate(run, _EVALUATION_EPISODES))
         except Exception as error:  # the environment can raise anything
             _log.warning("%s cannot be evaluated: %s", make_printable(str(record.directory)), describe_error(error))
             continue

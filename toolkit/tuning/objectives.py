@@ -74,7 +74,7 @@ class MeanReturn(Objective):
 
     def score(self, run: RunDirectory) -> float:
         """Return the mean return of the last 100 episodes, or of all if there are fewer."""
-        return _check_finite(mean_of_last([raw_return for raw_return, _ in run.episodes]), run)
+        return _require_mean(mean_of_last([raw_return for raw_return, _ in run.episodes]), run)
 
 
 class TimestepsToSuccess(Objective):
@@ -97,7 +97,7 @@ class TimestepsToSuccess(Objective):
     def final_value(self, run: RunDirectory) -> float:
         """Return the criterion's mean return at the end of training, at most its threshold."""
         success = (run.result or {}).get("success") or {}
-        return min(_check_finite(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
+        return min(_require_mean(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
 
     def score(self, run: RunDirectory) -> float:
         """Return the timestep of success, or all timesteps if there was none."""
@@ -108,9 +108,7 @@ class TimestepsToSuccess(Objective):
 OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
 
 
-def _check_finite(mean_return: float | None, run: RunDirectory) -> float:
+def _require_mean(mean_return: float | None, run: RunDirectory) -> float:
     if mean_return is None:
         raise TuningError(f"no episode counts after {run.config.timesteps:,} timesteps")
-    if not math.isfinite(mean_return):
-        raise TuningError(f"the mean return is {mean_return}")
     return mean_return
