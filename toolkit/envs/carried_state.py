@@ -6,7 +6,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -46,7 +45,7 @@ class CarriedState:
         if not self._has_own:
             return read_attributes(self._env)
         try:
-            return {_OWN: deepcopy(plain_data.encode_value(self._env.state_dict()))}  # type: ignore[attr-defined]
+            return {_OWN: plain_data.copy_data(plain_data.encode_value(self._env.state_dict()))}  # type: ignore[attr-defined]
         except plain_data.NotPlainError:
             self.unsaved = ["the value of its state_dict"]
             return {}
@@ -135,7 +134,7 @@ def _read_array(array: np.ndarray[Any, Any]) -> Any:
 def _read_container(container: Any) -> Any:
     if _count_items(container, _MAX_ITEMS) > _MAX_ITEMS:
         raise plain_data.NotPlainError
-    return deepcopy(plain_data.encode_value(container))
+    return plain_data.copy_data(plain_data.encode_value(container))
 
 
 def _count_items(container: Any, limit: int) -> int:

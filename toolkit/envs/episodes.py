@@ -318,7 +318,7 @@ def _require_finite(values: Any, kind: str) -> None:
     """Refuse NaN and infinity: a network learns nothing but NaN from them."""
     if isinstance(values, dict):
         values = [*values.values()]
-    if isinstance(values, list | tuple):
+    if isinstance(values, (list, tuple)):
         for value in values:
             _require_finite(value, kind)
     elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():

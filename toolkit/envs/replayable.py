@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from copy import deepcopy
 from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
@@ -61,6 +60,9 @@ _WITHOUT_EFFECT = {  # methods that only ask
 }
 
 
+_SEQUENCES = (tuple, list)  # isinstance takes this in less time than a union
+
+
 class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
     """Check what an environment returns before Gymnasium's wrappers and Monitor unpack it.
 
@@ -88,13 +90,14 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
         :raises FaultyEnvironmentError: if it does not return the five values of a step
         """
         result: Any = self.env.step(action)
-        if not isinstance(result, tuple | list) or len(result) != 5 or not isinstance(result[4], dict):
-            raise _faulty("step", result, "observation, reward, terminated, truncated and info")
         try:
-            float(result[1])
+            observation, reward, terminated, truncated, info = result
+            float(reward)
         except (TypeError, ValueError):
-            raise _faulty("step", result, "observation, reward, terminated, truncated and info") from None
-        return (copy_arrays(result[0]), *result[1:]) if self._copies else result  # type: ignore[return-value]
+            info = None
+        if not isinstance(info, dict) or not isinstance(result, _SEQUENCES):
+            raise _faulty("step", result, "observation, reward, terminated, truncated and info")
+        return copy_arrays(observation) if self._copies else observation, reward, terminated, truncated, info
 
 
 class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
@@ -243,7 +246,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._start: list[capture.Structure] | None = None  # the wrappers' live objects after the first reset
         self._taken_over: list[dict[str, Any] | None] | None = None  # until the next reset
         self._missing: list[str] = []  # what it describes and the wrappers have not made yet
-        self._initial_states = self._states_before = deepcopy(self.wrapper_states())
+        self._initial_states = self._states_before = plain_data.copy_data(self.wrapper_states())
         self._has_memory = not all(type(layer) in _WITHOUT_MEMORY for layer in self._layers())
         self._format = ObservationFormat(env.observation_space)
         self._carried = CarriedState(env.unwrapped)
@@ -269,7 +272,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def _reset(self, seed: int, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         n_resets = self._monitor.n_resets
-        states_before = deepcopy(self.wrapper_states()) if self._has_memory else self._initial_states
+        states_before = plain_data.copy_data(self.wrapper_states()) if self._has_memory else self._initial_states
         carried_before = self._carried.read()
         generators_before = get_generator_states() if self._is_alone else None
         with self._watched():
@@ -287,7 +290,8 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._start = [captured.structure for _, captured in self._capture_layers()]
             self._carried.note_first_reset()
         self._observation = observation
-        return self._check(observation), {**(info or {}), RAW_EPISODE: self._monitor.pop_episode()}
+        self._format.check(observation)
+        return observation, {**(info or {}), RAW_EPISODE: self._monitor.pop_episode()}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and remember the action and what came of it.
@@ -296,7 +300,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         """
         if self._dropped is not None:
             return *self._dropped, False, True, {}
-        self._actions.append(np.copy(action) if isinstance(action, np.ndarray) else action)
+        self._actions.append(action.copy() if isinstance(action, np.ndarray) else action)
         if self._watch is None:
             observation, reward, terminated, truncated, info = self.env.step(action)
         else:
@@ -304,7 +308,8 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 observation, reward, terminated, truncated, info = self.env.step(action)
         self._trace.add_step(observation, reward, terminated, truncated)
         self._observation = observation
-        return self._check(observation), reward, terminated, truncated, info
+        self._format.check(observation)
+        return observation, reward, terminated, truncated, info
 
     def _reset_env(self, seed: int, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; the first time, complete what :meth:`take_over` began."""
@@ -327,10 +332,6 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     @property
     def _episode_seed(self) -> int:
         return derive_episode_seed(self._seed, self._episode) if self._episode else self._seed
-
-    def _check(self, observation: Any) -> Any:
-        self._format.check(observation)
-        return observation
 
     def watch_generators(self) -> None:
         """Warn if the first resets and steps draw from global generators that the algorithm shares."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from toolkit.envs.observations import ObservationFormat
 from toolkit.envs.replayable import ReplayableEpisodes
@@ -78,6 +79,9 @@ class InProcessVecEnv(DummyVecEnv):
         observations = super().reset()
         self.reset_infos = [_copy_values(info) for info in self.reset_infos]
         return observations
+
+    def _obs_from_buf(self) -> VecEnvObs:
+        return dict_to_obs(self.observation_space, {key: array.copy() for key, array in self.buf_obs.items()})
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of environments, which remember what it changes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -13,7 +12,7 @@ from stable_baselines3.common.distributions import Distribution
 from torch import nn
 
 from toolkit.snapshots.capture import Structure, capture_attributes
-from toolkit.snapshots.plain_data import NotPlainError, encode_value, is_equal
+from toolkit.snapshots.plain_data import NotPlainError, copy_data, encode_value, is_equal
 from toolkit.snapshots.restore import restore_attributes, restore_value
 
 _OF_TORCH = frozenset(vars(nn.Module()))
@@ -34,7 +33,7 @@ _INITIAL: WeakKeyDictionary[BaseAlgorithm, dict[str, _OwnerState]] = WeakKeyDict
 def remember_initial_policy(model: BaseAlgorithm) -> None:
     """Remember the policy's attributes. Call it where a model is built."""
     states = _capture_owners(model, {})
-    _INITIAL[model] = {path: state._replace(data=copy.deepcopy(state.data)) for path, state in states.items()}
+    _INITIAL[model] = {path: state._replace(data=copy_data(state.data)) for path, state in states.items()}
 
 
 def capture_policy(model: BaseAlgorithm) -> tuple[dict[str, Any], list[str]]:

@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from toolkit.snapshots import archive
+from toolkit.snapshots import archive, plain_data
 from toolkit.snapshots.capture import capture
 from toolkit.snapshots.plain_data import decode, encode
 from toolkit.snapshots.restore import RESTORE_ERRORS, restore
@@ -402,3 +402,11 @@ def test_decode_refuses_generator_position_outside_buffer(bit_generator: type[np
     fields["buffer_pos" if "buffer_pos" in fields else "pos"] = -400_000_000
     with pytest.raises(ValueError, match="of a generator is not between"):
         decode(data, np.random.Generator(bit_generator(3)))
+
+
+def test_copied_data_keeps_its_values_when_the_original_changes() -> None:
+    data = {"arrays": [np.zeros(2)], "number": 1}
+    copied = plain_data.copy_data(data)
+    data["arrays"][0][:] = 7
+    data["arrays"].append(np.ones(2))
+    assert plain_data.is_equal(copied, {"arrays": [np.zeros(2)], "number": 1})
