@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import torch as th
+from torch.nn import utils
+from torch.optim import optimizer as torch_optimizer
 from torch.optim.adam import adam
+
+from toolkit.algorithms.stock import get_functions
 
 
 class AdamState(NamedTuple):
@@ -17,27 +22,49 @@ class AdamState(NamedTuple):
     steps: list[th.Tensor]
 
 
-def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
-    """Return whether :func:`step_adam` can replace the optimizer's ``step``.
+th.optim.Adam([th.zeros(1)])  # the first optimizer of a class wraps the class's `step`
+ADAM_FUNCTIONS = get_functions(
+    [(th.optim.Adam, "step"), (th.optim.AdamW, "step"), (th.optim.Optimizer, "zero_grad"), (utils, "clip_grad_norm_")]
+)
+_GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
+_get_state, _get_kind = operator.itemgetter("exp_avg", "exp_avg_sq", "step"), operator.attrgetter("device", "dtype")
+_get_flags = operator.itemgetter("amsgrad", "capturable", "differentiable")
 
-    It can for an Adam or AdamW with one group of parameters, without AMSGrad, without hooks and with its own ``step``.
+
+def use_fused_form(optimizer: th.optim.Optimizer, device: th.device) -> None:
+    """Let Adam run in its fused form unless its options say otherwise: one call instead of a dozen for each layer."""
+    if type(optimizer) in (th.optim.Adam, th.optim.AdamW) and device.type in ("cpu", "cuda"):
+        for group in optimizer.param_groups:
+            if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
+                group["fused"] = True
+
+
+def has_plain_adam_methods(optimizer: th.optim.Optimizer) -> bool:
+    """Return whether an optimizer is an Adam or AdamW with nothing in place of its own methods.
+
+    This lasts as long as :data:`ADAM_FUNCTIONS`, its class and the number of its attributes do.
     """
-    options, *other_groups = optimizer.param_groups
-    if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or other_groups:
+    own_attributes = ("step", "zero_grad", "grad_scale", "found_inf")  # which change what a step does
+    return type(optimizer) in (th.optim.Adam, th.optim.AdamW) and vars(optimizer).keys().isdisjoint(own_attributes)
+
+
+def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
+    """Return whether :func:`step_adam` can replace the ``step`` of an Adam with plain methods now.
+
+    It can for one group of parameters, without AMSGrad and without hooks.
+    """
+    groups = optimizer.param_groups
+    if len(groups) != 1 or any(_get_flags(groups[0])):
         return False
-    has_other_formula = any(options[name] for name in ("amsgrad", "capturable", "differentiable"))
-    has_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return not has_other_formula and not has_hooks and "step" not in vars(optimizer)
+    return not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or any(_GLOBAL_HOOKS))
 
 
 def get_adam_state(optimizer: th.optim.Optimizer) -> AdamState | None:
-    """Return the state of a plain Adam; ``None`` for another optimizer, and before its first step."""
-    if not is_plain_adam(optimizer):
-        return None
-    states = [optimizer.state.get(parameter) for parameter in optimizer.param_groups[0]["params"]]
-    if not all(states):
-        return None
-    return AdamState(*([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")))  # type: ignore[index]
+    """Return the state of a plain Adam; ``None`` before its first step with all parameters."""
+    parameters, stored = optimizer.param_groups[0]["params"], optimizer.state
+    is_in_order = len(stored) == len(parameters) and all(map(operator.is_, stored, parameters))
+    states = [*stored.values()] if is_in_order else [*map(stored.get, parameters)]  # which hashes each parameter
+    return AdamState(*map(list, zip(*map(_get_state, states), strict=True))) if all(states) else None  # type: ignore[arg-type]
 
 
 @th.no_grad()
@@ -49,14 +76,27 @@ def step_adam(
     :param options: the optimizer's group of parameters
     :param overrides: options that replace those of the group
     """
-    options = options | overrides
+    if overrides:
+        options = options | overrides
     beta1, beta2 = options["betas"]
-    if options["fused"] and len({(parameter.device, parameter.dtype) for parameter in parameters}) == 1:
+    if options["fused"] and len({*map(_get_kind, parameters)}) == 1:
         # `adam` calls these in the end, and takes five times as long
         th._foreach_add_(state.steps, 1)
         fused_step = th._fused_adamw_ if options["decoupled_weight_decay"] else th._fused_adam_
-        values = {name: options[name] for name in ("lr", "weight_decay", "eps", "maximize", "amsgrad")}
-        fused_step(parameters, gradients, *state[:2], [], state.steps, beta1=beta1, beta2=beta2, **values)
+        fused_step(
+            parameters,
+            gradients,
+            *state[:2],
+            [],
+            state.steps,
+            lr=options["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=options["weight_decay"],
+            eps=options["eps"],
+            amsgrad=False,
+            maximize=options["maximize"],
+        )
         return
     names = ("foreach", "fused", "lr", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
     values = {name: options[name] for name in names}

@@ -21,9 +21,10 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.her import HerReplayBuffer
 
+from toolkit.algorithms.adam import use_fused_form
 from toolkit.algorithms.learner import Learner
 from toolkit.algorithms.policies import (
     CnnPolicy,
@@ -33,14 +34,13 @@ from toolkit.algorithms.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
-from toolkit.algorithms.replay import StoredBatch, can_gather, gather_batch, reference_batch
+from toolkit.algorithms.replay import StoredBatch, has_stock_sample
 from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import LOSSES, UpdateConfig
 
 _NEVER = sys.maxsize
 _MIN_UPDATES_TO_COMPILE = 50_000  # BENCHMARKS.md has what compiling costs and saves
-# defaults of the linear exploration, compared by identity: `exploration` refuses the same numbers given explicitly
-_FRACTION, _INITIAL_EPS, _FINAL_EPS = 0.1, 1.0, 0.05
+_FRACTION, _INITIAL_EPS, _FINAL_EPS = 0.1, 1.0, 0.05  # of the linear exploration, by default
 
 
 class DoubleDQN(DQN):
@@ -69,7 +69,8 @@ class DoubleDQN(DQN):
     :param buffer_size: transitions that the replay buffer holds, over all environments
     :param learning_starts: timesteps before the first update; actions are random until then
     :param batch_size: transitions in a minibatch, at least 1
-    :param tau: share of the online network in an update of the target network, above 0 and at most 1; 1 copies it
+    :param tau: share of the online network in an update of the target network, 0 to 1; 1 copies it, 0 changes only
+        running statistics
     :param gamma: discount factor, 0 to 1
     :param train_freq: vector steps between updates, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: minibatches after each ``train_freq``; -1 for as many as vector steps since the last ones
@@ -158,7 +159,7 @@ class DoubleDQN(DQN):
             "exploration_fraction": (exploration_fraction, _FRACTION),
             "exploration_initial_eps": (exploration_initial_eps, _INITIAL_EPS),
         }
-        replaced = [name for name, (value, default) in linear_exploration.items() if value is not default]
+        replaced = [name for name, (value, default) in linear_exploration.items() if value != default]
         if exploration is not None and replaced:
             raise ValueError(f"exploration replaces {', '.join(replaced)}: give one or the other")
         self.double = double
@@ -204,12 +205,15 @@ class DoubleDQN(DQN):
         self._convert_target_update_interval()
         super()._setup_model()
         self._check_parameters()
-        self._learner = Learner(self.policy, should_compile=self.compile is True)
+        use_fused_form(self.policy.optimizer, self.policy.device)
+        self._learner = Learner(should_compile=self.compile is True)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        self._learner.refresh()
-        is_fast_when_compiled = self._learner.online.has_bare_layers and self.device.type == "cpu"
+        if self._episode_num == 0:  # SB3 counts anew
+            self._episodes_at_target_update = 0
+        network = self._learner.get_networks(self).online
+        is_fast_when_compiled = network.has_bare_layers and self.device.type == "cpu"
         is_worth_it = is_fast_when_compiled and self._count_updates(total_timesteps) >= _MIN_UPDATES_TO_COMPILE
         is_wanted = self.compile is True or (self.compile == "auto" and is_worth_it)
         self._learner.should_compile = is_wanted and self._learner.can_compile
@@ -245,7 +249,11 @@ class DoubleDQN(DQN):
         """
         if not self.sample_with_replacement and self._n_stored_steps < batch_size:
             return
-        if self._learner.online.has_modes:
+        learner = self._learner
+        is_stock = learner.look_over(self)
+        if is_stock:
+            learner.set_training_mode(True)
+        else:
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         config = UpdateConfig(
@@ -253,18 +261,23 @@ class DoubleDQN(DQN):
         )
         losses = []
         for _ in range(gradient_steps):
-            losses += self._learner.learn(config, self._sample_minibatch(batch_size))
+            batch = self._sample_minibatch(batch_size)
+            if not is_stock:
+                learner.look_over(self)
+            losses += learner.learn(self, config, batch)
         self._n_updates += len(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self._learner.seconds_compiling:
-            self.logger.record("time/seconds_compiling", self._learner.seconds_compiling, exclude="tensorboard")
+        if learner.seconds_compiling:
+            self.logger.record("time/seconds_compiling", learner.seconds_compiling, exclude="tensorboard")
         if losses:
             self.logger.record("train/loss", sum(losses) / len(losses))
 
     def _sample_minibatch(self, batch_size: int) -> Minibatch | StoredBatch:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
-        is_gathered = self._vec_normalize_env is None and can_gather(buffer)
+        memory = self._learner.get_memory(buffer)
+        is_gathered = self._vec_normalize_env is None and memory.can_gather()
         if not self.sample_with_replacement:
+            self._check_sampling()
             # `random.sample` takes time for each number drawn, `np.random.choice` for each stored
             steps = np.array(random.sample(range(self._n_stored_steps), batch_size))
         elif is_gathered:
@@ -272,7 +285,7 @@ class DoubleDQN(DQN):
         else:
             return buffer.sample(batch_size, env=self._vec_normalize_env)
         if is_gathered:
-            return reference_batch(buffer, steps) if self._learner.should_compile else gather_batch(buffer, steps)
+            return memory.refer(steps) if self._learner.should_compile else memory.gather(steps)
         return buffer._get_samples(steps, env=self._vec_normalize_env)
 
     @property
@@ -292,21 +305,16 @@ class DoubleDQN(DQN):
         if self.exploration is not None:
             self.exploration_rate = self._compute_epsilon(self.exploration)
             learning_starts = 0
-        if self.num_timesteps < learning_starts or not self._has_stock_predict:
+        if self.num_timesteps < learning_starts or "predict" in vars(self):
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        networks = self._learner.get_networks(self, for_acting=True)
+        if not networks.can_act_fast(self._last_obs):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         if np.random.rand() < self.exploration_rate:
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
         else:
-            actions = self._learner.online.choose_greedy_actions(self._last_obs)  # type: ignore[arg-type]
+            actions = networks.online.choose_greedy_actions(self._last_obs)  # type: ignore[arg-type]
         return actions, actions
-
-    @property
-    def _has_stock_predict(self) -> bool:
-        """Whether SB3's own methods choose greedy actions, without a subclass and from arrays of observations."""
-        policy = type(self.policy)
-        own = (type(self).predict, policy.predict, policy.obs_to_tensor, policy._predict, type(self.q_net)._predict)
-        stock = (DQN.predict, BasePolicy.predict, BasePolicy.obs_to_tensor, DQNPolicy._predict, QNetwork._predict)
-        return own == stock and isinstance(self._last_obs, np.ndarray) and not self._learner.online.has_modes
 
     def _compute_epsilon(self, exploration: Callable[[int, int], float]) -> float:
         epsilon = exploration(self._episode_num, self.num_timesteps)
@@ -347,7 +355,7 @@ class DoubleDQN(DQN):
             ("n_epochs", self.n_epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
-            ("tau", 0 < self.tau <= 1, "above 0 and at most 1"),
+            ("tau", 0 <= self.tau <= 1, "from 0 to 1"),
             ("exploration_fraction", 0 < self.exploration_fraction <= 1, "above 0 and at most 1"),
             ("exploration_initial_eps", 0 <= self.exploration_initial_eps <= 1, "from 0 to 1"),
             ("exploration_final_eps", 0 <= self.exploration_final_eps <= 1, "from 0 to 1"),
@@ -361,9 +369,14 @@ class DoubleDQN(DQN):
 
     def _check_sampling(self) -> None:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
-        if isinstance(buffer, HerReplayBuffer) or self.optimize_memory_usage:
+        if isinstance(buffer, HerReplayBuffer) or getattr(buffer, "optimize_memory_usage", False):
             raise ValueError(
                 "sample_with_replacement=False supports neither HerReplayBuffer nor optimize_memory_usage"
+            )
+        if not has_stock_sample(buffer):
+            raise ValueError(
+                "sample_with_replacement=False draws transitions itself and would pass over the `sample` of "
+                f"{type(buffer).__name__}: leave sample_with_replacement out"
             )
         if self.batch_size > buffer.buffer_size:
             size = f"{buffer.buffer_size} transitions" + (f" of each of {self.n_envs} envs" if self.n_envs > 1 else "")

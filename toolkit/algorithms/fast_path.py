@@ -1,26 +1,27 @@
 """Q-values of a Q-network without what SB3 and PyTorch do around its layers.
 
-SB3 switches the network's mode at every step and prepares observations that are ready already. For a small network
-that, and what PyTorch does around each module, takes longer than the layers. :class:`FastQNetwork` takes the first way
-that gives the network's own Q-values:
+For a small network, what PyTorch does around each module takes longer than the layers. So an MLP of known layers
+computes in one of two shorter ways:
 
 1. NumPy, for the greedy actions of a few vectors: linear layers with ReLU or tanh, in the CPU's memory
-2. the layers as functions, for vectors of float32: an MLP of known layers
-3. the network itself, in its current mode: only known modules, which compute the same in both modes
-4. the network itself, in the right mode: evaluation without gradients, training with them
+2. the layers as functions, for vectors
 
-A hook on a module rules out the first two, as only a module's own call runs hooks.
+Both leave out SB3's and PyTorch's methods, the modules' hooks and their modes. They are taken only while all of these
+are stock: :attr:`FastQNetwork.is_fast`.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ClassVar
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common import policies as sb3_policies
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
@@ -28,81 +29,139 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.policies import DuelingHead, DuelingQNetwork
+from toolkit.algorithms.stock import get_functions, get_parameters, hides_class_attribute, is_torch_plain
+from toolkit.algorithms.targets import QFunction
 
 _MODULES_WITHOUT_MODES = {
     *(nn.Sequential, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Linear, nn.Conv2d, nn.LayerNorm),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid),
     *(QNetwork, DuelingQNetwork, DuelingHead, FlattenExtractor, NatureCNN, CombinedExtractor),
 }
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+FORWARD_FUNCTIONS = get_functions(
+    [
+        *((nn.Module, name) for name in ("__call__", "train")),
+        *((BaseModel, name) for name in ("extract_features", "set_training_mode")),
+        *((module, "forward") for module in _MODULES_WITHOUT_MODES),
+        (sb3_policies, "preprocess_obs"),
+    ]
+)
+_get_parameters = operator.itemgetter("_parameters")
+_FLOAT32 = np.dtype(np.float32)
 _MAX_NUMPY_MULTIPLICATIONS = 32_768  # in a layer; with more, arithmetic counts, and NumPy's library may start threads
 
 
-class FastQNetwork:
-    """A Q-network as a function of observations. The module's docstring lists its ways and when it takes each.
+def are_known(modules: list[nn.Module]) -> bool:
+    """Return whether all modules are of known classes, with the methods of these."""
+    are_known = all(type(module) in _MODULES_WITHOUT_MODES for module in modules)
+    return are_known and not any(map(hides_class_attribute, modules))
 
-    :param network: its modules stay the same; their weights may change at any time
+
+class FastQNetwork:
+    """A Q-network as a function of observations. The module's docstring says how.
+
+    :param network: its parameters may change at any time, its modules may not
+    :param is_known: whether :func:`are_known` its modules
     """
 
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: nn.Module, is_known: bool) -> None:
         self.network = network
-        self.has_modes = any(type(module) not in _MODULES_WITHOUT_MODES for module in network.modules())
-        self._hooks = [vars(module)[name] for module in network.modules() for name in _HOOKS if name in vars(module)]
-        layers = [*network.q_net] if _is_mlp(network) and not self.has_modes else []
+        self.is_known = is_known
+        layers: list[nn.Module] = [*network.q_net] if is_known and _is_mlp(network) else []  # type: ignore[misc]
+        #: whether the network is an MLP of known layers, so that it is fast as long as nothing is put around these
+        self.has_bare_layers = bool(layers)
         self._layers = [_as_function(layer) for layer in layers]
         self._numpy_layers = _NumpyLayers(layers) if _NumpyLayers.can_run(layers) else None
+        self._attributes = [vars(module) for module in network.modules() if module._parameters]
+        self._space = getattr(network, "observation_space", None)
+        self._n_features = self._space.shape[0] if layers else None  # type: ignore[union-attr]
 
     @property
-    def has_bare_layers(self) -> bool:
-        """Whether layers are called as functions, as long as no module has a hook."""
-        return bool(self._layers)
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the modules have now, if they are those that had some at first."""
+        return get_parameters(self._attributes)
 
-    @property
-    def has_hooks(self) -> bool:
-        """Whether a module has hooks, which only the module's own call runs."""
-        return any(self._hooks)
+    def get_function(self, is_stock: bool) -> QFunction:
+        """Return the fastest function from observations to the network's Q-values.
 
-    def choose_greedy_actions(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the actions (batch,) with the highest Q-values for an array of observations (batch, ...)."""
+        :param is_stock: whether its modules are known ones with nothing around them now. If not, values without
+            gradients are those of evaluation mode
+        """
+        if not is_stock:
+            return self._compute_in_right_mode
+        return self.compute_by_layers if self.has_bare_layers else self.network
+
+    def accepts(self, observations: Any) -> bool:
+        """Return whether the layers alone compute Q-values of observations as the network in evaluation mode does."""
+        if type(observations) is not np.ndarray or observations.dtype != _FLOAT32 or observations.ndim != 2:
+            return False
+        attributes = vars(self.network)
+        is_current = attributes["observation_space"] is self._space and not attributes["training"]
+        return is_current and observations.shape[1] == self._n_features
+
+    def choose_greedy_actions(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the actions (batch,) with the highest Q-values for observations (batch, features)."""
         numpy_layers = self._numpy_layers
-        if numpy_layers and len(observations) <= numpy_layers.max_observations and not self.has_hooks:
-            return numpy_layers(observations).argmax(axis=1)  # type: ignore[no-any-return]
+        if numpy_layers and len(observations) <= numpy_layers.max_observations and is_torch_plain():
+            values = numpy_layers(observations)
+            if values is not None:
+                return values.argmax(axis=1)  # type: ignore[no-any-return]
         with th.no_grad():
-            return self(th.from_numpy(observations).to(self.network.device)).argmax(dim=1).cpu().numpy()
+            tensor = th.tensor(observations, device=self.parameters[0].device)
+            return self.compute_by_layers(tensor).argmax(dim=1).cpu().numpy()
 
-    def __call__(self, observations: PyTorchObs) -> th.Tensor:
-        """Return the Q-values (batch, actions) of observations (batch, ...)."""
-        if self.has_bare_layers and not self.has_hooks:
-            values: Any = observations.float()  # type: ignore[union-attr]
-            for layer in self._layers:
-                values = layer(values)
-            return values  # type: ignore[no-any-return]
-        mode = self.network.training
-        if not self.has_modes or mode == th.is_grad_enabled():
+    def compute_by_layers(self, observations: PyTorchObs) -> th.Tensor:
+        """Return the Q-values (batch, actions) of observations (batch, features) by the layers as functions."""
+        values = observations.float()  # type: ignore[union-attr]
+        for attributes, function in self._layers:
+            if attributes is None:
+                values = function(values)
+            else:  # a linear layer, without its module's look-up of parameters
+                parameters = attributes["_parameters"]
+                values = function(values, parameters["weight"], parameters["bias"])
+        return values
+
+    def _compute_in_right_mode(self, observations: PyTorchObs) -> th.Tensor:
+        if th.is_grad_enabled() or not self.network.training:
             return self.network(observations)  # type: ignore[no-any-return]
-        self.network.set_training_mode(not mode)
-        values = self.network(observations)
-        self.network.set_training_mode(mode)
-        return values  # type: ignore[no-any-return]
+        modes = [(module, module.training) for module in self.network.modules()]
+        self.network.set_training_mode(False)  # type: ignore[operator]
+        values: th.Tensor = self.network(observations)
+        for module, mode in modes:
+            module.training = mode
+        return values
 
 
-def _is_mlp(network: QNetwork) -> bool:
+def _is_mlp(network: Any) -> bool:
     """Return whether a network's Q-values are those of its layers, called in turn on vectors of float32."""
-    space = network.observation_space
-    is_vector = len(space.shape or ()) == 1 and space.dtype == np.float32
+    space = getattr(network, "observation_space", None)
+    is_vector = len(getattr(space, "shape", None) or ()) == 1 and space.dtype == np.float32  # type: ignore[union-attr]
     is_stock = type(network) in (QNetwork, DuelingQNetwork) and type(network.features_extractor) is FlattenExtractor
-    return is_vector and is_stock
+    return (
+        is_vector and is_stock and type(network.q_net) is nn.Sequential and all(map(_has_own_weights, network.q_net))
+    )
 
 
-def _as_function(layer: nn.Module) -> Callable[[th.Tensor], th.Tensor]:
-    """Return what a layer computes, without its module's look-up of parameters."""
+def _has_own_weights(layer: nn.Module) -> bool:
+    """Return whether a linear layer's weights are parameters, not tensors that something else computes."""
+    return type(layer) is not nn.Linear or layer._parameters.keys() >= {"weight", "bias"}
+
+
+def _as_function(layer: nn.Module) -> tuple[dict[str, Any] | None, Callable[..., th.Tensor]]:
+    """Return a linear layer's attributes, or ``None`` for another layer, and the function that it computes."""
     if type(layer) is nn.Linear:
-        return partial(_linear, layer._parameters)  # not a closure: `deepcopy` has to reach the parameters
-    return th.relu if type(layer) is nn.ReLU else layer.forward
+        return vars(layer), F.linear
+    return None, th.relu if type(layer) is nn.ReLU else layer.forward
 
 
-def _linear(parameters: dict[str, Any], values: th.Tensor) -> th.Tensor:
-    return F.linear(values, parameters["weight"], parameters["bias"])
+def _apply_relu(values: NDArray[Any]) -> None:
+    np.maximum(values, 0, out=values)
+
+
+def _apply_tanh(values: NDArray[Any]) -> None:
+    np.tanh(values, out=values)
+
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[NDArray[Any]], None]] = {nn.ReLU: _apply_relu, nn.Tanh: _apply_tanh}
 
 
 class _NumpyLayers:
@@ -111,39 +170,55 @@ class _NumpyLayers:
     For a small network NumPy needs a quarter of PyTorch's time, which is nearly all spent around the arithmetic.
     """
 
-    ACTIVATIONS: ClassVar[dict[type[nn.Module], Callable[[NDArray[Any]], NDArray[Any]]]] = {
-        nn.ReLU: lambda values: np.maximum(values, 0, out=values),
-        nn.Tanh: lambda values: np.tanh(values, out=values),
-    }
-
     def __init__(self, layers: list[nn.Module]) -> None:
         self._layers = layers
-        self._parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        self._view_weights()
-        largest = max(parameter.numel() for parameter in self._parameters)
+        self._attributes = [vars(layer) for layer in layers if layer._parameters]
+        largest = max(parameter.numel() for layer in layers for parameter in layer.parameters())
         self.max_observations = _MAX_NUMPY_MULTIPLICATIONS // largest
+        self._places: list[Any] = []
 
-    @classmethod
-    def can_run(cls, layers: list[nn.Module]) -> bool:
+    @staticmethod
+    def can_run(layers: list[nn.Module]) -> bool:
         """Return whether NumPy can run these layers."""
         linear = [layer for layer in layers if type(layer) is nn.Linear and layer.bias is not None]
-        supported = [*linear, *(layer for layer in layers if type(layer) in cls.ACTIVATIONS)]
-        return bool(linear) and len(supported) == len(layers) and linear[0].weight.device.type == "cpu"
+        supported = [*linear, *(layer for layer in layers if type(layer) in _ACTIVATIONS)]
+        return bool(linear) and len(supported) == len(layers)
 
-    def _view_weights(self) -> None:
-        self._addresses = [parameter.data_ptr() for parameter in self._parameters]
-        self._steps = [
-            (layer.weight.detach().numpy().T, layer.bias.detach().numpy(), None)
+    def __call__(self, observations: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the Q-values (batch, actions) of observations (batch, features).
+
+        ``None`` if the weights are not float32 in the CPU's memory.
+        """
+        registries = map(_get_parameters, self._attributes)
+        parameters: list[Any] = [*chain.from_iterable(map(dict.values, registries))]
+        places = [*map(th.Tensor.data_ptr, parameters)]
+        if places != self._places:  # the weights have moved
+            self._places, self._steps = places, self._view_weights() if all(map(_is_viewable, parameters)) else []
+        if not self._steps:
+            return None
+        values = observations
+        for weights, bias, activation in self._steps:
+            if activation:
+                activation(values)
+            else:
+                values = values.dot(weights)  # `@` takes twice as long
+                values += bias
+        return values
+
+    def _view_weights(self) -> list[Any]:
+        # `Tensor.numpy` would forbid to resize the weights for good, by which sharing or pruning them fails
+        return [
+            (np.from_dlpack(layer.weight.detach()).T, np.from_dlpack(layer.bias.detach()), None)
             if isinstance(layer, nn.Linear)
-            else (None, None, self.ACTIVATIONS[type(layer)])
+            else (None, None, _ACTIVATIONS[type(layer)])
             for layer in self._layers
         ]
 
-    def __call__(self, observations: NDArray[Any]) -> NDArray[Any]:
-        """Return the Q-values (batch, actions) of observations (batch, features)."""
-        if [parameter.data_ptr() for parameter in self._parameters] != self._addresses:  # weights have moved
-            self._view_weights()
-        values = observations
-        for weights, bias, activation in self._steps:
-            values = activation(values) if activation else values @ weights + bias
-        return values
+
+def _is_viewable(parameter: Any) -> bool:
+    """Return whether NumPy can read a parameter where it is."""
+    is_plain = type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.dtype == th.float32
+    if not is_plain or not parameter.is_contiguous():
+        return False
+    last = parameter.storage_offset() + parameter.numel()
+    return bool(parameter.untyped_storage().nbytes() >= last * parameter.element_size())

@@ -1,135 +1,218 @@
-"""The updates of a policy's networks: plain, or compiled where that is asked for and possible."""
+"""The updates of a model's networks: plain, or compiled where that is asked for and possible."""
 
 from __future__ import annotations
 
 import logging
+import operator
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch as th
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from toolkit.algorithms.adam import AdamState, clip_gradients, get_adam_state, is_plain_adam, step_adam
-from toolkit.algorithms.compiled import CompiledUpdate, compile_update
-from toolkit.algorithms.fast_path import FastQNetwork
-from toolkit.algorithms.replay import StoredBatch
-from toolkit.algorithms.targets import Minibatch
+from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
+from toolkit.algorithms.networks import Networks
+from toolkit.algorithms.replay import ReplayMemory, StoredBatch
+from toolkit.algorithms.stock import is_torch_plain
+from toolkit.algorithms.targets import Minibatch, QFunction
 from toolkit.algorithms.updates import UpdateConfig, update_networks
 
 _log = logging.getLogger(__name__)
-_MAX_COMPILED_UPDATES = 8
+_MAX_COMPILATIONS = 8
+_get_requires_grad = operator.attrgetter("requires_grad")
 
 
 class Learner:
-    """Updates the networks of a DQN policy.
+    """Updates the networks of a DQN model, as they are in each call.
 
-    Adam runs in its fused form unless the policy's ``optimizer_kwargs`` say otherwise. That is one call instead of a
-    dozen for each layer.
+    It keeps what it found out about them, but leaves that out of a copy and of a pickle, which find it out again.
 
-    :param policy: the policy whose ``q_net`` learns
     :param should_compile: whether to compile updates; may change at any time
     """
 
-    def __init__(self, policy: DQNPolicy, should_compile: bool) -> None:
+    def __init__(self, should_compile: bool) -> None:
         self.should_compile = should_compile
         self.can_compile = True
         self.seconds_compiling = 0.0
-        self._policy = policy
-        self._known_parts: list[Any] = []
-        self._compiled_updates: dict[Any, CompiledUpdate] = {}
-        if type(policy.optimizer) in (th.optim.Adam, th.optim.AdamW) and policy.device.type in ("cpu", "cuda"):
-            for group in policy.optimizer.param_groups:
-                if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
-                    group["fused"] = True
-        self.refresh()
+        self.n_compilations = 0
+        self._forget()
 
-    def refresh(self) -> None:
-        """Look the networks over again. This is needed when modules were replaced."""
-        networks = self._policy.q_net, self._policy.q_net_target
-        self.online, self.target = (FastQNetwork(network) for network in networks)
-        self._parameters = [*networks[0].parameters()]
-        modules = [module for network in networks for module in network.modules()]
-        parts = [*modules, *(parameter for network in networks for parameter in network.parameters())]
-        if [*map(id, parts)] != [*map(id, self._known_parts)]:
-            self._known_parts = parts  # a reference to each, so that no other object gets the same id
-            self._compiled_updates.clear()
+    def _forget(self) -> None:
+        self._networks: Networks | None = None
+        self._memory: ReplayMemory | None = None
+        self._forget_compiled_updates()
+
+    def _forget_compiled_updates(self) -> None:
+        self._compiled_updates: dict[Any, CompiledUpdate] = {}
+        self._last_call: Any = None
+        self._last_update: Callable[[float, Any], th.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave compiled updates out of a copy: they change the networks that they were compiled for."""
-        return {**vars(self), "_compiled_updates": {}, "_known_parts": []}
+        names = ("should_compile", "can_compile", "seconds_compiling", "n_compilations")
+        return {name: vars(self)[name] for name in names}
 
-    def learn(self, config: UpdateConfig, batch: Minibatch | StoredBatch) -> list[float]:
-        """Make the updates of one minibatch and return the loss before each."""
-        state = get_adam_state(self._policy.optimizer)
-        if self.should_compile and (compiled := self._get_compiled_update(config, batch, state)):
-            return compiled(state, batch).tolist()  # type: ignore[arg-type]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
-        minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
+    def get_networks(self, model: DQN, for_acting: bool = False) -> Networks:
+        """Return what is known of a model's networks, found out anew if something has changed."""
+        if self._networks is None or not self._networks.are_current(model, for_acting):
+            self._networks = Networks(model)
+            self._forget_compiled_updates()
+        return self._networks
+
+    def get_memory(self, buffer: ReplayBuffer) -> ReplayMemory:
+        """Return the memory of a replay buffer."""
+        if self._memory is None or not self._memory.is_current(buffer):
+            self._memory = ReplayMemory(buffer)
+        return self._memory
+
+    def look_over(self, model: DQN) -> bool:
+        """Find out what an update can leave out of SB3's way. This is needed after all that users' code does.
+
+        :return: whether the networks, the policy and its optimizer are stock
+        """
+        networks = self.get_networks(model)
+        self.set_training_mode = networks.set_training_mode
+        self._online, self._target = networks.online, networks.target
+        self._parameters, self._target_parameters = self._online.parameters, self._target.parameters
+        self._obstacle = self._find_obstacle(model.policy.optimizer, networks)
+        self._have_hooks = networks.have_hooks()
+        is_known = networks.has_stock_policy and self._online.is_known and self._target.is_known
+        return is_known and not self._have_hooks and self._obstacle is None
+
+    def learn(self, model: DQN, config: UpdateConfig, batch: Minibatch | StoredBatch) -> list[float]:
+        """Make the updates of one minibatch and return the loss before each, once the model has been looked over."""
+        optimizer = model.policy.optimizer
+        if self.should_compile:
+            if obstacle := self._obstacle or self._find_obstacle_to_compiling():
+                self._stop_compiling(obstacle)
+            elif self._can_run_compiled() and (compiled := self._get_compiled_update(config, optimizer, batch)):
+                return compiled(optimizer.param_groups[0]["lr"], batch).tolist()
+
+        state = None if self._obstacle else get_adam_state(optimizer)
 
         def step_optimizer(loss: th.Tensor) -> None:
-            self._step_optimizer(loss, config.max_grad_norm, state)
+            if state is None:
+                _step_as_sb3(model, loss, config.max_grad_norm)
+            else:
+                _step_plain_adam(optimizer, self._target_parameters, loss, config.max_grad_norm, state)
 
-        losses = update_networks(config, self.online, self.target, minibatch, step_optimizer)
+        minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
+        online = self._online.get_function(self._online.is_known and not self._have_hooks)
+        target: QFunction = self._target.network
+        if self._target.is_known and not self._have_hooks:
+            target = self._target.get_function(is_stock=True)
+        losses = update_networks(config, online, target, minibatch, step_optimizer)
         return [loss.item() for loss in losses]
 
-    def _step_optimizer(self, loss: th.Tensor, max_grad_norm: float, state: AdamState | None) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        clip_gradients([parameter.grad for parameter in self._parameters if parameter.grad is not None], max_grad_norm)
-        options = self._policy.optimizer.param_groups[0]
-        gradients = [parameter.grad for parameter in options["params"] if parameter.grad is not None]
-        if state and len(gradients) == len(options["params"]):
-            step_adam(options, options["params"], gradients, state)
-        else:
-            self._policy.optimizer.step()
+    def _can_run_compiled(self) -> bool:
+        """Return whether a compiled update does what its modules and functions would do now."""
+        return not self._have_hooks and is_torch_plain() and th.is_grad_enabled() and not th.is_anomaly_enabled()
 
     def _get_compiled_update(
-        self, config: UpdateConfig, batch: Minibatch | StoredBatch, state: AdamState | None
-    ) -> CompiledUpdate | None:
-        """Return the update compiled for this config and such minibatches; ``None`` if the update has to be plain."""
-        if state is None and is_plain_adam(self._policy.optimizer):
-            return None  # before the optimizer's first step
-        if any(map(_is_frozen_or_hooked, self._parameters)) or self.online.has_hooks or self.target.has_hooks:
-            return None
-        options = self._policy.optimizer.param_groups[0]
-        constants = (options[name] for name in options if name not in ("params", "lr"))
-        key = (config, _describe_layout(batch), *map(id, options["params"]), *constants)
-        if key not in self._compiled_updates:
-            start = time.perf_counter()
-            try:
-                self._compiled_updates[key] = self._compile_update(config, batch, state)
-            except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
-                self.should_compile, self.can_compile = False, False
-                _log.warning("updates are not compiled: %s", str(error).strip().split("\n")[0] or type(error).__name__)
+        self, config: UpdateConfig, optimizer: th.optim.Optimizer, batch: Minibatch | StoredBatch
+    ) -> Callable[[float, Any], th.Tensor] | None:
+        """Return the update compiled for these parameters and such minibatches; ``None`` if it has to be plain."""
+        parameters, target_parameters = self._parameters, self._target_parameters
+        states = chain.from_iterable(map(dict.values, optimizer.state.values()))
+        call = (
+            *(RemovableHandle.next_id, config, get_constants(optimizer.param_groups[0])),
+            [*map(th.Tensor.data_ptr, chain(parameters, target_parameters))],
+            [*map(_get_requires_grad, parameters), *map(id, chain(parameters, states))],
+            [*map(id, batch[:-1]), len(batch.rows)] if isinstance(batch, StoredBatch) else describe_layout(batch),
+        )
+        if call != self._last_call:
+            state = get_adam_state(optimizer)
+            if state is None or any(map(_is_frozen_or_hooked, parameters)) or _have_gradients(target_parameters):
                 return None
-            self.seconds_compiling += time.perf_counter() - start
-            _log.info("compiled the update in %.1f s", time.perf_counter() - start)
-        return self._compiled_updates[key]
+            # `inputs` keeps references to everything that `call` has the id of
+            inputs = UpdateInputs(parameters, target_parameters, optimizer.param_groups[0], state, batch)
+            key = (config, *inputs.describe())
+            if key not in self._compiled_updates and not self._compile(key, config, inputs):
+                return None
+            self._last_call, self._last_update = call, partial(self._compiled_updates[key], inputs)
+        return self._last_update
 
-    def _compile_update(
-        self, config: UpdateConfig, batch: Minibatch | StoredBatch, state: AdamState | None
-    ) -> CompiledUpdate:
-        if self.online.has_modes:
-            raise ValueError("the network has modules that may compute differently in training mode")
-        if state is None:
-            raise ValueError("the optimizer is not Adam or AdamW, or uses amsgrad or hooks")
-        if [*map(id, self._policy.optimizer.param_groups[0]["params"])] != [*map(id, self._parameters)]:
-            raise ValueError("the optimizer's parameters are not the network's, in the same order")
-        if len(self._compiled_updates) == _MAX_COMPILED_UPDATES:
-            raise ValueError(f"the algorithm's parameters changed after each of {_MAX_COMPILED_UPDATES} compilations")
-        return compile_update(self._policy, config, state, batch)
+    def _compile(self, key: Any, config: UpdateConfig, inputs: UpdateInputs) -> bool:
+        start = time.perf_counter()
+        try:
+            if self.n_compilations == _MAX_COMPILATIONS:
+                raise ValueError(f"the model changed after each of {_MAX_COMPILATIONS} compilations")
+            self._compiled_updates[key] = compile_update(config, (self._online.network, self._target.network), inputs)
+        except Exception as error:  # PyTorch has many kinds for a missing compiler and what it cannot compile
+            self._stop_compiling(str(error).strip().split("\n")[0] or type(error).__name__)
+            return False
+        self.n_compilations += 1
+        self.seconds_compiling += time.perf_counter() - start
+        _log.info("compiled the update in %.1f s", time.perf_counter() - start)
+        return True
+
+    def _stop_compiling(self, reason: str) -> None:
+        self.should_compile, self.can_compile = False, False
+        _log.warning("updates are not compiled: %s", reason)
+
+    def _find_obstacle(self, optimizer: th.optim.Optimizer, networks: Networks) -> str | None:
+        """Return why Adam's step, as a function, cannot replace the optimizer's methods now; ``None`` if it can."""
+        if not networks.have_stock_steps or not is_plain_adam(optimizer):
+            return "the optimizer is not Adam or AdamW, or uses amsgrad, hooks or other methods or networks"
+        optimized = optimizer.param_groups[0]["params"]
+        if len(optimized) != len(self._parameters) or not all(map(operator.is_, optimized, self._parameters)):
+            return "the optimizer's parameters are not the network's, in the same order"
+        return None
+
+    def _find_obstacle_to_compiling(self) -> str | None:
+        if self._online.is_known and self._target.is_known:
+            return None
+        return "the network has modules that may compute differently in training mode"
+
+
+def _step_as_sb3(model: DQN, loss: th.Tensor, max_grad_norm: float) -> None:
+    """Make a step of the optimizer as ``DQN.train`` does."""
+    optimizer = model.policy.optimizer
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.policy.parameters(), max_grad_norm)
+    optimizer.step()
+
+
+def _step_plain_adam(
+    optimizer: th.optim.Optimizer,
+    other_parameters: list[nn.Parameter],
+    loss: th.Tensor,
+    max_grad_norm: float,
+    state: AdamState,
+) -> None:
+    """Make the same step for a plain Adam, without what is around the arithmetic.
+
+    :param other_parameters: those of the policy that the optimizer does not step
+    """
+    options = optimizer.param_groups[0]
+    parameters = options["params"]
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    other_gradients = [parameter.grad for parameter in other_parameters if parameter.grad is not None]
+    clip_gradients(gradients + other_gradients, max_grad_norm)
+    if len(gradients) == len(parameters):
+        step_adam(options, parameters, gradients, state)
+    else:
+        optimizer.step()
+
+
+def _have_gradients(parameters: list[nn.Parameter]) -> bool:
+    return any(parameter.grad is not None for parameter in parameters)
 
 
 def _is_frozen_or_hooked(parameter: th.nn.Parameter) -> bool:
     """Return whether a parameter takes no gradient, or has hooks on its gradient, which only autograd runs."""
     return not parameter.requires_grad or bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
-
-
-def _describe_layout(value: Any) -> Any:
-    """Return what two minibatches of one compiled update share: classes, shapes, strides, types and devices."""
-    if isinstance(value, th.Tensor):
-        return value.shape, value.stride(), value.dtype, value.device
-    if isinstance(value, dict):
-        return tuple((name, _describe_layout(item)) for name, item in value.items())
-    return (type(value), *map(_describe_layout, value)) if isinstance(value, tuple) else None

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.dqn import policies as sb3
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
+
+from toolkit.algorithms.stock import set_training_mode
 
 
 class DuelingHead(nn.Module):
@@ -41,16 +44,23 @@ class DuelingQNetwork(QNetwork):
         self.q_net[-1] = DuelingHead(last_layer.in_features, last_layer.out_features)  # type: ignore[arg-type]
 
 
-class MlpPolicy(sb3.DQNPolicy):
-    """DQN's ``MlpPolicy``, which changes its networks' mode only when they are in the other one.
+_SET_TRAINING_MODE = BaseModel.set_training_mode
 
-    SB3 asks for a mode at each step of the environment, and setting it takes as long as choosing the action.
+
+class MlpPolicy(sb3.DQNPolicy):
+    """DQN's ``MlpPolicy``, which changes its networks' mode in a fraction of the time.
+
+    SB3 asks for a mode at each step of the environment. PyTorch's way to set it takes as long as choosing the action.
     """
 
     def set_training_mode(self, mode: bool) -> None:
-        """Put the networks in training or evaluation mode."""
-        if mode != self.training or mode != self.q_net.training:
+        """Put the Q-network in training or evaluation mode. SB3 leaves the target network in evaluation mode."""
+        network = self.__dict__["_modules"]["q_net"]
+        if type(network).set_training_mode is not _SET_TRAINING_MODE or "set_training_mode" in network.__dict__:
             super().set_training_mode(mode)
+            return
+        set_training_mode(network, mode)
+        self.__dict__["training"] = mode
 
 
 class CnnPolicy(MlpPolicy, sb3.CnnPolicy):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import operator
+from itertools import repeat
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from toolkit.algorithms.stock import are_in_place, get_functions, has_methods
 
 Rows = NDArray[np.int64]  # of memory that is (vector steps * environments, ...)
 
@@ -38,52 +40,88 @@ class StoredBatch(NamedTuple):
 
 
 _get_arrays = operator.attrgetter(*StoredBatch._fields[:-1])
-_memories: WeakKeyDictionary[ReplayBuffer, tuple[tuple[NDArray[Any], ...], list[th.Tensor]]] = WeakKeyDictionary()
+_METHODS = ("sample", "_get_samples", "_normalize_obs", "_normalize_reward", "to_torch")
+_FUNCTIONS = get_functions(
+    [(BaseBuffer, "sample"), *((cls, name) for cls in (ReplayBuffer, NStepReplayBuffer) for name in _METHODS)]
+)
+_SAMPLE_METHODS = [{"sample": cls.sample} for cls in (ReplayBuffer, DictReplayBuffer)]
+_BASE_SAMPLE = BaseBuffer.sample
 
 
-def can_gather(buffer: ReplayBuffer) -> bool:
-    """Return whether :func:`gather_batch` knows how a replay buffer stores its transitions."""
-    return type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
+def has_stock_sample(buffer: ReplayBuffer) -> bool:
+    """Return whether a replay buffer draws as SB3's do: each stored vector step with the same probability."""
+    return BaseBuffer.sample is _BASE_SAMPLE and any(has_methods(buffer, methods) for methods in _SAMPLE_METHODS)
 
 
-def gather_batch(buffer: ReplayBuffer, steps: NDArray[np.int64]) -> ReplayBufferSamples:
-    """Return the transitions of a random environment at each of these vector steps, as the buffer itself would.
+class ReplayMemory:
+    """A replay buffer's arrays, from which minibatches are taken straight.
 
-    Memory is indexed once, by rows that are each one environment's at one step, and not copied again.
+    :param buffer: what is stored in it may change at any time; after other changes :meth:`is_current` is false
     """
-    rows = _choose_rows(buffer, steps)
-    last_rows, rewards, discounts = rows, _take_rows(buffer.rewards, rows)[:, None], None
-    if isinstance(buffer, NStepReplayBuffer):
-        last_rows, rewards, discounts = _compute_n_step_returns(buffer, rows)
-    is_terminal = _take_rows(buffer.dones, last_rows) * (1 - _take_rows(buffer.timeouts, last_rows))
-    return ReplayBufferSamples(
-        observations=_to_tensor(buffer, _take_rows(buffer.observations, rows)),
-        actions=_to_tensor(buffer, _take_rows(buffer.actions, rows)),
-        next_observations=_to_tensor(buffer, _take_rows(buffer.next_observations, last_rows)),
-        dones=_to_tensor(buffer, is_terminal[:, None]),
-        rewards=_to_tensor(buffer, rewards),
-        discounts=None if discounts is None else _to_tensor(buffer, discounts),
-    )
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self._buffer = buffer
+        self._shape = (buffer.buffer_size, buffer.n_envs)
+        is_known = type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
+        owners = (BaseBuffer, type(buffer))
+        self._functions = {key: _FUNCTIONS[key] for key in _FUNCTIONS if key[0] in owners}
+        self._arrays = _get_arrays(buffer) if is_known else ()
+        self._is_plain = is_known and all(map(_is_plain_array, self._arrays, repeat(self._shape)))
+        if self._is_plain:
+            self._is_plain = {array.dtype for array in self._arrays[-3:]} == {np.dtype(np.float32)}
+            n_rows = buffer.buffer_size * buffer.n_envs
+            self._rows = [array.reshape(n_rows, *array.shape[2:]) for array in self._arrays]
+        self._tensors: list[th.Tensor] = []
+
+    def is_current(self, buffer: ReplayBuffer) -> bool:
+        """Return whether these are the arrays of a buffer."""
+        if buffer is not self._buffer or self._shape != (buffer.buffer_size, buffer.n_envs):
+            return False
+        return not self._arrays or all(map(operator.is_, self._arrays, _get_arrays(buffer)))
+
+    def can_gather(self) -> bool:
+        """Return whether :meth:`gather` now does what the buffer's own ``sample`` would."""
+        is_stock = self._is_plain and vars(self._buffer).keys().isdisjoint(_METHODS)
+        return is_stock and are_in_place(self._functions)
+
+    def gather(self, steps: NDArray[np.int64]) -> ReplayBufferSamples:
+        """Return the transitions of a random environment at each of these vector steps, as the buffer itself would.
+
+        Memory is indexed once, by rows that are each one environment's at one step, and not copied again.
+        """
+        buffer = self._buffer
+        observations, actions, next_observations, dones, timeouts, rewards = self._rows
+        rows = last_rows = _choose_rows(buffer, steps)
+        returns, discounts = rewards.take(rows)[:, None], None
+        if isinstance(buffer, NStepReplayBuffer):
+            last_rows, returns, discounts = _compute_n_step_returns(buffer, rows, rewards, dones, timeouts)
+        is_terminal = dones.take(last_rows) * (1 - timeouts.take(last_rows))
+        device = th.device(buffer.device)
+        return ReplayBufferSamples(
+            observations=_to_tensor(observations.take(rows, axis=0), device),
+            actions=_to_tensor(actions.take(rows, axis=0), device),
+            next_observations=_to_tensor(next_observations.take(last_rows, axis=0), device),
+            dones=_to_tensor(is_terminal[:, None], device),
+            rewards=_to_tensor(returns, device),
+            discounts=None if discounts is None else _to_tensor(discounts, device),
+        )
+
+    def refer(self, steps: NDArray[np.int64]) -> StoredBatch | ReplayBufferSamples:
+        """Return what :meth:`gather` does, but leave the transitions in the buffer's memory where that can be done.
+
+        It can for one-step transitions of vectors in the memory of the CPU.
+        """
+        buffer = self._buffer
+        if type(buffer) is not ReplayBuffer or self._rows[0].ndim != 2 or th.device(buffer.device).type != "cpu":
+            return self.gather(steps)
+        if not self._tensors:
+            self._tensors = [th.from_numpy(rows.reshape(len(rows), -1)) for rows in self._rows]
+        return StoredBatch._make([*self._tensors, th.from_numpy(_choose_rows(buffer, steps))])
 
 
-def reference_batch(buffer: ReplayBuffer, steps: NDArray[np.int64]) -> StoredBatch | ReplayBufferSamples:
-    """Return what :func:`gather_batch` does, but leave the transitions in the buffer's memory where that can be done.
-
-    It can for one-step transitions of vectors in the memory of the CPU.
-    """
-    if type(buffer) is not ReplayBuffer or buffer.observations.ndim != 3 or th.device(buffer.device).type != "cpu":
-        return gather_batch(buffer, steps)
-    return StoredBatch._make([*_view_memory(buffer), th.from_numpy(_choose_rows(buffer, steps))])
-
-
-def _view_memory(buffer: ReplayBuffer) -> list[th.Tensor]:
-    """Return a buffer's whole memory as tensors, made anew only if the buffer has other arrays than before."""
-    arrays = _get_arrays(buffer)
-    known_arrays, tensors = _memories.get(buffer, ((), []))
-    if not known_arrays or not all(map(operator.is_, known_arrays, arrays)):
-        tensors = [th.from_numpy(array.reshape(buffer.buffer_size * buffer.n_envs, -1)) for array in arrays]
-        _memories[buffer] = arrays, tensors
-    return tensors
+def _is_plain_array(array: Any, shape: tuple[int, int]) -> bool:
+    """Return whether an array is in C order, with (vector steps, environments, ...) as its axes."""
+    return type(array) is np.ndarray and array.flags.c_contiguous and array.ndim > 1 and array.shape[:2] == shape
 
 
 def _choose_rows(buffer: ReplayBuffer, steps: NDArray[np.int64]) -> Rows:
@@ -93,7 +131,11 @@ def _choose_rows(buffer: ReplayBuffer, steps: NDArray[np.int64]) -> Rows:
 
 
 def _compute_n_step_returns(
-    buffer: NStepReplayBuffer, rows: Rows
+    buffer: NStepReplayBuffer,
+    rows: Rows,
+    rewards: NDArray[np.float32],
+    dones: NDArray[np.float32],
+    timeouts: NDArray[np.float32],
 ) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
     """Return the row where each transition's n steps end, and (batch, 1) their returns and the discount after them.
 
@@ -101,23 +143,18 @@ def _compute_n_step_returns(
     """
     offsets = np.arange(buffer.n_steps)
     window = (rows[:, None] + offsets * buffer.n_envs) % (buffer.buffer_size * buffer.n_envs)
-    is_end = (_take_rows(buffer.dones, window) + _take_rows(buffer.timeouts, window)) > 0
+    is_end = (dones.take(window) + timeouts.take(window)) > 0
     is_end |= window // buffer.n_envs == (buffer.pos - 1) % buffer.buffer_size
     is_end[:, -1] = True
     last_offsets = is_end.argmax(axis=1)[:, None]
     weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets)
-    returns = (_take_rows(buffer.rewards, window) * weights).sum(axis=1, keepdims=True)
+    returns = (rewards.take(window) * weights).sum(axis=1, keepdims=True)
     discounts = buffer.gamma ** (last_offsets + 1).astype(np.float32)
     return np.take_along_axis(window, last_offsets, axis=1)[:, 0], returns, discounts
 
 
-def _take_rows(memory: NDArray[Any], rows: Rows) -> NDArray[Any]:
-    """Return rows of memory that is (vector steps, environments, ...)."""
-    return memory.reshape(-1, *memory.shape[2:]).take(rows, axis=0)
-
-
-def _to_tensor(buffer: ReplayBuffer, array: NDArray[Any]) -> th.Tensor:
+def _to_tensor(array: NDArray[Any], device: th.device) -> th.Tensor:
     values = th.from_numpy(array)
     if values.ndim == 4:  # images are laid out pixel by pixel: convolutions take a third less time
         values = th.stack(values.unbind(1), dim=-1).permute(0, 3, 1, 2)
-    return values.to(buffer.device)
+    return values if device.type == "cpu" else values.to(device)

@@ -16,7 +16,7 @@ from toolkit.algorithms.targets import (
     spread_over_actions,
 )
 
-LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
+LOSSES = {"huber": "smooth_l1_loss", "mse": "mse_loss"}  # functions of `torch.nn.functional`
 
 
 class UpdateConfig(NamedTuple):
@@ -49,7 +49,7 @@ def update_networks(
         values = online(batch.observations)
         if not config.loss_over_all_actions:
             values = values.gather(dim=1, index=batch.actions.long())
-        loss = LOSSES[config.loss](values, targets)
+        loss = getattr(F, LOSSES[config.loss])(values, targets)
         step_optimizer(loss)
         losses.append(loss.detach())
     return losses

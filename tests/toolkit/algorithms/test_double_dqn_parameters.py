@@ -341,8 +341,8 @@ def test_updates_without_replacement_wait_for_full_minibatch() -> None:
         ({"target_update_interval": 10.5}, "target_update_interval must be steps or"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm must be above 0, not nan"),
-        ({"tau": 0.0}, "tau must be above 0 and at most 1, not 0.0"),
-        ({"exploration": RecordedEpsilon(0.5), "exploration_fraction": 0.1}, "exploration replaces exploration_frac"),
+        ({"tau": -0.1}, "tau must be from 0 to 1, not -0.1"),
+        ({"exploration": RecordedEpsilon(0.5), "exploration_fraction": 0.2}, "exploration replaces exploration_frac"),
         (
             {"sample_with_replacement": False, "batch_size": 64, "buffer_size": 32},
             "a batch_size of 64 cannot be drawn without replacement from a buffer of 32 transitions; make buffer_size "

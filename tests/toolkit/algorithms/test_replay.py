@@ -11,7 +11,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
-from toolkit.algorithms.replay import can_gather, gather_batch
+from toolkit.algorithms.replay import ReplayMemory
 
 SIZE = 100
 
@@ -30,10 +30,11 @@ def fill_buffer(n_envs: int, steps: int, **params: Any) -> ReplayBuffer:
 @pytest.mark.parametrize("n_envs", [1, 4])
 def test_gathered_batch_equals_samples_of_buffer(n_envs: int, n_steps: int, steps: int) -> None:
     buffer = fill_buffer(n_envs, steps, n_steps=n_steps)
-    assert can_gather(buffer)
+    memory = ReplayMemory(buffer)
+    assert memory.can_gather()
     steps_drawn = np.random.default_rng(0).integers(0, buffer.size(), size=500)
     np.random.seed(0)
-    ours = gather_batch(buffer, steps_drawn)
+    ours = memory.gather(steps_drawn)
     np.random.seed(0)
     theirs = buffer._get_samples(steps_drawn)
     for name, actual, expected in zip(ours._fields, ours, theirs, strict=True):
@@ -46,4 +47,4 @@ def test_gathered_batch_equals_samples_of_buffer(n_envs: int, n_steps: int, step
 
 def test_memory_optimized_buffer_is_not_gathered() -> None:
     buffer = fill_buffer(1, 30, optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
-    assert not can_gather(buffer)
+    assert not ReplayMemory(buffer).can_gather()
