@@ -26,7 +26,7 @@ from toolkit.algorithms.updates import UpdateConfig, update_networks
 
 _log = logging.getLogger(__name__)
 _MAX_COMPILATIONS = 8
-_get_requires_grad = operator.attrgetter("requires_grad")
+_get_gradient, _get_requires_grad = operator.attrgetter("grad"), operator.attrgetter("requires_grad")
 
 
 class Learner:
@@ -128,6 +128,7 @@ class Learner:
             *(RemovableHandle.next_id, config, get_constants(optimizer.param_groups[0])),
             [*map(th.Tensor.data_ptr, chain(parameters, target_parameters))],
             [*map(_get_requires_grad, parameters), *map(id, chain(parameters, states))],
+            [*map(id, map(_get_gradient, target_parameters))],
             [*map(id, batch[:-1]), len(batch.rows)] if isinstance(batch, StoredBatch) else describe_layout(batch),
         )
         if call != self._last_call:
