@@ -53,6 +53,10 @@ class DoubleDQN(DQN):
     Paper: van Hasselt, Guez and Silver, "Deep Reinforcement Learning with Double Q-learning" (2016),
     https://arxiv.org/abs/1509.06461. SB3 issues #487 and #1737 ask for it.
 
+    It is faster than SB3's DQN because it leaves out much of what SB3 and PyTorch do around small networks. It checks
+    in every call that nobody has changed what it leaves out, by a hook, a method set on an object or another layer,
+    and takes SB3's own way otherwise. Functions replaced on a class count from the next update or ``learn`` on.
+
     As in SB3, a time limit does not end an episode for the targets. SB3's own switch,
     ``replay_buffer_kwargs={"handle_timeout_termination": False}``, makes it terminal.
 
@@ -98,7 +102,8 @@ class DoubleDQN(DQN):
         target of an action that was not taken is the network's own prediction before the update
     :param n_epochs: updates on each minibatch, at least 1, with targets computed once before the first
     :param sample_with_replacement: whether a transition may come twice in one minibatch, as in SB3. If not, a
-        minibatch's transitions come from as many different vector steps, and updates wait for so many
+        minibatch's transitions come from as many different vector steps, and updates wait for so many. Replay buffers
+        with a ``sample`` of their own cannot do that
     :param exploration: epsilon, 0 to 1, as a function of the number of completed episodes (over all environments) and
         the timestep, both from 0. It replaces the three ``exploration_*`` parameters and applies from the first step:
         ``learning_starts`` only delays updates then

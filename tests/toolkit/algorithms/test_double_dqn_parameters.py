@@ -26,6 +26,7 @@ from toolkit.algorithms import DoubleDQN
 from toolkit_plugins.schedules import Harmonic
 
 LENGTH = 10
+SIGNATURE = inspect.signature(DQN.__init__).parameters
 
 
 class CountingEnv(gym.Env[Any, Any]):
@@ -183,6 +184,26 @@ def test_target_update_at_episode_uses_tau_and_copies_statistics() -> None:
     assert online_mean.abs().sum() > 0
 
 
+@pytest.mark.parametrize(("reset", "episodes"), [(True, [2, 4]), (False, [4, 6])])
+def test_second_training_counts_episodes_as_sb3_does(
+    reset: bool, episodes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interval: Any = (2, "episode")
+    model = DoubleDQN("MlpPolicy", CountingEnv(), target_update_interval=interval, learning_starts=10**6, train_freq=1)
+    model.learn(35)
+    updates: list[int] = []
+    monkeypatch.setattr(model, "_update_target_network", lambda: updates.append(model._episode_num))
+    model.learn(41, reset_num_timesteps=reset)
+    assert updates == episodes
+
+
+def test_tau_of_zero_leaves_target_network_unchanged() -> None:
+    model = DoubleDQN("MlpPolicy", CountingEnv(), tau=0.0, target_update_interval=1, learning_starts=0, seed=0)
+    before = copy_layers(model.q_net_target)
+    for old, new in zip(before, copy_layers(model.learn(30).q_net_target), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_interval_in_steps_equals_pair_with_unit() -> None:
     def train_target(interval: Any) -> Any:
         model = DoubleDQN("MlpPolicy", CountingEnv(), target_update_interval=interval, learning_starts=0, seed=0)
@@ -221,6 +242,12 @@ def test_exploration_counts_episodes_of_all_environments() -> None:
     schedule.calls.clear()
     model.learn(3 * 11)
     assert schedule.calls[-1] == (3, 30)
+
+
+def test_exploration_accepts_explicit_defaults_of_linear_exploration() -> None:
+    defaults = {name: float(str(parameter.default)) for name, parameter in SIGNATURE.items() if "exploration_" in name}
+    model = DoubleDQN("MlpPolicy", CountingEnv(), exploration=RecordedEpsilon(0.5), **defaults)
+    assert model.exploration is not None
 
 
 class BiasedNetwork(BaseCallback):
@@ -305,6 +332,26 @@ def test_sampling_without_replacement_normalizes_observations() -> None:
     model.q_net.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     model.train(gradient_steps=1, batch_size=32)
     assert th.cat(seen)[:, 1].min() < 0, "the raw numbers of the steps are not below 0"
+
+
+class OwnSample(ReplayBuffer):
+    """A replay buffer that draws in its own way, as a prioritized one does."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        return super().sample(*args, **kwargs)
+
+
+def test_sampling_without_replacement_refuses_buffer_with_own_sample() -> None:
+    with pytest.raises(ValueError, match="would pass over the `sample` of OwnSample: leave sample_with_repl"):
+        DoubleDQN("MlpPolicy", CountingEnv(), replay_buffer_class=OwnSample, sample_with_replacement=False)
+
+
+def test_sampling_without_replacement_refuses_sample_set_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DoubleDQN("MlpPolicy", CountingEnv(), sample_with_replacement=False, learning_starts=40)
+    model.learn(40)
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: None)
+    with pytest.raises(ValueError, match="would pass over the `sample`"):
+        model.learn(10, reset_num_timesteps=False)
 
 
 def test_learning_rate_follows_schedule() -> None:
@@ -404,6 +451,39 @@ def test_load_can_change_unit_of_target_interval(tmp_path: Path) -> None:
 def test_too_small_buffer_per_environment_is_refused() -> None:
     with pytest.raises(ValueError, match="a buffer of 25 transitions of each of 4 envs; make buffer_size at"):
         DoubleDQN("MlpPolicy", make_vec_env(CountingEnv, 4), buffer_size=100, sample_with_replacement=False)
+
+
+def test_positional_arguments_are_those_of_stock_dqn() -> None:
+    arguments = [
+        1e-3,
+        200,
+        20,
+        8,
+        0.5,
+        0.9,
+        2,
+        1,
+        None,
+        None,
+        False,
+        2,
+        500,
+        0.2,
+        0.9,
+        0.1,
+        5,
+        50,
+        None,
+        None,
+        0,
+        1,
+        "cpu",
+    ]
+    ours, stock = (cls("MlpPolicy", CountingEnv(), *arguments) for cls in (DoubleDQN, DQN))
+    names = [name for name in SIGNATURE if name in vars(stock) and name not in ("env", "policy", "device")]
+    assert {name: getattr(ours, name) for name in names if name != "policy_kwargs"} == {
+        name: getattr(stock, name) for name in names if name != "policy_kwargs"
+    }
 
 
 def test_parameters_are_those_of_stock_dqn_with_the_same_defaults() -> None:

@@ -48,3 +48,30 @@ def test_gathered_batch_equals_samples_of_buffer(n_envs: int, n_steps: int, step
 def test_memory_optimized_buffer_is_not_gathered() -> None:
     buffer = fill_buffer(1, 30, optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
     assert not ReplayMemory(buffer).can_gather()
+
+
+@pytest.mark.parametrize(
+    ("name", "convert"),
+    [
+        ("observations", np.asfortranarray),
+        ("next_observations", lambda array: array[::-1]),
+        ("rewards", lambda array: array.astype(np.float64)),
+        ("actions", lambda array: array[:-1]),
+        ("observations", np.ma.masked_array),
+    ],
+    ids=["fortran", "reversed", "float64-rewards", "shorter", "masked"],
+)
+def test_replaced_arrays_of_another_layout_are_not_gathered(name: str, convert: Any) -> None:
+    buffer = fill_buffer(2, 30)
+    memory = ReplayMemory(buffer)
+    setattr(buffer, name, convert(getattr(buffer, name)))
+    assert not memory.is_current(buffer)
+    assert not ReplayMemory(buffer).can_gather()
+
+
+def test_replaced_arrays_of_same_layout_are_gathered() -> None:
+    buffer = fill_buffer(2, 30)
+    memory = ReplayMemory(buffer)
+    buffer.rewards = np.full_like(buffer.rewards, 7)
+    assert not memory.is_current(buffer)
+    assert (ReplayMemory(buffer).gather(np.arange(5)).rewards == 7).all()
