@@ -87,6 +87,26 @@ def read_attributes(owner: Any, skipped: Collection[str] = SKIPPED) -> Attribute
     return attributes
 
 
+def read_state(layer: Any) -> Attributes:
+    """Return the plain attributes of a layer, and what its ``state_dict`` returns if that can be written."""
+    attributes = read_attributes(layer)
+    if has_state_dict(layer):
+        with suppress(plain_data.NotPlainError):
+            attributes[_OWN] = plain_data.copy_data(plain_data.encode_value(layer.state_dict()))
+    return attributes
+
+
+def set_state(layer: Any, state: Attributes) -> None:
+    """Set what :func:`read_state` returned of a layer like this, or a part of it.
+
+    :raises ValueError: if a ``state_dict`` does not fit; also another of
+        :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
+    """
+    set_attributes(layer, {name: data for name, data in state.items() if name != _OWN})
+    if _OWN in state and has_state_dict(layer):
+        layer.load_state_dict(restore.restore_value(state[_OWN]))
+
+
 def find_changes(before: Attributes, after: Attributes) -> Attributes:
     """Return the attributes that are new or differ."""
     return {

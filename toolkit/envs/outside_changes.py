@@ -8,7 +8,15 @@ from typing import Any
 
 import gymnasium as gym
 
-from toolkit.envs.carried_state import SKIPPED, Attributes, find_changes, read_attributes, set_attributes
+from toolkit.envs.carried_state import (
+    SKIPPED,
+    Attributes,
+    find_changes,
+    read_attributes,
+    read_state,
+    set_attributes,
+    set_state,
+)
 from toolkit.envs.episode_trace import checksum
 from toolkit.snapshots import capture
 from toolkit.snapshots.object_kinds import has_state_dict
@@ -18,7 +26,9 @@ _N_EXAMINED = 3  # calls of each method
 
 
 class OutsideChanges:
-    """Records which plain attributes each call changes, so that a replay can change them at the same step.
+    """Records what each call changes, so that a replay can change it at the same step.
+
+    That is a layer's plain attributes, and its ``state_dict``.
 
     :param layers: the environment's layers, outermost first; the last one is inside all wrappers
     :param own: names of the outermost layer's own attributes, which do not count
@@ -66,7 +76,7 @@ class OutsideChanges:
         for number, changes in data:
             if number == n_actions:
                 for layer, attributes in zip(self._layers, changes, strict=True):
-                    set_attributes(layer, attributes)
+                    set_state(layer, attributes)
                 self._changes.append([number, changes])
 
     def read_changed(self) -> list[Attributes]:
@@ -85,7 +95,7 @@ class OutsideChanges:
     def set_changed(self, changed: Sequence[Attributes]) -> None:
         """Set what :meth:`read_changed` returned of another environment of this kind."""
         for layer, attributes in zip((self._layers[0], self._layers[-1]), changed, strict=True):
-            set_attributes(layer, attributes)
+            set_state(layer, attributes)
         self._note_names(*changed)
 
     def _note_names(self, own: Attributes, inner: Attributes) -> None:
@@ -101,7 +111,7 @@ class OutsideChanges:
         set_attributes(self._layers[0], attributes)
 
     def _read(self) -> list[Attributes]:
-        return [self.read_own(), *map(read_attributes, self._layers[1:])]
+        return [self.read_own(), *map(read_state, self._layers[1:])]
 
     def _checksums(self) -> dict[str, int | None]:
         """Return the checksum of each attribute of the inner environment that is an object; None if it has none."""

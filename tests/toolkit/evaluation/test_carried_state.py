@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -63,7 +64,30 @@ class Shifted(gym.Env[Any, Any]):
         return np.zeros((16, 16, 3), np.uint8)
 
 
+class ShiftedWithOwnState(Shifted):
+    """Has the number of steps in an object, and saves it itself."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.task = SimpleNamespace()
+        super().__init__(render_mode)
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.task.steps  # type: ignore[no-any-return]
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self.task.steps = steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self.task).copy()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self.task).update(state)
+
+
 gym.register("toolkit_tests/Shifted-v0", Shifted)
+gym.register("toolkit_tests/ShiftedWithOwnState-v0", ShiftedWithOwnState)
 
 
 class Mean:
@@ -341,10 +365,12 @@ def test_resume_restores_what_policy_learned(policy: str, tmp_path: Path) -> Non
     assert run.evaluate(6).returns == (2.0 * STEPS,) * 6
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
-def test_evaluation_has_what_callback_set_in_environment(vec_env: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env_id", "vec_env"), [("Shifted-v0", "dummy"), ("Shifted-v0", "subproc"), ("ShiftedWithOwnState-v0", "dummy")]
+)
+def test_evaluation_has_what_callback_set_in_environment(env_id: str, vec_env: str, tmp_path: Path) -> None:
     config = make_config(policy="OffsetPolicy", callbacks=[f"{__name__}:SetOnce"])
-    env = config.env.model_copy(update={"vec_env": vec_env, "n_envs": 1})
+    env = config.env.model_copy(update={"id": f"toolkit_tests/{env_id}", "vec_env": vec_env, "n_envs": 1})
     algorithm = config.algorithm.model_copy(update={"params": {**config.algorithm.params, "n_steps": 64}})
     config = config.model_copy(update={"env": env, "algorithm": algorithm})
     run = tk.load(trainer.train(config, tmp_path / "run").directory)
