@@ -12,7 +12,7 @@ from toolkit.config.components import BoundComponent, import_modules
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
-from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards
+from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
 from toolkit.utils.errors import Problem
@@ -71,6 +71,19 @@ def make_vec_env(
         venv.close()
         raise
     return recorder
+
+
+def try_rewards(config: ResolvedConfig) -> None:
+    """Step separate environments if a replay buffer has to compute the rewards that their wrappers give.
+
+    :raises ConfigError: if it cannot; a wrapper that changes rewards later than in the steps tried ends training
+    """
+    if has_relabelled_rewards(config):
+        env = make_vec_env(config, seed=0)
+        try:
+            try_guarded_rewards(env)
+        finally:
+            env.close()
 
 
 def _get_gamma(wrapper: BoundComponent, algorithm: BoundComponent) -> dict[str, float]:

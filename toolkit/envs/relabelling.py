@@ -154,6 +154,7 @@ def try_guarded_rewards(env: VecEnv) -> None:
     """
     if not any(env.env_is_wrapped(RewardGuard)):
         return
+    env.action_space.seed(0)
     env.reset()
     for _ in range(_TRIED_STEPS):
         env.step(np.array([env.action_space.sample() for _ in range(env.num_envs)]))

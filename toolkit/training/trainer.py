@@ -21,8 +21,7 @@ from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_c
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
-from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.envs.relabelling import try_guarded_rewards
+from toolkit.envs.factory import derived_seed, make_vec_env, try_rewards
 from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
 from toolkit.snapshots.rng import seed_global_generators
@@ -64,6 +63,7 @@ def train(
     """
     resolved = resolve_config(config)
     refuse_missing_device(resolved)
+    try_rewards(resolved)
     with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
         run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
@@ -115,8 +115,9 @@ def dry_run(config: RunConfig, is_local: bool = True) -> None:
     resolved = resolve_config(config)
     if is_local:
         refuse_missing_device(resolved)
-    with _open_session(resolved, ()) as session:
-        try_guarded_rewards(session.env)
+    try_rewards(resolved)
+    with _open_session(resolved, ()):
+        pass
 
 
 def _check_resumable(run: RunDirectory) -> None:

@@ -207,6 +207,13 @@ def test_wrapper_need_not_mend_what_environment_itself_gives(directory: Path) ->
     dry_run(make_config(directory, wrappers, "env.id=toolkit_tests/CostlyLine-v0"))
 
 
+def test_training_refuses_changed_rewards_before_it_creates_a_directory(directory: Path, tmp_path: Path) -> None:
+    config = make_config(directory, 'wrappers: [{name: "./goal_envs.py:Bonus", params: {every: 50}}]')
+    with pytest.raises(ConfigError, match=r"env.wrappers.0: Bonus changes rewards"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_rare_change_of_reward_ends_training(directory: Path, tmp_path: Path) -> None:
     config = make_config(directory, 'wrappers: [{name: "./goal_envs.py:Bonus", params: {every: 500}}]')
     dry_run(config)
