@@ -107,8 +107,12 @@ def clip_gradients(gradients: list[th.Tensor], max_norm: float) -> None:
     """Scale gradients in place to a total norm of at most ``max_norm``, as ``torch.nn.utils.clip_grad_norm_`` does."""
     if max_norm == math.inf:
         return
-    # the compiler makes one loop of the list; uncompiled, one call is faster
-    is_compiling = th.compiler.is_compiling()
-    norms = [th.linalg.vector_norm(grad) for grad in gradients] if is_compiling else th._foreach_norm(gradients)
+    if th.compiler.is_compiling():  # it makes one loop of the list; uncompiled, one call is faster
+        norms = [th.linalg.vector_norm(gradient) for gradient in gradients]
+    else:
+        norms = [*th._foreach_norm(gradients)]
+        is_on_cpu = gradients[0].device.type == "cpu"
+        if is_on_cpu and math.hypot(*map(th.Tensor.item, norms)) < 0.99 * max_norm:
+            return  # the scale is exactly 1, and most of the time of clipping is saved
     scale = th.clamp(max_norm / (th.linalg.vector_norm(th.stack(norms)) + 1e-6), max=1.0)
     th._foreach_mul_(gradients, scale)

@@ -279,17 +279,16 @@ class DoubleDQN(DQN):
 
     def _sample_minibatch(self, batch_size: int) -> Minibatch | StoredBatch:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
-        memory = self._learner.get_memory(buffer)
-        is_gathered = self._vec_normalize_env is None and memory.can_gather()
+        memory = self._learner.find_memory(buffer) if self._vec_normalize_env is None else None
         if not self.sample_with_replacement:
             self._check_sampling()
             # `random.sample` takes time for each number drawn, `np.random.choice` for each stored
             steps = np.array(random.sample(range(self._n_stored_steps), batch_size))
-        elif is_gathered:
+        elif memory:
             steps = np.random.randint(0, self._n_stored_steps, size=batch_size)
         else:
             return buffer.sample(batch_size, env=self._vec_normalize_env)
-        if is_gathered:
+        if memory:
             return memory.refer(steps) if self._learner.should_compile else memory.gather(steps)
         return buffer._get_samples(steps, env=self._vec_normalize_env)
 

@@ -37,6 +37,12 @@ _MODULES_WITHOUT_MODES = {
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid),
     *(QNetwork, DuelingQNetwork, DuelingHead, FlattenExtractor, NatureCNN, CombinedExtractor),
 }
+_CONSTANTS: dict[type[nn.Module], str] = {
+    nn.LeakyReLU: "negative_slope",
+    nn.ELU: "alpha",
+    nn.GELU: "approximate",
+    nn.LayerNorm: "eps",
+}
 FORWARD_FUNCTIONS = get_functions(
     [
         *((nn.Module, name) for name in ("__call__", "train")),
@@ -48,6 +54,11 @@ FORWARD_FUNCTIONS = get_functions(
 _get_parameters = operator.itemgetter("_parameters")
 _FLOAT32 = np.dtype(np.float32)
 _MAX_NUMPY_MULTIPLICATIONS = 32_768  # in a layer; with more, arithmetic counts, and NumPy's library may start threads
+
+
+def find_constants(modules: list[nn.Module]) -> list[tuple[dict[str, Any], str]]:
+    """Return where modules have the numbers that they compute with, such as a slope: attributes and a name."""
+    return [(vars(module), _CONSTANTS[type(module)]) for module in modules if type(module) in _CONSTANTS]
 
 
 def are_known(modules: list[nn.Module]) -> bool:

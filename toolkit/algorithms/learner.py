@@ -7,7 +7,7 @@ import operator
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
+from itertools import chain, starmap
 from typing import Any
 
 import torch as th
@@ -69,11 +69,12 @@ class Learner:
             self._forget_compiled_updates()
         return self._networks
 
-    def get_memory(self, buffer: ReplayBuffer) -> ReplayMemory:
-        """Return the memory of a replay buffer."""
+    def find_memory(self, buffer: ReplayBuffer) -> ReplayMemory | None:
+        """Return a replay buffer's memory if minibatches can be taken from it, once the model has been looked over."""
         if self._memory is None or not self._memory.is_current(buffer):
             self._memory = ReplayMemory(buffer)
-        return self._memory
+        can_gather = self._memory.can_gather() and self._networks.have_stock_buffers  # type: ignore[union-attr]
+        return self._memory if can_gather else None
 
     def look_over(self, model: DQN) -> bool:
         """Find out what an update can leave out of SB3's way. This is needed after all that users' code does.
@@ -82,7 +83,7 @@ class Learner:
         """
         networks = self.get_networks(model)
         self.set_training_mode = networks.set_training_mode
-        self._online, self._target = networks.online, networks.target
+        self._online, self._target, self._constants = networks.online, networks.target, networks.constants
         self._parameters, self._target_parameters = self._online.parameters, self._target.parameters
         self._obstacle = self._find_obstacle(model.policy.optimizer, networks)
         self._have_hooks = networks.have_hooks()
@@ -126,9 +127,9 @@ class Learner:
         states = chain.from_iterable(map(dict.values, optimizer.state.values()))
         call = (
             *(RemovableHandle.next_id, config, get_constants(optimizer.param_groups[0])),
+            [*starmap(dict.__getitem__, self._constants)],
             [*map(th.Tensor.data_ptr, chain(parameters, target_parameters))],
-            [*map(_get_requires_grad, parameters), *map(id, chain(parameters, states))],
-            [*map(id, map(_get_gradient, target_parameters))],
+            [*map(_get_requires_grad, parameters), *map(id, chain(states, map(_get_gradient, target_parameters)))],
             [*map(id, batch[:-1]), len(batch.rows)] if isinstance(batch, StoredBatch) else describe_layout(batch),
         )
         if call != self._last_call:
@@ -137,7 +138,7 @@ class Learner:
                 return None
             # `inputs` keeps references to everything that `call` has the id of
             inputs = UpdateInputs(parameters, target_parameters, optimizer.param_groups[0], state, batch)
-            key = (config, *inputs.describe())
+            key = (config, *starmap(dict.__getitem__, self._constants), *inputs.describe())
             if key not in self._compiled_updates and not self._compile(key, config, inputs):
                 return None
             self._last_call, self._last_update = call, partial(self._compiled_updates[key], inputs)

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.adam import ADAM_FUNCTIONS, has_plain_adam_methods
-from toolkit.algorithms.fast_path import FORWARD_FUNCTIONS, FastQNetwork, are_known
+from toolkit.algorithms.fast_path import FORWARD_FUNCTIONS, FastQNetwork, are_known, find_constants
 from toolkit.algorithms.policies import MlpPolicy
+from toolkit.algorithms.replay import BUFFER_FUNCTIONS
 from toolkit.algorithms.stock import Watch, are_in_place, get_functions, has_methods, store_plainly
 from toolkit.algorithms.updates import LOSSES
 
@@ -59,9 +60,13 @@ class Networks:
         )
         methods = [(policy, name) for name in _POLICY_METHODS[0]] + [(q_net, "_predict"), (model, "predict")]
         own_functions = [(type(owner), name) for owner, name in methods if hasattr(type(owner), name)]
-        all_functions = [*functions, *own_functions, *_UPDATE_FUNCTIONS]
+        all_functions = [*functions, *own_functions, *_UPDATE_FUNCTIONS, *BUFFER_FUNCTIONS]
+        #: whether the methods of SB3's replay buffers are its own
+        self.have_stock_buffers = are_in_place(BUFFER_FUNCTIONS)
         # classes are only changed between two updates, if ever
         self._acting = Watch([policy, *online]) if is_plain else None
+        #: what the networks compute with besides parameters: attributes and their names
+        self.constants = find_constants([*online, *target])
         self._updating = Watch(modules, all_functions, [optimizer]) if is_plain else None
 
     def are_current(self, model: DQN, for_acting: bool) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from toolkit.algorithms.stock import are_in_place, get_functions, has_methods
+from toolkit.algorithms.stock import get_functions, has_methods
 
 Rows = NDArray[np.int64]  # of memory that is (vector steps * environments, ...)
 
@@ -41,8 +41,11 @@ class StoredBatch(NamedTuple):
 
 _get_arrays = operator.attrgetter(*StoredBatch._fields[:-1])
 _METHODS = ("sample", "_get_samples", "_normalize_obs", "_normalize_reward", "to_torch")
-_FUNCTIONS = get_functions(
-    [(BaseBuffer, "sample"), *((cls, name) for cls in (ReplayBuffer, NStepReplayBuffer) for name in _METHODS)]
+BUFFER_FUNCTIONS = get_functions(
+    [
+        *((ReplayBuffer, name) for name in _METHODS),
+        *((BaseBuffer, "sample"), (NStepReplayBuffer, "sample"), (NStepReplayBuffer, "_get_samples")),
+    ]
 )
 _SAMPLE_METHODS = [{"sample": cls.sample} for cls in (ReplayBuffer, DictReplayBuffer)]
 _BASE_SAMPLE = BaseBuffer.sample
@@ -63,8 +66,6 @@ class ReplayMemory:
         self._buffer = buffer
         self._shape = (buffer.buffer_size, buffer.n_envs)
         is_known = type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
-        owners = (BaseBuffer, type(buffer))
-        self._functions = {key: _FUNCTIONS[key] for key in _FUNCTIONS if key[0] in owners}
         self._arrays = _get_arrays(buffer) if is_known else ()
         self._is_plain = is_known and all(map(_is_plain_array, self._arrays, repeat(self._shape)))
         if self._is_plain:
@@ -80,9 +81,8 @@ class ReplayMemory:
         return not self._arrays or all(map(operator.is_, self._arrays, _get_arrays(buffer)))
 
     def can_gather(self) -> bool:
-        """Return whether :meth:`gather` now does what the buffer's own ``sample`` would."""
-        is_stock = self._is_plain and vars(self._buffer).keys().isdisjoint(_METHODS)
-        return is_stock and are_in_place(self._functions)
+        """Return whether :meth:`gather` does what the buffer's own ``sample`` would, by :data:`BUFFER_FUNCTIONS`."""
+        return self._is_plain and vars(self._buffer).keys().isdisjoint(_METHODS)
 
     def gather(self, steps: NDArray[np.int64]) -> ReplayBufferSamples:
         """Return the transitions of a random environment at each of these vector steps, as the buffer itself would.
