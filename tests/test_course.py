@@ -189,7 +189,7 @@ def test_timesteps_suffice_for_all_episodes(name: str, episodes: int, window: in
             "final and scale must be at least 0 and at most 1 together, not 0.5 and 0.9",
         ),
         (
-            ["algorithm.params.exploration_fraction=0.1"],
+            ["algorithm.params.exploration_fraction=0.2"],
             "algorithm",
             "exploration replaces exploration_fraction: give one or the other",
         ),

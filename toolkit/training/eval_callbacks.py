@@ -65,13 +65,17 @@ def check_eval_callbacks(
 
 
 def _iterate_nested(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """Yield a callback and those that it holds, as ``CallbackList`` and ``EveryNTimesteps`` do."""
-    yield callback
-    for name, value in vars(callback).items():
-        if name != "parent":
+    """Yield a callback and those that it holds, as ``CallbackList`` and ``EveryNTimesteps`` do, each once."""
+    nested = {id(callback): callback}  # callbacks may refer to each other
+    remaining = [callback]
+    while remaining:
+        current = remaining.pop()
+        yield current
+        for value in [value for name, value in vars(current).items() if name != "parent"]:
             for item in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(item, BaseCallback):
-                    yield from _iterate_nested(item)
+                if isinstance(item, BaseCallback) and id(item) not in nested:
+                    nested[id(item)] = item
+                    remaining.append(item)
 
 
 def _list_missing_wrappers(config: ResolvedConfig, eval_env: VecEnv) -> list[str]:

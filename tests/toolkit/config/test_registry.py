@@ -170,10 +170,11 @@ def test_wrong_path_is_refused_with_reason(name: str, message_part: str) -> None
 )
 def test_file_that_fails_to_import_is_refused_with_exception(source: str, message_part: str) -> None:
     Path("broken.py").write_text(source)
+    modules_before = {*sys.modules}
     message = read_error("wrappers", "./broken.py:Mine")
     assert "importing './broken.py' failed: " in message
     assert message_part in message
-    assert not [name for name in sys.modules if name.startswith("toolkit_file_broken")]
+    assert not [name for name in {*sys.modules} - modules_before if name.startswith("toolkit_file_broken")]
 
 
 def test_lazy_module_attribute_that_fails_is_refused() -> None:

@@ -207,7 +207,7 @@ def test_notebook_shows_result_curve_and_newest_video(config_file: Path) -> None
 
 def test_notebook_shows_run_without_episodes(config_file: Path) -> None:
     html = NotebookPage(tk.train(config_file, timesteps=4)).html
-    assert "no learning curve: runs/small-1: has no episode that counts yet" in html
+    assert "no learning curve: runs/small-1: has ended, and none of its episodes counts" in html
     assert "finished: 8 timesteps" in html
 
 

@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 from gymnasium.wrappers import NormalizeObservation
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
+from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
 from stable_baselines3.common.monitor import Monitor
 from support import Toolkit
 
@@ -73,7 +73,8 @@ def test_eval_callback_without_masks_is_refused_with_its_place(callback: str, to
 
 def test_eval_callback_without_masks_is_refused_in_python() -> None:
     Path("taxi.yaml").write_text(f"{TAXI}  - progress\n")
-    nested: BaseCallback = EveryNTimesteps(16, EvalCallback(MaskedTaxi(), verbose=0))
+    nested = EveryNTimesteps(16, EvalCallback(MaskedTaxi(), verbose=0))
+    nested.callback.outer = nested  # type: ignore[attr-defined]  # callbacks may refer to each other
     with pytest.raises(ConfigError) as raised:
         tk.train("taxi.yaml", callbacks=[nested])
     assert str(raised.value) == f"callbacks[0] of toolkit.train: {MESSAGE}"

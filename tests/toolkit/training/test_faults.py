@@ -135,7 +135,7 @@ MESSAGES = {
     ("NaN", "step"): "observations that are not finite",
     ("NaN", "reset"): "observations that are not finite",
     ("NaN at the end", "step"): "last observations that are not finite",
-    ("reward infinity", "step"): "rewards that are not finite",
+    ("reward infinity", "step"): "rewards whose sum over an episode is not finite",
     ("reward None", "step"): STEP,
     ("shape", "step"): "returns an observation of shape (3,) and type float32, not (2,) and numbers",
     ("text", "step"): "returns an observation of shape (2,) and type <U1, not (2,) and numbers",
