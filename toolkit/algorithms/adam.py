@@ -22,10 +22,16 @@ class AdamState(NamedTuple):
     steps: list[th.Tensor]
 
 
-th.optim.Adam([th.zeros(1)])  # the first optimizer of a class wraps the class's `step`
-ADAM_FUNCTIONS = get_functions(
-    [(th.optim.Adam, "step"), (th.optim.AdamW, "step"), (th.optim.Optimizer, "zero_grad"), (utils, "clip_grad_norm_")]
-)
+OPTIMIZER_FUNCTIONS = get_functions([(th.optim.Optimizer, "zero_grad"), (utils, "clip_grad_norm_")])
+
+
+def _unwrap_step(cls: type[th.optim.Optimizer]) -> Any:
+    """Return an optimizer's own ``step``, without what the first optimizer of a class puts around it."""
+    step = cls.step
+    return getattr(step, "__wrapped__", None) if getattr(step, "hooked", False) else step
+
+
+_STEPS = {cls: _unwrap_step(cls) for cls in (th.optim.Adam, th.optim.AdamW)}
 _GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
 _get_state, _get_kind = operator.itemgetter("exp_avg", "exp_avg_sq", "step"), operator.attrgetter("device", "dtype")
 _get_flags = operator.itemgetter("amsgrad", "capturable", "differentiable")
@@ -42,10 +48,12 @@ def use_fused_form(optimizer: th.optim.Optimizer, device: th.device) -> None:
 def has_plain_adam_methods(optimizer: th.optim.Optimizer) -> bool:
     """Return whether an optimizer is an Adam or AdamW with nothing in place of its own methods.
 
-    This lasts as long as :data:`ADAM_FUNCTIONS`, its class and the number of its attributes do.
+    This lasts as long as its class, the ``step`` of its class and the number of its attributes do.
     """
     own_attributes = ("step", "zero_grad", "grad_scale", "found_inf")  # which change what a step does
-    return type(optimizer) in (th.optim.Adam, th.optim.AdamW) and vars(optimizer).keys().isdisjoint(own_attributes)
+    cls = type(optimizer)
+    is_adam = cls in _STEPS and _unwrap_step(cls) is _STEPS[cls]
+    return is_adam and vars(optimizer).keys().isdisjoint(own_attributes)
 
 
 def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:

@@ -289,7 +289,7 @@ class DoubleDQN(DQN):
         else:
             return buffer.sample(batch_size, env=self._vec_normalize_env)
         if memory:
-            return memory.refer(steps) if self._learner.should_compile else memory.gather(steps)
+            return (memory.refer if self._learner.should_compile else memory.gather)(buffer, steps)
         return buffer._get_samples(steps, env=self._vec_normalize_env)
 
     @property

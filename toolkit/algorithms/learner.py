@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, starmap
@@ -46,6 +47,7 @@ class Learner:
 
     def _forget(self) -> None:
         self._networks: Networks | None = None
+        self._buffer: weakref.ref[ReplayBuffer] | None = None
         self._memory: ReplayMemory | None = None
         self._forget_compiled_updates()
 
@@ -71,10 +73,15 @@ class Learner:
 
     def find_memory(self, buffer: ReplayBuffer) -> ReplayMemory | None:
         """Return a replay buffer's memory if minibatches can be taken from it, once the model has been looked over."""
-        if self._memory is None or not self._memory.is_current(buffer):
-            self._memory = ReplayMemory(buffer)
-        can_gather = self._memory.can_gather() and self._networks.have_stock_buffers  # type: ignore[union-attr]
+        if self._memory is None or self._buffer() is not buffer or not self._memory.is_current(buffer):  # type: ignore[misc]
+            # a buffer that the model lets go of is not kept by its arrays
+            self._buffer, self._memory = weakref.ref(buffer, self._forget_memory), ReplayMemory(buffer)
+        can_gather = self._memory.can_gather(buffer) and self._networks.have_stock_buffers  # type: ignore[union-attr]
         return self._memory if can_gather else None
+
+    def _forget_memory(self, buffer: weakref.ref[ReplayBuffer]) -> None:
+        if buffer is self._buffer:
+            self._memory = self._last_call = self._last_update = None
 
     def look_over(self, model: DQN) -> bool:
         """Find out what an update can leave out of SB3's way. This is needed after all that users' code does.

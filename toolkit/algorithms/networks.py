@@ -12,14 +12,14 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
-from toolkit.algorithms.adam import ADAM_FUNCTIONS, has_plain_adam_methods
+from toolkit.algorithms.adam import OPTIMIZER_FUNCTIONS, has_plain_adam_methods
 from toolkit.algorithms.fast_path import FORWARD_FUNCTIONS, FastQNetwork, are_known, find_constants
 from toolkit.algorithms.policies import MlpPolicy
 from toolkit.algorithms.replay import BUFFER_FUNCTIONS
 from toolkit.algorithms.stock import Watch, are_in_place, get_functions, has_methods, store_plainly
 from toolkit.algorithms.updates import LOSSES
 
-_UPDATE_FUNCTIONS = ADAM_FUNCTIONS | get_functions((F, name) for name in LOSSES.values())
+_UPDATE_FUNCTIONS = OPTIMIZER_FUNCTIONS | get_functions((F, name) for name in LOSSES.values())
 _POLICY_METHODS = [
     {name: getattr(cls, name) for name in ("predict", "_predict", "obs_to_tensor", "set_training_mode")}
     for cls in (MlpPolicy, DQNPolicy)
@@ -58,7 +58,11 @@ class Networks:
             and has_plain_adam_methods(optimizer)
             and are_in_place(_UPDATE_FUNCTIONS)
         )
-        methods = [(policy, name) for name in _POLICY_METHODS[0]] + [(q_net, "_predict"), (model, "predict")]
+        methods = [(policy, name) for name in _POLICY_METHODS[0]] + [
+            (q_net, "_predict"),
+            (model, "predict"),
+            (optimizer, "step"),
+        ]
         own_functions = [(type(owner), name) for owner, name in methods if hasattr(type(owner), name)]
         all_functions = [*functions, *own_functions, *_UPDATE_FUNCTIONS, *BUFFER_FUNCTIONS]
         #: whether the methods of SB3's replay buffers are its own

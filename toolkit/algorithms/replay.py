@@ -59,12 +59,12 @@ def has_stock_sample(buffer: ReplayBuffer) -> bool:
 class ReplayMemory:
     """A replay buffer's arrays, from which minibatches are taken straight.
 
-    :param buffer: what is stored in it may change at any time; after other changes :meth:`is_current` is false
+    :param buffer: what is stored in it may change at any time; after other changes :meth:`is_current` is false. It is
+        an argument of the methods, as a memory does not keep its buffer
     """
 
     def __init__(self, buffer: ReplayBuffer) -> None:
-        self._buffer = buffer
-        self._shape = (buffer.buffer_size, buffer.n_envs)
+        self._class, self._shape = type(buffer), (buffer.buffer_size, buffer.n_envs)
         is_known = type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
         self._arrays = _get_arrays(buffer) if is_known else ()
         self._is_plain = is_known and all(map(_is_plain_array, self._arrays, repeat(self._shape)))
@@ -75,21 +75,20 @@ class ReplayMemory:
         self._tensors: list[th.Tensor] = []
 
     def is_current(self, buffer: ReplayBuffer) -> bool:
-        """Return whether these are the arrays of a buffer."""
-        if buffer is not self._buffer or self._shape != (buffer.buffer_size, buffer.n_envs):
+        """Return whether these are still the arrays of the buffer."""
+        if type(buffer) is not self._class or self._shape != (buffer.buffer_size, buffer.n_envs):
             return False
         return not self._arrays or all(map(operator.is_, self._arrays, _get_arrays(buffer)))
 
-    def can_gather(self) -> bool:
+    def can_gather(self, buffer: ReplayBuffer) -> bool:
         """Return whether :meth:`gather` does what the buffer's own ``sample`` would, by :data:`BUFFER_FUNCTIONS`."""
-        return self._is_plain and vars(self._buffer).keys().isdisjoint(_METHODS)
+        return self._is_plain and vars(buffer).keys().isdisjoint(_METHODS)
 
-    def gather(self, steps: NDArray[np.int64]) -> ReplayBufferSamples:
+    def gather(self, buffer: ReplayBuffer, steps: NDArray[np.int64]) -> ReplayBufferSamples:
         """Return the transitions of a random environment at each of these vector steps, as the buffer itself would.
 
         Memory is indexed once, by rows that are each one environment's at one step, and not copied again.
         """
-        buffer = self._buffer
         observations, actions, next_observations, dones, timeouts, rewards = self._rows
         rows = last_rows = _choose_rows(buffer, steps)
         returns, discounts = rewards.take(rows)[:, None], None
@@ -106,14 +105,13 @@ class ReplayMemory:
             discounts=None if discounts is None else _to_tensor(discounts, device),
         )
 
-    def refer(self, steps: NDArray[np.int64]) -> StoredBatch | ReplayBufferSamples:
+    def refer(self, buffer: ReplayBuffer, steps: NDArray[np.int64]) -> StoredBatch | ReplayBufferSamples:
         """Return what :meth:`gather` does, but leave the transitions in the buffer's memory where that can be done.
 
         It can for one-step transitions of vectors in the memory of the CPU.
         """
-        buffer = self._buffer
         if type(buffer) is not ReplayBuffer or self._rows[0].ndim != 2 or th.device(buffer.device).type != "cpu":
-            return self.gather(steps)
+            return self.gather(buffer, steps)
         if not self._tensors:
             self._tensors = [th.from_numpy(rows.reshape(len(rows), -1)) for rows in self._rows]
         return StoredBatch._make([*self._tensors, th.from_numpy(_choose_rows(buffer, steps))])

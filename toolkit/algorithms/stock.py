@@ -152,4 +152,4 @@ def hides_class_attribute(instance: Any) -> bool:
 def is_torch_plain() -> bool:
     """Return whether PyTorch computes nothing otherwise than its functions say: no autocast and no mode is active."""
     modes = th._C._len_torch_dispatch_stack() or th._C._len_torch_function_stack()
-    return not (modes or th._C._is_any_autocast_enabled())
+    return not (modes or th.is_autocast_enabled("cpu"))

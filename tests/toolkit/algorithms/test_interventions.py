@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -481,6 +483,16 @@ def test_pickled_policy_acts_like_original() -> None:
     policy = pickle.loads(pickle.dumps(model.policy))
     observations = np.random.default_rng(0).uniform(-1, 1, (50, 4)).astype(np.float32)
     np.testing.assert_array_equal(policy.predict(observations)[0], model.policy.predict(observations)[0])
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_released_buffer_frees_its_arrays(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.algorithms.learner.compile_update", lambda *_: lambda *_: th.zeros(1))
+    model = make_model(DoubleDQN, compile=compile).learn(40)
+    observations = weakref.ref(model.replay_buffer.observations)
+    model.replay_buffer = None
+    gc.collect()
+    assert observations() is None
 
 
 # --- Compiled updates ------------------------------------------------------------------------------------------------

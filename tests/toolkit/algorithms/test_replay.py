@@ -31,10 +31,10 @@ def fill_buffer(n_envs: int, steps: int, **params: Any) -> ReplayBuffer:
 def test_gathered_batch_equals_samples_of_buffer(n_envs: int, n_steps: int, steps: int) -> None:
     buffer = fill_buffer(n_envs, steps, n_steps=n_steps)
     memory = ReplayMemory(buffer)
-    assert memory.can_gather()
+    assert memory.can_gather(buffer)
     steps_drawn = np.random.default_rng(0).integers(0, buffer.size(), size=500)
     np.random.seed(0)
-    ours = memory.gather(steps_drawn)
+    ours = memory.gather(buffer, steps_drawn)
     np.random.seed(0)
     theirs = buffer._get_samples(steps_drawn)
     for name, actual, expected in zip(ours._fields, ours, theirs, strict=True):
@@ -47,7 +47,7 @@ def test_gathered_batch_equals_samples_of_buffer(n_envs: int, n_steps: int, step
 
 def test_memory_optimized_buffer_is_not_gathered() -> None:
     buffer = fill_buffer(1, 30, optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
-    assert not ReplayMemory(buffer).can_gather()
+    assert not ReplayMemory(buffer).can_gather(buffer)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_replaced_arrays_of_another_layout_are_not_gathered(name: str, convert: 
     memory = ReplayMemory(buffer)
     setattr(buffer, name, convert(getattr(buffer, name)))
     assert not memory.is_current(buffer)
-    assert not ReplayMemory(buffer).can_gather()
+    assert not ReplayMemory(buffer).can_gather(buffer)
 
 
 def test_replaced_arrays_of_same_layout_are_gathered() -> None:
@@ -74,4 +74,4 @@ def test_replaced_arrays_of_same_layout_are_gathered() -> None:
     memory = ReplayMemory(buffer)
     buffer.rewards = np.full_like(buffer.rewards, 7)
     assert not memory.is_current(buffer)
-    assert (ReplayMemory(buffer).gather(np.arange(5)).rewards == 7).all()
+    assert (ReplayMemory(buffer).gather(buffer, np.arange(5)).rewards == 7).all()
