@@ -20,10 +20,8 @@ from toolkit.algorithms.stock import Watch, are_in_place, get_functions, has_met
 from toolkit.algorithms.updates import LOSSES
 
 _UPDATE_FUNCTIONS = OPTIMIZER_FUNCTIONS | get_functions((F, name) for name in LOSSES.values())
-_POLICY_METHODS = [
-    {name: getattr(cls, name) for name in ("predict", "_predict", "obs_to_tensor", "set_training_mode")}
-    for cls in (MlpPolicy, DQNPolicy)
-]
+_POLICY_METHOD_NAMES = ("predict", "_predict", "obs_to_tensor", "is_vectorized_observation", "set_training_mode")
+_POLICY_METHODS = [{name: getattr(cls, name) for name in _POLICY_METHOD_NAMES} for cls in (MlpPolicy, DQNPolicy)]
 _PREDICT, _NETWORK_METHODS = DQN.predict, {"_predict": QNetwork._predict}
 
 
@@ -58,11 +56,8 @@ class Networks:
             and has_plain_adam_methods(optimizer)
             and are_in_place(_UPDATE_FUNCTIONS)
         )
-        methods = [(policy, name) for name in _POLICY_METHODS[0]] + [
-            (q_net, "_predict"),
-            (model, "predict"),
-            (optimizer, "step"),
-        ]
+        methods: list[tuple[Any, str]] = [(policy, name) for name in _POLICY_METHOD_NAMES]
+        methods += [(q_net, "_predict"), (model, "predict"), (optimizer, "step")]
         own_functions = [(type(owner), name) for owner, name in methods if hasattr(type(owner), name)]
         all_functions = [*functions, *own_functions, *_UPDATE_FUNCTIONS, *BUFFER_FUNCTIONS]
         #: whether the methods of SB3's replay buffers are its own
