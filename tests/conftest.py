@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import SMALL_CONFIG, WRAPPER_MODULE, Finished, Install, Toolkit
+from support import PROJECT, SMALL_CONFIG, WRAPPER_MODULE, Finished, Install, Toolkit
 
 from toolkit import Run, load_config, train
 
+sys.path.append(str(PROJECT))  # processes import environments from `tests`; the installed toolkit comes first
 torch.set_num_threads(1)  # several test processes share the machine
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs so
     signal.signal(signal.SIGINT, signal.default_int_handler)
