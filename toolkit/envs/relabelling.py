@@ -7,7 +7,7 @@ scales into one minibatch, so it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
-from toolkit.envs.replayable import RawMonitor, ReturnValueChecker, RewardGuard
+from toolkit.envs.replayable import RawMonitor, ReturnValueChecker, RewardGuard, iterate_layers
 from toolkit.utils.errors import KeyPath, Problem
 
 _CLASSES_THAT_KEEP_REWARDS = (
@@ -53,14 +53,14 @@ def guard_rewards(
     :return: the environment, with a :class:`RewardGuard` around each wrapper whose class does not tell, or nothing
     :raises ConfigError: if a ``RewardWrapper`` has no ``compute_reward``, or nothing has one
     """
-    layers: list[Any] = [*_iterate_layers(env)]
+    layers: list[Any] = [*iterate_layers(env)]
     source = next((layer for layer in layers if _defines_method(layer)), None)
     if source is None:
         message = f"'{config.env.id}' has no {_SIGNATURE}, which {_PLACE} needs"
         raise config.make_error([Problem(("env", "id"), message)])
 
     def refuse(layer: gym.Env[Any, Any], message: str, hint: str) -> NoReturn:
-        path: KeyPath = next((part.path for part, outer in wrappers if layer in _iterate_layers(outer)), ("env", "id"))
+        path: KeyPath = next((part.path for part, outer in wrappers if layer in iterate_layers(outer)), ("env", "id"))
         raise config.make_error([Problem(path, f"{type(layer).__name__}{message}", hint)])
 
     def insert(layer: gym.Env[Any, Any], check: Check | None = None) -> RewardGuard:
@@ -169,10 +169,3 @@ def _defines_method(layer: gym.Env[Any, Any]) -> bool:
 
 def _keeps_rewards(layer: gym.Env[Any, Any]) -> bool:
     return type(layer).step in _STEPS_THAT_KEEP_REWARDS
-
-
-def _iterate_layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    yield env
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        yield env

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -52,14 +52,12 @@ _LEARNING = (NormalizeObservation, NormalizeReward)
 _WITHOUT_MEMORY = (TimeLimit, OrderEnforcing, PassiveEnvChecker)  # they carry nothing from episode to episode
 _FOR_RENDERING = (HumanRendering, RenderCollection)  # not in every copy of an environment
 _NOT_FOR_ACTING = (OrderEnforcing, PassiveEnvChecker, RecordVideo)  # their state does not matter to an agent
-_WITHOUT_STATE = (OrderEnforcing, PassiveEnvChecker, HumanRendering, RenderCollection)  # they decide nothing
+_WITHOUT_STATE = (OrderEnforcing, PassiveEnvChecker, *_FOR_RENDERING)  # they decide nothing
 _NO_STATE = capture.CapturedState({"$": capture.NOTHING}, [], capture.Structure({}, {}))
 _WITHOUT_EFFECT = {  # methods that only ask
     *("action_masks", "compute_reward", "compute_terminated", "compute_truncated"),
     *("get_wrapper_attr", "has_wrapper_attr", "render", "close"),
 }
-
-
 _SEQUENCES = (tuple, list)  # isinstance takes this in less time than a union
 
 
@@ -605,13 +603,16 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         ]
 
     def _layers(self) -> list[gym.Wrapper[Any, Any, Any, Any]]:
-        layers: list[gym.Wrapper[Any, Any, Any, Any]] = []
-        env: Any = self.env
-        while isinstance(env, gym.Wrapper):
-            if not isinstance(env, Monitor | ReturnValueChecker | RewardGuard):
-                layers.append(env)
-            env = env.env
-        return layers
+        wrappers = [layer for layer in iterate_layers(self.env) if isinstance(layer, gym.Wrapper)]
+        return [layer for layer in wrappers if not isinstance(layer, Monitor | ReturnValueChecker | RewardGuard)]
+
+
+def iterate_layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    """Yield an environment's wrappers, outermost first, and the environment inside them."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
 
 
 def _name_unsaved(layers: list[tuple[gym.Env[Any, Any], capture.CapturedState]]) -> list[str]:

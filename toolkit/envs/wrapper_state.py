@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.snapshots import capture, restore
 from toolkit.snapshots.transfer import transfer, warn_of_missing
+from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 _OF_RUNNING_EPISODES = {"training", "returns", "old_obs", "old_reward"}  # attributes of VecNormalize
 
@@ -61,18 +62,13 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
 
 def list_vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
     """Return the config's vec wrappers, outermost first."""
-    layers: list[VecEnvWrapper] = []
-    while isinstance(venv, VecEnvWrapper):
-        if not isinstance(venv, EpisodeRecorder | VecTransposeImage):
-            layers.append(venv)
-        venv = venv.venv
-    return layers
+    return [
+        layer for layer in iterate_vec_wrappers(venv) if not isinstance(layer, EpisodeRecorder | VecTransposeImage)
+    ]
 
 
 def _find_recorder(venv: VecEnv) -> EpisodeRecorder | None:
-    while isinstance(venv, VecEnvWrapper) and not isinstance(venv, EpisodeRecorder):
-        venv = venv.venv
-    return venv if isinstance(venv, EpisodeRecorder) else None
+    return next((layer for layer in iterate_vec_wrappers(venv) if isinstance(layer, EpisodeRecorder)), None)
 
 
 def _without_running(layer: VecEnvWrapper, state: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import Episode, EpisodeRecorder
 from toolkit.envs.factory import WrapEnv, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
-from toolkit.snapshots.rng import seed_global_generators
-from toolkit.training.model import limit_torch_threads, preserve_rng_state
+from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
+from toolkit.training.model import limit_torch_threads
 from toolkit.utils.errors import RunError
 
 EPISODE_LIMIT = 100_000  # steps; an evaluation of an environment that never ends would not end either

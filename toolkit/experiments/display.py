@@ -20,6 +20,7 @@ from toolkit.experiments.runner import Experiment, ExperimentDisplay
 from toolkit.experiments.status import EXPERIMENT_FILE
 from toolkit.experiments.summary import format_run_end
 from toolkit.experiments.variants import PlannedRun
+from toolkit.utils.data import compute_mean
 from toolkit.utils.text import format_number
 
 _WIDE = 80  # columns of a terminal from which a table shows progress and returns beside the counts
@@ -108,7 +109,7 @@ class _Row:
             return cells
         progress = " ".join(f"{share:.0%}" for share in sorted(self.shares, reverse=True)[:_MAX_SHARES])
         ellipsis = " ..." if len(self.shares) > _MAX_SHARES else ""
-        mean_return = format_number(sum(self.returns) / len(self.returns), 1) if self.returns else ""
+        mean_return = format_number(compute_mean(self.returns), 1) if self.returns else ""
         return [*cells, progress + ellipsis, mean_return]
 
 

@@ -12,6 +12,7 @@ from toolkit.evaluation.summary import format_command, format_next_commands
 from toolkit.experiments.runner import Experiment
 from toolkit.experiments.status import RunStatus
 from toolkit.experiments.variants import PlannedRun
+from toolkit.utils.data import compute_mean
 from toolkit.utils.errors import make_printable
 from toolkit.utils.text import abbreviate, format_number, format_table
 
@@ -75,7 +76,7 @@ def _format_variant(variant: str, statuses: Sequence[RunStatus]) -> tuple[str, .
         f"{len(ended)} of {len(statuses)}",
         f"{len(solved_at)}" if successes else "-",
         _format_median(solved_at, len(successes)),
-        format_number(statistics.fmean(returns), 1) if returns else "-",
+        format_number(compute_mean(returns), 1) if returns else "-",
     )
 
 

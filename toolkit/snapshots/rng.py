@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -35,6 +36,16 @@ def set_generator_states(states: GeneratorStates) -> None:
     random.setstate(states.python)
     np.random.set_state(check_bit_generator_state(states.numpy))
     torch.set_rng_state(states.torch)
+
+
+@contextmanager
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the states of the global generators at the end."""
+    states = get_generator_states()
+    try:
+        yield
+    finally:
+        set_generator_states(states)
 
 
 def find_drawn_generators(before: GeneratorStates, after: GeneratorStates) -> list[str]:

@@ -18,7 +18,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from toolkit.snapshots.capture import CapturedState, Structure, capture, capture_attributes
 from toolkit.snapshots.object_kinds import has_state_dict
@@ -36,6 +36,7 @@ from toolkit.snapshots.restore import (
 from toolkit.snapshots.rng import capture_rng_state, restore_rng_state
 from toolkit.snapshots.weights import load_parameters
 from toolkit.utils.errors import LostEnvironmentError, RunError, describe_error
+from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 # saved separately, or created again whenever training starts
 _SKIPPED_ATTRIBUTES = {
@@ -90,7 +91,7 @@ class TrainingStateCapture:
         venv = _get_env(self._model)
         self._note_unsaved(itertools.chain(*venv.env_method("list_unrestorable")))
         vec_wrappers = [
-            self._capture_object("wrapper", layer, saved_elsewhere) for layer in _iterate_vec_wrappers(venv)
+            self._capture_object("wrapper", layer, saved_elsewhere) for layer in iterate_vec_wrappers(venv)
         ]
         callbacks = [
             [
@@ -151,7 +152,7 @@ def restore_before_learning(
         restore_replay_buffer(getattr(model, "replay_buffer", None), saved_state["replay_buffer"])
         venv.reset()  # so that all wrappers have what they make in a reset
         differences = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
-        for layer, (name, state) in zip(_iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
+        for layer, (name, state) in zip(iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
             _restore_object(layer, name, state)
         # without objects, as `learn` makes some: noise for each environment
         restore_attributes(model, saved_state["progress"]["attributes"], _SKIPPED_ATTRIBUTES)
@@ -267,7 +268,7 @@ def _iterate_saved_objects(model: BaseAlgorithm) -> Iterator[Any]:
     for names in model._get_torch_save_params():
         yield from (recursive_getattr(model, name) for name in names)
     venv = _get_env(model)
-    yield from _iterate_vec_wrappers(venv)
+    yield from iterate_vec_wrappers(venv)
     yield venv.unwrapped
     for env in getattr(venv.unwrapped, "envs", ()):
         yield from (env, env.unwrapped)
@@ -285,12 +286,6 @@ def _get_env(model: BaseAlgorithm) -> VecEnv:
     if venv is None:
         raise ValueError("the model has no environments")
     return venv
-
-
-def _iterate_vec_wrappers(venv: VecEnv) -> Iterator[VecEnvWrapper]:
-    while isinstance(venv, VecEnvWrapper):
-        yield venv
-        venv = venv.venv
 
 
 def _get_variable_names(model: BaseAlgorithm) -> list[str]:

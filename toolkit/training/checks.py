@@ -14,7 +14,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import (
     VecCheckNan,
-    VecEnv,
     VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
@@ -28,6 +27,7 @@ from toolkit.config.load import ResolvedConfig
 from toolkit.training.callbacks import SuccessCriterion
 from toolkit.utils.errors import Problem
 from toolkit.utils.log import log_problems
+from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 _ALGORITHM_PARAMS = ("algorithm", "params")
 _PASSES_ON = (VecCheckNan, VecMonitor, VecVideoRecorder)  # change neither observations nor rewards
@@ -203,11 +203,11 @@ def refuse_unfit_normalization(config: ResolvedConfig, model: BaseAlgorithm) -> 
     normalizer = _find_normalizer(config)
     if normalizer is None or not isinstance(model, OffPolicyAlgorithm):
         return
-    venv: VecEnv | None = model.get_env()
-    while isinstance(venv, VecEnvWrapper) and not isinstance(venv, VecNormalize):
-        if venv.observation_space != venv.venv.observation_space:
-            raise config.make_error([_describe_unfit_order(config, normalizer, type(venv))])
-        venv = venv.venv
+    for layer in iterate_vec_wrappers(model.get_env()):
+        if isinstance(layer, VecNormalize):
+            return
+        if layer.observation_space != layer.venv.observation_space:
+            raise config.make_error([_describe_unfit_order(config, normalizer, type(layer))])
 
 
 def _describe_unfit_order(config: ResolvedConfig, normalizer: BoundComponent, outside: type[VecEnvWrapper]) -> Problem:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from toolkit.snapshots import archive
 from toolkit.snapshots.capture import NOTHING
 from toolkit.snapshots.policy_state import capture_policy, remember_initial_policy, restore_policy
 from toolkit.snapshots.restore import RESTORE_ERRORS
+from toolkit.snapshots.rng import preserve_rng_state
 from toolkit.snapshots.weights import find_unreadable_weights, load_weights
 from toolkit.training.device import find_device_problem
 from toolkit.training.run_directory import RunDirectory
@@ -209,18 +209,6 @@ def _needs_learned_state(model: BaseAlgorithm, run: RunDirectory) -> bool:
     return bool(run.config.env.vec_wrappers) or (
         venv is not None and any(*venv.env_method("learned_states", indices=[0]))
     )
-
-
-@contextmanager
-def preserve_rng_state() -> Iterator[None]:
-    """Restore the state of the global random generators at the end."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def _find_off_policy_reason(model: OffPolicyAlgorithm) -> str:
         if timesteps < size:
             return f"training ended at timestep {timesteps:,}, within the first rollout of {size:,} (train_freq)"
     if not getattr(model, "sample_with_replacement", True) and buffer is not None:
-        n_stored = buffer.buffer_size if buffer.full else buffer.pos
+        n_stored = buffer.size()
         if n_stored < model.batch_size:
             return f"without replacement, updates need {model.batch_size:,} stored vector steps, not {n_stored:,}"
     return ""

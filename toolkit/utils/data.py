@@ -16,10 +16,12 @@ LARGEST_RETURN = 1e150  # its square is still a number
 
 
 def compute_mean(values: Sequence[float] | NDArray[Any]) -> float:
-    """Return the mean of finite values, of which there is at least one; equal values have their own mean.
+    """Return the mean of values. Rounding never takes it below the smallest or above the largest of them.
 
     >>> compute_mean([0.1] * 10)
     0.1
+
+    :param values: finite numbers, at least one
     """
     mean = math.fsum(values) / len(values)
     return float(min(max(mean, min(values)), max(values)))

@@ -1,4 +1,4 @@
-"""Arrays that environments return and get: who has them, and of which types they are."""
+"""Vec envs copy observations, actions and infos, and return them in the types of the spaces."""
 
 from __future__ import annotations
 
