@@ -329,9 +329,13 @@ def test_shipped_config_has_no_unsaved_parts(path: Path, caplog: pytest.LogCaptu
 
 
 class UnseededCartPole(CartPoleEnv):
-    """Draws from a generator that no seed reaches."""
+    """Draws from a generator that no seed reaches. Episodes end by the time limit alone, always at the same steps."""
 
     rng = np.random.default_rng()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta_threshold_radians = self.x_threshold = np.inf
 
     def step(self, action: Any) -> Any:
         observation, *others = super().step(action)
