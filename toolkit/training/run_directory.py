@@ -198,13 +198,17 @@ def _next_free(root: Path, name: str) -> Path:
 
 
 def _environment() -> dict[str, Any]:
-    """Describe what the run trains with: versions, platform, git commit of the working directory, command."""
+    """Describe what the run trains with: versions, machine, git commit of the working directory, command."""
+    import torch
+
     return {
         "versions": _versions(),
         "packages": _packages(),
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "cpu": _read_cpu_name(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
@@ -215,6 +219,14 @@ def _environment() -> dict[str, Any]:
 def _packages() -> dict[str, str]:
     """Return the version of every package; cached, because it reads hundreds of files."""
     return dict(sorted((dist.name, dist.version) for dist in distributions()))
+
+
+def _read_cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _versions() -> dict[str, str | None]:

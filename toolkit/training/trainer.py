@@ -65,7 +65,8 @@ def train(
     refuse_missing_device(resolved)
     try_rewards(resolved)
     with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
-        run = RunDirectory.create(resolved, out)
+        with limit_torch_threads(session.model):  # environment.json has the threads that training uses
+            run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
         with run.lock():
             _run_training(session, run, SnapshotStore(run.directory, run.config), None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 
+import toolkit
 from toolkit.config.load import load_config
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import make_vec_env
@@ -25,6 +27,7 @@ CUT = (
 TAXI = "{id: Taxi-v4, max_episode_steps: 6, n_envs: %d, wrappers: [info_action_mask]}"
 
 GAMBLER = """\
+import json
 import random
 
 import gymnasium as gym
@@ -141,6 +144,12 @@ def test_only_small_network_is_limited_to_one_thread(width: int, threads: int) -
     with limit_torch_threads(make_dqn(width)):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_environment_json_has_threads_of_small_network(config_file: Path) -> None:
+    run = toolkit.train(config_file, timesteps=2)
+    assert json.loads((run.directory / "environment.json").read_text())["threads"] == 1
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -167,11 +167,11 @@ def test_result_without_completed_episode_has_null_mean_return(tmp_path: Path) -
     assert (result["episodes"], result["mean_return"]) == (0, None)
 
 
-def test_environment_json_has_installed_versions(run: Run) -> None:
+def test_environment_json_has_versions_and_machine(run: Run) -> None:
     environment = json.loads((run.directory / "environment.json").read_text())
     for name in ("stable-baselines3", "gymnasium", "torch", "numpy"):
         assert environment["versions"][name] == version(name)
-    assert {"versions", "packages", "platform", "cores", "git_commit"} <= environment.keys()
+    assert {"versions", "packages", "platform", "cpu", "cores", "threads", "git_commit"} <= environment.keys()
 
 
 def test_monitor_csv_has_sb3_format(run: Run) -> None:
