@@ -3,7 +3,7 @@
     python benchmarks/features.py [--envs 16 1] [--steps 400] [--repeats 25] [--compile auto|true|false]
                                   [--results DIR]
 
-The algorithm is that of configs/cartpole_ddqn.yaml, on one torch thread. Every episode has 100 steps for any
+The algorithm is that of configs/cartpole_fast.yaml, on one torch thread. Every episode has 100 steps for any
 actions, so that all trainings have equally many episodes. The trainings run in turns: in each repeat, each takes
 `--steps` steps of all environments. The time of updates varies more than the differences to measure. So there is one
 update in 100 such steps, except in the `learn()` that is the base of the percentages.
@@ -140,7 +140,7 @@ def measure(n_envs: int, arguments: Any) -> dict[str, list[tuple[float, float]]]
         "algorithm.params.compile": arguments.compile,
         "algorithm.params.learning_starts": n_envs * arguments.steps // 2,  # in the first turn, which does not count
     }
-    jobs = make_trainings(toolkit.load_config(PROJECT / "configs" / "cartpole_ddqn.yaml", values))
+    jobs = make_trainings(toolkit.load_config(PROJECT / "configs" / "cartpole_fast.yaml", values))
     turns = {name: TakeTurns(arguments.steps) for name in jobs}
     with (
         tempfile.TemporaryDirectory() as directory,

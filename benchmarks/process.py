@@ -4,7 +4,7 @@
                                  [--results DIR]
 
 The commands take turns. Unless `--cold`, each runs once before, so that the files it reads are in memory. `toolkit
-train` runs all of CONFIG, by default configs/cartpole_ddqn.yaml, with its videos. The memory is that of the largest
+train` runs all of CONFIG, by default configs/cartpole_fast.yaml, with its videos. The memory is that of the largest
 process, in MiB. Two imports are there for comparison. Median (minimum to maximum).
 """
 
@@ -34,7 +34,7 @@ COMMANDS = {
 def main() -> None:
     """Measure the commands and write the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("config", type=Path, nargs="?", default=PROJECT / "configs" / "cartpole_ddqn.yaml")
+    parser.add_argument("config", type=Path, nargs="?", default=PROJECT / "configs" / "cartpole_fast.yaml")
     parser.add_argument("--train-repeats", type=int, help="how often to train; by default as often as the rest")
     parser.add_argument("--cold", action="store_true", help="count the first run too")
     parser.add_argument("--commands", nargs="+", choices=[*COMMANDS], default=[*COMMANDS], help="by default all")

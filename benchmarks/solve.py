@@ -6,7 +6,7 @@ CartPole is solved when the mean of the last 100 raw training returns is 195, at
 those of `learn()` until then, on one torch thread. Each side learns briefly before, so that they include no imports.
 The sides take turns for each seed. Each takes at most as many steps as its settings say.
 
-`toolkit` is configs/cartpole_ddqn.yaml without videos, with all files and logs. `greedy` is the mean raw return of 100
+`toolkit` is configs/cartpole_fast.yaml without videos, with all files and logs. `greedy` is the mean raw return of 100
 greedy episodes after training. Its settings come from a search for this very measure; those of the others are what
 their projects publish. So this compares what a user gets. `throughput` compares implementations at equal settings.
 
@@ -39,7 +39,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import toolkit
 
-CONFIG = PROJECT / "configs" / "cartpole_ddqn.yaml"
+CONFIG = PROJECT / "configs" / "cartpole_fast.yaml"
 WARM_UP = 1_500  # steps; RL Zoo's DQN first learns after 1,280
 OURS, SB3_PPO, SB3_DQN, TIANSHOU, TESTED = "toolkit", "SB3 PPO", "SB3 DQN", "Tianshou DQN", "Tianshou DQN, tested"
 

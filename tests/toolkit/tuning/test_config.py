@@ -17,8 +17,8 @@ GAMMA = "algorithm.params.gamma"
 
 
 def test_shipped_search_contains_values_of_its_base() -> None:
-    plan = load_tuning(PROJECT / "configs" / "tune" / "cartpole_ddqn.yaml")
-    assert plan.base == load_config(PROJECT / "configs" / "cartpole_ddqn.yaml")
+    plan = load_tuning(PROJECT / "configs" / "tune" / "cartpole_fast.yaml")
+    assert plan.base == load_config(PROJECT / "configs" / "cartpole_fast.yaml")
     for dimension in plan.space:
         assert dimension.contains(dimension.base_value), dimension.path
 
