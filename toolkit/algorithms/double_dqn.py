@@ -34,7 +34,7 @@ from toolkit.algorithms.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
-from toolkit.algorithms.replay import StoredBatch, has_stock_sample
+from toolkit.algorithms.replay import StoredBatch, has_stock_sample, has_stock_scaling
 from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import LOSSES, UpdateConfig
 
@@ -279,7 +279,8 @@ class DoubleDQN(DQN):
 
     def _sample_minibatch(self, batch_size: int) -> Minibatch | StoredBatch:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
-        memory = self._learner.find_memory(buffer) if self._vec_normalize_env is None else None
+        env = self._vec_normalize_env
+        memory = self._learner.find_memory(buffer) if has_stock_scaling(env) else None
         if not self.sample_with_replacement:
             self._check_sampling()
             # `random.sample` takes time for each number drawn, `np.random.choice` for each stored
@@ -287,10 +288,10 @@ class DoubleDQN(DQN):
         elif memory:
             steps = np.random.randint(0, self._n_stored_steps, size=batch_size)
         else:
-            return buffer.sample(batch_size, env=self._vec_normalize_env)
+            return buffer.sample(batch_size, env=env)
         if memory:
-            return (memory.refer if self._learner.should_compile else memory.gather)(buffer, steps)
-        return buffer._get_samples(steps, env=self._vec_normalize_env)
+            return (memory.refer if self._learner.should_compile else memory.gather)(buffer, steps, env)
+        return buffer._get_samples(steps, env=env)
 
     @property
     def _n_stored_steps(self) -> int:

@@ -11,6 +11,7 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 
 from toolkit.algorithms.stock import get_functions, has_methods
 
@@ -49,11 +50,17 @@ BUFFER_FUNCTIONS = get_functions(
 )
 _SAMPLE_METHODS = [{"sample": cls.sample} for cls in (ReplayBuffer, DictReplayBuffer)]
 _BASE_SAMPLE = BaseBuffer.sample
+_SCALING_METHODS = {name: getattr(VecNormalize, name) for name in ("normalize_obs", "normalize_reward")}
 
 
 def has_stock_sample(buffer: ReplayBuffer) -> bool:
     """Return whether a replay buffer draws as SB3's do: each stored vector step with the same probability."""
     return BaseBuffer.sample is _BASE_SAMPLE and any(has_methods(buffer, methods) for methods in _SAMPLE_METHODS)
+
+
+def has_stock_scaling(env: VecNormalize | None) -> bool:
+    """Return whether nothing normalizes minibatches, or SB3's own methods do."""
+    return env is None or has_methods(env, _SCALING_METHODS)
 
 
 class ReplayMemory:
@@ -84,34 +91,65 @@ class ReplayMemory:
         """Return whether :meth:`gather` does what the buffer's own ``sample`` would, by :data:`BUFFER_FUNCTIONS`."""
         return self._is_plain and vars(buffer).keys().isdisjoint(_METHODS)
 
-    def gather(self, buffer: ReplayBuffer, steps: NDArray[np.int64]) -> ReplayBufferSamples:
+    def gather(
+        self, buffer: ReplayBuffer, steps: NDArray[np.int64], env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
         """Return the transitions of a random environment at each of these vector steps, as the buffer itself would.
 
         Memory is indexed once, by rows that are each one environment's at one step, and not copied again.
+
+        :param env: normalizes observations and rewards, by methods that :func:`has_stock_scaling` has checked
         """
         observations, actions, next_observations, dones, timeouts, rewards = self._rows
         rows = last_rows = _choose_rows(buffer, steps)
-        returns, discounts = rewards.take(rows)[:, None], None
+        discounts = None
         if isinstance(buffer, NStepReplayBuffer):
-            last_rows, returns, discounts = _compute_n_step_returns(buffer, rows, rewards, dones, timeouts)
+            last_rows, returns, discounts = self._compute_n_step_returns(buffer, rows, env)
+        else:
+            returns = buffer._normalize_reward(rewards.take(rows)[:, None], env)
         is_terminal = dones.take(last_rows) * (1 - timeouts.take(last_rows))
         device = th.device(buffer.device)
         return ReplayBufferSamples(
-            observations=_to_tensor(observations.take(rows, axis=0), device),
+            observations=_to_tensor(buffer._normalize_obs(observations.take(rows, axis=0), env), device),
             actions=_to_tensor(actions.take(rows, axis=0), device),
-            next_observations=_to_tensor(next_observations.take(last_rows, axis=0), device),
+            next_observations=_to_tensor(
+                buffer._normalize_obs(next_observations.take(last_rows, axis=0), env), device
+            ),
             dones=_to_tensor(is_terminal[:, None], device),
             rewards=_to_tensor(returns, device),
             discounts=None if discounts is None else _to_tensor(discounts, device),
         )
 
-    def refer(self, buffer: ReplayBuffer, steps: NDArray[np.int64]) -> StoredBatch | ReplayBufferSamples:
+    def _compute_n_step_returns(
+        self, buffer: NStepReplayBuffer, rows: Rows, env: VecNormalize | None
+    ) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
+        """Return the rows where n steps end, and (batch, 1) their returns and the discounts after them.
+
+        The steps end early with the episode, and at the newest step, because the oldest one follows it in memory.
+        """
+        *_, dones, timeouts, rewards = self._rows
+        offsets = np.arange(buffer.n_steps)
+        window = (rows[:, None] + offsets * buffer.n_envs) % (buffer.buffer_size * buffer.n_envs)
+        is_end = (dones.take(window) + timeouts.take(window)) > 0
+        is_end |= window // buffer.n_envs == (buffer.pos - 1) % buffer.buffer_size
+        is_end[:, -1] = True
+        last_offsets = is_end.argmax(axis=1)[:, None]
+        weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets)
+        returns = (buffer._normalize_reward(rewards.take(window), env) * weights).sum(axis=1, keepdims=True)
+        discounts = buffer.gamma ** (last_offsets + 1).astype(np.float32)
+        return np.take_along_axis(window, last_offsets, axis=1)[:, 0], returns, discounts
+
+    def refer(
+        self, buffer: ReplayBuffer, steps: NDArray[np.int64], env: VecNormalize | None = None
+    ) -> StoredBatch | ReplayBufferSamples:
         """Return what :meth:`gather` does, but leave the transitions in the buffer's memory where that can be done.
 
-        It can for one-step transitions of vectors in the memory of the CPU.
+        It can for one-step transitions of vectors in the memory of the CPU that nothing normalizes.
         """
-        if type(buffer) is not ReplayBuffer or self._rows[0].ndim != 2 or th.device(buffer.device).type != "cpu":
-            return self.gather(buffer, steps)
+        is_one_step = type(buffer) is ReplayBuffer
+        is_vector_in_cpu = self._rows[0].ndim == 2 and th.device(buffer.device).type == "cpu"
+        if env is not None or not is_one_step or not is_vector_in_cpu:
+            return self.gather(buffer, steps, env)
         if not self._tensors:
             self._tensors = [th.from_numpy(rows.reshape(len(rows), -1)) for rows in self._rows]
         return StoredBatch._make([*self._tensors, th.from_numpy(_choose_rows(buffer, steps))])
@@ -128,30 +166,7 @@ def _choose_rows(buffer: ReplayBuffer, steps: NDArray[np.int64]) -> Rows:
     return steps * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=len(steps))
 
 
-def _compute_n_step_returns(
-    buffer: NStepReplayBuffer,
-    rows: Rows,
-    rewards: NDArray[np.float32],
-    dones: NDArray[np.float32],
-    timeouts: NDArray[np.float32],
-) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
-    """Return the row where each transition's n steps end, and (batch, 1) their returns and the discount after them.
-
-    The steps end early with the episode, and at the newest step, because the oldest one follows it in memory.
-    """
-    offsets = np.arange(buffer.n_steps)
-    window = (rows[:, None] + offsets * buffer.n_envs) % (buffer.buffer_size * buffer.n_envs)
-    is_end = (dones.take(window) + timeouts.take(window)) > 0
-    is_end |= window // buffer.n_envs == (buffer.pos - 1) % buffer.buffer_size
-    is_end[:, -1] = True
-    last_offsets = is_end.argmax(axis=1)[:, None]
-    weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets)
-    returns = (rewards.take(window) * weights).sum(axis=1, keepdims=True)
-    discounts = buffer.gamma ** (last_offsets + 1).astype(np.float32)
-    return np.take_along_axis(window, last_offsets, axis=1)[:, 0], returns, discounts
-
-
-def _to_tensor(array: NDArray[Any], device: th.device) -> th.Tensor:
+def _to_tensor(array: Any, device: th.device) -> th.Tensor:
     values = th.from_numpy(array)
     if values.ndim == 4:  # images are laid out pixel by pixel: convolutions take a third less time
         values = th.stack(values.unbind(1), dim=-1).permute(0, 3, 1, 2)

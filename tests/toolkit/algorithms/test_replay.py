@@ -10,8 +10,9 @@ import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
-from toolkit.algorithms.replay import ReplayMemory
+from toolkit.algorithms.replay import ReplayMemory, has_stock_scaling
 
 SIZE = 100
 
@@ -25,18 +26,32 @@ def fill_buffer(n_envs: int, steps: int, **params: Any) -> ReplayBuffer:
     return model.replay_buffer
 
 
+def make_normalizer(n_envs: int, **params: Any) -> VecNormalize:
+    """Return a wrapper whose statistics scale and shift, and clip some values."""
+    normalizer = VecNormalize(make_vec_env("CartPole-v1", n_envs), clip_obs=1.5, clip_reward=0.9, **params)
+    normalizer.ret_rms.var = np.float64(1.3)
+    if normalizer.norm_obs:
+        normalizer.obs_rms.mean, normalizer.obs_rms.var = np.linspace(-0.1, 0.1, 4), np.linspace(0.01, 0.3, 4)
+    return normalizer
+
+
+@pytest.mark.parametrize("params", [None, {"norm_obs": False}, {}, {"norm_reward": False}], ids=str)
 @pytest.mark.parametrize("steps", [30, 250])  # not yet full; the newest step in the middle
 @pytest.mark.parametrize("n_steps", [1, 5])
 @pytest.mark.parametrize("n_envs", [1, 4])
-def test_gathered_batch_equals_samples_of_buffer(n_envs: int, n_steps: int, steps: int) -> None:
+def test_gathered_batch_equals_samples_of_buffer(
+    n_envs: int, n_steps: int, steps: int, params: dict[str, Any] | None
+) -> None:
     buffer = fill_buffer(n_envs, steps, n_steps=n_steps)
+    normalizer = None if params is None else make_normalizer(n_envs, **params)
     memory = ReplayMemory(buffer)
     assert memory.can_gather(buffer)
+    assert has_stock_scaling(normalizer)
     steps_drawn = np.random.default_rng(0).integers(0, buffer.size(), size=500)
     np.random.seed(0)
-    ours = memory.gather(buffer, steps_drawn)
+    ours = memory.gather(buffer, steps_drawn, normalizer)
     np.random.seed(0)
-    theirs = buffer._get_samples(steps_drawn)
+    theirs = buffer._get_samples(steps_drawn, normalizer)
     for name, actual, expected in zip(ours._fields, ours, theirs, strict=True):
         if expected is None:
             assert actual is None, name

@@ -310,6 +310,16 @@ def test_changing_parameters_are_compiled_at_most_eight_times(caplog: pytest.Log
 # --- Plain updates equal those of SB3's DQN --------------------------------------------------------------------------
 
 
+class DriftingVecNormalize(VecNormalize):
+    """Adds a little more to observations in every call, so that the order of the calls counts."""
+
+    drift = 0.0
+
+    def normalize_obs(self, obs: Any) -> Any:
+        self.drift += 1e-3
+        return super().normalize_obs(obs) + np.float32(self.drift)
+
+
 @pytest.mark.parametrize(
     ("params", "fused"),
     [
@@ -331,9 +341,21 @@ def test_changing_parameters_are_compiled_at_most_eight_times(caplog: pytest.Log
         ),
         ({"policy": "MultiInputPolicy", "env": lambda: RandomEnv(DICT)}, True),
         ({"env": lambda: VecNormalize(make_vec_env(RandomEnv, 1))}, True),
+        ({"env": lambda: VecNormalize(make_vec_env(RandomEnv, 4), norm_obs=False), "n_steps": 5}, True),
+        ({"env": lambda: DriftingVecNormalize(make_vec_env(RandomEnv, 2)), "n_steps": 3}, True),
         ({"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}, True),
     ],
-    ids=["default-adam", "n-steps", "several-envs", "images", "dict", "normalized", "less-memory"],
+    ids=[
+        "default-adam",
+        "n-steps",
+        "several-envs",
+        "images",
+        "dict",
+        "normalized",
+        "normalized-n-steps",
+        "own-normalizer",
+        "less-memory",
+    ],
 )
 def test_plain_updates_equal_stock_dqn(params: dict[str, Any], fused: bool) -> None:
     ours = train_model(**params, double=False, compile=False)
