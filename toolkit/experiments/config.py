@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,14 +15,23 @@ from pydantic import BeforeValidator, Field
 
 from toolkit.config import yaml_document
 from toolkit.config.components import BoundComponent, bind_component
-from toolkit.config.compose import apply_overrides, compose_document, shadows
+from toolkit.config.compose import apply_overrides, compose_document
 from toolkit.config.load import resolve_document
 from toolkit.config.registry import KINDS
 from toolkit.config.schema import Component, ComponentConfig, Params, RunConfig
 from toolkit.config.validation import Count, Seeds, StrictModel, sort_problems, validate_document
 from toolkit.config.yaml_document import Document, get_locations
 from toolkit.experiments.launcher import Launcher
-from toolkit.experiments.variants import PlannedRun, Variant, VariantProblems, find_name_problems, make_variants
+from toolkit.experiments.variants import (
+    RESERVED_NAMES,
+    PlannedRun,
+    Variant,
+    VariantProblems,
+    find_bad_names,
+    find_misplaced_overrides,
+    find_name_problems,
+    make_variants,
+)
 from toolkit.utils.errors import ConfigError, KeyPath, Problem, ToolkitError
 
 MAX_RUNS = 1_000  # that start without --yes
@@ -112,7 +119,7 @@ def load_plan(
         values_by_variant, config.grid or {}, document, base, file.resolve().parent
     )
     names = [variant.name for variant in variants]
-    problems += find_name_problems(names, ("variants",) if config.variants else ("base",))
+    problems += find_name_problems(names, ("variants",) if config.variants else ("base",), RESERVED_NAMES)
     variant_problems.raise_if_any(problems)
     text = yaml_document.dump(config.model_dump(mode="json", exclude_none=True) | {"base": base.data})
     return ExperimentPlan(
@@ -140,18 +147,11 @@ def _count_runs(config: ExperimentConfig) -> int:
 def _find_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """Find the problems of a file with a valid schema that show before its base is read."""
     variants, grid = config.variants or {}, config.grid or {}
-    yield from _find_bad_names(variants)
+    yield from find_bad_names(variants)
     yield from _find_repeated(("seeds",), [f"the seed {seed}" for seed in config.seeds])
     for dotted, values in grid.items():
         yield from _find_repeated(("grid", dotted), [json.dumps(value, sort_keys=True) for value in values])
-    yield from _find_misplaced(variants, [("grid", dotted) for dotted in grid])
-
-
-def _find_bad_names(names: Mapping[str, Any]) -> Iterator[Problem]:
-    for name in names:
-        if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
-            hint = "use at most 100 letters, digits and _ . + -, and start with a letter, digit or _"
-            yield Problem(("variants", name), "cannot be a variant's directory", hint)
+    yield from find_misplaced_overrides(variants, [("grid", dotted) for dotted in grid])
 
 
 def _find_repeated(path: KeyPath, texts: Sequence[str]) -> Iterator[Problem]:
@@ -160,30 +160,6 @@ def _find_repeated(path: KeyPath, texts: Sequence[str]) -> Iterator[Problem]:
     for index, text in enumerate(texts):
         if first.setdefault(text, index) != index:
             yield Problem((*path, index), f"{text[:100]} appears more than once")
-
-
-def _find_misplaced(variants: Mapping[str, Params], grid_paths: Sequence[KeyPath]) -> Iterator[Problem]:
-    """Find overrides that set the seed, or that a later override of the same run replaces."""
-    variant_paths = [[("variants", name, dotted) for dotted in values] for name, values in variants.items()]
-    for path in [*itertools.chain(*variant_paths), *grid_paths]:
-        if str(path[-1]).partition(".")[0] == "seed":
-            yield Problem(path, "the experiment's 'seeds' sets it", "remove it here")
-    for paths in variant_paths or [[]]:
-        yield from _find_shadowed([*paths, *grid_paths])
-
-
-def _find_shadowed(paths: Sequence[KeyPath]) -> Iterator[Problem]:
-    """Find overrides that a later one replaces, as `env` replaces `env.n_envs`, or a name the params of a component.
-
-    :param paths: of the overrides in the experiment file, in the order of application
-    """
-    for index, path in enumerate(paths):
-        for later in paths[index + 1 :]:
-            if shadows(str(later[-1]), str(path[-1])):
-                owner = "the grid's" if later[0] == "grid" else "the variant's"
-                contains_path = f"{path[-1]}.".startswith(f"{later[-1]}.")
-                hint = "give only one of them" if contains_path else "write the name first, or both as one value"
-                yield Problem(path, f"{owner} {later[-1]} replaces it", hint)
 
 
 def _load_base(config: ExperimentConfig, document: Document, file: Path, problems: list[Problem]) -> Document | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from toolkit.experiments.status import (
     has_started,
     serialize_evaluation,
 )
-from toolkit.experiments.variants import PlannedRun
+from toolkit.experiments.variants import PlannedRun, VariantProblems
 from toolkit.training.checks import find_config_warnings
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import dry_run, resume, train
@@ -79,7 +79,7 @@ def run_experiment(
     experiment = Experiment(plan, directory)
     with claim_directory(directory, "trains in it"):
         unfinished = _find_unfinished_runs(plan, directory)
-        _dry_run_variants(plan, unfinished)
+        dry_run_variants(unfinished, plan.problems, plan.launcher.is_local)
         write_text(directory / EXPERIMENT_FILE, plan.text)
         if display:
             display.begin(experiment, unfinished)
@@ -125,22 +125,24 @@ def _make_job(experiment: Experiment, run: PlannedRun) -> Job:
     return Job(run.name, experiment.directory / run.name, run_job, arguments)
 
 
-def _dry_run_variants(plan: ExperimentPlan, runs: Sequence[PlannedRun]) -> None:
+def dry_run_variants(runs: Iterable[PlannedRun], problems: VariantProblems, is_local: bool) -> None:
     """Build everything once for the first run of each variant, and log what its training would ignore.
 
+    :param problems: of the same variants; collects theirs
+    :param is_local: whether they train on this machine, which then needs the config's device
     :raises ConfigError: with the problems of all variants
     """
-    warnings = plan.problems.copy_empty()
+    warnings = problems.copy_empty()
     first_runs: dict[str, PlannedRun] = {}
     for run in runs:
         first_runs.setdefault(run.variant.name, run)
     for run in first_runs.values():
         try:
-            dry_run(run.config, plan.launcher.is_local)
+            dry_run(run.config, is_local)
             warnings.add(run.variant.name, run.variant.overrides, find_config_warnings(run.config))
         except ConfigError as error:
-            plan.problems.add(run.variant.name, run.variant.overrides, error.problems)
-    plan.problems.raise_if_any()
+            problems.add(run.variant.name, run.variant.overrides, error.problems)
+    problems.raise_if_any()
     warnings.log()
 
 

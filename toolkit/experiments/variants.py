@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import yaml_document
-from toolkit.config.compose import apply_override
+from toolkit.config.compose import apply_override, shadows
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.schema import Params
 from toolkit.config.validation import sort_problems
@@ -27,7 +27,7 @@ Grid = Mapping[str, Sequence[Any]]
 _MAX_NAME_BYTES = 255  # of a directory, in common file systems
 _MAX_VALUE_LENGTH = 40  # characters of a value in the name of a directory
 _MAX_VARIANTS_NAMED = 3
-_RESERVED_NAMES = {
+RESERVED_NAMES = {
     "experiment.yaml": "the experiment file has this name",
     "report": "`toolkit report` writes there",
 }
@@ -122,10 +122,15 @@ class VariantProblems:
 
     def _name_variants(self, problem: Problem, variants: Sequence[str]) -> Problem:
         """Name the variants that have a problem of the base, unless all have it."""
-        if len(variants) == self.n_variants or _is_in_experiment(problem.path):
-            return problem
-        names = ", ".join(abbreviate(variants, _MAX_VARIANTS_NAMED))
-        return Problem(problem.path, f"{problem.message} (in {names})", problem.hint)
+        return problem if _is_in_experiment(problem.path) else name_variants(problem, variants, self.n_variants)
+
+
+def name_variants(problem: Problem, variants: Sequence[str], n_variants: int) -> Problem:
+    """Add the names of the variants that have a problem to its message, unless all have it."""
+    if len(variants) == n_variants:
+        return problem
+    names = ", ".join(abbreviate(variants, _MAX_VARIANTS_NAMED))
+    return Problem(problem.path, f"{problem.message} (in {names})", problem.hint)
 
 
 def _is_in_experiment(path: KeyPath) -> bool:
@@ -189,18 +194,58 @@ def _apply(config: Document, document: Document, origin: KeyPath, directory: Pat
     return VariantOverride(path, origin)
 
 
-def find_name_problems(names: Sequence[str], origin: KeyPath) -> Iterator[Problem]:
+def find_bad_names(names: Mapping[str, Any]) -> Iterator[Problem]:
+    """Find names of variants that cannot be the name of a directory.
+
+    :param names: the variants by name
+    """
+    for name in names:
+        if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+            hint = "use at most 100 letters, digits and _ . + -, and start with a letter, digit or _"
+            yield Problem(("variants", name), "cannot be a variant's directory", hint)
+
+
+def find_misplaced_overrides(variants: Mapping[str, Params], later_paths: Sequence[KeyPath]) -> Iterator[Problem]:
+    """Find overrides that set the seed, or that a later override of the same run replaces.
+
+    :param variants: values by dotted path, by the name of the variant
+    :param later_paths: of the overrides that follow those of every variant, in the order of application
+    """
+    variant_paths = [[("variants", name, dotted) for dotted in values] for name, values in variants.items()]
+    for path in [*itertools.chain(*variant_paths), *later_paths]:
+        if str(path[-1]).partition(".")[0] == "seed":
+            yield Problem(path, "the key 'seeds' sets it", "remove it here")
+    for paths in variant_paths or [[]]:
+        yield from _find_shadowed([*paths, *later_paths])
+
+
+def _find_shadowed(paths: Sequence[KeyPath]) -> Iterator[Problem]:
+    """Find overrides that a later one replaces, as `env` replaces `env.n_envs`, or a name the params of a component.
+
+    :param paths: of the overrides in their file, in the order of application
+    """
+    for index, path in enumerate(paths):
+        for later in paths[index + 1 :]:
+            if shadows(str(later[-1]), str(path[-1])):
+                owner = "the variant's" if later[0] == "variants" else f"the {later[0]}'s"
+                contains_path = f"{path[-1]}.".startswith(f"{later[-1]}.")
+                hint = "give only one of them" if contains_path else "write the name first, or both as one value"
+                yield Problem(path, f"{owner} {later[-1]} replaces it", hint)
+
+
+def find_name_problems(names: Sequence[str], origin: KeyPath, reserved: Mapping[str, str]) -> Iterator[Problem]:
     """Find variants whose directories cannot be made beside the others.
 
     :param names: the names of all variants
-    :param origin: where the experiment file names them
+    :param origin: where their file names them
+    :param reserved: why a name is taken, by the lower-case name
     """
     first_names: dict[str, str] = {}
     for name in names:
         path = (*origin, name.partition(",")[0]) if origin == ("variants",) else origin
         folded = name.casefold()
-        if folded in _RESERVED_NAMES:
-            yield Problem(path, f"'{name}' cannot be a variant's directory", _RESERVED_NAMES[folded])
+        if folded in reserved:
+            yield Problem(path, f"'{name}' cannot be a variant's directory", reserved[folded])
         if len(os.fsencode(name)) > _MAX_NAME_BYTES:
             message = f"the directory's name is longer than {_MAX_NAME_BYTES} bytes: {name}"
             yield Problem(path, message, "use a shorter name, or fewer values in the grid")
