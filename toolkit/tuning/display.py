@@ -15,9 +15,11 @@ from toolkit.config.snippets import dump_inline
 from toolkit.evaluation.summary import format_command, format_next_commands
 from toolkit.tuning.config import TuningPlan
 from toolkit.tuning.results import describe_score, find_base_trial, find_best_trial, format_score
+from toolkit.tuning.scores import find_worst_variant, score_variants
 from toolkit.tuning.search_space import shorten_paths
 from toolkit.tuning.study import Trial
 from toolkit.tuning.tune import TuningResult
+from toolkit.utils.text import format_table
 
 _ENDED = ("finished", "pruned", "failed")
 
@@ -55,7 +57,7 @@ class TuningDisplay:
             if trial.number not in self._printed:
                 self._printed.add(trial.number)
                 best = find_best_trial([other for other in ended if other.number in self._printed], plan)
-                self._print(format_trial(trial, best))
+                self._print(format_trial(trial, best, plan))
         if self._bar is not None:
             with suppress(OSError):
                 self._update_bar(self._bar, plan, trials)
@@ -78,7 +80,7 @@ class TuningDisplay:
         bar.update(bar.task_ids[0], completed=n_ended, total=plan.config.trials, description=description)
 
 
-def format_trial(trial: Trial, best: Trial | None) -> str:
+def format_trial(trial: Trial, best: Trial | None, plan: TuningPlan) -> str:
     """Return a line about a trial that has ended."""
     names = shorten_paths([*trial.values])
     values = ", ".join(
@@ -90,7 +92,7 @@ def format_trial(trial: Trial, best: Trial | None) -> str:
         text = f"pruned after {trial.share:.0%}"
     else:
         is_best = best is not None and trial.number == best.number
-        text = format_score(trial.value) + (", best so far" if is_best else "")
+        text = _format_worst(trial, plan) + (", best so far" if is_best else "")
     return f"trial {trial.number}: {text}" + (f"  ({values})" if values else "")
 
 
@@ -102,7 +104,7 @@ def format_tuning_summary(result: TuningResult) -> str:
     if best is not None:
         lines += [f"best: trial {best.number}, {describe_score(best, plan)}"]
         lines += [f"  {path}: {dump_inline(value)}" for path, value in best.values.items()]
-        lines += _format_base(base_trial, best)
+        lines += [*_format_base(base_trial, best, plan), *_format_variants(base_trial, best, plan)]
     lines.append(f"  search  {result.directory}")
     commands = [format_command(*sys.argv[1:])] if result.stopped_by else []
     if best is not None:
@@ -112,13 +114,32 @@ def format_tuning_summary(result: TuningResult) -> str:
     return "\n".join([*lines, *format_next_commands(commands)])
 
 
-def _format_base(base_trial: Trial | None, best: Trial) -> list[str]:
+def _format_worst(trial: Trial, plan: TuningPlan) -> str:
+    """Return the score of a trial, with the name of its worst variant."""
+    worst = find_worst_variant(trial.scores, plan)
+    return format_score(trial.value) + (f" on {worst}" if worst is not None else "")
+
+
+def _format_variants(base_trial: Trial | None, best: Trial, plan: TuningPlan) -> list[str]:
+    """Return a table of the scores of each variant, if there are variants."""
+    if plan.config.variants is None:
+        return []
+    trials = {"base": base_trial, "best": best} if base_trial is not None and base_trial != best else {"best": best}
+    scores = {name: score_variants(trial.scores, plan) for name, trial in trials.items() if trial is not None}
+    rows = [
+        (variant, *(format_score(by_variant[variant]) for by_variant in scores.values()))
+        for variant in plan.config.variants
+    ]
+    return format_table(("variant", *scores), rows, "<>")
+
+
+def _format_base(base_trial: Trial | None, best: Trial, plan: TuningPlan) -> list[str]:
     """Return how the best trial compares with the base's own values."""
     if base_trial == best:
         return ["these are the values of the base"]
     lines = ["the best trial was selected by these seeds: expect a worse score on others, and confirm it"]
     if base_trial is not None:
-        lines.insert(0, f"base: trial {base_trial.number}, {format_score(base_trial.value)}")
+        lines.insert(0, f"base: trial {base_trial.number}, {_format_worst(base_trial, plan)}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Objectives: the score of a trial, and the learning curve that pruners compare while it trains.
+"""Objectives: the score of a training, and the learning curve that pruners compare while it trains.
 
 Both use the raw returns of training episodes. These need no evaluation, and stay comparable when reward wrappers are
 searched.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.config.load import ResolvedConfig
 from toolkit.training.callbacks import SuccessCriterion, TrainingContext
@@ -49,6 +49,13 @@ class Objective(ABC):
         :raises TuningError: if the run has none
         """
 
+    def bound_score(self, timesteps: float) -> float | None:
+        """Return a score that a run cannot beat any more, after training for ``timesteps`` without an end.
+
+        :return: ``None``, the default, if such a run may still reach any score
+        """
+        return None
+
 
 class MeanReturn(Objective):
     """The mean raw return of the last 100 training episodes, after all timesteps of the config.
@@ -80,8 +87,12 @@ class MeanReturn(Objective):
 class TimestepsToSuccess(Objective):
     """The number of timesteps until a run meets the config's success criterion.
 
-    A seed that does not meet it scores all timesteps, a lower bound. The learning curve is the criterion's mean
-    return, at most its threshold, so that no trial falls behind after it has met the criterion.
+    A run that does not meet it scores more than all its timesteps: one to two times as many. The factor grows with
+    ``d``, the distance of the criterion's mean return from its threshold: it is ``1 + d / (d + max(1, |threshold|))``.
+    So any success is better, and among failures the better return.
+
+    The learning curve is the criterion's mean return, at most its threshold, so that no trial falls behind after it
+    has met the criterion.
     """
 
     direction = "minimize"
@@ -96,16 +107,29 @@ class TimestepsToSuccess(Objective):
 
     def final_value(self, run: RunDirectory) -> float:
         """Return the criterion's mean return at the end of training, at most its threshold."""
-        success = (run.result or {}).get("success") or {}
+        success = _read_success(run)
         return min(_require_mean(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
 
     def score(self, run: RunDirectory) -> float:
-        """Return the timestep of success, or all timesteps if there was none."""
-        success = (run.result or {}).get("success") or {}
-        return float(success["timestep"] if success.get("solved") else run.config.timesteps)
+        """Return the timestep of success, or more than all timesteps if there was none."""
+        success = _read_success(run)
+        if success.get("solved"):
+            return float(success["timestep"])
+        threshold = float(success["threshold"])
+        distance = max(0.0, threshold - _require_mean(success.get("mean_return"), run))
+        return run.config.timesteps * (1 + distance / (distance + max(1.0, abs(threshold))))
+
+    def bound_score(self, timesteps: float) -> float:
+        """Return the timesteps so far."""
+        return timesteps
 
 
 OBJECTIVES: dict[str, Objective] = {"mean_return": MeanReturn(), "timesteps_to_success": TimestepsToSuccess()}
+
+
+def _read_success(run: RunDirectory) -> dict[str, Any]:
+    """Return what the success criterion reported at the end of a run; empty if the run has none."""
+    return (run.result or {}).get("success") or {}
 
 
 def _require_mean(mean_return: float | None, run: RunDirectory) -> float:

@@ -125,7 +125,10 @@ def _set_scale(axes: Axes, dimension: Dimension) -> None:
 
 def _get_score_label(plan: TuningPlan) -> str:
     title = OBJECTIVES[plan.config.objective].title
-    return title.replace("of the last", "of\nthe last") if len(title) > 30 else title
+    title = title.replace("of the last", "of\nthe last") if len(title) > 30 else title
+    if plan.config.variants is None:
+        return title
+    return f"{title}\n" + ("worst variant" if plan.config.across_variants == "worst" else "mean over the variants")
 
 
 def _label_axes(axes: Axes, title: str, label: str) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config import yaml_document
 from toolkit.config.catalog import TOOLKIT
 from toolkit.config.snippets import dump_inline
+from toolkit.experiments.variants import PlannedRun
 from toolkit.tuning.config import TuningPlan
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.plots import draw_history, draw_importances, draw_slices
+from toolkit.tuning.scores import find_worst_variant, score_variants
 from toolkit.tuning.search_space import override_config
 from toolkit.tuning.storage import hide_password
 from toolkit.tuning.study import Trial, compute_importances
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 TRIALS_FILE = "trials.csv"
 N_CONFIRMING_SEEDS = 10
+_MAX_VARIANT_NAME = 95  # characters, as "-base" follows
 _N_SEEDS = 2**32  # possible seeds: 0 to 2**32 - 1
 _MIN_IMPORTANCE_TRIALS = 10  # finished trials that importances need
 
@@ -49,7 +52,11 @@ def describe_score(trial: Trial, plan: TuningPlan) -> str:
     """Return the score of a finished trial in words."""
     seeds = plan.config.seeds
     scope = f"seed {seeds[0]}" if len(seeds) == 1 else f"the mean over seeds {', '.join(map(str, seeds))}"
-    return f"{OBJECTIVES[plan.config.objective].title}: {format_score(trial.value)}, {scope}"
+    if (worst := find_worst_variant(trial.scores, plan)) is not None:
+        variants = f" on the worst variant, {worst}"
+    else:
+        variants = "" if plan.config.variants is None else f" on average over {len(plan.variants)} variants"
+    return f"{OBJECTIVES[plan.config.objective].title}: {format_score(trial.value)}{variants}, {scope}"
 
 
 def format_score(value: float | None) -> str:
@@ -88,6 +95,7 @@ def _format_origin(file: Path, plan: TuningPlan, trials: Sequence[Trial], best: 
         f"Found by `toolkit tune {file}` ({TOOLKIT} {version(TOOLKIT)}): {trial}{database}.",
         f"Its {describe_score(best, plan)}{base_score}.",
         f"It is the best of {len(trials)} trials on the seeds that selected it: expect a worse score on others.",
+        *_describe_variants(best, plan),
         "`toolkit experiment confirm.yaml` compares it with the base on fresh seeds.",
         *_describe_removed_criterion(plan),
         *(f"  {path}: {dump_inline(value)}" for path, value in best.values.items()),
@@ -102,10 +110,22 @@ def _format_confirmation(plan: TuningPlan, best: Trial) -> str:
     experiment: dict[str, Any] = {
         "name": f"{plan.config.name}_confirmed"[:100],
         "base": "base.yaml",
-        "variants": {"base": _get_overrides({}, plan), "best": _get_overrides(best.values, plan)},
+        "variants": _make_confirming_variants(best, plan),
         "seeds": [*islice(fresh, N_CONFIRMING_SEEDS)],
     }
     return _format_comments(_describe_removed_criterion(plan)) + yaml_document.dump(experiment)
+
+
+def _make_confirming_variants(best: Trial, plan: TuningPlan) -> dict[str, dict[str, Any]]:
+    """Return the base and the best config as variants of the base; with each variant of the search, if it has some."""
+    values_by_name = {"base": {}, "best": best.values}
+    if plan.config.variants is None:
+        return {name: _get_overrides(values, plan) for name, values in values_by_name.items()}
+    return {
+        f"{variant[:_MAX_VARIANT_NAME]}-{name}": _get_overrides({**own_values, **values}, plan)
+        for variant, own_values in plan.config.variants.items()
+        for name, values in values_by_name.items()
+    }
 
 
 def _get_overrides(values: Mapping[str, Any], plan: TuningPlan) -> dict[str, Any]:
@@ -116,6 +136,14 @@ def _get_overrides(values: Mapping[str, Any], plan: TuningPlan) -> dict[str, Any
         return dict(values)
     others = {path: value for path, value in values.items() if path.partition(".")[0] != "callbacks"}
     return others | {"callbacks": adapted.to_document().data["callbacks"]}
+
+
+def _describe_variants(best: Trial, plan: TuningPlan) -> list[str]:
+    """Return a comment about the scores of the best trial on each variant, if there are variants."""
+    if plan.config.variants is None:
+        return []
+    scores = [f"{name} {format_score(score)}" for name, score in score_variants(best.scores, plan).items()]
+    return [f"Its scores on the variants, which change it as in confirm.yaml: {', '.join(scores)}."]
 
 
 def _describe_removed_criterion(plan: TuningPlan) -> list[str]:
@@ -131,18 +159,28 @@ def _format_comments(lines: Sequence[str]) -> str:
 
 def _format_table(trials: Sequence[Trial], plan: TuningPlan) -> str:
     paths = [dimension.path for dimension in plan.space]
-    seed_columns = [f"seed {seed}" for seed in plan.config.seeds]
+    variant_columns = [f"variant {name}" for name in plan.config.variants or ()]
+    training_columns = [_name_training(training, plan) for training in plan.trainings]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "state", plan.config.objective, *seed_columns, "share", "seconds", *paths, "failure"])
+    score_columns = [plan.config.objective, *variant_columns, *training_columns]
+    writer.writerow(["number", "state", *score_columns, "share", "seconds", *paths, "failure"])
     for trial in trials:
         values = [dump_inline(trial.values[path]) if path in trial.values else "" for path in paths]
-        scores = [*trial.scores, *[""] * (len(seed_columns) - len(trial.scores))]
+        scores = [*trial.scores, *[""] * (len(training_columns) - len(trial.scores))]
+        if plan.config.variants is not None:
+            by_variant = score_variants(trial.scores, plan)
+            scores = [*(by_variant.get(name, "") for name in plan.config.variants), *scores]
         value = trial.value if trial.state == "finished" else ""
         seconds = "" if trial.seconds is None else round(trial.seconds, 1)
         share = round(trial.share, 3)
         writer.writerow([trial.number, trial.state, value, *scores, share, seconds, *values, trial.failure])
     return text.getvalue()
+
+
+def _name_training(training: PlannedRun, plan: TuningPlan) -> str:
+    """Return the column of a training's score."""
+    return f"seed {training.seed}" if plan.config.variants is None else f"{training.variant.name} seed {training.seed}"
 
 
 def _save_figure(path: Path, figure: Figure) -> None:

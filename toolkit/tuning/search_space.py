@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
@@ -19,6 +20,7 @@ from toolkit.config.schema import RunConfig
 from toolkit.config.snippets import dump_inline
 from toolkit.config.validation import StrictModel
 from toolkit.config.yaml_document import Document, get_locations, walk
+from toolkit.experiments.variants import Variant, name_variants
 from toolkit.training.checks import find_config_warnings
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
@@ -89,24 +91,32 @@ class Dimension:
         return domain.low <= value <= (domain.high or 0) and is_on_step
 
 
-def make_space(search: Mapping[str, SearchDomain], base: RunConfig) -> tuple[Dimension, ...]:
-    """Return the dimensions of a search, with the values of the base."""
+def make_space(
+    search: Mapping[str, SearchDomain], base: RunConfig, variants: Sequence[Variant]
+) -> tuple[Dimension, ...]:
+    """Return the dimensions of a search, with the values of the base.
+
+    :param variants: the configs to search in; a range holds whole numbers only if one of them needs that
+    """
     data = base.to_document().data
-    base_values = {path: _get_value(data, path) for path in search}
-    return tuple(
-        Dimension(path, domain, base_values[path], _is_integer(domain, path, base_values[path], base))
-        for path, domain in search.items()
-    )
+    dimensions = []
+    for path, domain in search.items():
+        value = _get_value(data, path)
+        is_integer = any(_is_integer(domain, path, value, variant.config) for variant in variants)
+        dimensions.append(Dimension(path, domain, value, is_integer))
+    return tuple(dimensions)
 
 
-def find_space_problems(space: Sequence[Dimension], base: RunConfig, document: Document) -> Iterator[Problem]:
-    """Find the problems of a search space. The ends of each range and every choice are tried in the base.
+def find_space_problems(
+    space: Sequence[Dimension], variants: Sequence[Variant], document: Document
+) -> Iterator[Problem]:
+    """Find the problems of a search space. The ends of each range and every choice are tried in each variant.
 
     :param document: the file that holds the space under ``search``
     """
     for dimension in space:
         own_problems = [*_find_domain_problems(dimension), *_find_overlaps(dimension, space)]
-        yield from own_problems or _find_unfit_values(dimension, base, document)
+        yield from own_problems or _find_unfit_values(dimension, variants, document)
 
 
 def override_config(base: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
@@ -210,11 +220,20 @@ def _find_step_problems(low: float, high: float, step: float, path: KeyPath) -> 
         yield Problem((*path, "high"), f"should be a whole number of steps above low, {ends}, not {high!r}")
 
 
-def find_space_warnings(space: Sequence[Dimension], base: ResolvedConfig) -> Iterator[Problem]:
-    """Find what training would ignore with a value of the space, but not in the base; each once.
+def find_space_warnings(space: Sequence[Dimension], variants: Sequence[Variant]) -> Iterator[Problem]:
+    """Find what training would ignore with a value of the space, but not in the variant itself; each once.
 
     :return: problems under ``search``, at the first value that has them
     """
+    names: dict[Problem, list[str]] = {}
+    for variant in variants:
+        for problem in _find_new_warnings(space, variant.config):
+            names.setdefault(problem, []).append(variant.name)
+    for problem, names_with_problem in names.items():
+        yield name_variants(problem, names_with_problem, len(variants))
+
+
+def _find_new_warnings(space: Sequence[Dimension], base: ResolvedConfig) -> Iterator[Problem]:
     known = {problem.path for problem in find_config_warnings(base)}
     for dimension in space:
         found = set(known)
@@ -236,18 +255,19 @@ def _list_tried_values(domain: SearchDomain) -> dict[KeyPath, Any]:
     return values
 
 
-def _find_unfit_values(dimension: Dimension, base: RunConfig, document: Document) -> list[Problem]:
-    """Try a range's ends and first step, or every choice. A problem of all of them is reported once."""
+def _find_unfit_values(dimension: Dimension, variants: Sequence[Variant], document: Document) -> Iterator[Problem]:
+    """Try a range's ends and first step, or every choice, in each variant. What all have is reported once."""
     path, values = ("search", dimension.path), _list_tried_values(dimension.domain)
-    keys_of: dict[tuple[str, str], list[KeyPath]] = {}
-    for key, value in values.items():
-        for problem in _try_value(dimension.path, value, base, get_locations(document, (*path, *key))):
-            keys_of.setdefault((problem.message, problem.hint), []).append(key)
-    return [
-        Problem((*path, *key), message, hint)
-        for (message, hint), keys in keys_of.items()
-        for key in ([()] if len(keys) == len(values) else keys)
-    ]
+    names: dict[tuple[str, str], dict[KeyPath, list[str]]] = {}
+    for variant, (key, value) in itertools.product(variants, values.items()):
+        locations = get_locations(document, (*path, *key))
+        for problem in _try_value(dimension.path, value, variant.config, locations):
+            names.setdefault((problem.message, problem.hint), {}).setdefault(key, []).append(variant.name)
+    for (message, hint), names_by_key in names.items():
+        is_everywhere = len(names_by_key) == len(values) and len({*map(tuple, names_by_key.values())}) == 1
+        for key in [*names_by_key][:1] if is_everywhere else names_by_key:
+            problem = Problem((*path, *(() if is_everywhere else key)), message, hint)
+            yield name_variants(problem, names_by_key[key], len(variants))
 
 
 def _try_value(dotted: str, value: Any, base: RunConfig, locations: Mapping[KeyPath, str]) -> list[Problem]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 State = Literal["finished", "pruned", "failed", "running", "waiting"]
 
-REPORTS_PER_SEED = 20  # values of the learning curve, during the training with one seed
+REPORTS_PER_TRAINING = 20  # steps of a trial's curve
 _STATES: dict[str, State] = {
     "COMPLETE": "finished",
     "PRUNED": "pruned",
@@ -42,8 +42,8 @@ class Trial:
 
     :param value: its score, or the last report of a pruned trial; ``None`` without either
     :param values: values of the config, by dotted path
-    :param scores: the scores of the seeds; their mean is the value
-    :param share: share of the learning curves of all seeds that is reported, 0 to 1
+    :param scores: the scores of the trainings that have ended, in the order of ``TuningPlan.trainings``
+    :param share: share of the curve that is reported, 0 to 1
     :param seconds: duration; ``None`` if the trial has not ended
     :param failure: why the trial failed; empty if it did not
     """
@@ -163,7 +163,7 @@ def record_failure(trial: optuna.Trial, reason: str) -> None:
 
 
 def record_scores(trial: optuna.Trial, scores: list[float]) -> None:
-    """Store the scores of the seeds so far."""
+    """Store the scores of the trainings so far."""
     trial.set_user_attr(_SCORES, scores)
 
 
@@ -206,7 +206,7 @@ def _read_trial(trial: optuna.trial.FrozenTrial, plan: TuningPlan) -> Trial:
         value=trial.value,
         values={path: _decode(space[path], label) for path, label in trial.params.items()},
         scores=tuple(trial.user_attrs.get(_SCORES, ())),
-        share=(trial.last_step or 0) / (REPORTS_PER_SEED * len(plan.config.seeds)),
+        share=(trial.last_step or 0) / (REPORTS_PER_TRAINING * len(plan.trainings)),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         failure=failure,
     )
@@ -231,5 +231,9 @@ def _decode(dimension: Dimension, label: Any) -> Any:
 
 def _describe_search(plan: TuningPlan) -> dict[str, Any]:
     """Return what identifies a search: its study accepts no other."""
-    keys = {"search", "seeds", "objective"}
-    return {"base": plan.base.to_document().data} | plan.config.model_dump(mode="json", include=keys)
+    search = plan.config.dump()
+    keys = ("search", "seeds", "objective", "across_variants")
+    description = {"base": plan.base.to_document().data} | {key: search[key] for key in keys if key in search}
+    if "variants" in search:  # in a list, as their order counts
+        description["variants"] = [{"name": name, "values": values} for name, values in search["variants"].items()]
+    return description

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config import yaml_document
 from toolkit.experiments.launcher import Job, Launcher
-from toolkit.training.checks import log_config_warnings
-from toolkit.training.trainer import dry_run
+from toolkit.experiments.runner import dry_run_variants
 from toolkit.tuning.config import TuningPlan, load_tuning
 from toolkit.tuning.results import TRIALS_FILE, find_best_trial, write_results
 from toolkit.tuning.search_space import find_space_warnings
@@ -74,8 +73,8 @@ def tune(
     _check_directory(directory, plan)
     missing_hint = _make_missing_hint(directory)
     launcher: Launcher = plan.launcher.build()
-    dry_run(plan.base, launcher.is_local)
-    _log_warnings(plan)
+    dry_run_variants(plan.trainings, plan.problems, launcher.is_local)
+    log_problems(plan.launcher.make_error([*find_space_warnings(plan.space, plan.variants)]))
     launcher.prepare()
     with quiet_optuna():
         if plan.config.storage:
@@ -95,13 +94,6 @@ def tune(
     if not stopped_by:
         _raise_failures(directory, trials, errors if is_incomplete else [])
     return TuningResult(directory, plan, trials, find_best_trial(trials, plan), stopped_by)
-
-
-def _log_warnings(plan: TuningPlan) -> None:
-    """Log what training would ignore in the base, and with a value of the search."""
-    log_config_warnings(plan.base)
-    problems = [*find_space_warnings(plan.space, plan.base)]
-    log_problems(plan.launcher.make_error(problems))
 
 
 def _raise_failures(directory: Path, trials: Sequence[Trial], errors: Sequence[str]) -> None:
@@ -151,7 +143,7 @@ def _make_missing_hint(directory: Path) -> str | None:
 
 def _dump_plan(plan: TuningPlan) -> dict[str, Any]:
     """Return the content of the directory's ``tuning.yaml``: the file with its defaults, without a password."""
-    data = plan.config.model_dump(mode="json", exclude={"storage"}) | {"base": "base.yaml"}
+    data = plan.config.dump() | {"base": "base.yaml"}
     if plan.config.storage:
         data["storage"] = hide_password(plan.config.storage)
     data["search"] = {
@@ -168,7 +160,7 @@ def _write_plan(directory: Path, plan: TuningPlan) -> None:
 
 def _make_jobs(directory: Path, plan: TuningPlan, url: str) -> list[Job]:
     arguments = {
-        "tuning": plan.config.model_dump(mode="json", exclude={"storage"}),
+        "tuning": plan.config.dump(),
         "base": plan.base.to_document().data,
         "storage": url,
     }

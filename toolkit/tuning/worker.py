@@ -1,4 +1,4 @@
-"""A worker runs the trials of a study: it trains the config of a trial with each seed, and scores or prunes it."""
+"""A worker runs the trials of a study: it trains each variant with each seed, and scores or prunes the trial."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from toolkit.config.load import ResolvedConfig, resolve_document, trust_code
+from toolkit.config.load import ResolvedConfig, trust_code
 from toolkit.config.yaml_document import Document
 from toolkit.experiments.status import has_ended
+from toolkit.experiments.variants import PlannedRun
 from toolkit.training.callbacks import RunCallback
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import resume, train
 from toolkit.tuning.config import TuningConfig, TuningPlan, make_plan
 from toolkit.tuning.objectives import OBJECTIVES
+from toolkit.tuning.scores import score_trial
 from toolkit.tuning.search_space import override_config
 from toolkit.tuning.storage import quiet_optuna
 from toolkit.tuning.study import (
@@ -28,8 +29,8 @@ from toolkit.tuning.study import (
     suggest_values,
     wait_for_trial,
 )
-from toolkit.tuning.trial_curve import TrialCurve
-from toolkit.utils.errors import RunError, ToolkitError, describe_error
+from toolkit.tuning.trial_curve import TrialCurve, make_curve
+from toolkit.utils.errors import ConfigError, RunError, ToolkitError, describe_error
 from toolkit.utils.files import claim_directory, lock_directory
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
@@ -61,10 +62,11 @@ def run_worker(directory: Path, *, tuning: dict[str, Any], base: dict[str, Any],
     :raises KeyboardInterrupt: if a signal stopped the worker
     """
     config = TuningConfig.model_validate(tuning)
-    plan, problems = make_plan(config, resolve_document(Document(base)), Document(tuning, {(): config.name}))
-    if plan is None or problems:
-        message = "; ".join(problem.text({}) for problem in problems)
-        raise ToolkitError(message, "install the same packages on the machine of every worker")
+    try:
+        plan = make_plan(config, Document(base), Document(tuning, {(): config.name}), Path())
+    except ConfigError as error:
+        message = "; ".join(problem.text({}) for problem in error.problems)
+        raise ToolkitError(message, "install the same packages on the machine of every worker") from error
     guard = SignalGuard(defer_first=True)
     with quiet_optuna(), guard.installed(), open_study(storage, plan, _UNREACHABLE) as study:
         study.sampler, study.pruner = plan.sampler.build(), plan.pruner.build()
@@ -114,27 +116,27 @@ class _Worker:
         trial.set_user_attr(_NUMBER, number)
         directory = self._directory / f"trial-{number}"
         _move_from_other_worker(directory)
-        curve = TrialCurve(trial, self._objective, len(self._plan.config.seeds))
+        curve = make_curve(trial, self._plan)
         try:
             with claim_directory(directory, _LOCK_REASON):
-                scores = self._train_seeds(trial, directory, curve)
+                scores = self._run_trainings(trial, directory, curve)
                 shutil.rmtree(directory, ignore_errors=True)
         except RunError as error:
             record_failure(trial, describe_error(error))
             raise _TrialError from error
         if curve.is_pruned:
             raise optuna.TrialPruned
-        return fmean(scores)
+        return score_trial(scores, self._plan)
 
-    def _train_seeds(self, trial: optuna.Trial, directory: Path, curve: TrialCurve) -> list[float]:
-        """Train with each seed until the trial is pruned; return the scores of the trainings that have ended."""
+    def _run_trainings(self, trial: optuna.Trial, directory: Path, curve: TrialCurve) -> list[float]:
+        """Run the trainings until the trial is pruned; return the scores of those that have ended."""
         values = suggest_values(trial, self._plan.space)
         scores: list[float] = []
-        for seed in self._plan.config.seeds:
+        for training in self._plan.trainings:
             self._guard.raise_pending()
             reporter = _Reporter(curve, self._guard)
             try:
-                run = self._train(values | {"seed": seed}, directory / f"seed-{seed}", reporter)
+                run = self._train(training, values, directory / self._plan.get_directory_name(training), reporter)
                 is_complete = has_ended(run.directory)
                 if is_complete:
                     scores.append(self._objective.score(run))
@@ -146,16 +148,19 @@ class _Worker:
                 raise reporter.failure
             if is_complete:
                 record_scores(trial, scores)
-                curve.end_seed(final_value)
+                curve.end_training(scores[-1], final_value)
             elif run.stopped_by is not None and not curve.is_pruned:
                 raise InterruptedTraining(run.stopped_by)
             if curve.is_pruned:
                 break
         return scores
 
-    def _train(self, values: dict[str, Any], directory: Path, reporter: _Reporter) -> RunDirectory:
+    def _train(
+        self, training: PlannedRun, values: dict[str, Any], directory: Path, reporter: _Reporter
+    ) -> RunDirectory:
         """Train in a directory, or resume its run."""
-        config = self._objective.adapt_config(override_config(self._plan.base, values))
+        config = override_config(training.variant.config, values | {"seed": training.seed})
+        config = self._objective.adapt_config(config)
         config = config.without_callbacks(lambda callback: callback.name in _DISPLAY_CALLBACKS)
         if _has_run_of(directory, config):
             run = RunDirectory.open(directory)
@@ -196,7 +201,7 @@ class _Reporter(RunCallback):
         self._guard.raise_pending()  # a signal from before training installed its own guard
         share = self.num_timesteps / self.context.run.config.timesteps
         try:
-            self._curve.report_until(share, lambda: self._curve.objective.current_value(self.context))
+            self._curve.report_until(share, self.context)
         except Exception as error:  # of the database, not of training
             self.failure = error
         if self.failure is not None or self._curve.is_pruned:
