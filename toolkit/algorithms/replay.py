@@ -129,15 +129,17 @@ class ReplayMemory:
         """
         *_, dones, timeouts, rewards = self._rows
         offsets = np.arange(buffer.n_steps)
-        window = (rows[:, None] + offsets * buffer.n_envs) % (buffer.buffer_size * buffer.n_envs)
-        is_end = (dones.take(window) + timeouts.take(window)) > 0
-        is_end |= window // buffer.n_envs == (buffer.pos - 1) % buffer.buffer_size
+        window = rows[:, None] + offsets * buffer.n_envs  # may pass the end of the memory, and then starts anew
+        is_end = (dones.take(window, mode="wrap") + timeouts.take(window, mode="wrap")) > 0
+        is_end |= offsets == ((buffer.pos - 1 - rows // buffer.n_envs) % buffer.buffer_size)[:, None]
         is_end[:, -1] = True
-        last_offsets = is_end.argmax(axis=1)[:, None]
-        weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets)
-        returns = (buffer._normalize_reward(rewards.take(window), env) * weights).sum(axis=1, keepdims=True)
-        discounts = buffer.gamma ** (last_offsets + 1).astype(np.float32)
-        return np.take_along_axis(window, last_offsets, axis=1)[:, 0], returns, discounts
+        last_offsets = is_end.argmax(axis=1)
+        weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets[:, None])
+        returns = (buffer._normalize_reward(rewards.take(window, mode="wrap"), env) * weights).sum(
+            axis=1, keepdims=True
+        )
+        discounts = buffer.gamma ** (last_offsets[:, None] + 1).astype(np.float32)
+        return (rows + last_offsets * buffer.n_envs) % len(rewards), returns, discounts
 
     def refer(
         self, buffer: ReplayBuffer, steps: NDArray[np.int64], env: VecNormalize | None = None
