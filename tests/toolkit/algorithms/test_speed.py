@@ -436,6 +436,35 @@ def test_observations_of_wrong_precision_are_converted() -> None:
     assert compute_distance(ours, make_model(DQN, env=env, **acting).learn(300)) < CLOSE
 
 
+@pytest.fixture(params=[False, True], ids=["kept", "flushed"])
+def flushes_denormals(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether the CPU takes denormal numbers for 0 by the user's choice."""
+    th.set_flush_denormal(request.param)
+    yield request.param
+    th.set_flush_denormal(False)
+
+
+def train_with_denormal_moments(cls: type[DQN], **params: Any) -> tuple[DQN, th.Tensor]:
+    """Return a model with a unit that is never active, and the first moments of its weights."""
+    model = train_model(cls, **params)
+    layer = model.q_net.q_net[0]
+    layer.bias.data[0] = -100.0
+    moments = model.policy.optimizer.state[layer.weight]["exp_avg"][0]
+    moments[:] = 2e-38
+    return model.learn(UPDATES, reset_num_timesteps=False), moments
+
+
+def test_denormal_moments_become_zero_and_weights_stay_those_of_stock_dqn(flushes_denormals: bool) -> None:
+    ours, moments = train_with_denormal_moments(DoubleDQN, double=False)
+    theirs, stock_moments = train_with_denormal_moments(DQN, policy_kwargs={"optimizer_kwargs": {"fused": True}})
+    assert not moments.any()
+    assert bool(stock_moments.any()) is not flushes_denormals
+    assert (float(th.tensor(2e-38) / 4) == 0) is flushes_denormals, "the user's choice has changed"
+    assert compute_distance(ours, theirs) < np.finfo(np.float32).smallest_normal
+    for weights, stock_weights in zip(ours.q_net.parameters(), theirs.q_net.parameters(), strict=True):
+        assert th.equal(weights, stock_weights)
+
+
 def test_optimizer_hooks_are_called_in_every_update() -> None:
     model, calls = make_model(), []
     model.policy.optimizer.register_step_post_hook(lambda *_: calls.append(True))
