@@ -9,32 +9,56 @@ import typer
 
 from toolkit.cli.output import print_line
 from toolkit.cli.shared import Trust, show_notes
+from toolkit.utils.errors import ToolkitError
 
 
 def report(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Experiment and run directories.", show_default=False)
-    ],
+        list[Path] | None, typer.Argument(metavar="DIR", help="Experiment and run directories.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write to this directory. Default: report/ in the only experiment, or here.", show_default=False
+            help="Write to this directory. Default: report/ in the only experiment, or here. A file with --gallery.",
+            show_default=False,
         ),
     ] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Evaluate runs without evaluation.json first, 100 episodes each.")
     ] = False,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Write results and a GIF of each variant here, and one page of all.", show_default=False),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Compare variants over seeds, with confidence intervals: HTML, Markdown, CSV, figures."""
     from toolkit.reports import write
+
+    show_notes()
+    paths = directories or []
+    if not paths and gallery is None:
+        raise ToolkitError("no run is named", "name the directory of a run or of an experiment")
+    if gallery is not None:
+        _write_gallery(paths, gallery, out, evaluate, trust)
+        return
     from toolkit.reports.contents import build_report
     from toolkit.reports.markdown import format_overview
 
-    show_notes()
-    directory = write.resolve_report_directory(directories, out)
+    directory = write.resolve_report_directory(paths, out)
     if evaluate:
-        write.evaluate_missing(directories, trust)
-    contents = build_report(directories)
+        write.evaluate_missing(paths, trust)
+    contents = build_report(paths)
     page = write.write_report(contents, directory, trust)
     print_line(f"{format_overview(contents)}\n{page}")
+
+
+def _write_gallery(directories: list[Path], gallery: Path, out: Path | None, evaluate: bool, trust: bool) -> None:
+    from toolkit.reports.gallery import write_gallery
+    from toolkit.reports.gallery_page import format_entries
+    from toolkit.reports.write import evaluate_missing
+
+    if evaluate and directories:
+        evaluate_missing(directories, trust)
+    entries, page = write_gallery(directories, gallery, out, trust)
+    print_line("\n".join([*format_entries(entries), f"{page}"]))

@@ -216,17 +216,26 @@ def _write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
 def _write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     """Write a GIF that plays in real time.
 
-    All frames share a palette: this takes a fifth of the time of one palette each, and avoids flicker. GIF counts time
-    in hundredths of a second, and browsers slow down frames shorter than two. So frames above 50 per second are
-    dropped.
+    GIF counts time in hundredths of a second, and browsers slow down frames shorter than two. So frames above 50 per
+    second are dropped.
     """
-    from PIL import Image
-
     every = math.ceil(fps / 50)
     visible_frames = frames[::every]
     ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(visible_frames) + 1)]
-    durations = [10 * (end - start) for start, end in itertools.pairwise(ends)]
-    sample = Image.fromarray(np.concatenate(visible_frames[:: max(1, len(visible_frames) // 8)]))
-    palette = sample.quantize(256, method=Image.Quantize.FASTOCTREE)
-    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in visible_frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    write_gif(path, visible_frames, [10 * (end - start) for start, end in itertools.pairwise(ends)])
+
+
+def write_gif(path: Path, frames: Sequence[Frame], durations: Sequence[int], n_colors: int = 256) -> None:
+    """Write frames of equal size as a GIF that repeats.
+
+    All frames share a palette: this takes a fifth of the time of one palette each, and avoids flicker. Dithering would
+    make the file larger.
+
+    :param durations: milliseconds of each frame
+    """
+    from PIL import Image
+
+    sample = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 8)]))
+    palette = sample.quantize(n_colors, method=Image.Quantize.FASTOCTREE)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[*durations], loop=0, format="GIF")

@@ -50,10 +50,21 @@ def write_headline(collection: RunCollection) -> str:
 
 def list_notices(collection: RunCollection) -> list[str]:
     """List the runs that averages leave out, and why; then what makes intervals or scores unreliable."""
-    runs = collection.runs
-    notices = [*_list_failed_runs(runs), *_list_stopped_runs(runs)]
+    notices = list_stopped_runs(collection.runs)
     if notices:
         notices.append("Averages and success rates leave these runs out. Times to success count them until they stop.")
+    return notices + list_doubts(collection)
+
+
+def list_stopped_runs(runs: Sequence[RunRecord]) -> list[str]:
+    """List the runs that have started and not ended, and why."""
+    return [*_list_failed_runs(runs), *_list_interrupted_runs(runs)]
+
+
+def list_doubts(collection: RunCollection) -> list[str]:
+    """List what makes intervals or scores unreliable, apart from runs that have not ended."""
+    runs = collection.runs
+    notices = []
     if collection.n_not_started:
         notices.append(f"Not started: {format_count(collection.n_not_started, 'run')}.")
     untrained = [run.directory for run in runs if run.has_no_update]
@@ -77,7 +88,7 @@ def _list_failed_runs(runs: Sequence[RunRecord]) -> list[str]:
     return abbreviate(sentences, _MAX_LISTED, "more failed.")
 
 
-def _list_stopped_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
+def _list_interrupted_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
     interrupted = [run.directory for run in runs if run.status == "interrupted"]
     unfinished = [run.directory for run in runs if run.status == "unfinished"]
     unknown = [run.directory for run in runs if run.status not in _KNOWN_STATUSES]

@@ -126,9 +126,9 @@ def get_score(run: RunRecord, uses_greedy_returns: bool) -> float | None:
     return run.greedy_return if uses_greedy_returns else run.training_return
 
 
-def select_median_run(summary: VariantSummary, uses_greedy_returns: bool) -> RunRecord | None:
+def select_median_run(variant: VariantRuns, uses_greedy_returns: bool) -> RunRecord | None:
     """Return the ended run with the median score (the upper of two), or any ended run if none has a score."""
-    runs = summary.variant.ended_runs
+    runs = variant.ended_runs
     scored = [(score, run) for run in runs if (score := get_score(run, uses_greedy_returns)) is not None]
     if scored:
         scored.sort(key=lambda pair: pair[0])

@@ -71,22 +71,22 @@ def _escape_formula(value: Any) -> Any:
 
 def to_markdown(report: Report) -> str:
     """Return the report without its videos, with links to its figures."""
-    blocks = [f"# {_escape(report.collection.title)}", _escape(report.headline), *_format_list(report.notices)]
+    blocks = [f"# {escape(report.collection.title)}", escape(report.headline), *_format_list(report.notices)]
     for section in report.sections:
         blocks += _format_section(section)
     if report.overall:
-        blocks += ["## All environments", _format_table(report.overall), _escape(report.overall_caption)]
-    blocks += ["## Methods", _escape(report.methods)]
+        blocks += ["## All environments", _format_table(report.overall), escape(report.overall_caption)]
+    blocks += ["## Methods", escape(report.methods)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _format_section(section: Section) -> list[str]:
-    blocks = [f"## {_escape(section.comparison.environment)}", _format_table(section.table)]
+    blocks = [f"## {escape(section.comparison.environment)}", _format_table(section.table)]
     blocks += _format_list(section.findings)
     for file, figure in section.figures.items():
-        blocks += [f"### {figure.title}", f"![{_escape(figure.title)}]({file})", _escape(figure.caption)]
+        blocks += [f"### {figure.title}", f"![{escape(figure.title)}]({file})", escape(figure.caption)]
     if section.pairs:
-        blocks += ["### Probability of improvement", _format_table(section.pairs), _escape(section.pairs_caption)]
+        blocks += ["### Probability of improvement", _format_table(section.pairs), escape(section.pairs_caption)]
     return blocks
 
 
@@ -107,19 +107,24 @@ def format_overview(report: Report) -> str:
 def _format_table(table: Table) -> str:
     rows = [
         [
-            f"**{_escape(cell)}**" if (row, column) in table.bold_cells else _escape(cell)
+            f"**{escape(cell)}**" if (row, column) in table.bold_cells else escape(cell)
             for column, cell in enumerate(cells)
         ]
         for row, cells in enumerate(table.rows)
     ]
-    lines = [[*map(_escape, table.header)], ["---"] * len(table.header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[*map(escape, table.header)], ["---"] * len(table.header), *rows]
+    return join_cells(lines)
+
+
+def join_cells(rows: Sequence[Sequence[str]]) -> str:
+    """Return the lines of a table from cells of Markdown: its header, the line below that, and its rows."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _format_list(sentences: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {_escape(sentence)}" for sentence in sentences)] if sentences else []
+    return ["\n".join(f"- {escape(sentence)}" for sentence in sentences)] if sentences else []
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Escape text so that Markdown shows it unchanged."""
     return _SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

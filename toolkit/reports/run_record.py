@@ -42,6 +42,7 @@ class RunRecord:
     :param has_no_update: whether training left the weights as they were
     :param criterion: the success criterion, if the run has one
     :param success_timestep: the timestep at which the run met it
+    :param success_seconds: seconds of training until then
     :param curve_timesteps: timesteps at which episodes counted, of shape (points,)
     :param curve_returns: mean raw return of the last episodes at each of them, of shape (points,). The success
         criterion gives the number of episodes, by default 100
@@ -59,6 +60,7 @@ class RunRecord:
     seconds: float | None
     criterion: Criterion | None
     success_timestep: int | None
+    success_seconds: float | None
     curve_timesteps: NDArray[np.int64]
     curve_returns: NDArray[np.float64]
     greedy_return: float | None
@@ -108,6 +110,7 @@ class RunRecordReader:
                 seconds=result.get("seconds"),
                 criterion=Criterion(success["threshold"], success["episodes"]) if success else None,
                 success_timestep=success["timestep"] if success.get("solved") else None,
+                success_seconds=success["seconds"] if success.get("solved") else None,
                 curve_timesteps=curve_timesteps,
                 curve_returns=curve_returns,
                 greedy_return=evaluation.get("mean_return"),

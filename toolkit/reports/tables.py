@@ -12,7 +12,7 @@ from toolkit.reports.statistics import Estimate
 from toolkit.utils.errors import make_printable
 from toolkit.utils.text import count_decimals, format_count, format_number
 
-_MISSING = "-"
+MISSING = "-"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def format_estimate(estimate: Estimate | None, decimals: int | None = None, perc
     :param decimals: by default as many as tell the ends of the interval apart
     """
     if estimate is None:
-        return _MISSING
+        return MISSING
     numbers = [estimate.value, *([estimate.low, estimate.high] if estimate.has_interval else [])]
     if percent:
         value, *interval = (f"{100 * number:.0f}" for number in numbers)
@@ -102,9 +102,9 @@ def make_run_table(collection: RunCollection) -> Table:
             run.status,
             f"{run.timesteps:,}",
             f"{run.episodes:,}",
-            _MISSING if run.success_timestep is None else f"{run.success_timestep:,}",
-            _MISSING if run.training_return is None else format_number(run.training_return, 1, ","),
-            _MISSING if run.greedy_return is None else format_number(run.greedy_return, 1, ","),
+            MISSING if run.success_timestep is None else f"{run.success_timestep:,}",
+            MISSING if run.training_return is None else format_number(run.training_return, 1, ","),
+            MISSING if run.greedy_return is None else format_number(run.greedy_return, 1, ","),
             make_printable(str(run.directory)),
         )
         for variant in collection.variants

@@ -16,7 +16,7 @@ from toolkit.utils.errors import RunError, ToolkitError, describe_error
 from toolkit.utils.text import format_number
 
 _MAX_VIDEO_BYTES = 4 << 20
-_MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
+MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
 _log = logging.getLogger("toolkit")
 
 
@@ -41,7 +41,7 @@ def make_clips(comparison: Comparison, name_environment: bool, trust: bool) -> I
     """
     for summary in comparison.selection:
         title = f"{summary.name} on {comparison.environment}" if name_environment else summary.name
-        run = select_median_run(summary, comparison.uses_greedy_returns)
+        run = select_median_run(summary.variant, comparison.uses_greedy_returns)
         if run is None:
             yield VideoClip(title, "", "No run of it has ended.")
             continue
@@ -76,8 +76,8 @@ def _make_video(record: RunRecord, trust: bool) -> tuple[str, str]:
 
     _log.info("recording %s", record.directory)
     with TemporaryDirectory() as directory:
-        (path,) = record_video(run, out=directory, max_steps=_MAX_VIDEO_STEPS)
-        return make_video_element(path, autoplay=False), f"one greedy episode, at most {_MAX_VIDEO_STEPS} steps"
+        (path,) = record_video(run, out=directory, max_steps=MAX_VIDEO_STEPS)
+        return make_video_element(path, autoplay=False), f"one greedy episode, at most {MAX_VIDEO_STEPS} steps"
 
 
 def open_recorded_run(record: RunRecord, trust: bool) -> RunDirectory:

@@ -11,6 +11,7 @@ from pathlib import Path
 from toolkit.experiments.status import EVALUATION_FILE, serialize_evaluation
 from toolkit.reports.collect import collect_runs, is_experiment
 from toolkit.reports.contents import Report, build_report
+from toolkit.reports.gallery import write_gallery
 from toolkit.reports.html import to_html
 from toolkit.reports.markdown import to_csv, to_markdown
 from toolkit.reports.videos import make_clips, open_recorded_run
@@ -26,26 +27,35 @@ def report(
     out: str | Path | None = None,
     evaluate: bool = False,
     trust: bool = False,
+    gallery: str | Path | None = None,
 ) -> Path:
     """Write a report of runs and experiments: ``report.html``, ``report.md``, ``report.csv`` and ``figures``.
 
     In an experiment, each directory of runs is a variant. Other runs are one variant if their configs are equal except
     for the seed.
 
+    With ``gallery`` it writes other files: the results and a GIF of each variant, and a page that shows all variants
+    that are in the gallery.
+
     :param directories: one directory of a run or of an experiment, or several
     :param out: directory of the report, created if needed. By default ``report`` in the experiment, or in the current
-        directory if ``directories`` is not one experiment
+        directory if ``directories`` is not one experiment. With ``gallery``, the page: by default ``gallery.md`` in it
     :param evaluate: play 100 greedy episodes of each run that has ended without ``evaluation.json``
     :param trust: allow code in files that the runs name, for evaluations and videos, from now on
+    :param gallery: directory of the gallery, created if needed; without directories, only its page is written
     :return: path of the page
     :raises RunError: if a directory is neither a run nor an experiment, a file in it is damaged, no run has ended, or
         ``out`` cannot be written
     :raises ConfigError: if the config of a run is not valid
-    :raises ValueError: if ``directories`` is empty
+    :raises ValueError: if ``directories`` is empty and there is no ``gallery``
     """
-    if not directories:
+    if not directories and gallery is None:
         raise ValueError("a report needs at least one run")
     paths = [Path(directories)] if isinstance(directories, str | Path) else [*map(Path, directories)]
+    if gallery is not None:
+        if evaluate:
+            evaluate_missing(paths, trust)
+        return write_gallery(paths, Path(gallery), None if out is None else Path(out), trust)[1]
     report_directory = resolve_report_directory(paths, out)
     if evaluate:
         evaluate_missing(paths, trust)
