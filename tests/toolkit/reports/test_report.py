@@ -7,17 +7,16 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from run_files import HEAD, write_run
 from support import SMALL_CONFIG, Toolkit, files_in
 
 import toolkit as package
-from toolkit.config.load import load_config
 from toolkit.experiments.config import load_plan
 from toolkit.reports.captions import list_findings, list_notices
 from toolkit.reports.collect import collect_runs
@@ -26,57 +25,7 @@ from toolkit.reports.figures import draw_figures
 from toolkit.reports.statistics import estimate_interquartile_mean
 from toolkit.reports.tables import make_run_table, make_summary_table
 
-HEAD = '#{"t_start": 1.0, "env_id": "CartPole-v1"}\nr,l,t\n'
 MakeRun = Callable[..., Path]
-
-
-def write_run(
-    directory: str,
-    returns: Sequence[float] = (20.0, 30.0),
-    *,
-    solved: bool = False,
-    status: str | None = "",
-    greedy: float | None = None,
-    **values: Any,
-) -> Path:
-    """Write a run directory as training and evaluation leave it.
-
-    :param status: that of `result.json`; None if the run has no such file
-    :param greedy: mean return in `evaluation.json`, if the run has that file
-    """
-    run = Path(directory)
-    run.mkdir(parents=True)
-    seed = run.name.removeprefix("seed-")
-    config = load_config("small.yaml", {"seed": int(seed) if seed.isdecimal() else 0, **values})
-    (run / "config.yaml").write_text(config.to_yaml())
-    lengths = [max(1, int(abs(value))) for value in returns]
-    rows = [
-        f"{value},{length},{number}.5\r\n" for number, (value, length) in enumerate(zip(returns, lengths, strict=True))
-    ]
-    (run / "monitor.csv").write_text(HEAD + "".join(rows), newline="")
-    success = {
-        "threshold": 195.0,
-        "episodes": 10,
-        "solved": solved,
-        "episode": len(returns) if solved else None,
-        "timestep": sum(lengths) if solved else None,
-        "seconds": None,
-        "mean_return": float(np.mean(returns)),
-    }
-    result = {
-        "status": status or ("success" if solved else "finished"),
-        "seed": config.seed,
-        "timesteps": sum(lengths),
-        "episodes": len(returns),
-        "seconds": 1.5,
-        "success": success,
-    }
-    if status is not None:
-        (run / "result.json").write_text(json.dumps(result))
-    if greedy is not None:
-        evaluation = {"episodes": 100, "mean_return": greedy, "returns": [greedy] * 100}
-        (run / "evaluation.json").write_text(json.dumps(evaluation))
-    return run
 
 
 def write_experiment() -> Path:
@@ -604,7 +553,7 @@ def test_all_damaged_files_are_listed(experiment: Path, toolkit: Toolkit) -> Non
             "broken: no run has ended: broken/a/seed-0 failed at timestep 50: traceback.txt does not say why.\n"
             "continue with `toolkit resume RUN`",
         ),
-        ([], "Missing argument 'DIR"),
+        ([], "no run is named"),
     ],
 )
 def test_invalid_input_is_refused(make_run: MakeRun, toolkit: Toolkit, arguments: list[str], message: str) -> None:
