@@ -18,14 +18,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from toolkit import load_config
+from toolkit.config.load import read_config
 from toolkit.reports.gallery_entry import GalleryEntry, read_entries
 from toolkit.reports.gallery_page import format_return, format_time
 from toolkit.reports.statistics import Estimate
 
 PROJECT = Path(__file__).resolve().parents[1]
-CONFIGS = PROJECT / "configs"
-GALLERY = PROJECT / "benchmarks" / "gallery"
 _LINE_LENGTH = 119  # characters
 _UNITS = ((3_600, "h"), (60, "min"), (1, "s"))
 _HEADER = re.compile(r"(?:#.*\n)*")
@@ -36,16 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a comment differs")
     is_check = parser.parse_args().check
-    entries = read_entries(GALLERY)
-    for path in sorted(CONFIGS.glob("*.yaml")):
+    entries = read_entries(PROJECT / "benchmarks" / "gallery")
+    for path in sorted((PROJECT / "configs").glob("*.yaml")):
         if path.stem not in entries:
             print(f"{path.relative_to(PROJECT)}: is not measured")
     problems = [*find_outdated_entries(entries)]
     for path, text in find_outdated_comments(entries).items():
         if is_check:
-            problems.append(
-                f"{path.relative_to(PROJECT)}: run `python benchmarks/headers.py`: its comment is outdated"
-            )
+            problems.append(f"{path.relative_to(PROJECT)}: its comment differs: run `python benchmarks/headers.py`")
         else:
             path.write_text(text, encoding="utf-8")
     sys.exit("\n".join(problems) or None)
@@ -54,19 +50,19 @@ def main() -> None:
 def find_outdated_entries(entries: Mapping[str, GalleryEntry]) -> Iterator[str]:
     """Describe how configs differ from those that were measured."""
     for name, entry in entries.items():
-        file = f"configs/{name}.yaml"
-        if not (PROJECT / file).is_file():
-            yield f"benchmarks/gallery/{name}.json: {file} does not exist"
-        elif changes := entry.list_changes(load_config(PROJECT / file)):
-            yield f"{file}: measure it again: {', '.join(changes)}"
+        path = PROJECT / "configs" / f"{name}.yaml"
+        if not path.is_file():
+            yield f"benchmarks/gallery/{name}.json: configs/{name}.yaml does not exist"
+        elif changes := entry.list_changes(read_config(path)):
+            yield f"configs/{name}.yaml: measure it again: {', '.join(changes)}"
 
 
 def find_outdated_comments(entries: Mapping[str, GalleryEntry]) -> dict[Path, str]:
     """Return the configs whose comment differs from their result, with the text that they should have."""
     texts: dict[Path, str] = {}
     for name, entry in entries.items():
-        path = CONFIGS / f"{name}.yaml"
-        if path.is_file() and not entry.list_changes(load_config(path)):
+        path = PROJECT / "configs" / f"{name}.yaml"
+        if path.is_file() and not entry.list_changes(read_config(path)):
             text = path.read_text(encoding="utf-8")
             expected = replace_expectation(text, describe_result(entry))
             texts |= {path: expected} if text != expected else {}
@@ -89,7 +85,7 @@ def describe_result(entry: GalleryEntry) -> str:
 def _describe_success(entry: GalleryEntry) -> str:
     timesteps, seconds, n_runs = entry.timesteps_to_success, entry.seconds_to_success, len(entry.runs)
     budget = f"{max(run.timesteps for run in entry.runs):,} timesteps"
-    if not entry.bar:
+    if not entry.criterion:
         return f"trained for {budget} on {n_runs} seeds."
     if not entry.n_solved:
         return f"not solved on any of {n_runs} seeds within {budget}{_format_seconds(_find_median_seconds(entry))}."

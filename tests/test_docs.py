@@ -33,6 +33,7 @@ from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import RunConfig
 from toolkit.experiments.config import ExperimentConfig, load_plan
+from toolkit.reports.gallery_entry import GalleryEntry
 from toolkit.training.trainer import dry_run
 from toolkit.tuning.config import TuningConfig, load_tuning
 from toolkit.utils.errors import ToolkitError
@@ -328,6 +329,12 @@ def test_run_directory_reference_lists_every_file_and_key() -> None:
     assert {row[0] for row in table(page, "result.json")} == keys
     evaluation = {field.name for field in dataclasses.fields(toolkit.Evaluation)}
     assert {row[0] for row in table(page, "evaluation.json, and `toolkit evaluate --json`")} == evaluation
+
+
+def test_run_directory_reference_lists_every_key_of_a_gallery_entry() -> None:
+    keys = {*described_keys(GalleryEntry), "criterion", "machines", "runs"}
+    rows = table(REFERENCE / "run-directory.md", "Keys of an entry")
+    assert {row[0] for row in rows} == keys
 
 
 def raw_rows(page: Path, heading: str) -> list[list[str]]:

@@ -29,7 +29,7 @@ _MACHINE_KEYS = ("cpu", "processor", "cores", "threads")
 _HINT = "give the gallery a directory of its own"
 
 
-class Bar(StrictModel):
+class GalleryCriterion(StrictModel):
     """The success criterion of a config."""
 
     threshold: float
@@ -94,7 +94,7 @@ class GalleryEntry(StrictModel):
     """Name of the entry: that of the config, or of the variant of an experiment."""
     file: str | None
     """The config's file, relative to the directory in which the report was made."""
-    bar: Bar | None
+    criterion: GalleryCriterion | None
     """The success criterion."""
     machines: tuple[Machine, ...]
     """The machines that trained the runs, without repetition."""
@@ -113,7 +113,7 @@ class GalleryEntry(StrictModel):
     @property
     def success_rate(self) -> Estimate | None:
         """Share of the runs that met the success criterion."""
-        return estimate_success_rate(self.n_solved, len(self.runs)) if self.bar else None
+        return estimate_success_rate(self.n_solved, len(self.runs)) if self.criterion else None
 
     @property
     def timesteps_to_success(self) -> Estimate | None:
@@ -152,7 +152,7 @@ class GalleryEntry(StrictModel):
         :param times: for each run the time of success, and the time of its end
         """
         ends = [end if success is None else success for success, end in times]
-        if not self.bar or None in ends:
+        if not self.criterion or None in ends:
             return None
         has_succeeded = np.array([success is not None for success, _ in times])
         return estimate_time_to_event(np.array(ends, dtype=np.float64), has_succeeded).median
@@ -165,7 +165,7 @@ def make_entry(name: str, variant: VariantRuns, gif_seed: int | None) -> Gallery
     entry = GalleryEntry(
         name=name,
         file=None,
-        bar=_read_bar(variant),
+        criterion=_read_criterion(variant),
         machines=tuple(Machine.model_validate_json(text) for text in machines if text),
         gif_seed=gif_seed,
         runs=tuple(_measure(run) for run in variant.runs),
@@ -202,13 +202,15 @@ def _dump_config(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"seed"})
 
 
-def _read_bar(variant: VariantRuns) -> Bar | None:
+def _read_criterion(variant: VariantRuns) -> GalleryCriterion | None:
     criterion = next((run.criterion for run in variant.runs if run.criterion), None)
     if criterion is None:
         return None
     callbacks = variant.runs[0].config.callbacks
     confirm_episodes = max((callback.params.get("confirm_episodes", 0) for callback in callbacks), default=0)
-    return Bar(threshold=criterion.threshold, episodes=criterion.window, confirm_episodes=confirm_episodes)
+    return GalleryCriterion(
+        threshold=criterion.threshold, episodes=criterion.window, confirm_episodes=confirm_episodes
+    )
 
 
 def _measure(run: RunRecord) -> MeasuredRun:

@@ -10,14 +10,14 @@ from pathlib import Path
 from textwrap import fill
 from urllib.parse import quote
 
-from toolkit.reports.gallery_entry import Bar, GalleryEntry, Machine
+from toolkit.reports.gallery_entry import GalleryCriterion, GalleryEntry, Machine
 from toolkit.reports.markdown import escape, join_cells
 from toolkit.reports.statistics import MIN_BOOTSTRAP_RUNS, Estimate
 from toolkit.reports.tables import MISSING, format_estimate
 from toolkit.reports.thumbnails import MAX_SECONDS
 from toolkit.utils.text import format_count, format_table
 
-_HEADER = ("config", "algorithm, environment", "bar", "solved", "timesteps", "seconds", "greedy return")
+_HEADER = ("config", "algorithm, environment", "criterion", "solved", "timesteps", "seconds", "greedy return")
 _LINE_LENGTH = 119  # characters
 
 
@@ -52,7 +52,7 @@ def format_entries(entries: Sequence[GalleryEntry]) -> list[str]:
     rows = [
         (
             entry.name,
-            f"{entry.n_solved} of {len(entry.runs)}" if entry.bar else MISSING,
+            f"{entry.n_solved} of {len(entry.runs)}" if entry.criterion else MISSING,
             format_time(entry.timesteps_to_success),
             format_time(entry.seconds_to_success),
             format_return(entry.greedy_return),
@@ -89,7 +89,7 @@ def _make_row(entry: GalleryEntry, gallery: Path, page: Path) -> Sequence[str]:
     return (
         _show_agent(entry, gallery, page),
         _stack(escape(entry.config["algorithm"]["name"]), escape(env["id"]), limit),
-        _describe_bar(entry.bar),
+        _describe_criterion(entry.criterion),
         *_describe_success(entry),
         _describe_greedy_return(entry),
     )
@@ -104,11 +104,11 @@ def _show_agent(entry: GalleryEntry, gallery: Path, page: Path) -> str:
     return f"{name}<br>![A greedy episode of seed {entry.gif_seed}]({_link(gallery / f'{entry.name}.gif', page)})"
 
 
-def _describe_bar(bar: Bar | None) -> str:
-    if bar is None:
-        return "no bar"
-    confirmation = f"and {bar.confirm_episodes:,} greedy" if bar.confirm_episodes else ""
-    return _stack(f"{bar.threshold:,g}", format_count(bar.episodes, "episode"), confirmation)
+def _describe_criterion(criterion: GalleryCriterion | None) -> str:
+    if criterion is None:
+        return "none"
+    confirmation = f"and {criterion.confirm_episodes:,} greedy" if criterion.confirm_episodes else ""
+    return _stack(f"{criterion.threshold:,g}", format_count(criterion.episodes, "episode"), confirmation)
 
 
 def _describe_success(entry: GalleryEntry) -> tuple[str, str, str]:
@@ -172,11 +172,11 @@ def _explain_columns(entries: Sequence[GalleryEntry]) -> Iterator[str]:
         f"*config*: with the first {MAX_SECONDS} seconds of a greedy episode. The agent is that of the seed with the "
         "median greedy return (the upper of two)."
     )
-    yield "*bar*: the success criterion, a mean raw return over so many training episodes. Training stops there."
-    yield "*solved*: how many seeds reached the bar, with Wilson's interval of their share."
+    yield "*criterion*: success is a mean raw return like this over the last training episodes. Training stops there."
+    yield "*solved*: how many seeds met it, with Wilson's interval of their share."
     yield (
-        "*timesteps*, *seconds*: median over all seeds until the bar (Kaplan-Meier). A seed that did not reach it "
-        "counts as slower than its whole training. *not reached*: by fewer than half of the seeds. Seconds are "
+        "*timesteps*, *seconds*: median over all seeds until success (Kaplan-Meier). A seed without success "
+        "counts as slower than its whole training. *not reached*: fewer than half of the seeds succeed. Seconds are "
         "wall-clock time of training, on a machine that may have done other work."
     )
     if episodes:

@@ -52,7 +52,7 @@ def test_gallery_has_entry_of_each_variant_and_one_page(experiment: Path, toolki
     assert finished.out.splitlines()[-1] == str(PAGE)
     assert files_in(Path("gallery")) == {"clip.json", "none.json"}
     entry = json.loads(Path("gallery/clip.json").read_text())
-    assert entry["bar"] == {"threshold": 195, "episodes": 10, "confirm_episodes": 0}
+    assert entry["criterion"] == {"threshold": 195, "episodes": 10, "confirm_episodes": 0}
     assert entry["config"] == {
         key: value for key, value in load_config("small.yaml").model_dump(mode="json").items() if key != "seed"
     }
@@ -86,11 +86,11 @@ def test_unsolved_seeds_count_as_slower_than_their_training(gallery: Path) -> No
     assert read_rows()["none"][2:5] == ["0 of 4<br>0 to 49 %", "not reached<br>within 89", "not reached"]
 
 
-def test_config_without_criterion_has_no_bar(config_file: Path) -> None:
+def test_row_of_config_without_criterion_has_no_success(config_file: Path) -> None:
     result = write_run("plain/a/seed-0", greedy=5.0) / "result.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | {"success": None}))
     package.report("plain", PAGE, gallery="gallery")
-    assert read_rows()["a"][1:] == ["no bar", "-", "-", "-", "5.00"]
+    assert read_rows()["a"][1:] == ["none", "-", "-", "-", "5.00"]
 
 
 def test_incomplete_variant_keeps_its_earlier_entry(
