@@ -6,7 +6,7 @@ import math
 import operator
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
@@ -96,7 +96,7 @@ def step_adam(
         # `adam` calls these in the end, and takes five times as long
         th._foreach_add_(state.steps, 1)
         fused_step = th._fused_adamw_ if options["decoupled_weight_decay"] else th._fused_adam_
-        with _flush_denormals() if options["eps"] >= _MIN_EPS else nullcontext():
+        with flush_denormals(options):
             fused_step(
                 parameters,
                 gradients,
@@ -118,11 +118,16 @@ def step_adam(
 
 
 @contextmanager
-def _flush_denormals() -> Iterator[None]:
-    """Let the CPU take denormal numbers, those below 1.2e-38, for 0, because it is slow with them.
+def flush_denormals(options: dict[str, Any]) -> Iterator[None]:
+    """Let the CPU take denormal numbers, those below 1.2e-38, for 0 in Adam's step, because it is slow with them.
 
     Adam's moments for a unit that is never active fall to such numbers. They are too small to change a weight.
+
+    :param options: the optimizer's group of parameters
     """
+    if options["eps"] < _MIN_EPS:
+        yield
+        return
     is_flushing = _SMALLEST_NORMAL / 2 == 0  # someone has chosen so
     th.set_flush_denormal(True)
     try:

@@ -11,7 +11,7 @@ import torch as th
 from torch import nn
 from torch.func import functional_call
 
-from toolkit.algorithms.adam import AdamState, clip_gradients, step_adam
+from toolkit.algorithms.adam import AdamState, clip_gradients, flush_denormals, step_adam
 from toolkit.algorithms.replay import StoredBatch
 from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import UpdateConfig, update_networks
@@ -78,7 +78,8 @@ def compile_update(
             last_rate = rate
         for parameter in inputs.parameters:
             parameter.grad = None  # a gradient of an earlier update would be mistaken for one of this update
-        return compiled(*convert(inputs, batch))
+        with flush_denormals(options):
+            return compiled(*convert(inputs, batch))
 
     tracing = th._dynamo.config.patch(trace_autograd_ops=True, specialize_float=True)  # constants stay constants
     with tracing, th._inductor.config.patch(compile_threads=1), warnings.catch_warnings():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -246,6 +248,17 @@ def test_each_change_of_an_update_is_compiled_once(
 
 
 @compiles
+def test_denormal_moments_become_zero_in_compiled_update(pair: Pair) -> None:
+    for model in pair:
+        layer = model.q_net.q_net[0]
+        layer.bias.data[0] = -100.0  # the unit is never active again
+        model.policy.optimizer.state[layer.weight]["exp_avg"][0] = 1e-38
+    pair.train_on_buffer()
+    assert not pair.compiled.policy.optimizer.state[pair.compiled.q_net.q_net[0].weight]["exp_avg"][0].any()
+    assert compute_distance(*pair) < CLOSE
+
+
+@compiles
 def test_frozen_layer_stays_unchanged_after_compiling(pair: Pair) -> None:
     for model in pair:
         model.q_net.q_net[0].requires_grad_(False)
@@ -320,6 +333,14 @@ class DriftingVecNormalize(VecNormalize):
         return super().normalize_obs(obs) + np.float32(self.drift)
 
 
+class DoublingBuffer(NStepReplayBuffer):
+    """Doubles the rewards of its minibatches."""
+
+    def _get_samples(self, *args: Any, **kwargs: Any) -> Any:
+        samples = super()._get_samples(*args, **kwargs)
+        return samples._replace(rewards=2 * samples.rewards)
+
+
 @pytest.mark.parametrize(
     ("params", "fused"),
     [
@@ -341,8 +362,28 @@ class DriftingVecNormalize(VecNormalize):
         ),
         ({"policy": "MultiInputPolicy", "env": lambda: RandomEnv(DICT)}, True),
         ({"env": lambda: VecNormalize(make_vec_env(RandomEnv, 1))}, True),
-        ({"env": lambda: VecNormalize(make_vec_env(RandomEnv, 4), norm_obs=False), "n_steps": 5}, True),
+        (
+            {
+                **{"env": lambda: VecNormalize(make_vec_env(RandomEnv, 4), norm_obs=False)},
+                **{"n_steps": 5, "buffer_size": 200},  # which is full soon
+            },
+            True,
+        ),
+        (
+            {
+                "policy": "MultiInputPolicy",
+                "env": lambda: VecNormalize(make_vec_env(partial(RandomEnv, DICT), 2), norm_obs=False),
+            },
+            True,
+        ),
         ({"env": lambda: DriftingVecNormalize(make_vec_env(RandomEnv, 2)), "n_steps": 3}, True),
+        (
+            {
+                "env": lambda: VecNormalize(make_vec_env(RandomEnv, 2)),
+                **{"replay_buffer_class": DoublingBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}},
+            },
+            True,
+        ),
         ({"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}, True),
     ],
     ids=[
@@ -353,7 +394,9 @@ class DriftingVecNormalize(VecNormalize):
         "dict",
         "normalized",
         "normalized-n-steps",
+        "normalized-dict",
         "own-normalizer",
+        "own-buffer",
         "less-memory",
     ],
 )
@@ -463,6 +506,16 @@ def test_denormal_moments_become_zero_and_weights_stay_those_of_stock_dqn(flushe
     assert compute_distance(ours, theirs) < np.finfo(np.float32).smallest_normal
     for weights, stock_weights in zip(ours.q_net.parameters(), theirs.q_net.parameters(), strict=True):
         assert th.equal(weights, stock_weights)
+
+
+def test_denormal_moments_are_kept_beside_tiny_epsilon() -> None:
+    tiny = {"optimizer_kwargs": {"eps": 1e-30}}
+    ours, moments = train_with_denormal_moments(DoubleDQN, double=False, policy_kwargs=tiny)
+    fused = {"optimizer_kwargs": {"eps": 1e-30, "fused": True}}
+    theirs, stock_moments = train_with_denormal_moments(DQN, policy_kwargs=fused)
+    assert moments.any()
+    assert th.equal(moments, stock_moments)
+    assert compute_distance(ours, theirs) == 0
 
 
 def test_optimizer_hooks_are_called_in_every_update() -> None:
