@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -171,7 +171,8 @@ def requeue_trial(study: optuna.Study, number: int) -> None:
     """Enqueue an interrupted trial again, with its reports so far."""
     import optuna
 
-    study.tell(number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+    with suppress(RuntimeError):  # brute_force stops the study after its last values, which only a running one accepts
+        study.tell(number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(None, inherit_intermediate_values=True)
     retry(study, study.get_trials(deepcopy=True)[number])
 
