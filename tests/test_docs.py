@@ -356,7 +356,7 @@ def test_config_reference_lists_every_shipped_config() -> None:
     page, configs = REFERENCE / "shipped-configs.md", PROJECT / "configs"
     assert [row[0] for row in table(page, "Shipped configs")] == sorted(path.name for path in configs.glob("*.yaml"))
     experiments = sorted(f"experiments/{path.name}" for path in (configs / "experiments").glob("*.yaml"))
-    assert [row[0] for row in table(page, "Experiments and a search")] == experiments
+    assert [row[0] for row in table(page, "Experiments and searches")] == experiments
 
 
 def test_glossary_has_each_term_once_in_order() -> None:

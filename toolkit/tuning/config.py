@@ -95,6 +95,11 @@ class TuningPlan:
         """The trainings of a trial in their order: every variant with the first seed, then with the second."""
         return [PlannedRun(variant, seed) for seed in self.config.seeds for variant in self.variants]
 
+    @property
+    def n_averaged(self) -> int:
+        """Number of trainings whose mean is the score of a trial, or of one of its variants."""
+        return len(self.config.seeds) * (len(self.variants) if self.config.across_variants == "mean" else 1)
+
     def get_directory_name(self, training: PlannedRun) -> str:
         """Return the path of a training's run directory in the directory of its trial."""
         return f"seed-{training.seed}" if self.config.variants is None else training.name

@@ -43,9 +43,10 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def score(self, run: RunDirectory) -> float:
+    def score(self, run: RunDirectory, n_averaged: int) -> float:
         """Return the score of a run that has ended.
 
+        :param n_averaged: number of runs whose mean the score enters
         :raises TuningError: if the run has none
         """
 
@@ -77,9 +78,9 @@ class MeanReturn(Objective):
 
     def final_value(self, run: RunDirectory) -> float:
         """Return the score."""
-        return self.score(run)
+        return self.score(run, n_averaged=1)
 
-    def score(self, run: RunDirectory) -> float:
+    def score(self, run: RunDirectory, n_averaged: int) -> float:
         """Return the mean return of the last 100 episodes, or of all if there are fewer."""
         return _require_mean(mean_of_last([raw_return for raw_return, _ in run.episodes]), run)
 
@@ -87,9 +88,9 @@ class MeanReturn(Objective):
 class TimestepsToSuccess(Objective):
     """The number of timesteps until a run meets the config's success criterion.
 
-    A run that does not meet it scores more than all its timesteps: one to two times as many. The factor grows with
-    ``d``, the distance of the criterion's mean return from its threshold: it is ``1 + d / (d + max(1, |threshold|))``.
-    So any success is better, and among failures the better return.
+    A run that does not meet it scores all its timesteps, times the number of averaged runs, times
+    ``1 + d / (d + max(1, |threshold|))``, where ``d`` is how far the criterion's mean return is below its threshold.
+    So one failure makes a mean worse than any mean without, and a better return makes a failure better.
 
     The learning curve is the criterion's mean return, at most its threshold, so that no trial falls behind after it
     has met the criterion.
@@ -110,14 +111,14 @@ class TimestepsToSuccess(Objective):
         success = _read_success(run)
         return min(_require_mean(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
 
-    def score(self, run: RunDirectory) -> float:
-        """Return the timestep of success, or more than all timesteps if there was none."""
+    def score(self, run: RunDirectory, n_averaged: int) -> float:
+        """Return the timestep of success, or at least all timesteps if there was none."""
         success = _read_success(run)
         if success.get("solved"):
             return float(success["timestep"])
         threshold = float(success["threshold"])
         distance = max(0.0, threshold - _require_mean(success.get("mean_return"), run))
-        return run.config.timesteps * (1 + distance / (distance + max(1.0, abs(threshold))))
+        return n_averaged * run.config.timesteps * (1 + distance / (distance + max(1.0, abs(threshold))))
 
     def bound_score(self, timesteps: float) -> float:
         """Return the timesteps so far."""

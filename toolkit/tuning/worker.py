@@ -139,7 +139,7 @@ class _Worker:
                 run = self._train(training, values, directory / self._plan.get_directory_name(training), reporter)
                 is_complete = has_ended(run.directory)
                 if is_complete:
-                    scores.append(self._objective.score(run))
+                    scores.append(self._objective.score(run, self._plan.n_averaged))
                     final_value = self._objective.final_value(run)
             except Exception as error:
                 record_failure(trial, describe_error(error))

@@ -16,9 +16,10 @@ pytest.importorskip("optuna")
 GAMMA = "algorithm.params.gamma"
 
 
-def test_shipped_search_contains_values_of_its_base() -> None:
-    plan = load_tuning(PROJECT / "configs" / "tune" / "cartpole_fast.yaml")
-    assert plan.base == load_config(PROJECT / "configs" / "cartpole_fast.yaml")
+@pytest.mark.parametrize(("name", "base"), [("cartpole_fast", "cartpole_fast"), ("cartpole_rewards", "cartpole_ddqn")])
+def test_shipped_search_contains_values_of_its_base(name: str, base: str) -> None:
+    plan = load_tuning(PROJECT / "configs" / "tune" / f"{name}.yaml")
+    assert plan.base == load_config(PROJECT / "configs" / f"{base}.yaml")
     for dimension in plan.space:
         assert dimension.contains(dimension.base_value), dimension.path
 
