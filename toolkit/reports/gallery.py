@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -82,9 +83,10 @@ def _collect_complete_variants(directories: Sequence[Path]) -> dict[str, Variant
 
 def _collect(directories: Sequence[Path]) -> Iterator[RunCollection]:
     """Collect each experiment by itself, so that names of its variants do not depend on the others."""
-    experiments = [directory for directory in directories if is_experiment(directory)]
+    unique = [*{os.path.realpath(directory): directory for directory in directories}.values()]
+    experiments = [directory for directory in unique if is_experiment(directory)]
     yield from (collect_runs([directory]) for directory in experiments)
-    if other_runs := [directory for directory in directories if directory not in experiments]:
+    if other_runs := [directory for directory in unique if directory not in experiments]:
         yield collect_runs(other_runs)
 
 

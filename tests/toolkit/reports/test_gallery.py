@@ -130,7 +130,7 @@ def test_page_is_written_again_from_the_entries_alone(gallery: Path, toolkit: To
 def test_variant_on_two_environments_has_two_entries(config_file: Path) -> None:
     for env_id in ("CartPole-v1", "Acrobot-v1"):
         write_run(f"grid/a,id={env_id}/seed-0", env__id=env_id)
-    package.report("grid", PAGE, gallery="gallery")
+    package.report(["grid", "./grid"], PAGE, gallery="gallery")
     assert read_rows().keys() == {"a-CartPole-v1", "a-Acrobot-v1"}
 
 
