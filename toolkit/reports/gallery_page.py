@@ -172,8 +172,11 @@ def _explain_columns(entries: Sequence[GalleryEntry]) -> Iterator[str]:
         f"*config*: with the first {MAX_SECONDS} seconds of a greedy episode. The agent is that of the seed with the "
         "median greedy return (the upper of two)."
     )
-    yield "*criterion*: success is a mean raw return like this over the last training episodes. Training stops there."
-    yield "*solved*: how many seeds met it, with Wilson's interval of their share."
+    yield (
+        "*criterion*: the mean raw return over the last training episodes that ends training; where it says *greedy*, "
+        "over greedy episodes as well."
+    )
+    yield "*solved*: how many seeds met the criterion, with Wilson's interval of their share."
     yield (
         "*timesteps*, *seconds*: median over all seeds until success (Kaplan-Meier). A seed without success "
         "counts as slower than its whole training. *not reached*: fewer than half of the seeds succeed. Seconds are "
