@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from toolkit.envs.recent_steps import RecentSteps
 from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
 from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
 from toolkit.utils.errors import FaultyEnvironmentError, make_printable
@@ -121,6 +122,7 @@ class EpisodeRecorder(VecEnvWrapper):
     sets none). An end without a completed episode, such as a lost life in a game that continues, is not recorded.
 
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
+    :ivar recent_steps: the last steps, if they are kept
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
     """
 
@@ -129,7 +131,9 @@ class EpisodeRecorder(VecEnvWrapper):
         self.hides_monitor = False
         self.episodes = EpisodeLog()
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
+        self.recent_steps: RecentSteps | None = None
         self.taken_over: dict[str, Any] | None = None
+        self._actions: NDArray[Any]
         self._start: float | None = None
         self._shaped_returns = np.zeros(self.num_envs)
         self._steps = 0
@@ -158,6 +162,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._start_steps[:] = self._steps
         self._held.clear()
         self._left[:] = self._limits
+        if self.recent_steps is not None:
+            self.recent_steps.interrupt()
         return observations
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
@@ -180,6 +186,11 @@ class EpisodeRecorder(VecEnvWrapper):
         """Number of episodes that have ended and do not count yet."""
         return len(self._held)
 
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Start a step of all environments."""
+        self._actions = actions
+        self.venv.step_async(actions)
+
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments, and record the episodes that ended."""
         observations, rewards, dones, infos = self.venv.step_wait()
@@ -187,10 +198,14 @@ class EpisodeRecorder(VecEnvWrapper):
         _require_finite(observations, "observations")
         self._shaped_returns += rewards
         self._steps += 1
+        if self.recent_steps is not None:
+            self.recent_steps.add(observations, self._actions, rewards, dones)
         if dones.any():
             indices = [int(index) for index in np.flatnonzero(dones)]
             _require_finite([infos[index].get("terminal_observation") for index in indices], "last observations")
             for index in indices:
+                if self.recent_steps is not None and infos[index].get("TimeLimit.truncated"):
+                    self.recent_steps.mark_truncated(index)
                 self._end_episode(index, infos[index])
             self._count_episodes()
         return observations, rewards, dones, infos
@@ -208,12 +223,14 @@ class EpisodeRecorder(VecEnvWrapper):
             "held": [[start, index] for start, index, _ in held],
             "held_episodes": _to_columns([episode for *_, episode in held]),
             "held_extras": _to_lists([episode for *_, episode in held]),
+            "recent_steps": None if self.recent_steps is None else self.recent_steps.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; time continues from there.
 
-        A state of version 0.1.0 has episodes in the order of completion, and no starts of the running ones.
+        A state of version 0.1.0 has episodes in the order of completion, no starts of the running ones, and no recent
+        steps.
         """
         self._shaped_returns = state["shaped_returns"]
         self._start = time.monotonic() - state["seconds"]
@@ -227,6 +244,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self.episodes.replace(_from_columns(state["episodes"], state["extras"]))
         held = _from_columns(state["held_episodes"], state["held_extras"])
         self._held = [(start, index, episode) for (start, index), episode in zip(state["held"], held, strict=True)]
+        if self.recent_steps is not None and state.get("recent_steps") is not None:
+            self.recent_steps.load_state_dict(state["recent_steps"])
 
     def _pop_episode(self, index: int) -> dict[str, Any] | None:
         """Return the episode that the last reset of an environment completed, once; None if there is none.

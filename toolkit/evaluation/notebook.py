@@ -25,13 +25,16 @@ def render_run(run: RunDirectory, video: Path | None = None) -> str:
 
 
 def _render_result(run: RunDirectory) -> str:
+    diagnosis = ""
     try:
         text = format_run_result(run)
+        diagnosis = (run.result or {}).get("diagnosis", "")
     except RunError as error:
         text = error.message
     except (KeyError, TypeError):
         text = "result.json is damaged"
-    return f"<p><b>{escape(str(run.directory))}</b>: {escape(text)}</p>"
+    note = f"<p>{escape(diagnosis)}</p>" if diagnosis else ""
+    return f"<p><b>{escape(str(run.directory))}</b>: {escape(text)}</p>{note}"
 
 
 def _render_learning_curve(run: RunDirectory) -> str:

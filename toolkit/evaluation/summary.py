@@ -30,8 +30,8 @@ def _format_files_and_commands(run: RunDirectory) -> list[str]:
     lines = [f"  run    {run.directory}"]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     directory, result = str(run.directory), run.result or {}
-    if reason := result.get("no_update"):
-        lines.append(f"  note   no update was made: {reason}")
+    if diagnosis := result.get("diagnosis"):
+        lines.append(f"  note   {diagnosis}")
     is_interrupted = result.get("status") == "interrupted"
     if is_interrupted and not any((run.directory / "snapshots").glob("[0-9]*")):
         lines.append("  note   there is no snapshot: resume starts from the beginning")

@@ -32,8 +32,8 @@ def format_run_end(experiment: Path, run: PlannedRun, error: str | None) -> str:
     status, timesteps = run_status.result.get("status"), run_status.result.get("timesteps", 0)
     greedy_return = run_status.evaluation.get("mean_return", math.nan)
     line = f"{run.name}: {status} after {timesteps:,} timesteps, mean greedy return {format_number(greedy_return, 1)}"
-    reason = run_status.result.get("no_update")
-    return f"{line}; no update was made: {reason}" if reason else line
+    diagnosis = run_status.result.get("diagnosis")
+    return f"{line}; {diagnosis}" if diagnosis else line
 
 
 def format_summary(experiment: Experiment) -> str:

@@ -67,8 +67,7 @@ def list_doubts(collection: RunCollection) -> list[str]:
     notices = []
     if collection.n_not_started:
         notices.append(f"Not started: {format_count(collection.n_not_started, 'run')}.")
-    untrained = [run.directory for run in runs if run.has_no_update]
-    notices += _list_directories("Trained without an update, and in the averages", untrained)
+    notices += _list_diagnoses(runs)
     notices += _list_repeated_seeds(collection)
     n_missing = sum(run.has_ended and run.greedy_return is None for run in runs)
     if n_missing:
@@ -86,6 +85,15 @@ def _list_failed_runs(runs: Sequence[RunRecord]) -> list[str]:
         if run.status == "failed"
     ]
     return abbreviate(sentences, _MAX_LISTED, "more failed.")
+
+
+def _list_diagnoses(runs: Sequence[RunRecord]) -> list[str]:
+    sentences = [
+        f"{make_printable(str(run.directory))} is in the averages, but {run.diagnosis}."
+        for run in runs
+        if run.diagnosis
+    ]
+    return abbreviate(sentences, _MAX_LISTED, "more of which training did not learn.")
 
 
 def _list_interrupted_runs(runs: Sequence[RunRecord]) -> Iterator[str]:

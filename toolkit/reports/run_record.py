@@ -39,7 +39,7 @@ class RunRecord:
     :param config: the config of the run; its seed may be that of another run of the variant
     :param status: the status in ``result.json``, or ``unfinished`` if the file does not exist
     :param failure_reason: the exception that ended a failed run; empty for other runs
-    :param has_no_update: whether training left the weights as they were
+    :param diagnosis: why training did not learn; empty without a sign of that
     :param criterion: the success criterion, if the run has one
     :param success_timestep: the timestep at which the run met it
     :param success_seconds: seconds of training until then
@@ -54,7 +54,7 @@ class RunRecord:
     seed: int
     status: str
     failure_reason: str
-    has_no_update: bool
+    diagnosis: str
     timesteps: int
     episodes: int
     seconds: float | None
@@ -104,7 +104,7 @@ class RunRecordReader:
                 seed=seed,
                 status=status,
                 failure_reason=_read_failure_reason(directory / "traceback.txt") if status == "failed" else "",
-                has_no_update="no_update" in result,
+                diagnosis=make_printable(result.get("diagnosis", "")[:_MAX_REASON_LENGTH]),
                 timesteps=result["timesteps"] if result else last_timestep,
                 episodes=result["episodes"] if result else n_episodes,
                 seconds=result.get("seconds"),

@@ -25,6 +25,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "seconds": _NUMBER,
     "mean_return": (int, float, type(None)),
     "success": (dict, type(None)),
+    "diagnosis": (str,),
     "no_update": (str,),
 }
 _SUCCESS: dict[str, tuple[type, ...]] = {
@@ -55,7 +56,8 @@ class RecordedEpisode(NamedTuple):
 def read_result(path: Path) -> dict[str, Any] | None:
     """Read ``result.json``; return None if it does not exist.
 
-    ``mean_return`` is missing from files of version 0.1.0, ``no_update`` from runs that learned.
+    ``mean_return`` is missing from files of version 0.1.0, ``diagnosis`` from runs without a sign that they did not
+    learn. Earlier files had ``no_update`` in its place.
 
     :raises RunError: if its content is not what training writes
     """
@@ -70,6 +72,8 @@ def read_result(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: is damaged: it is not the JSON object that training writes") from error
+    if "no_update" in result:
+        result["diagnosis"] = f"no update was made: {result.pop('no_update')}"
     return dict(result)
 
 

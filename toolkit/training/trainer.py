@@ -29,11 +29,11 @@ from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.training.checks import refuse_unfit_normalization
 from toolkit.training.device import describe_missing_device, refuse_missing_device
+from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import check_eval_callbacks
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
-from toolkit.training.no_update import explain_no_update, hash_weights
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
@@ -150,7 +150,7 @@ class _Session:
 
     :ivar first_weights: hash of the weights before training; a resumed run is built with the same ones
     :ivar callbacks: all of them, in the order in which they are called
-    :ivar displays: those among them that only show progress
+    :ivar displays: those among them that only show progress or warn
     """
 
     env: EpisodeRecorder
@@ -204,6 +204,7 @@ def _build_session(
         if not training_state.can_resume(model) and hasattr(model, "n_eval_episodes"):  # of ARS, for each candidate
             env.limit_episodes(model.n_eval_episodes)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
+        keep_recent_steps(env, config.timesteps)
         refuse_unfit_normalization(config, model)
         config_callbacks = [component.build() for component in config.components.callbacks]
         check_eval_callbacks(config, model, config_callbacks, callbacks)
@@ -211,9 +212,11 @@ def _build_session(
         if len(criteria) > 1:
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
         monitor_writer = MonitorCsvWriter(env)
+        first_weights = hash_weights(model)
+        displays = [*displays, HalfTimeCheck(config.timesteps, first_weights)]
         all_callbacks = [monitor_writer, *config_callbacks, *callbacks, *displays]
         criterion = criteria[0] if criteria else None
-        return _Session(env, model, hash_weights(model), monitor_writer, all_callbacks, criterion, displays)
+        return _Session(env, model, first_weights, monitor_writer, all_callbacks, criterion, displays)
     except BaseException:
         env.close()
         raise
@@ -285,6 +288,10 @@ def _learn(
         logger.close()
 
 
+def _diagnose(session: _Session, timesteps: int) -> str | None:
+    return diagnose_training(session.model, session.env, timesteps, session.first_weights, session.criterion)
+
+
 def _write_end(
     session: _Session, run: RunDirectory, status: str, failure: BaseException | None
 ) -> BaseException | None:
@@ -306,8 +313,8 @@ def _write_end(
         "mean_return": episodes.mean_return(),
         "success": session.criterion.report() if session.criterion else None,
     }
-    if status in ENDED and (reason := explain_no_update(session.model, session.first_weights)):
-        result["no_update"] = reason
+    if status in ENDED and (text := _diagnose(session, run.config.timesteps)):
+        result["diagnosis"] = text
     try:
         run.write("result.json", json.dumps(result, indent=2) + "\n")
         if failure:

@@ -94,12 +94,12 @@ def test_output_names_each_run_and_variant_with_results(toolkit: Toolkit) -> Non
     assert completed.out.endswith("toolkit report experiments/both\n")
 
 
-def test_run_without_an_update_says_why(finished: Path, toolkit: Toolkit) -> None:
+def test_line_of_run_has_its_diagnosis(finished: Path, toolkit: Toolkit) -> None:
     run = finished / "clip/seed-0"
     (run / "evaluation.json").unlink()
-    (run / "result.json").write_text(json.dumps(read_result(run) | {"no_update": "learning_rate is 0"}))
+    (run / "result.json").write_text(json.dumps(read_result(run) | {"diagnosis": "training did not learn: why"}))
     completed = toolkit("experiment", "both.yaml", "--out", "all")
-    assert completed.err.endswith("; no update was made: learning_rate is 0\n")
+    assert completed.err.endswith("; training did not learn: why\n")
 
 
 def test_quiet_prints_only_directory_and_failures(finished: Path, toolkit: Toolkit) -> None:

@@ -335,11 +335,11 @@ def test_repeated_seed_is_a_notice(make_run: MakeRun) -> None:
     ]
 
 
-def test_run_without_an_update_is_a_notice(make_run: MakeRun) -> None:
+def test_run_that_did_not_learn_is_a_notice(make_run: MakeRun) -> None:
     runs = [make_run(f"small/seed-{seed}", greedy=9.36) for seed in range(2)]
     result = json.loads((runs[1] / "result.json").read_text())
-    (runs[1] / "result.json").write_text(json.dumps(result | {"no_update": "learning_rate is 0"}))
-    assert list_notices(collect_runs(runs)) == ["Trained without an update, and in the averages: small/seed-1."]
+    (runs[1] / "result.json").write_text(json.dumps(result | {"diagnosis": "training did not learn: why"}))
+    assert list_notices(collect_runs(runs)) == ["small/seed-1 is in the averages, but training did not learn: why."]
 
 
 def test_directory_of_one_variant_is_a_valid_input(experiment: Path) -> None:

@@ -11,13 +11,11 @@ import in_process_launcher
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
-from small_runs import make_config, train_with_interruptions
 from stable_baselines3.common.vec_env import VecNormalize
 from support import CONFIGS, SMALL_CONFIG, toolkit_process
 
 from toolkit import Run, experiment, load_config, train
 from toolkit.envs.factory import make_vec_env
-from toolkit.evaluation.summary import format_run_summary
 from toolkit.training.checks import find_config_warnings, log_config_warnings
 from toolkit.training.trainer import dry_run, resume
 from toolkit.tuning.tune import tune
@@ -339,44 +337,3 @@ def test_run_of_a_missing_device_evaluates_and_resumes_on_the_cpu(
     resume(run)
     assert "this machine has no 'cuda:7': training continues differently, on the CPU" in caplog.text
     assert re.search(r"config\.yaml:\d+: algorithm\.params\.device: ", caplog.text)
-
-
-STOP = "callbacks: [{name: max_episodes, params: {max_episodes: 1}}]\n"
-SAMPLING = "{learning_starts: 32, batch_size: 200, sample_with_replacement: false}"
-IDLE: dict[str, tuple[str, str | None]] = {
-    "learning starts later": (
-        "algorithm: {name: sac, params: {learning_starts: 1_000}}",
-        "training ended at timestep 100, and learning_starts is 1,000",
-    ),
-    "no learning rate": (PPO.format("n_epochs: 1, learning_rate: 0.0"), "learning_rate is 0"),
-    "a callback stops the first rollout": (
-        PPO.format("") + STOP,
-        r"training ended at timestep \d+, within the first rollout of 64",
-    ),
-    "too few transitions for one minibatch": (
-        f"algorithm: {{name: double_dqn, params: {SAMPLING}}}",
-        "without replacement, updates need 200 stored vector steps, not 100",
-    ),
-    "an update": (PPO.format("n_epochs: 1"), None),
-    "an update of random search": ("algorithm: {name: ars, policy: LinearPolicy, params: {n_delta: 1}}", None),
-}
-
-
-@pytest.mark.parametrize(("body", "reason"), IDLE.values(), ids=IDLE)
-def test_run_without_an_update_says_why(body: str, reason: str | None) -> None:
-    env = "Pendulum-v1" if "sac" in body else "CartPole-v1"
-    run = train(load_config(write(body, timesteps=100, env=env)))
-    assert run.result is not None
-    if reason is None:
-        assert "no_update" not in run.result
-        assert "no update" not in format_run_summary(run)
-    else:
-        assert re.fullmatch(reason, run.result["no_update"])
-        assert f"\n  note   no update was made: {run.result['no_update']}\n" in format_run_summary(run)
-
-
-def test_resumed_run_without_an_update_says_so() -> None:
-    idle = make_config(params={"learning_starts": 2_000})
-    result = train_with_interruptions(idle, Path("run")).result
-    assert result is not None
-    assert result["no_update"] == "training ended at timestep 800, and learning_starts is 2,000"
