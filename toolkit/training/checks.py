@@ -45,13 +45,18 @@ def find_config_warnings(config: ResolvedConfig) -> list[Problem]:
     values = _Values(config)
     return [
         *_find_rollout_problems(values),
-        *_find_zeros(values),
-        *_find_late_updates(values),
+        *find_obstacles_to_learning(config),
         *_find_other_gammas(values),
         *_find_wrapper_order_problems(values),
         *_find_idle_callbacks(values),
         *_find_useless_keys(values),
     ]
+
+
+def find_obstacles_to_learning(config: ResolvedConfig) -> list[Problem]:
+    """Find values with which networks never change; :func:`find_config_warnings` has them too."""
+    values = _Values(config)
+    return [*_find_zeros(values), *_find_late_updates(values)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
-from toolkit.training.checks import refuse_unfit_normalization
+from toolkit.training.checks import find_obstacles_to_learning, refuse_unfit_normalization
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import check_eval_callbacks
@@ -213,7 +213,8 @@ def _build_session(
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
         monitor_writer = MonitorCsvWriter(env)
         first_weights = hash_weights(model)
-        displays = [*displays, HalfTimeCheck(config.timesteps, first_weights)]
+        if not find_obstacles_to_learning(config):  # else it is known from the start
+            displays = [*displays, HalfTimeCheck(config.timesteps, first_weights)]
         all_callbacks = [monitor_writer, *config_callbacks, *callbacks, *displays]
         criterion = criteria[0] if criteria else None
         return _Session(env, model, first_weights, monitor_writer, all_callbacks, criterion, displays)
