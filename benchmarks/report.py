@@ -34,6 +34,7 @@ PAGES = (
     "experiment",
     "launchers",
     "report_runs",
+    "rewards",
 )
 RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
 _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")

@@ -170,6 +170,41 @@ def test_kill_counts_run_that_cannot_resume_as_lost(tmp_path: Path, import_bench
     assert "| ppo | 3 | 1 | 0 |\n| all | 3 | 1 | 0 |\n\n- ppo: status 2: " in page
 
 
+def test_rewards_page_has_measures_of_each_reward(
+    import_benchmark: ImportBenchmark, run_benchmark: RunBenchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_benchmark("rewards"), "PROBE_INTERVAL", 600)
+    sizes = ["--parts", "rewards", "--seeds", "0", "1", "--timesteps", "1000"]
+    measured, page = run_benchmark("rewards", *sizes)
+    assert len(measured["rewards"]) == 7
+    for name, reward in measured["rewards"].items():
+        (row,) = reward["seeds"][0]["rows"]
+        cells = [f"{row[key]:.3g}" for key in ("q", "last_step_q", "share_outside_1")]
+        assert f"| {name} | {reward['bound']:.3g} | {' | '.join(cells)} | no: " in page
+    own, tenfold = (measured["rewards"][name]["bound"] for name in ("own reward", "own reward times 10"))
+    assert (own, tenfold) == pytest.approx((1 / 0.03, 10 / 0.03), rel=1e-3)
+    assert "<svg" in (tmp_path / "rewards.svg").read_text()
+    assert run_benchmark("rewards", "--parts")[0] == measured
+
+
+def test_rewards_probe_leaves_training_unchanged(tmp_path: Path, import_benchmark: ImportBenchmark) -> None:
+    rewards = import_benchmark("rewards")
+    hash_weights = import_benchmark("fingerprint").hash_weights
+    probe = rewards.Probe()
+    runs = [
+        toolkit.train(rewards.FAST, tmp_path / str(len(callbacks)), callbacks, timesteps=4_500)
+        for callbacks in ([], [probe])
+    ]
+    assert len(probe.rows) == 2
+    assert len({hash_weights(run.model_path) for run in runs}) == 1
+
+
+@pytest.mark.parametrize("gamma", [0.9, 0.97, 0.99, 0.999])
+def test_rewards_best_step_maximizes_discounted_graded_reward(gamma: float, import_benchmark: ImportBenchmark) -> None:
+    best = max(range(200), key=lambda step: gamma**step * (step - 99))
+    assert import_benchmark("rewards").compute_best_step(gamma) == pytest.approx(best, abs=1)
+
+
 def test_fingerprint_names_each_difference(
     import_benchmark: ImportBenchmark, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

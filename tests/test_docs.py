@@ -206,6 +206,13 @@ def test_python_runs(page: Path, clone: Path) -> None:
         del sys.modules[module]
 
 
+def test_reward_scale_page_shows_measured_tables() -> None:
+    rows = re.findall(r"^\|.*\|$", (DOCS / "explanation" / "reward-scale.md").read_text(), re.M)
+    measured = (PROJECT / "benchmarks" / "results" / "rewards.md").read_text().splitlines()
+    assert rows
+    assert not [row for row in rows if row not in measured]
+
+
 def test_index_links_every_page() -> None:
     linked = re.findall(r"\]\(([\w/-]+\.md)\)", (DOCS / "index.md").read_text())
     assert {*linked} == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} - {"index.md"}
