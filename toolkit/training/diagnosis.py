@@ -7,27 +7,24 @@ No update
     The weights are exactly those before training.
 Divergence
     Weights or value estimates are not finite, or the estimates are on average more than 3 times the largest value that
-    rewards can add up to: the largest absolute reward / (1 - gamma). Rewards rarely come near that bound, and 3 times
-    leaves room for overestimates that training corrects.
+    rewards can add up to: the largest absolute reward / (1 - gamma). Three times leaves room for overestimates that
+    training corrects.
 No reward
-    All rewards of the whole training are 0.
+    All rewards of at least 20,000 timesteps are 0.
 One action
-    The greedy policy takes the same action in at least 99 % of the last 10,000 steps, or of half the run's timesteps
-    if these are fewer. Exploration takes it too, in a share of ``epsilon / n``, which is subtracted. Actions that are
-    not ``Discrete`` are the greedy ones for up to 64 observations of these steps: each component stays within 1 %
-    of its range.
+    The greedy policy takes the same action in at least 99 % of the last 10,000 steps. Exploration takes it too, in a
+    share of ``epsilon / n``, which is subtracted. Actions that are not ``Discrete`` are the greedy ones for up to 64
+    observations of these steps: each component stays within 1 % of its range.
 
-    This counts only if returns are poor: the last episodes are no better than the first ones, or, with a success
-    criterion, they have covered less than a quarter of the way to its threshold. So an environment where one action
-    is right raises no alarm. Each group is a tenth of all episodes, at least 3 and at most 100.
+    Early training may look like that, so a run has at least 20,000 timesteps, and its returns are poor: the last
+    episodes are no better than the first ones, or, with a success criterion, they have covered less than a
+    quarter of the way to its threshold. So an environment where one action is right raises no alarm. Each group is a
+    tenth of all episodes, at least 3 and at most 100.
 Wrong values
     The value estimates of these observations differ from the discounted rewards that followed, as the algorithm
     sees them, by more than two thirds of the larger of both. Three standard errors of the difference are subtracted,
-    and all that rewards could have added after a time limit.
-
-    This is said only beside one action. By itself it is what early training looks like: estimates start near 0.
-
-Below 1,000 steps, only missing updates and weights that are not finite are named.
+    and all that rewards could have added after a time limit. This is said only beside one action, because estimates
+    start near 0.
 """
 
 from __future__ import annotations
@@ -56,7 +53,9 @@ from toolkit.utils.data import DEFAULT_WINDOW, compute_mean
 from toolkit.utils.text import format_number
 
 _log = logging.getLogger("toolkit")
-_WINDOW, _MIN_STEPS = 10_000, 1_000  # steps
+_WINDOW = 10_000  # steps
+_MIN_VECTOR_STEPS = 100  # in a window, with very many environments
+_MIN_WINDOWS = 2  # in a run
 _MIN_EPISODES = 3
 _MIN_SAMPLES = 16
 _MIN_PROGRESS = 0.25
@@ -81,12 +80,9 @@ class _Sign(NamedTuple):
     is_divergence: bool = False
 
 
-def keep_recent_steps(env: EpisodeRecorder, timesteps: int) -> None:
-    """Let environments keep the steps that a diagnosis at the end of training needs.
-
-    :param timesteps: those of the whole run
-    """
-    n_steps = max(1, min(_WINDOW, timesteps // 2))
+def keep_recent_steps(env: EpisodeRecorder) -> None:
+    """Let environments keep the steps that a diagnosis at the end of training needs."""
+    n_steps = max(_WINDOW, _MIN_VECTOR_STEPS * env.num_envs)
     env.recent_steps = RecentSteps(env.observation_space, env.action_space, env.num_envs, n_steps)
 
 
@@ -207,14 +203,15 @@ def _find_signs(model: BaseAlgorithm, env: EpisodeRecorder, criterion: SuccessCr
         yield sign
         return
     steps = env.recent_steps
-    if steps is None or not steps.is_full or steps.n_steps < _MIN_STEPS:
+    if steps is None:
         return
-    constant_actions = [*_find_constant_action(model, steps)] if _are_returns_poor(env.episodes, criterion) else []
-    yield from constant_actions
-    if steps.largest_reward == 0:
+    is_long = model.num_timesteps >= _MIN_WINDOWS * steps.n_steps and steps.is_full
+    signs = [*_find_constant_action(model, steps)] if is_long and _are_returns_poor(env.episodes, criterion) else []
+    yield from signs
+    if steps.largest_reward > 0:
+        yield from _find_wrong_values(model, steps, must_match=bool(signs))
+    elif is_long:
         yield _Sign("every reward was 0", "try more exploration, or rewards on the way to the goal")
-    else:
-        yield from _find_wrong_values(model, steps, must_match=bool(constant_actions))
 
 
 def _find_infinite_weights(model: BaseAlgorithm) -> _Sign | None:

@@ -204,7 +204,7 @@ def _build_session(
         if not training_state.can_resume(model) and hasattr(model, "n_eval_episodes"):  # of ARS, for each candidate
             env.limit_episodes(model.n_eval_episodes)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
-        keep_recent_steps(env, config.timesteps)
+        keep_recent_steps(env)
         refuse_unfit_normalization(config, model)
         config_callbacks = [component.build() for component in config.components.callbacks]
         check_eval_callbacks(config, model, config_callbacks, callbacks)

@@ -48,13 +48,15 @@ class Choice(gym.Env[NDArray[np.float32], np.int64]):
 
 
 gym.register("toolkit_tests/Choice-v0", Choice)
-ENV = {"n_envs": 8}
-DQN = {"learning_starts": 64, "train_freq": 4, "exploration_fraction": 0.05, "exploration_final_eps": 0.01}
-CONSTANT = {"timesteps": 2_000, "seed": 1, "env": ENV, "params": DQN | {"learning_rate": 1e-6}}
+ENV = {"n_envs": 40}
+CHOICE = {"id": "toolkit_tests/Choice-v0", **ENV}
+DQN = {"learning_starts": 400, "train_freq": 8, "exploration_fraction": 0.05, "exploration_final_eps": 0.01}
+CONSTANT = {"timesteps": 20_000, "seed": 1, "env": ENV, "params": DQN | {"learning_rate": 1e-6}}
+WILD = {"learning_rate": 1e3, "loss": "mse", "max_grad_norm": float("inf")}
 
 
 def diagnose(algorithm: str = "double_dqn", net_arch: tuple[int, ...] = (16, 16), **changes: Any) -> str | None:
-    config = make_config(algorithm, **{"snapshots": {"every_timesteps": 1_000}, **changes})
+    config = make_config(algorithm, **{"snapshots": {"every_timesteps": 20_000}, **changes})
     run = train(config, Path("run"), algorithm__policy_params={"net_arch": [*net_arch]})
     assert run.result is not None
     text = run.result.get("diagnosis")
@@ -65,8 +67,8 @@ def diagnose(algorithm: str = "double_dqn", net_arch: tuple[int, ...] = (16, 16)
 def test_run_that_takes_one_action_is_told_so_also_after_resumes() -> None:
     text = diagnose(**CONSTANT)
     assert re.fullmatch(
-        r"training did not learn: the agent takes action 1 in 99\.\d % of the last 1,000 steps; Q-values are near "
-        r"0\.\d+ while discounted returns are near \d\.\d: try a higher learning rate or more updates",
+        r"training did not learn: the agent takes action 1 in (99\.\d|100) % of the last 10,000 steps; Q-values are "
+        r"near 0\.\d+ while discounted returns are near \d\.\d: try a higher learning rate or more updates",
         str(text),
     )
     resumed = train_with_interruptions(
@@ -76,43 +78,45 @@ def test_run_that_takes_one_action_is_told_so_also_after_resumes() -> None:
     assert resumed.result["diagnosis"] == text
 
 
+def test_short_run_that_takes_one_action_is_told_nothing() -> None:
+    assert diagnose(**CONSTANT | {"timesteps": 19_000}) is None
+
+
 def test_run_where_one_action_is_right_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    env = {"id": "toolkit_tests/Choice-v0", "params": {"right_action": 0}, **ENV}
-    assert diagnose(timesteps=2_000, callbacks=[], env=env, params=DQN | {"learning_rate": 3e-3}) is None
+    env = CHOICE | {"params": {"right_action": 0}}
+    assert diagnose(timesteps=20_000, callbacks=[], env=env, params=DQN | {"learning_rate": 3e-3}) is None
     assert not caplog.messages
     rewards = [episode.raw_return for episode in Run.open(Path("run")).read_episodes()]
     assert np.mean(rewards[-100:]) > 9.5
 
 
 def test_run_with_impossible_values_is_told_the_largest_possible() -> None:
-    wild = {"learning_rate": 1e3, "loss": "mse", "max_grad_norm": float("inf")}
     assert re.fullmatch(
         r"training diverged: Q-values are near \d+,\d{3}, but rewards up to 1 cannot add up to more than 100 with "
         r"gamma 0\.99: try slower target updates, a lower learning rate or a finite max_grad_norm",
-        str(diagnose(timesteps=2_000, env=ENV, params=DQN | wild, net_arch=())),
+        str(diagnose(timesteps=3_000, env={"n_envs": 8}, params=DQN | WILD, net_arch=())),
     )
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_run_with_infinite_weights_says_so_at_half_time(caplog: pytest.LogCaptureFixture) -> None:
-    wild = {"learning_rate": 1e30, "loss": "mse", "max_grad_norm": float("inf")}
+    wild = DQN | WILD | {"learning_rate": 1e30}
     advice = "try slower target updates, a lower learning rate or a finite max_grad_norm"
-    assert diagnose(timesteps=400, env=ENV, params=DQN | wild) == (
+    assert diagnose(timesteps=1_600, env=ENV, params=wild) == (
         f"training diverged: the weights are not finite numbers: {advice}"
     )
-    assert caplog.messages == [f"the weights are not finite numbers after 224 of 400 timesteps: {advice}"]
+    assert caplog.messages == [f"the weights are not finite numbers after 960 of 1,600 timesteps: {advice}"]
 
 
 def test_run_without_any_reward_says_so() -> None:
-    env = {"id": "toolkit_tests/Choice-v0", **ENV}
     text = "training did not learn: every reward was 0: try more exploration, or rewards on the way to the goal"
-    assert diagnose("a2c", timesteps=2_000, callbacks=[], env=env) == text
+    assert diagnose("a2c", timesteps=20_000, callbacks=[], env=CHOICE) == text
 
 
 def test_run_with_one_continuous_action_says_so() -> None:
     env = {"max_episode_steps": 50, **ENV}
-    assert diagnose("td3", timesteps=2_000, env=env, params={"learning_rate": 1.0}) == (
-        "training did not learn: the greedy action is the same for 63 observations of the last 1,000 steps: "
+    assert diagnose("td3", timesteps=20_000, env=env, params={"learning_rate": 1.0}) == (
+        "training did not learn: the greedy action is the same for 63 observations of the last 10,000 steps: "
         "try more exploration or another learning rate"
     )
 
@@ -126,7 +130,7 @@ class Brittle(PPO):
 
 def test_algorithm_that_cannot_be_diagnosed_ends_training() -> None:
     env = {"id": "Pendulum-v1", "max_episode_steps": 50, **ENV}
-    config = make_config("ppo", env=env, timesteps=2_000, snapshots={"every_timesteps": 2_000})
+    config = make_config("ppo", env=env, timesteps=20_000, params={"batch_size": 2_560, "n_epochs": 1})
     run = train(config, Path("run"), algorithm__name=Brittle)
     assert run.result is not None
     assert run.result["status"] == "finished"
