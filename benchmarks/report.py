@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from toolkit.utils.processes import read_cpu_name
+
 # This module does not import torch: `process.py` must use less memory than the processes that it measures.
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -100,7 +102,7 @@ def describe_machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     return {
         "architecture": platform.machine(),
-        "processor": _read_processor_name(),
+        "processor": read_cpu_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -146,14 +148,6 @@ def write_benchmarks_page() -> None:
     pages = ((results / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
     text = "\n".join(page.replace("\n## ", "\n### ").replace("# ", "## ", 1) for page in pages)
     target.write_text(f"{introduction}{mark}\n\n{text}", encoding="utf-8")
-
-
-def _read_processor_name() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _format_machine(machine: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -46,6 +46,7 @@ from toolkit.utils.figures import INK, add_legend, distinct_colours, figure_styl
 
 FAST = PROJECT / "configs" / "cartpole_fast.yaml"
 DEFAULT = PROJECT / "configs" / "cartpole_ddqn.yaml"
+WRAPPERS = PROJECT / "configs" / "tune" / "cartpole_rewards.py"
 PROBE_INTERVAL = 2_000  # timesteps
 PROBE_SIZE = 1_024  # transitions
 EARLY = 8_000  # timesteps; the first table shows this moment
@@ -55,37 +56,6 @@ PARAMS = "algorithm.params."
 Overrides = dict[str, Any]
 Row = dict[str, float | None]
 Outcome = dict[str, Any]
-
-
-class Upright(gym.Wrapper[Any, Any, Any, Any]):
-    """The example of docs/howto/reward-wrapper.md: reward the agent for keeping the pole upright.
-
-    :param weight: reward lost for each radian
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], weight: float = 1.0) -> None:
-        super().__init__(env)
-        self.weight = weight
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment and subtract the angle's weight from the reward."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, float(reward) - self.weight * abs(float(observation[2])), terminated, truncated, info
-
-
-class ScaledReward(gym.RewardWrapper[Any, Any]):
-    """Multiply the reward.
-
-    :param factor: what the reward is multiplied by
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], factor: float = 1.0) -> None:
-        super().__init__(env)
-        self.factor = factor
-
-    def reward(self, reward: SupportsFloat) -> float:
-        """Return the scaled reward."""
-        return self.factor * float(reward)
 
 
 @dataclass(frozen=True)
@@ -104,9 +74,9 @@ OWN, TIMES_10, TIMES_01, GRADED = "own reward", "own reward times 10", "own rewa
 REWARDS = {
     OWN: Reward([]),
     "angle penalty": Reward(["angle_penalty"]),
-    "`Upright`": Reward([{"name": Upright, "params": {"weight": 0.5}}]),
-    TIMES_10: Reward([{"name": ScaledReward, "params": {"factor": 10.0}}], largest=10.0),
-    TIMES_01: Reward([{"name": ScaledReward, "params": {"factor": 0.1}}], largest=0.1),
+    "`Upright`": Reward([{"name": f"{WRAPPERS}:Upright", "params": {"weight": 0.5}}]),
+    TIMES_10: Reward([{"name": f"{WRAPPERS}:ScaledReward", "params": {"factor": 10.0}}], largest=10.0),
+    TIMES_01: Reward([{"name": f"{WRAPPERS}:ScaledReward", "params": {"factor": 0.1}}], largest=0.1),
     "terminal clip": Reward([{"name": "terminal_reward_clip", "params": {"success_steps": 195}}], is_paid_once=True),
     GRADED: Reward(["graded_terminal_reward"], is_paid_once=True),
 }

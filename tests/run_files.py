@@ -61,3 +61,11 @@ def write_run(
         evaluation = {"episodes": 100, "mean_return": greedy, "returns": [greedy] * 100}
         (run / "evaluation.json").write_text(json.dumps(evaluation))
     return run
+
+
+def write_experiment() -> Path:
+    """Write the experiment `rewards` with four runs each of `clip`, three of them solved, and `none`, all unsolved."""
+    for seed in range(4):
+        write_run(f"rewards/clip/seed-{seed}", [20, 100, 195 + seed], solved=seed > 0, greedy=190.0 + seed)
+        write_run(f"rewards/none/seed-{seed}", [20, 21, 22, 23 + seed], greedy=20.0 + seed)
+    return Path("rewards")

@@ -93,7 +93,7 @@ def _list_diagnoses(runs: Sequence[RunRecord]) -> list[str]:
         for run in runs
         if run.diagnosis
     ]
-    return abbreviate(sentences, _MAX_LISTED, "more of which training did not learn.")
+    return abbreviate(sentences, _MAX_LISTED, "more did not learn.")
 
 
 def _list_interrupted_runs(runs: Sequence[RunRecord]) -> Iterator[str]:

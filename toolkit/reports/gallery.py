@@ -16,8 +16,9 @@ from toolkit.reports.compare import select_median_run
 from toolkit.reports.gallery_entry import GalleryEntry, make_entry, read_entries, serialize_entry
 from toolkit.reports.gallery_page import format_page
 from toolkit.reports.run_record import RunRecord
-from toolkit.reports.videos import MAX_VIDEO_STEPS, open_recorded_run
-from toolkit.utils.errors import RunError, ToolkitError, describe_error
+from toolkit.reports.thumbnails import write_thumbnail
+from toolkit.reports.videos import explain_failure, film_episode, open_recorded_run
+from toolkit.utils.errors import RunError
 from toolkit.utils.files import atomic_file, write_text
 
 _PAGE = "gallery.md"
@@ -118,20 +119,12 @@ def _write_entry(name: str, variant: VariantRuns, gallery: Path, trust: bool) ->
 
 def _film(record: RunRecord, gif: Path, trust: bool) -> bool:
     """Write a small GIF of a run's agent; log a warning and return False if it cannot be filmed."""
-    _log.info("recording %s", record.directory)
     try:
-        run = open_recorded_run(record, trust)
-        if not run.model_path.exists():  # checked here because opening a model imports torch
-            raise RunError("it has no model.zip")
-        from toolkit.evaluation.video import record as record_video
-        from toolkit.reports.thumbnails import write_thumbnail
-
         with TemporaryDirectory() as directory:
-            (video,) = record_video(run, formats=["gif"], out=directory, max_steps=MAX_VIDEO_STEPS)
+            video = film_episode(open_recorded_run(record, trust), directory, "gif")
             with atomic_file(gif) as path:
                 write_thumbnail(video, path)
     except Exception as error:  # the environment can raise anything
-        reason = error.message.splitlines()[0] if isinstance(error, ToolkitError) else describe_error(error)
-        _log.warning("no video of %s: %s", record.directory, reason)
+        _log.warning("no video of %s: %s", record.directory, explain_failure(error))
         return False
     return True

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig, parse_config
 from toolkit.config.validation import StrictModel
 from toolkit.config.yaml_document import Document
@@ -22,7 +23,7 @@ from toolkit.reports.statistics import (
     estimate_success_rate,
     estimate_time_to_event,
 )
-from toolkit.utils.errors import RunError
+from toolkit.utils.errors import ConfigError, RunError
 from toolkit.utils.files import read_text
 
 _MACHINE_KEYS = ("cpu", "processor", "cores", "threads")
@@ -245,9 +246,6 @@ def _read_machine(directory: Path) -> str | None:
 
 def _find_config_file(entry: GalleryEntry) -> str | None:
     """Return the file of the entry's config: ``configs/NAME.yaml`` or ``NAME.yaml``, if it has the same values."""
-    from toolkit.config.load import read_config
-    from toolkit.utils.errors import ConfigError
-
     for path in (Path("configs") / f"{entry.config['name']}.yaml", Path(f"{entry.config['name']}.yaml")):
         try:
             if path.is_file() and not entry.list_changes(read_config(path)):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from toolkit.config.load import trust_code
 from toolkit.evaluation.html_media import find_newest_video, make_video_element
@@ -15,8 +17,11 @@ from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import RunError, ToolkitError, describe_error
 from toolkit.utils.text import format_number
 
+if TYPE_CHECKING:
+    from toolkit.evaluation.video import VideoFormat
+
 _MAX_VIDEO_BYTES = 4 << 20
-MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
+_MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
 _log = logging.getLogger("toolkit")
 
 
@@ -49,8 +54,7 @@ def make_clips(comparison: Comparison, name_environment: bool, trust: bool) -> I
         try:
             element, source = _make_video(run, trust)
         except Exception as error:  # the environment can raise anything
-            reason = error.message.splitlines()[0] if isinstance(error, ToolkitError) else describe_error(error)
-            yield VideoClip(title, "", f"No video of {description}: {reason}.")
+            yield VideoClip(title, "", f"No video of {description}: {explain_failure(error)}.")
             continue
         yield VideoClip(title, element, f"{description[:1].upper()}{description[1:]}; {source}.")
 
@@ -70,14 +74,28 @@ def _make_video(record: RunRecord, trust: bool) -> tuple[str, str]:
     run = open_recorded_run(record, trust)
     if video := find_newest_video(run, _MAX_VIDEO_BYTES, (".mp4",)):
         return make_video_element(video, autoplay=False), f"its newest video, {video.name}"
+    with TemporaryDirectory() as directory:
+        path = film_episode(run, directory, "mp4")
+        return make_video_element(path, autoplay=False), f"one greedy episode, at most {_MAX_VIDEO_STEPS} steps"
+
+
+def film_episode(run: RunDirectory, directory: str, file_format: VideoFormat) -> Path:
+    """Record one greedy episode of a run's agent, at most 500 steps, into a directory; return the video.
+
+    :raises RunError: if the run has no model, or it cannot be played
+    """
     if not run.model_path.exists():  # checked here because opening a model imports torch
         raise RunError("it has no model.zip")
     from toolkit.evaluation.video import record as record_video
 
-    _log.info("recording %s", record.directory)
-    with TemporaryDirectory() as directory:
-        (path,) = record_video(run, out=directory, max_steps=MAX_VIDEO_STEPS)
-        return make_video_element(path, autoplay=False), f"one greedy episode, at most {MAX_VIDEO_STEPS} steps"
+    _log.info("recording %s", run.directory)
+    (path,) = record_video(run, formats=[file_format], out=directory, max_steps=_MAX_VIDEO_STEPS)
+    return path
+
+
+def explain_failure(error: Exception) -> str:
+    """Return in one line why a run could not be filmed."""
+    return error.message.splitlines()[0] if isinstance(error, ToolkitError) else describe_error(error)
 
 
 def open_recorded_run(record: RunRecord, trust: bool) -> RunDirectory:

@@ -20,6 +20,7 @@ from toolkit.config.schema import RunConfig
 from toolkit.training.results import RecordedEpisode, read_episodes, read_result
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text, remove_abandoned
+from toolkit.utils.processes import read_cpu_name
 
 DEFAULT_ROOT = Path("runs")
 RECORDING_PREFIX = ".recording-"  # of the directories beside videos in which they are made
@@ -206,7 +207,7 @@ def _environment() -> dict[str, Any]:
         "packages": _packages(),
         "platform": platform.platform(),
         "processor": platform.machine(),
-        "cpu": _read_cpu_name(),
+        "cpu": read_cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "git_commit": _git("rev-parse", "HEAD"),
@@ -219,14 +220,6 @@ def _environment() -> dict[str, Any]:
 def _packages() -> dict[str, str]:
     """Return the version of every package; cached, because it reads hundreds of files."""
     return dict(sorted((dist.name, dist.version) for dist in distributions()))
-
-
-def _read_cpu_name() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _versions() -> dict[str, str | None]:

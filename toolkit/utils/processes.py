@@ -1,4 +1,4 @@
-"""The toolkit's own processes: how they start, which signals they get, and how they ended."""
+"""The toolkit's own processes: how they start, which signals they get, how they ended, and their CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.context import BaseContext
+from pathlib import Path
 
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_cpu_name() -> str | None:
+    """Return the name of the CPU; ``None`` if the system has no ``/proc/cpuinfo``, or that does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def start_context(preload: Sequence[str]) -> BaseContext:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from run_files import write_run
+from run_files import write_experiment, write_run
 from support import Toolkit, files_in
 
 import toolkit as package
@@ -24,11 +24,8 @@ PAGE = Path("docs/gallery.md")
 
 @pytest.fixture
 def experiment(config_file: Path) -> Path:
-    """Write an experiment of two variants with four runs each: `clip` is solved by three, `none` by none."""
-    for seed in range(4):
-        write_run(f"rewards/clip/seed-{seed}", [20, 100, 195 + seed], solved=seed > 0, greedy=190.0 + seed)
-        write_run(f"rewards/none/seed-{seed}", [20, 21, 22, 23 + seed], greedy=20.0 + seed)
-    return Path("rewards")
+    """Write the experiment `rewards`."""
+    return write_experiment()
 
 
 @pytest.fixture

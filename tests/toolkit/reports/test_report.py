@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_files import HEAD, write_run
+from run_files import HEAD, write_experiment, write_run
 from support import SMALL_CONFIG, Toolkit, files_in
 
 import toolkit as package
@@ -26,14 +26,6 @@ from toolkit.reports.statistics import estimate_interquartile_mean
 from toolkit.reports.tables import make_run_table, make_summary_table
 
 MakeRun = Callable[..., Path]
-
-
-def write_experiment() -> Path:
-    """Write an experiment of two variants with four runs each: `clip` learns, `none` does not."""
-    for seed in range(4):
-        write_run(f"rewards/clip/seed-{seed}", [20, 100, 195 + seed], solved=seed > 0, greedy=190.0 + seed)
-        write_run(f"rewards/none/seed-{seed}", [20, 21, 22, 23 + seed], greedy=20.0 + seed)
-    return Path("rewards")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from toolkit.training.value_estimates import bound_values, estimate_values
 
 
 class Choice(gym.Env[NDArray[np.float32], np.int64]):
-    """Ten steps of which each is worth 1 with the right one of three actions; none is right by default."""
+    """Episodes of ten steps and three actions. The right action gives a reward of 1; by default, no action does."""
 
     observation_space = spaces.Box(-1, 1, (1,))
     action_space = spaces.Discrete(3)
