@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from toolkit.evaluation.tail import check_tail
-from toolkit.evaluation.video import DEFAULT_MAX_STEPS, VideoFormat, record_episodes
+from toolkit.evaluation.video import DEFAULT_MAX_STEPS, log_doubts, record_clips
+from toolkit.evaluation.video_files import VideoFormat
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.errors import ToolkitError
 
@@ -91,7 +92,7 @@ class RecordVideoCallback(RunCallback):
         run = self.context.run
         name = f"{trigger}-step-{self.num_timesteps}-episode-{len(self.context.episodes)}"
         try:
-            record_episodes(
+            clips = record_clips(
                 self.model,
                 run.resolved_config,
                 run.videos,
@@ -100,6 +101,7 @@ class RecordVideoCallback(RunCallback):
                 max_steps=self.max_steps,
                 tail=self.tail,
             )
+            log_doubts(clips)
         except ToolkitError as error:
             logging.getLogger("toolkit").warning("%s: %s; training continues", name, str(error).replace("\n", "; "))
 

@@ -16,7 +16,7 @@ from toolkit.evaluation import evaluate, video
 from toolkit.evaluation.evaluate import Evaluation
 from toolkit.evaluation.notebook import render_run
 from toolkit.evaluation.summary import format_run_summary
-from toolkit.evaluation.video import VideoFormat
+from toolkit.evaluation.video_files import VideoFormat
 from toolkit.training import run_directory, trainer
 from toolkit.training.checks import log_config_warnings
 from toolkit.training.model import load_model

@@ -121,9 +121,11 @@ def _film(record: RunRecord, gif: Path, trust: bool) -> bool:
     """Write a small GIF of a run's agent; log a warning and return False if it cannot be filmed."""
     try:
         with TemporaryDirectory() as directory:
-            video = film_episode(open_recorded_run(record, trust), directory, "gif")
+            clip = film_episode(open_recorded_run(record, trust), directory, "gif")
             with atomic_file(gif) as path:
-                write_thumbnail(video, path)
+                write_thumbnail(clip.files[0], path)
+            for doubt in clip.doubts:
+                _log.warning("%s %s", gif, doubt)
     except Exception as error:  # the environment can raise anything
         _log.warning("no video of %s: %s", record.directory, explain_failure(error))
         return False

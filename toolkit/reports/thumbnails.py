@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from toolkit.evaluation.video import Frame
+from toolkit.evaluation.frames import Frame
+from toolkit.evaluation.video_files import write_gif
 
 WIDTH = 160  # pixels
 MAX_BYTES = 150_000
@@ -37,8 +36,6 @@ def write_thumbnail(video: Path, target: Path) -> None:
 
     :param video: a GIF
     """
-    from toolkit.evaluation.video import write_gif  # imports torch
-
     frames, ends = _read_frames(video)
     for interval, n_colors, seconds in _QUALITIES:
         write_gif(target, *_select_frames(frames, ends, interval, min(ends[-1], round(1000 * seconds))), n_colors)
@@ -63,8 +60,13 @@ def _read_frames(video: Path) -> tuple[list[Frame], list[int]]:
 def _select_frames(
     frames: Sequence[Frame], ends: Sequence[int], interval: int, end: int
 ) -> tuple[list[Frame], list[int]]:
-    """Return the frames that show at each multiple of an interval until ``end``, and their durations; milliseconds."""
+    """Return the frames that show at each multiple of an interval, and at last that before ``end``; milliseconds.
+
+    :return: the frames and their durations
+    """
     times = np.arange(0, end, interval)
     shown = np.searchsorted(ends, times, side="right")
+    if len(shown) > 1:
+        shown[-1] = np.searchsorted(ends, end)
     groups = [(index, len([*group])) for index, group in itertools.groupby(shown.tolist())]
     return [frames[index] for index, _ in groups], [interval * count for _, count in groups]

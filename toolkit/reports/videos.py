@@ -18,7 +18,8 @@ from toolkit.utils.errors import RunError, ToolkitError, describe_error
 from toolkit.utils.text import format_number
 
 if TYPE_CHECKING:
-    from toolkit.evaluation.video import VideoFormat
+    from toolkit.evaluation.clip_recorder import Clip
+    from toolkit.evaluation.video_files import VideoFormat
 
 _MAX_VIDEO_BYTES = 4 << 20
 _MAX_VIDEO_STEPS = 500  # of a video that is recorded for the report
@@ -75,22 +76,31 @@ def _make_video(record: RunRecord, trust: bool) -> tuple[str, str]:
     if video := find_newest_video(run, _MAX_VIDEO_BYTES, (".mp4",)):
         return make_video_element(video, autoplay=False), f"its newest video, {video.name}"
     with TemporaryDirectory() as directory:
-        path = film_episode(run, directory, "mp4")
-        return make_video_element(path, autoplay=False), f"one greedy episode, at most {_MAX_VIDEO_STEPS} steps"
+        clip = film_episode(run, directory, "mp4")
+        source = "; it ".join([f"one greedy episode, at most {_MAX_VIDEO_STEPS} steps", *clip.doubts])
+        return make_video_element(clip.files[0], autoplay=False), source
 
 
-def film_episode(run: RunDirectory, directory: str, file_format: VideoFormat) -> Path:
-    """Record one greedy episode of a run's agent, at most 500 steps, into a directory; return the video.
+def film_episode(run: RunDirectory, directory: str, file_format: VideoFormat) -> Clip:
+    """Record one greedy episode of a run's agent, at most 500 steps, into a directory.
 
     :raises RunError: if the run has no model, or it cannot be played
     """
     if not run.model_path.exists():  # checked here because opening a model imports torch
         raise RunError("it has no model.zip")
-    from toolkit.evaluation.video import record as record_video
+    from toolkit.evaluation.video import record_clips
+    from toolkit.training.model import load_model
 
     _log.info("recording %s", run.directory)
-    (path,) = record_video(run, formats=[file_format], out=directory, max_steps=_MAX_VIDEO_STEPS)
-    return path
+    (clip,) = record_clips(
+        load_model(run),
+        run.resolved_config,
+        Path(directory),
+        "record",
+        formats=[file_format],
+        max_steps=_MAX_VIDEO_STEPS,
+    )
+    return clip
 
 
 def explain_failure(error: Exception) -> str:

@@ -23,9 +23,15 @@ def is_notebook() -> bool:
 
 @contextmanager
 def disable_display() -> Iterator[None]:
-    """Render frames in memory: SDL and MuJoCo then look for neither a display nor sound."""
+    """Render frames in memory: SDL and MuJoCo then look for neither a display nor sound.
+
+    Some environments draw nothing if the driver is ``dummy``, because that shows nothing. So it gives way to
+    ``offscreen``, also where the user has set it.
+    """
     mujoco = {} if has_display() else {"MUJOCO_GL": "egl"}  # its default, GLFW, needs a display
-    with _default_variables(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy", **mujoco):
+    video = os.environ.get("SDL_VIDEODRIVER")
+    driver = "offscreen,dummy" if not video or video == "dummy" else video
+    with _variables(SDL_VIDEODRIVER=driver), _default_variables(SDL_AUDIODRIVER="dummy", **mujoco):
         yield
 
 
@@ -40,8 +46,14 @@ def require_display() -> Iterator[None]:
 @contextmanager
 def _default_variables(**defaults: str) -> Iterator[None]:
     """Set environment variables for a while; those that the user has set stay."""
-    before = {name: os.environ.get(name) for name in defaults}
-    os.environ.update({name: value for name, value in defaults.items() if not before[name]})
+    with _variables(**{name: os.environ.get(name) or value for name, value in defaults.items()}):
+        yield
+
+
+@contextmanager
+def _variables(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from imageio_ffmpeg import get_ffmpeg_exe
-from numpy.typing import NDArray
-from PIL import Image
+from decoding import decode
 from support import Toolkit, files_in, toolkit_process
 
 from toolkit import Run, load_config, record, train
-from toolkit.evaluation.video import VideoFormat
+from toolkit.evaluation.video_files import VideoFormat
 from toolkit.utils.errors import RecordingError, RunError
 
 
@@ -133,41 +128,6 @@ def run(tmp_path: Path) -> Run:
     return train_moving(tmp_path)
 
 
-@dataclass(frozen=True)
-class Video:
-    """A decoded video; `pixel_format` is that of the file."""
-
-    frames: NDArray[np.uint8]
-    seconds: float
-    pixel_format: str
-
-
-def decode(path: Path) -> Video:
-    """Decode a whole video."""
-    return _decode_gif(path) if path.suffix == ".gif" else _decode_mp4(path)
-
-
-def _decode_gif(path: Path) -> Video:
-    frames, milliseconds = [], 0
-    with Image.open(path) as image:
-        for number in range(image.n_frames):
-            image.seek(number)
-            frames.append(np.asarray(image.convert("RGB")))
-            milliseconds += image.info["duration"]
-    return Video(np.stack(frames), milliseconds / 1000, "palette")
-
-
-def _decode_mp4(path: Path) -> Video:
-    raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    result = subprocess.run([get_ffmpeg_exe(), "-i", path, *raw], capture_output=True, check=True)
-    stream = re.search(r"Video: h264.*?, (yuv\w+).*?, (\d+)x(\d+)", result.stderr.decode())
-    duration = re.search(r"Duration: 00:(\d\d):(\d\d\.\d\d)", result.stderr.decode())
-    assert stream
-    assert duration
-    frames = np.frombuffer(result.stdout, np.uint8).reshape(-1, int(stream[3]), int(stream[2]), 3)
-    return Video(frames, 60 * int(duration[1]) + float(duration[2]), stream[1])
-
-
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
 def test_video_shows_episode_from_reset_to_last_step(cartpole: Run, tmp_path: Path, suffix: VideoFormat) -> None:
     (path,) = record(cartpole, formats=[suffix], out=tmp_path, max_steps=7)
@@ -242,9 +202,10 @@ def test_formats_show_the_same_episode(run: Run) -> None:
     assert len(decode(mp4).frames) == len(decode(gif).frames) == 6
 
 
-def test_record_cuts_episode_after_max_steps(tmp_path: Path) -> None:
+def test_record_cuts_episode_after_max_steps_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (path,) = record(train_moving(tmp_path, "env.params.steps=5000"), max_steps=20)
     assert len(decode(path).frames) == 21
+    assert caplog.messages[-1:] == [f"{path} shows the first 20 steps of a longer episode"]
 
 
 def test_record_writes_to_given_directory(run: Run, tmp_path: Path) -> None:

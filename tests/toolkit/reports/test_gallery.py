@@ -15,7 +15,7 @@ from support import Toolkit, files_in
 
 import toolkit as package
 from toolkit.config.load import load_config
-from toolkit.evaluation.video import write_gif
+from toolkit.evaluation.video_files import write_gif
 from toolkit.reports.gallery_entry import read_entries
 from toolkit.reports.thumbnails import MAX_BYTES, WIDTH, write_thumbnail
 

@@ -1,0 +1,149 @@
+"""MP4 and GIF files of frames, which play in real time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.evaluation.frames import Frame
+
+VideoFormat = Literal["mp4", "gif"]
+_N_CODES = 1 << 24  # of colours
+_N_CELLS = 1 << 15  # of similar colours: 8 levels of each channel
+_SAMPLE_SIZE = 1 << 16  # pixels
+
+
+def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
+    """Write H.264 that every browser plays. Frames get an even height and width, which this needs."""
+    from imageio_ffmpeg import write_frames
+
+    height, width = (size + size % 2 for size in frames[0].shape[:2])
+    writer = write_frames(str(path), (width, height), fps=fps, macro_block_size=1)
+    writer.send(None)
+    try:
+        for frame in frames:
+            margin = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+            writer.send(np.ascontiguousarray(np.pad(frame, margin, mode="edge")))
+    finally:
+        writer.close()
+
+
+def write_gif_at_rate(path: Path, frames: Sequence[Frame], fps: float) -> None:
+    """Write a GIF that plays in real time.
+
+    GIF counts time in hundredths of a second, and browsers slow down frames shorter than two. So frames above 50 per
+    second are dropped. The last frame stays.
+    """
+    every = math.ceil(fps / 50)
+    visible_frames = [*frames[::every]]
+    visible_frames[-1] = frames[-1]
+    ends = [round(100 * min(number * every, len(frames)) / fps) for number in range(len(visible_frames) + 1)]
+    write_gif(path, visible_frames, [10 * (end - start) for start, end in itertools.pairwise(ends)])
+
+
+def write_gif(path: Path, frames: Sequence[Frame], durations: Sequence[int], n_colors: int = 256) -> None:
+    """Write frames of equal size as a GIF that repeats.
+
+    All frames share a palette, which avoids flicker. If all of them together have no more colours than it, the GIF
+    has exactly these. Dithering would make the file larger.
+
+    :param durations: milliseconds of each frame
+    :param n_colors: largest number of colours, 8 to 256
+    """
+    colors = _find_colors(frames, n_colors)
+    images = [*(_select_colors(frames, n_colors) if colors is None else _index_colors(frames, colors))]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[*durations], loop=0, format="GIF")
+
+
+def _encode_colors(frame: Frame) -> NDArray[np.int32]:
+    """Return each colour as one number below 2**24."""
+    red, green, blue = (frame[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _decode_colors(codes: NDArray[Any]) -> Frame:
+    """Return colours of shape (n, 3)."""
+    return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.uint8)
+
+
+def _find_colors(frames: Sequence[Frame], limit: int) -> NDArray[Any] | None:
+    """Return the codes of all colours in the frames; None if there are more than a limit."""
+    is_used = np.zeros(_N_CODES, dtype=np.bool_)
+    for frame in frames:
+        is_used[_encode_colors(frame)] = True
+        if np.count_nonzero(is_used) > limit:
+            return None
+    return np.flatnonzero(is_used)
+
+
+def _index_colors(frames: Sequence[Frame], codes: NDArray[Any]) -> Iterator[Any]:
+    """Yield images whose palette has each colour of the frames."""
+    from PIL import Image
+
+    indices = np.zeros(_N_CODES, dtype=np.uint8)
+    indices[codes] = np.arange(len(codes))
+    palette = _decode_colors(codes).tobytes()
+    for frame in frames:
+        image = Image.fromarray(indices[_encode_colors(frame)])
+        image.putpalette(palette)
+        yield image
+
+
+def _select_colors(frames: Sequence[Frame], n_colors: int) -> Iterator[Any]:
+    """Yield images with the colours that are nearest to those of the frames."""
+    from PIL import Image
+
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_make_palette(*_count_colors(frames), n_colors).tobytes())
+    for frame in frames:
+        yield Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def _count_colors(frames: Sequence[Frame]) -> tuple[Frame, NDArray[np.float64]]:
+    """Return a colour for each group of similar ones, of shape (n, 3), and its largest share of a frame.
+
+    So a colour that fills one frame counts as much as one that fills all of them.
+    """
+    shares, codes = np.zeros(_N_CELLS), np.zeros(_N_CELLS, dtype=np.int32)
+    for frame in frames:
+        frame_codes = _encode_colors(frame).ravel()
+        cells = frame_codes >> 19 << 10 | (frame_codes >> 11 & 31) << 5 | frame_codes >> 3 & 31
+        frame_shares = np.bincount(cells, minlength=_N_CELLS) / cells.size
+        is_larger = (frame_shares > shares)[cells]
+        codes[cells[is_larger]] = frame_codes[is_larger]
+        np.maximum(shares, frame_shares, out=shares)
+    used_cells = np.flatnonzero(shares)
+    return _decode_colors(codes[used_cells]), shares[used_cells]
+
+
+def _make_palette(colors: Frame, shares: NDArray[np.float64], n_colors: int) -> Frame:
+    """Return a palette of shape (n_colors, 3): most entries for frequent colours, the others for those far from them.
+
+    Otherwise a small object of its own colour would get that of its background.
+    """
+    from PIL import Image
+
+    repeats = np.ceil(_SAMPLE_SIZE * shares / shares.sum()).astype(np.int64)
+    sample = Image.fromarray(np.repeat(colors, repeats, axis=0)[np.newaxis])
+    quantized = sample.quantize(n_colors - n_colors // 8, method=Image.Quantize.FASTOCTREE)
+    means = np.array(quantized.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette: Frame = colors[_measure_distances(colors, means).argmin(axis=0)]
+    distances = _measure_distances(colors, palette).min(axis=1)
+    for _ in range(n_colors - len(palette)):
+        farthest = colors[[distances.argmax()]]
+        palette = np.concatenate([palette, farthest])
+        distances = np.minimum(distances, _measure_distances(colors, farthest)[:, 0])
+    return palette
+
+
+def _measure_distances(colors: Frame, others: Frame) -> NDArray[np.float32]:
+    """Return the squared distance of each colour to each of the others, of shape (n_colors, n_others)."""
+    rows, columns = colors.astype(np.float32), others.astype(np.float32)
+    sums: NDArray[np.float32] = (rows**2).sum(axis=1)[:, np.newaxis] + (columns**2).sum(axis=1)
+    return sums - 2 * rows @ columns.T
