@@ -37,6 +37,7 @@ PAGES = (
     "launchers",
     "report_runs",
     "rewards",
+    "agents",
 )
 RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
 _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from types import ModuleType
 from typing import Any
 
@@ -128,6 +129,27 @@ def test_report_runs_writes_runs_that_a_report_reads(
     measured, page = run_benchmark("report_runs", *sizes)
     size = measured["4"]["page_bytes"] / 2**20
     assert f"| 4 | {format_spread([1.5])} | {format_spread([300.0], 0)} | {size:.2f} |" in page
+
+
+def test_agents_page_compares_returns_with_published(
+    finished_run: toolkit.Run, working_directory: Path, run_benchmark: RunBenchmark
+) -> None:
+    for env_id in ("CartPole-v1", "Absent-v1"):
+        folder = working_directory / "dqn" / f"{env_id}_1" / env_id
+        folder.mkdir(parents=True)
+        (folder / "config.yml").write_text("n_timesteps: 300\npolicy_kwargs: dict(net_arch=[16, 16])")
+        (folder / "args.yml").write_text(f"algo: dqn\nenv: {env_id}")
+        shutil.copy(finished_run.model_path, folder.parent / f"{env_id}.zip")
+    published = working_directory / "benchmark.md"
+    published.write_text("|algo|env_id|mean_reward|std_reward|\n|dqn |CartPole-v1|  900.000| 10.000|\n")
+    measured, page = run_benchmark("agents", working_directory, published, "--episodes", "3")
+    _, row = measured["agents"]
+    assert "0 of 1 agents that run here agree." in page
+    assert (
+        f"| dqn/CartPole-v1_1 | 900.0 ± 10.0 | {fmean(row['returns']):.1f} ± {stdev(row['returns']):.1f} | no |"
+        in page
+    )
+    assert "| 1 | environment 'Absent-v1' does not exist" in page
 
 
 @pytest.mark.slow

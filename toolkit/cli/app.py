@@ -14,7 +14,7 @@ from toolkit.cli.config import check, schema
 from toolkit.cli.describe import describe
 from toolkit.cli.evaluate import evaluate
 from toolkit.cli.experiment import experiment
-from toolkit.cli.imports import import_sb3, import_zoo
+from toolkit.cli.imports import import_agent, import_sb3, import_zoo
 from toolkit.cli.output import flush_output, reserve_stdout
 from toolkit.cli.plot import plot
 from toolkit.cli.plugins import new_plugin, plugins
@@ -56,6 +56,7 @@ for _command in (
     plot,
     report,
     describe,
+    import_agent,
     import_sb3,
     import_zoo,
     tune,

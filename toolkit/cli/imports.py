@@ -1,4 +1,4 @@
-"""`toolkit import-sb3` and `toolkit import-zoo`: models and hyperparameters from elsewhere."""
+"""`toolkit import-agent`, `toolkit import-sb3`, `toolkit import-zoo`: models and hyperparameters from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ import typer
 from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunOut, preload_after_check
 
+UntrainedStatistics = Annotated[
+    bool, typer.Option("--untrained-statistics", help="Accept wrappers without the statistics of their training.")
+]
+
+
+def import_agent(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Agent that RL Zoo trained.", show_default=False)],
+    out: RunOut = None,
+    untrained_statistics: UntrainedStatistics = False,
+) -> None:
+    """Import an agent of RL Zoo into a run directory: weights, hyperparameters and statistics."""
+    with preload_after_check():
+        pass  # the directory is checked while it is read
+    from toolkit.evaluation.summary import format_import_summary
+    from toolkit.migration.rl_zoo.agent import import_agent as import_directory
+
+    run = import_directory(directory, out, untrained_statistics=untrained_statistics)
+    print_line(format_import_summary(run, directory))
+
 
 def import_sb3(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Model that SB3 saved.", show_default=False)],
@@ -17,7 +36,12 @@ def import_sb3(
         Path,
         typer.Option(metavar="CONFIG", help="Read environment and networks from this config.", show_default=False),
     ],
+    vec_normalize: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read statistics that VecNormalize saved.", show_default=False),
+    ] = None,
     out: RunOut = None,
+    untrained_statistics: UntrainedStatistics = False,
 ) -> None:
     """Import an SB3 model.zip into a run directory. Only its tensors are read."""
     from toolkit.config.load import load_config
@@ -27,8 +51,9 @@ def import_sb3(
     from toolkit.evaluation.summary import format_import_summary
     from toolkit.migration.sb3_model import import_sb3 as import_model
 
-    run = import_model(file, run_config, out)
-    print_line(format_import_summary(run, file))
+    run = import_model(file, run_config, out, statistics=vec_normalize, untrained_statistics=untrained_statistics)
+    files = [file] if vec_normalize is None else [file, vec_normalize]
+    print_line(format_import_summary(run, *files))
 
 
 def import_zoo(

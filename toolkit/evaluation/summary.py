@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
@@ -21,13 +22,16 @@ def format_run_summary(run: RunDirectory) -> str:
     return "\n".join([format_run_result(run), *_format_files_and_commands(run)])
 
 
-def format_import_summary(run: RunDirectory, file: Path) -> str:
-    """Format the summary of a run that was imported from an SB3 zip."""
-    return "\n".join([f"imported the weights in {file}", *_format_files_and_commands(run)])
+def format_import_summary(run: RunDirectory, *files: Path) -> str:
+    """Format the summary of a run that was imported from files."""
+    origin = json.loads((run.directory / "environment.json").read_text(encoding="utf-8"))["imported_from"]
+    content = "weights and statistics" if "statistics" in origin else "weights"
+    summary = f"imported the {content} in {' and '.join(map(str, files))}"
+    return "\n".join([summary, *_format_files_and_commands(run, origin["notes"])])
 
 
-def _format_files_and_commands(run: RunDirectory) -> list[str]:
-    lines = [f"  run    {run.directory}"]
+def _format_files_and_commands(run: RunDirectory, notes: Sequence[str] = ()) -> list[str]:
+    lines = [f"  run    {run.directory}", *(f"  note   {note}" for note in notes)]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     directory, result = str(run.directory), run.result or {}
     if diagnosis := result.get("diagnosis"):

@@ -1,4 +1,4 @@
-"""What users bring: RL Zoo's hyperparameters and models that SB3 saved.
+"""What users bring: RL Zoo's hyperparameters and agents, and models that SB3 saved.
 
 Nothing in a file from elsewhere is executed.
 """

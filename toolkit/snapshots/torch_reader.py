@@ -9,14 +9,24 @@ has bytes. It refuses a tensor with more numbers than the file has.
 from __future__ import annotations
 
 import math
-import pickletools
+import pickle
 import sys
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, BinaryIO, ClassVar, TypeVar
+from typing import Any, BinaryIO, ClassVar
 
 import torch
+
+from toolkit.utils.pickles import (
+    Actions,
+    DamagedFileError,
+    Name,
+    PickleReader,
+    check_index,
+    check_type,
+    iterate_opcodes,
+)
 
 _STORAGES = {
     "torch FloatStorage": torch.float32,
@@ -35,22 +45,9 @@ _DICT, _TENSOR, _PARAMETER = (
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
 )
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_ARGUMENTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
-_MARK = object()
-T = TypeVar("T")
+_FORMER_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # of files that torch before 1.6 wrote
 _MAX_READ = 4 << 20  # bytes of one read; zipfile reads the directory of a zip in one
 _MAX_DIMENSIONS = 16
-
-
-class DamagedWeightsError(ValueError):
-    """A file of weights that is damaged or hostile."""
-
-
-class _Name(str):
-    """A name in a pickle. It is one of those that are known here, and only compared."""
-
-    __slots__ = ()
 
 
 class BoundedFile:
@@ -63,10 +60,10 @@ class BoundedFile:
     def read(self, size: int = -1) -> bytes:
         """Read a few MiB at most.
 
-        :raises DamagedWeightsError: if the caller asks for more
+        :raises DamagedFileError: if the caller asks for more
         """
         if size > _MAX_READ:
-            raise DamagedWeightsError("its directory is too long")
+            raise DamagedFileError("its directory is too long")
         return self._file.read(_MAX_READ if size < 0 else size)
 
 
@@ -74,20 +71,20 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int)
     """Read a member of a zip, stored or deflated.
 
     :param max_bytes: how many the member may have
-    :raises DamagedWeightsError: if the member has more, or claims more
+    :raises DamagedFileError: if the member has more, or claims more
     """
     if info.file_size > max_bytes:
-        raise DamagedWeightsError(
+        raise DamagedFileError(
             f"{info.filename} claims {info.file_size:,} bytes, and could have {max_bytes:,} at most"
         )
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others allocate what they claim
-        raise DamagedWeightsError(f"{info.filename} is compressed in an unusual way")
+        raise DamagedFileError(f"{info.filename} is compressed in an unusual way")
     content = bytearray()
     with archive.open(info) as member:
         while chunk := member.read(1 << 20):
             content += chunk
             if len(content) > max_bytes:
-                raise DamagedWeightsError(f"{info.filename} is longer than it claims")
+                raise DamagedFileError(f"{info.filename} is longer than it claims")
     return content
 
 
@@ -95,166 +92,143 @@ def read_torch_file(content: bytes | bytearray, max_tensors: int) -> Any:
     """Read what ``torch.save`` wrote: dicts, lists, tuples, numbers, text, and tensors, on the CPU.
 
     :param max_tensors: about how many the file may have
-    :raises DamagedWeightsError: if the file has anything else
+    :raises DamagedFileError: if the file has anything else
     """
+    max_pickle = (64 << 10) + max_tensors * (2 << 10)
+    if content.startswith(_FORMER_START):
+        return _read_former_file(content, max_pickle)
     with zipfile.ZipFile(BoundedFile(BytesIO(content))) as archive:
-        records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        reader = _StateDictUnpickler(archive, records, len(content))
+        records = _Records(archive, len(content))
+        if "byteorder" in records and bytes(records.read("byteorder")) != sys.byteorder.encode():
+            raise DamagedFileError("it was written on a machine with another byte order")
         if "data.pkl" not in records:
-            raise DamagedWeightsError("it has no data.pkl; a torch older than 1.6 wrote it, or no torch at all")
-        if "byteorder" in records and bytes(reader.read_record("byteorder")) != sys.byteorder.encode():
-            raise DamagedWeightsError("it was written on a machine with another byte order")
-        pickle = bytes(reader.read_record("data.pkl", (64 << 10) + max_tensors * (2 << 10)))
-        return reader.run(pickle)
+            raise DamagedFileError("it has no data.pkl: torch did not write it")
+        return _StateDictReader(records.read).run(bytes(records.read("data.pkl", max_pickle)))
 
 
-class _StateDictUnpickler:
-    """The part of pickle's machine that builds state dicts.
+class _Records:
+    """The records of a file of torch.
 
     :param budget: bytes that all records together may have
     """
 
-    def __init__(self, archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], budget: int) -> None:
-        self._archive, self._records, self._budget = archive, records, budget
-        self._storages: dict[str, torch.Tensor] = {}
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+    def __init__(self, archive: zipfile.ZipFile, budget: int) -> None:
+        self._archive, self._budget = archive, budget
+        self._members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
 
-    def read_record(self, name: str, max_bytes: int | None = None) -> bytearray:
-        if name not in self._records:
-            raise DamagedWeightsError(f"it has no {name}")
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytearray:
+        if name not in self._members:
+            raise DamagedFileError(f"it has no {name[:80]}")
         max_bytes = self._budget if max_bytes is None else min(max_bytes, self._budget)
-        content = read_member(self._archive, self._records[name], max_bytes)
+        content = read_member(self._archive, self._members[name], max_bytes)
         self._budget -= len(content)
         return content
 
-    def run(self, pickle: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(pickle):
-            name = opcode.name
-            if name == "STOP":
-                return self._stack.pop()
-            if name == "PROTO":
-                continue
-            if name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[name])
-            elif name in _ARGUMENTS:
-                self._stack.append(argument)
-            elif name in self._ACTIONS:
-                self._ACTIONS[name](self, argument)
-            else:
-                raise DamagedWeightsError(f"its pickle has {name}, which no weights need")
-        raise DamagedWeightsError("it has no end")
 
-    def _memoize(self, number: Any) -> None:
-        self._memo[_check_index(number)] = self._stack[-1]
+def _read_former_file(content: bytes | bytearray, max_pickle: int) -> Any:
+    """Read what torch before 1.6 wrote: five pickles, then the length and the numbers of each storage."""
+    stream = BytesIO(content)
+    _, _, system, state, keys = (bytes(content[slice(*_find_pickle(stream, max_pickle))]) for _ in range(5))
+    layout = _StorageFinder()
+    if check_type(dict, layout.run(system)).get("little_endian") is not (sys.byteorder == "little"):
+        raise DamagedFileError("it was written on a machine with another byte order")
+    layout.run(state)
+    records = {}
+    for key in check_type(list, layout.run(keys)):
+        numel, size = layout.storages[check_type(str, key)]
+        saved_numel = int.from_bytes(stream.read(8), sys.byteorder)
+        numbers = bytearray(stream.read(numel * size))
+        if saved_numel != numel or len(numbers) != numel * size:
+            raise DamagedFileError("a storage of it is not as long as it should be")
+        records[f"data/{key}"] = numbers
+    return _StateDictReader(records.__getitem__).run(state)
 
-    def _extend_list(self, items: list[Any]) -> None:
-        _as(list, self._stack[-1]).extend(items)
 
-    def _set_items(self, items: list[Any]) -> None:
-        target = _as(dict, self._stack[-1])
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, int):  # hashing deeply nested tuples overflows the stack
-                raise DamagedWeightsError("a key of it is neither text nor a number")
-            target[key] = value
+def _find_pickle(stream: BytesIO, max_bytes: int) -> tuple[int, int]:
+    """Return where the next pickle of a stream starts and ends."""
+    start = stream.tell()
+    for _ in iterate_opcodes(stream):
+        if stream.tell() - start > max_bytes:
+            raise DamagedFileError(f"a pickle of it has more than {max_bytes:,} bytes")
+    return start, stream.tell()
 
-    def _push_name(self, argument: str) -> None:
-        if argument not in {_DICT, _TENSOR, _PARAMETER, *_STORAGES}:
-            raise DamagedWeightsError(f"it names {argument[:80]!r}, which no weights need")
-        self._stack.append(_Name(argument))
 
-    def _call(self, _: Any) -> None:
-        name, arguments = self._pop(2)
-        self._stack.append(self._build(_as(_Name, name), _as(tuple, arguments)))
+class _StateDictReader(PickleReader):
+    """The part of pickle's machine that builds state dicts.
 
-    def _drop(self) -> None:
-        self._pop(1)
+    :param read_record: returns the numbers of the record ``data/<key>``
+    """
 
-    def _pop(self, count: int) -> list[Any]:
-        items = self._stack[-count:]
-        if len(items) < count:
-            raise DamagedWeightsError("its pickle is broken")
-        del self._stack[-count:]
-        return items
+    purpose = "weights"
 
-    def _pop_to_mark(self) -> list[Any]:
-        position = len(self._stack) - 1
-        while self._stack[position] is not _MARK:
-            position -= 1
-            if position < 0:
-                raise DamagedWeightsError("its pickle is broken")
-        items = self._stack[position + 1 :]
-        del self._stack[position:]
-        return items
+    def __init__(self, read_record: Callable[[str], bytearray]) -> None:
+        super().__init__()
+        self._read_record = read_record
+        self._storages: dict[str, torch.Tensor] = {}
 
-    def _build(self, name: _Name, arguments: tuple[Any, ...]) -> Any:
+    def is_known(self, name: str) -> bool:
+        return name in (_DICT, _TENSOR, _PARAMETER) or name in _STORAGES
+
+    def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
         if name == _DICT and not arguments:
             return {}
         if name == _TENSOR:
             return _build_tensor(*arguments[:4])
         if name == _PARAMETER:
-            return _as(torch.Tensor, arguments[0])
-        raise DamagedWeightsError(f"it calls {name}")
+            return check_type(torch.Tensor, arguments[0])
+        raise DamagedFileError(f"it calls {name}")
 
-    def _storage(self, tag: Any, name: Any, key: Any, location: Any, numel: Any) -> torch.Tensor:
+    def set_state(self, value: Any, state: Any) -> None:
+        """Leave out the metadata of a state dict; the model has its own."""
+
+    def find_storage(self, tag: Any, name: Any, key: Any, location: Any, numel: Any, view: Any = None) -> Any:
         """Return all numbers of a storage as one tensor on the CPU."""
-        dtype = _STORAGES[_as(_Name, name)]
-        if _as(str, key) not in self._storages:
-            content = self.read_record(f"data/{key}")
+        dtype = _STORAGES[check_type(Name, name)]
+        if check_type(str, key) not in self._storages:
+            content = self._read_record(f"data/{key}")
             raw_dtype = torch.uint8 if dtype is torch.bool else dtype
             storage = torch.frombuffer(content, dtype=raw_dtype) if content else torch.empty(0, dtype=raw_dtype)
             self._storages[key] = storage.to(dtype)
         storage = self._storages[key]
-        if tag != "storage" or storage.dtype is not dtype or storage.numel() != numel:
-            raise DamagedWeightsError(f"data/{key[:80]} is not as long as it should be")
+        if tag != "storage" or storage.dtype is not dtype or storage.numel() != numel or view is not None:
+            raise DamagedFileError(f"data/{key[:80]} is not as long as it should be")
         return storage
 
-    _ACTIONS: ClassVar[dict[str, Callable[[_StateDictUnpickler, Any], None]]] = {
-        "EMPTY_DICT": lambda self, _: self._stack.append({}),
-        "EMPTY_LIST": lambda self, _: self._stack.append([]),
-        "MARK": lambda self, _: self._stack.append(_MARK),
-        "BINPUT": _memoize,
-        "LONG_BINPUT": _memoize,
-        "BINGET": lambda self, number: self._stack.append(self._memo[number]),
-        "LONG_BINGET": lambda self, number: self._stack.append(self._memo[number]),
-        "TUPLE": lambda self, _: self._stack.append(tuple(self._pop_to_mark())),
-        "TUPLE1": lambda self, _: self._stack.append(tuple(self._pop(1))),
-        "TUPLE2": lambda self, _: self._stack.append(tuple(self._pop(2))),
-        "TUPLE3": lambda self, _: self._stack.append(tuple(self._pop(3))),
-        "APPEND": lambda self, _: self._extend_list(self._pop(1)),
-        "APPENDS": lambda self, _: self._extend_list(self._pop_to_mark()),
-        "SETITEM": lambda self, _: self._set_items(self._pop(2)),
-        "SETITEMS": lambda self, _: self._set_items(self._pop_to_mark()),
-        # the metadata of a state dict; the model has its own
-        "BUILD": lambda self, _: self._drop(),
-        "GLOBAL": _push_name,
-        "BINPERSID": lambda self, _: self._stack.append(self._storage(*_as(tuple, self._pop(1)[0]))),
-        "REDUCE": _call,
+    actions: ClassVar[Actions] = PickleReader.actions | {
+        "BINPERSID": lambda self, _: self._stack.append(self.find_storage(*check_type(tuple, self._pop(1)[0]))),
     }
 
 
+class _StorageFinder(_StateDictReader):
+    """Reads a state dict without its numbers.
+
+    :ivar storages: how many numbers each storage has, and bytes of one, by its key
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: bytearray())
+        self.storages: dict[str, tuple[int, int]] = {}
+
+    def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
+        return {} if name == _DICT else None
+
+    def find_storage(self, tag: Any, name: Any, key: Any, location: Any, numel: Any, view: Any = None) -> Any:
+        self.storages[check_type(str, key)] = check_index(numel), _STORAGES[check_type(Name, name)].itemsize
+
+
 def _build_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
-    content, offset = _as(torch.Tensor, storage), _check_index(offset)
-    sizes, strides = ([_check_index(number) for number in _as(tuple, numbers)] for numbers in (size, stride))
+    content, offset = check_type(torch.Tensor, storage), check_index(offset)
+    sizes, strides = ([check_index(number) for number in check_type(tuple, numbers)] for numbers in (size, stride))
     if len(sizes) != len(strides) or len(sizes) > _MAX_DIMENSIONS:
-        raise DamagedWeightsError("a tensor has no proper shape")
+        raise DamagedFileError("a tensor has no proper shape")
     numel = math.prod(sizes)
     last = offset + sum((count - 1) * step for count, step in zip(sizes, strides, strict=True))
     if numel > content.numel() or (numel and last >= content.numel()):
-        raise DamagedWeightsError(f"a tensor of shape {_shorten(sizes)} claims more numbers than the file has")
+        raise DamagedFileError(f"a tensor of shape {_shorten(sizes)} claims more numbers than the file has")
     return content.as_strided(sizes, strides, offset) if numel else content[:0].reshape(sizes)
-
-
-def _as(expected_type: type[T], value: Any) -> T:
-    if not isinstance(value, expected_type):
-        raise DamagedWeightsError(f"it has a {type(value).__name__} where a {expected_type.__name__} should be")
-    return value
-
-
-def _check_index(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**62:
-        raise DamagedWeightsError("it has no whole number where one should be")
-    return value
 
 
 def _shorten(value: Any) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
-from toolkit.snapshots.torch_reader import BoundedFile, DamagedWeightsError, read_member, read_torch_file
+from toolkit.snapshots.older_layouts import upgrade_network, upgrade_optimizer
+from toolkit.snapshots.torch_reader import BoundedFile, read_member, read_torch_file
 from toolkit.utils.errors import RunError, describe_error
+from toolkit.utils.pickles import DamagedFileError
 
 _VARIABLES = "pytorch_variables"  # tensors that belong to no module: SAC's entropy coefficient, for example
+_FORMER_VARIABLES = "tensors.pth"  # before version 0.8 of SB3
 _IGNORED_MEMBERS = {"data", "_stable_baselines3_version", "system_info.txt"}
 _SLACK, _SLACK_PER_TENSOR = 1 << 20, 4 << 10  # bytes of a file beside the numbers
 _SCALARS = {"step", "mu_product", "eta", "mu"}  # what optimizers store as a tensor of one number (NAdam, ASGD)
@@ -36,21 +39,65 @@ def load_weights(path: Path, model: BaseAlgorithm, config_name: str) -> None:
     :raises RunError: if the zip is damaged or does not fit the model, which may then have a part of the weights
     """
     parts, variables = _get_parts(model)
-    try:
+    with _convert_errors(path, config_name):
         parameters = _read(path, parts, variables)
-        _check_parts(parameters, parts)
-        for name, variable in variables.items():
-            _check_tensor(name, parameters[_VARIABLES].get(name), variable)
-        saved_variables = parameters.pop(_VARIABLES, {})
-        model.set_parameters(parameters, exact_match=True, device=model.device)
-        for name, variable in variables.items():
-            variable.data.copy_(saved_variables[name])
+        _set_weights(model, parameters, parts, variables)
+
+
+def load_older_weights(path: Path, model: BaseAlgorithm, config_name: str) -> list[str]:
+    """Load the weights of an SB3 zip as :func:`load_weights` does, also if an older version of SB3 wrote it.
+
+    An optimizer keeps its initial state if the zip has none that fits.
+
+    :return: why each such optimizer is left out
+    :raises RunError: as :func:`load_weights`
+    """
+    parts, variables = _get_parts(model)
+    optimizers = {name: part for name, part in parts.items() if isinstance(part, torch.optim.Optimizer)}
+    reasons = []
+    with _convert_errors(path, config_name):
+        parameters = _read(path, parts, variables, optional=optimizers)
+        for name, part in parts.items():
+            if name not in optimizers:
+                parameters[name] = upgrade_network(parameters[name], part)
+        for name, optimizer in optimizers.items():
+            try:
+                if name not in parameters:
+                    raise _MisfitError(f"it has no {name}.pth")
+                parameters[name] = upgrade_optimizer(parameters[name], optimizer)
+                _check_optimizer(name, parameters[name], optimizer)
+            except _MisfitError as error:
+                reasons.append(str(error))
+                parameters[name] = optimizer.state_dict()
+        _set_weights(model, parameters, parts, variables)
+    return reasons
+
+
+@contextmanager
+def _convert_errors(path: Path, config_name: str) -> Iterator[None]:
+    try:
+        yield
     except _MisfitError as error:
         raise RunError(f"{path}: does not fit {config_name}: {error}") from None
-    except DamagedWeightsError as error:
+    except DamagedFileError as error:
         raise RunError(f"{path}: is damaged, or no SB3 model: {error}") from None
     except Exception as error:
         raise RunError(f"{path}: is damaged, or no SB3 model: {describe_error(error)}") from error
+
+
+def _set_weights(
+    model: BaseAlgorithm,
+    parameters: dict[str, Any],
+    parts: Mapping[str, Any],
+    variables: Mapping[str, torch.Tensor],
+) -> None:
+    _check_parts(parameters, parts)
+    saved_variables = parameters.pop(_VARIABLES, {})
+    for name, variable in variables.items():
+        _check_tensor(name, saved_variables.get(name), variable)
+    model.set_parameters(parameters, exact_match=True, device=model.device)
+    for name, variable in variables.items():
+        variable.data.copy_(saved_variables[name])
 
 
 def find_unreadable_weights(model: BaseAlgorithm) -> str:
@@ -114,25 +161,35 @@ def _get_parts(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Te
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, parts: Mapping[str, Any], variables: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Read the state dict of each part, of no more bytes than the part can have."""
+def _read(
+    path: Path, parts: Mapping[str, Any], variables: Mapping[str, torch.Tensor], optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read the state dict of each part, of no more bytes than the part can have.
+
+    :param optional: parts that the zip may lack
+    """
     limits = {name: _get_size_limits(part) for name, part in parts.items()}
     if variables:
         limits[_VARIABLES] = _get_size_limits(variables)
     with path.open("rb") as file, zipfile.ZipFile(BoundedFile(file)) as archive:
-        members = _check_members(archive, limits)
-        return {name: _read_part(archive, members[f"{name}.pth"], *limits[name]) for name in limits}
+        members = _check_members(archive, limits, optional)
+        present = [name for name in limits if f"{name}.pth" in members]
+        return {name: _read_part(archive, members[f"{name}.pth"], *limits[name]) for name in present}
 
 
-def _check_members(archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, zipfile.ZipInfo]:
+def _check_members(
+    archive: zipfile.ZipFile, names: Iterable[str], optional: Collection[str]
+) -> dict[str, zipfile.ZipInfo]:
     """Return the members of an SB3 zip by name, if they are those of the model."""
     members = {info.filename: info for info in archive.infolist()}
+    if _FORMER_VARIABLES in members:
+        members.setdefault(f"{_VARIABLES}.pth", members.pop(_FORMER_VARIABLES))
+    expected = {f"{name}.pth": name for name in names}
     if len(members) != len(archive.infolist()):
-        raise DamagedWeightsError("it has two members of one name")
+        raise DamagedFileError("it has two members of one name")
     if not any(name.endswith(".pth") for name in members):
-        raise DamagedWeightsError("it has no parameters")
-    expected = [f"{name}.pth" for name in names]
-    if missing := [name for name in expected if name not in members]:
+        raise DamagedFileError("it has no parameters")
+    if missing := [member for member, name in expected.items() if member not in members and name not in optional]:
         raise _MisfitError(f"it has no {missing[0]}")
     if unexpected := sorted(members.keys() - {*expected, *_IGNORED_MEMBERS, f"{_VARIABLES}.pth"}):
         raise _MisfitError(f"it has {unexpected[0][:80]!r}, which this model lacks")
@@ -142,12 +199,12 @@ def _check_members(archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, 
 def _read_part(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int, max_tensors: int) -> dict[Any, Any]:
     try:
         state_dict = read_torch_file(read_member(archive, info, max_bytes), max_tensors)
-    except DamagedWeightsError as error:
-        raise DamagedWeightsError(f"{info.filename}: {error}") from None
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{info.filename}: {error}") from None
     except Exception as error:  # zipfile, zlib and pickletools raise many types
-        raise DamagedWeightsError(f"{info.filename}: {type(error).__name__}: {error}") from error
+        raise DamagedFileError(f"{info.filename}: {type(error).__name__}: {error}") from error
     if not isinstance(state_dict, dict):
-        raise DamagedWeightsError(f"{info.filename}: it is no mapping")
+        raise DamagedFileError(f"{info.filename}: it is no mapping")
     return state_dict
 
 

@@ -36,6 +36,8 @@ trials: 1
 seeds: [3]
 launcher: ./launcher.py:InProcessLauncher
 """,
+    "agent/CartPole-v1/config.yml": "n_timesteps: 100\npolicy: MlpPolicy\npolicy_kwargs: dict(net_arch=[16, 16])\n",
+    "agent/CartPole-v1/args.yml": "algo: dqn\nenv: CartPole-v1\n",
     "zoo.yml": "CartPole-v1:\n  n_timesteps: !!float 4e4\n  policy: MlpPolicy\n",
 }
 
@@ -74,6 +76,12 @@ COMMANDS = {
     "describe": Command(
         "run --plot net.svg", "run: double_dqn, MlpPolicy on CartPole-v1\n\nq_net: ", {"net.svg"}, preloads=True
     ),
+    "import-agent": Command(
+        "agent --out imported",
+        "imported the weights in agent\n",
+        {"imported/model.zip"},
+        preloads=True,
+    ),
     "import-sb3": Command(
         "run/model.zip --config small.yaml --out imported",
         "imported the weights in run/model.zip\n",
@@ -102,6 +110,7 @@ BAD_INPUT = {
     "plot": ("run --out curve.txt", "error: curve.txt"),
     "report": ("absent", "error: absent: "),
     "describe": ("run --plot net.txt", "error: net.txt"),
+    "import-agent": ("absent", "error: absent: does not exist"),
     "import-sb3": ("absent.zip --config small.yaml", "error: absent.zip: "),
     "import-zoo": ("zoo.yml Absent-v1 --algorithm dqn", "Absent-v1"),
     "tune": ("tuning.yaml --set trials=0", "--set trials=0: trials: "),
@@ -117,9 +126,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train `run`, and copy it to `stopped` as if it had been killed."""
     folder = tmp_path_factory.mktemp("commands")
     for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     train(load_config(folder / "short.yaml"), folder / "run")
     shutil.copytree(folder / "run", folder / "stopped")
+    shutil.copy(folder / "run" / "model.zip", folder / "agent" / "CartPole-v1.zip")
     (folder / "stopped" / "result.json").unlink()  # as after SIGKILL
     return folder
 

@@ -142,6 +142,24 @@ MEANINGS: dict[str, tuple[str, str, str, Any]] = {
     "text that is no line": ("sac", "ent_coef: 'auto'", "algorithm.params.ent_coef", "auto"),
     "a tuple": ("sac", 'train_freq: [2, "episode"]', "algorithm.params.train_freq", [2, "episode"]),
     "a tuple in a string": ("sac", "train_freq: (2, 'episode')", "algorithm.params.train_freq", [2, "episode"]),
+    "episodes of a rollout as before SB3 1.0": (
+        "sac",
+        "train_freq: -1\nn_episodes_rollout: 1",
+        "algorithm.params",
+        {"train_freq": [1, "episode"]},
+    ),
+    "steps of a rollout as before SB3 1.0": (
+        "sac",
+        "train_freq: 64\nn_episodes_rollout: -1",
+        "algorithm.params",
+        {"train_freq": 64},
+    ),
+    "networks in a list, as before SB3 1.8": (
+        "a2c",
+        'policy_kwargs: "dict(net_arch=[dict(pi=[8], vf=[4])])"',
+        "algorithm.policy_params",
+        {"net_arch": {"pi": [8], "vf": [4]}},
+    ),
     "mappings in mappings": (
         "a2c",
         'policy_kwargs: "dict(net_arch=dict(pi=[8], vf=[8, 8]), log_std_init=-2.5, ortho_init=False)"',
@@ -271,6 +289,38 @@ def test_comment_names_keys_left_out() -> None:
         "rl_zoo3.callbacks:RawStatisticsCallback",
         "monitor_kwargs",
     ]
+
+
+def read_notes() -> list[str]:
+    """Return the comments of the converted config but the first."""
+    lines = Path("converted.yaml").read_text().splitlines()
+    return [line.removeprefix("# ") for line in lines if line.startswith("# ")][1:]
+
+
+def test_parameters_that_sb3_has_removed_are_left_out_and_said() -> None:
+    entry = (
+        "policy_kwargs: dict(sde_net_arch=[64])\n"
+        "replay_buffer_class: HerReplayBuffer\n"
+        "replay_buffer_kwargs: dict(online_sampling=True, max_episode_length=100, n_sampled_goal=2)"
+    )
+    params = convert(entry, "sac")["algorithm"]["params"]
+    assert params["replay_buffer_kwargs"] == {"n_sampled_goal": 2}
+    assert read_notes() == [
+        "policy_kwargs: sde_net_arch is left out: SB3 no longer has it.",
+        "replay_buffer_kwargs: online_sampling is left out: SB3 no longer has it.",
+        "replay_buffer_kwargs: max_episode_length is left out: SB3 no longer has it.",
+    ]
+
+
+def test_renamed_environment_gets_its_new_name_where_both_act_the_same() -> None:
+    Path("zoo.yml").write_text(
+        "LunarLander-v2: {n_timesteps: 8, policy: MlpPolicy}\n"
+        "LunarLanderContinuous-v2: {n_timesteps: 8, policy: MlpPolicy, env_kwargs: {enable_wind: true}}\n"
+    )
+    calm, windy = (import_zoo(Path("zoo.yml"), name, "ppo") for name in ("LunarLander-v2", "LunarLanderContinuous-v2"))
+    assert "\nenv: {id: LunarLander-v3}\n" in calm
+    assert "\n# LunarLander-v2 is LunarLander-v3 now: without wind it acts the same.\n" in calm
+    assert "id: LunarLanderContinuous-v2" in windy
 
 
 ARM = """\

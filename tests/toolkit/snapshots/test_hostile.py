@@ -126,6 +126,13 @@ def torch_file(content: bytes, storage: bytes = bytes(16), compression: int = zi
     return zip_file({f"archive/{name}": record for name, record in records.items()}, compression)
 
 
+def former_torch_file(content: bytes, keys: list[Any], storages: bytes) -> bytes:
+    """Return a file as torch before 1.6 wrote it, with this pickle."""
+    pickles = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+    parts = [*(pickle.dumps(value, 2) for value in pickles), content, pickle.dumps(keys, 2), storages]
+    return b"".join(parts)
+
+
 def zip_file(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
@@ -280,6 +287,29 @@ WEIGHTS: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "a pickle out of nothing": (torch_file(b"\x80\x02u."), "policy.pth: "),
     "no mapping": (torch_file(b"\x80\x02]."), "it is no mapping"),
     "a mapping in itself": (torch_file(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), "has no 'q_net"),
+    "a former file's storage of 2**40 numbers": (
+        former_torch_file(
+            pickle_as_torch({"a": FakeTensor(4, numel=2**40)}), ["0"], (2**40).to_bytes(8, "little") + bytes(16)
+        ),
+        "a storage of it is not as long as it should be",
+    ),
+    "a former file's storage of another length": (
+        former_torch_file(pickle_as_torch({"a": FakeTensor(4)}), ["0"], (5).to_bytes(8, "little") + bytes(16)),
+        "a storage of it is not as long as it should be",
+    ),
+    "a former file's unknown storage": (former_torch_file(pickle_as_torch({"a": 1}), ["1"], b""), "policy.pth: "),
+    "a former file without storages": (
+        former_torch_file(pickle_as_torch({"a": FakeTensor(4)}), [], b""),
+        "policy.pth: ",
+    ),
+    "a former file's pickle of a million operations": (
+        former_torch_file(TUPLES, [], b""),
+        "a pickle of it has more than",
+    ),
+    "a former file's foreign name": (
+        former_torch_file(pickle.dumps({"a": Call(os.system, "x")}, 2), [], b""),
+        "system', which no weights need",
+    ),
     "an empty zip": (zip_file({}), "it has no data.pkl"),
     "nothing": (b"", "policy.pth: "),
     "compressed numbers": (cache(compressed_numbers), f"data/0 claims {_BOMB_SIZE:,} bytes"),

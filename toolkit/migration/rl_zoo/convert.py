@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import yaml_document
-from toolkit.config.load import resolve_document
+from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.registry import KINDS, find
 from toolkit.config.trust import RunOrigin, hash_config
 from toolkit.config.yaml_document import Document
@@ -17,6 +17,7 @@ from toolkit.migration.rl_zoo.keys import ZooEntry, convert_entry
 from toolkit.utils.errors import ConfigError, Problem, did_you_mean
 
 _ALGORITHMS = {"ppo_lstm": "recurrent_ppo"}  # Zoo's names that differ from ours
+_RENAMED = {"LunarLander-v2": "LunarLander-v3", "LunarLanderContinuous-v2": "LunarLanderContinuous-v3"}
 _PACKAGES = (  # Zoo imports them, and importing a package registers its environments
     (re.compile(r"ALE/.+|.+(NoFrameskip|Deterministic)-v\d+"), "ale_py"),
     (re.compile(r".+Bullet(Duck)?Env-v\d+"), "pybullet_envs_gymnasium"),
@@ -46,8 +47,7 @@ def import_zoo(file: Path, env_id: str, algorithm: str) -> str:
     find(KINDS["algorithms"], name)
     document = files.read_zoo_file(file)
     entry = _choose_entry(document, env_id)
-    env_id = _add_package(env_id)
-    config = convert_entry(entry, env_id, name)
+    config = convert(entry, env_id, name)
     notes = [
         f"RL Zoo's {entry.name!r} in {file.name!r}, for {algorithm}.",
         *entry.notes,
@@ -57,6 +57,21 @@ def import_zoo(file: Path, env_id: str, algorithm: str) -> str:
     if yaml_document.parse(text, f"{entry.name} as YAML").data != config:
         raise ConfigError([Problem((), "has a value that YAML cannot express")], entry.origins)
     return text
+
+
+def convert(entry: ZooEntry, env_id: str, algorithm: str) -> dict[str, Any]:
+    """Return the config of an entry, with the environment's name today.
+
+    :raises ConfigError: if a value is invalid or cannot be converted
+    """
+    import gymnasium as gym
+
+    config = convert_entry(entry, _add_package(env_id), _ALGORITHMS.get(algorithm, algorithm))
+    new_id = _RENAMED.get(env_id)
+    if new_id in gym.registry and not config["env"].get("params", {}).get("enable_wind"):
+        entry.notes.append(f"{env_id} is {new_id} now: without wind it acts the same.")
+        config["env"]["id"] = new_id
+    return config
 
 
 def _choose_entry(document: Document, env_id: str) -> ZooEntry:
@@ -100,19 +115,29 @@ def _check_config(config: dict[str, Any], entry: ZooEntry) -> list[str]:
 
     :raises ConfigError: for all other problems, with their lines in Zoo's file
     """
-    # the file may come from somebody else: code that is not installed does not run
-    opened = RunOrigin(hash_config(config))
     problems: Sequence[Problem] = ()
     try:
-        resolve_document(Document({"name": "imported", **config}, entry.origins, opened))
+        resolve({"name": "imported", **config}, entry)
     except ConfigError as error:
         problems = error.problems
     rest = [problem for problem in problems if problem.path != ("env", "id")]
     if rest:
-        raise ConfigError([_reword_trust_problem(problem) for problem in rest], entry.origins)
+        raise ConfigError(rest, entry.origins)
     env_id = config["env"]["id"]
     reasons = [problem.message.removeprefix(f"'{env_id}' cannot be made: ") for problem in problems]
     return [f"The environment is not installed: {reason}." for reason in reasons]
+
+
+def resolve(config: dict[str, Any], entry: ZooEntry) -> ResolvedConfig:
+    """Resolve the config of an entry. The entry may come from somebody else: code that is not installed does not run.
+
+    :raises ConfigError: with every problem, at its line in Zoo's file
+    """
+    try:
+        return resolve_document(Document(config, entry.origins, RunOrigin(hash_config(config))))
+    except ConfigError as error:
+        problems = [_reword_trust_problem(problem) for problem in error.problems]
+        raise ConfigError(problems, entry.origins) from None
 
 
 def _reword_trust_problem(problem: Problem) -> Problem:

@@ -19,6 +19,8 @@ from toolkit.config.yaml_document import MAX_BITS, MAX_BYTES, MAX_DEPTH, Builder
 from toolkit.utils.errors import KeyPath
 
 _FLOAT = "tag:yaml.org,2002:float"
+_ORDERED_DICT = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
+_TUPLE = "tag:yaml.org,2002:python/tuple"
 _OCTAL = re.compile(r"[-+]?0[0-9_]+")  # octal in YAML 1.1, which Zoo reads, and decimal in YAML 1.2
 _NODE_SIZE = 20  # characters that a node counts for, in addition to its text
 _MAX_EXPRESSION_LENGTH = 10_000  # characters; Python's parser needs memory for each
@@ -35,6 +37,16 @@ def read_zoo_file(path: Path) -> Document:
     :raises ConfigError: if the file cannot be read, or is not YAML as this module describes it
     """
     return yaml_document.read(path, _ZooLoader)
+
+
+def read_agent_file(path: Path) -> Document:
+    """Read a YAML file that RL Zoo wrote beside an agent. ``OrderedDict`` and tuples in it become plain data.
+
+    PyYAML marks them with tags that name Python objects. No object is constructed, and other such tags are refused.
+
+    :raises ConfigError: as :func:`read_zoo_file`
+    """
+    return yaml_document.read(path, _AgentLoader)
 
 
 def parse_expression(text: str) -> Any:
@@ -168,6 +180,41 @@ class _ZooBuilder(Builder):
                     raise make_error(location, "'<<' takes a mapping, or a list of mappings")
                 data = {**mapping, **data}
         return data
+
+
+class _AgentLoader(_ZooLoader):
+    def refuse_special(self, event: yaml.Event, location: str) -> None:
+        tag = getattr(event, "tag", None)
+        if tag in (_ORDERED_DICT, _TUPLE) and isinstance(event, yaml.SequenceStartEvent):
+            return
+        if tag and tag != _FLOAT:
+            message = f"'{tag[:100]}' is not read, only collections.OrderedDict and python/tuple"
+            raise make_error(location, message, "write the plain value")
+        super().refuse_special(event, location)
+
+    def make_builder(self) -> Builder:
+        return _AgentBuilder(self.label)
+
+
+class _AgentBuilder(_ZooBuilder):
+    """Builds an ``OrderedDict``, which PyYAML writes as a list of one list of pairs, as a mapping."""
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        return super().build(self._convert_ordered_dict(node) if node.tag == _ORDERED_DICT else node, path)
+
+    def _convert_ordered_dict(self, node: yaml.Node) -> yaml.MappingNode:
+        match node.value:
+            case []:
+                pairs = []
+            case [yaml.SequenceNode(value=items)] if all(_is_pair(item) for item in items):
+                pairs = [tuple(item.value) for item in items]
+            case _:
+                raise make_error(f"{self.label}:{node.start_mark.line + 1}", "OrderedDict takes one list of pairs")
+        return yaml.MappingNode("tag:yaml.org,2002:map", pairs, node.start_mark, node.end_mark)
+
+
+def _is_pair(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.SequenceNode) and len(node.value) == 2
 
 
 def _is_merge(key: yaml.Node) -> bool:

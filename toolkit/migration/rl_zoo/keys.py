@@ -17,8 +17,12 @@ from toolkit.migration.rl_zoo import files
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 _SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
-_EXPRESSIONS = ("replay_buffer_class", "replay_buffer_kwargs", "train_freq")
+_EXPRESSIONS = ("replay_buffer_class", "train_freq")
 _NOISES = {"normal": "NormalActionNoise", "ornstein-uhlenbeck": "OrnsteinUhlenbeckActionNoise"}
+_REMOVED = {  # parameters that SB3 no longer has, by the key that they are in
+    "policy_kwargs": ("sde_net_arch",),
+    "replay_buffer_kwargs": ("online_sampling", "max_episode_length"),
+}
 _LINEAR = re.compile(r"lin_((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _EQUIVALENTS = {  # the same classes without Zoo
@@ -85,6 +89,7 @@ def convert_entry(entry: ZooEntry, env_id: str, algorithm: str) -> dict[str, Any
         message = "is from before HER became a replay buffer, and Zoo no longer reads it"
         entry.refuse("model_class", message, "sac.yml and tqc.yml have entries with HerReplayBuffer")
     policy = entry.pop("policy", "algorithm", "policy")
+    _convert_episodes_of_rollout(entry)
     config = {
         "timesteps": _convert_timesteps(entry),
         "env": {
@@ -98,7 +103,7 @@ def convert_entry(entry: ZooEntry, env_id: str, algorithm: str) -> dict[str, Any
     }
     if entry.values.pop("monitor_kwargs", None):
         entry.notes.append("monitor_kwargs is left out: Monitor records the same for every run.")
-    policy_params = entry.pop_mapping("policy_kwargs", "algorithm", "policy_params")
+    policy_params = _convert_policy_params(entry)
     params = _convert_noise(entry) | {key: _convert_parameter(entry, key) for key in [*entry.values]}
     config["algorithm"] = {
         "name": algorithm,
@@ -144,6 +149,33 @@ def _convert_policy(entry: ZooEntry, name: Any) -> Any:
     if not isinstance(name, str) or "." not in name:
         return None if name == AlgorithmConfig.model_fields["policy"].default else name
     return _find_reference(entry, "policy", name)
+
+
+def _convert_policy_params(entry: ZooEntry) -> dict[str, Any]:
+    """Return the parameters of the policy. Its networks are a mapping now, and were a list of one mapping."""
+    params = _leave_out_removed(
+        entry, "policy_kwargs", entry.pop_mapping("policy_kwargs", "algorithm", "policy_params")
+    )
+    match params.get("net_arch"):
+        case [dict(networks)]:
+            params["net_arch"] = networks
+    return params
+
+
+def _leave_out_removed(entry: ZooEntry, key: str, params: dict[str, Any]) -> dict[str, Any]:
+    removed = [name for name in _REMOVED[key] if name in params]
+    entry.notes += [f"{key}: {name} is left out: SB3 no longer has it." for name in removed]
+    return {name: value for name, value in params.items() if name not in removed}
+
+
+def _convert_episodes_of_rollout(entry: ZooEntry) -> None:
+    """Replace ``n_episodes_rollout`` of SB3 before 1.0 by ``train_freq`` in episodes."""
+    if "n_episodes_rollout" not in entry.values:
+        return
+    n_episodes = entry.values.pop("n_episodes_rollout")
+    entry.locations.setdefault((entry.name, "train_freq"), entry.locations[entry.name, "n_episodes_rollout"])
+    if isinstance(n_episodes, int) and n_episodes > 0:  # it was -1 where train_freq counted
+        entry.values["train_freq"] = [n_episodes, "episode"]
 
 
 def _convert_vec_wrappers(entry: ZooEntry, algorithm: str) -> list[Any]:
@@ -244,6 +276,8 @@ def _convert_noise(entry: ZooEntry) -> dict[str, Any]:
 
 def _convert_parameter(entry: ZooEntry, key: str) -> Any:
     path = ("algorithm", "params", key)
+    if key == "replay_buffer_kwargs":
+        return _leave_out_removed(entry, key, entry.pop_mapping(key, *path))
     if key in _EXPRESSIONS:
         return entry.pop_expression(key, *path)
     value = entry.pop(key, *path)
