@@ -6,6 +6,9 @@ The arguments are a clone of https://github.com/DLR-RM/rl-trained-agents, and th
 `toolkit import-agent` makes a run of each agent whose zip is in the clone, and `toolkit evaluate` plays greedy
 episodes. The tables have the mean and the standard deviation of the returns. An agent agrees if its mean is within two
 of the published standard deviations.
+
+The agent of PPO on BipedalWalker-v3 falls more often than published. It does so without the toolkit and SB3, too: in a
+loop over its three layers in NumPy, it fell in 14 of 40 episodes.
 """
 
 from __future__ import annotations
@@ -63,15 +66,17 @@ def evaluate(directory: Path, episodes: int) -> Row:
             run = import_agent(directory, Path(folder) / "run")
             return {"returns": [*toolkit.evaluate(run, episodes).returns]}
         except ToolkitError as error:
-            return {"refused": str(error).replace(f"{directory.parent.parent}/", "").splitlines()[0]}
+            message = str(error).replace(f"{directory.parent.parent}/", "").splitlines()[0]
+            return {"refused": re.sub(r" \(\S+:\d+\)$", "", message)}  # without the place in a package
 
 
 def format_rows(rows: Iterable[Row]) -> str:
     """Write the tables: agents that were evaluated, and the reasons why others are refused."""
     evaluated = [row for row in rows if "returns" in row]
     table = format_table(("agent", "published", "measured", "agrees"), map(format_row, evaluated))
-    # without the place in a file
-    reasons = Counter(re.sub(r"^\S+: (\S+: )?| \(\S+:\d+\)", "", row["refused"]) for row in rows if "refused" in row)
+    # without the place in a file and the environment's name
+    pattern = r"^\S+: (\S+: )?('\S+' )?"
+    reasons = Counter(re.sub(pattern, "", row["refused"]) for row in rows if "refused" in row)
     n_agreeing = sum(format_row(row)[3] == "yes" for row in evaluated)
     parts = [f"{n_agreeing} of {len(evaluated)} agents that run here agree.", table]
     if reasons:

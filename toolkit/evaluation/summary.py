@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.training.results import ENDED
+from toolkit.utils.errors import make_printable
 from toolkit.utils.text import format_number
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def format_import_summary(run: RunDirectory, *files: Path) -> str:
 
 
 def _format_files_and_commands(run: RunDirectory, notes: Sequence[str] = ()) -> list[str]:
-    lines = [f"  run    {run.directory}", *(f"  note   {note}" for note in notes)]
+    lines = [f"  run    {run.directory}", *(f"  note   {make_printable(note)}" for note in notes)]
     lines += [f"  video  {video}" for video in sorted(run.videos.glob("*.*"))]
     directory, result = str(run.directory), run.result or {}
     if diagnosis := result.get("diagnosis"):

@@ -208,6 +208,35 @@ def test_agent_with_mistake_is_refused(name: str, content: bytes | str | None, m
     assert not Path("runs").exists()
 
 
+EVIL = "import os\nos.mkdir('executed')\nfrom stable_baselines3 import *\nfrom gymnasium import *\n"
+REFERENCES = {
+    "algorithm": ("args", {"algo": "./evil.py:A2C"}),
+    "algorithm in a module": ("args", {"algo": "evil:A2C"}),
+    "environment": ("args", {"env": "evil:Pendulum-v1"}),
+    "environment in a file": ("args", {"env": "./evil.py:Pendulum-v1"}),
+    "policy": ("config", {"policy": "evil.MlpPolicy"}),
+    "wrapper": ("config", {"env_wrapper": "evil.Wrapper"}),
+    "vec wrapper": ("config", {"vec_env_wrapper": "evil.Wrapper"}),
+    "callback": ("config", {"callback": "evil.Callback"}),
+    "argument of the policy": ("config", {"policy_kwargs": {"features_extractor_class": "evil:Extractor"}}),
+}
+
+
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize(("file", "change"), REFERENCES.values(), ids=REFERENCES)
+def test_code_that_agent_names_does_not_run(
+    file: str, change: dict[str, Any], toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(Path.cwd())
+    write_yaml(file, (ARGUMENTS if file == "args" else HYPERPARAMETERS) | change)
+    result = toolkit("import-agent", "agent")
+    assert (result.status, result.out) == (2, "")
+    assert f"{file}.yml:" in result.err
+    assert not Path("executed").exists()
+    assert not Path("runs").exists()
+
+
 def test_directory_without_one_agent_is_refused(toolkit: Toolkit) -> None:
     assert toolkit("import-agent", "absent").err == "error: absent: does not exist\n"
     Path("file").touch()

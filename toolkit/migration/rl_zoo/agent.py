@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.yaml_document import Document
 from toolkit.migration.rl_zoo import files
-from toolkit.migration.rl_zoo.convert import convert, resolve
+from toolkit.migration.rl_zoo.convert import convert, is_registered, resolve
 from toolkit.migration.rl_zoo.keys import ZooEntry
 from toolkit.migration.sb3_model import import_sb3, needs_statistics
 from toolkit.training.run_directory import RunDirectory
@@ -85,6 +85,9 @@ def _read_entry(folder: Path) -> tuple[ZooEntry, str, str]:
         if not isinstance(document.data, dict):
             raise ConfigError([Problem((), "must be a mapping")], document.locations)
     env_id, algorithm = (_get_text(arguments, key) for key in ("env", "algo"))
+    # finding a component by its path would run code; an entry with model_class is refused for that
+    if not is_registered(algorithm) and "model_class" not in config.data:
+        raise ConfigError([Problem(("algo",), f"algorithm {algorithm!r} does not exist")], arguments.locations)
     locations = {(env_id, *path): line for path, line in config.locations.items()}
     entry = ZooEntry(env_id, dict(config.data), locations)
     for key, argument in _get_overrides(arguments.data).items():

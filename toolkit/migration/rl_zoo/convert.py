@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.config import yaml_document
 from toolkit.config.load import ResolvedConfig, resolve_document
-from toolkit.config.registry import KINDS, find
+from toolkit.config.registry import KINDS, find, list_entry_points
 from toolkit.config.trust import RunOrigin, hash_config
 from toolkit.config.yaml_document import Document
 from toolkit.migration.rl_zoo import files
@@ -57,6 +57,11 @@ def import_zoo(file: Path, env_id: str, algorithm: str) -> str:
     if yaml_document.parse(text, f"{entry.name} as YAML").data != config:
         raise ConfigError([Problem((), "has a value that YAML cannot express")], entry.origins)
     return text
+
+
+def is_registered(algorithm: str) -> bool:
+    """Return whether an algorithm is registered by its name or Zoo's."""
+    return _ALGORITHMS.get(algorithm, algorithm) in list_entry_points(KINDS["algorithms"])
 
 
 def convert(entry: ZooEntry, env_id: str, algorithm: str) -> dict[str, Any]:
