@@ -75,6 +75,29 @@ class OwnGeneratorWithForces(OwnGenerator):
         return np.clip(observation + np.float32(0.1) * action, -1, 1), reward + float(action[0]), *rest  # type: ignore[return-value]
 
 
+class Arcade(gym.Env[Any, Any]):
+    """A game of three lives, each of which lasts two steps; every step returns 1."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.ale = self  # where SB3's wrapper asks for lives
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.step_number = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.step_number += 1
+        return np.ones(1, np.float32), 1.0, self.lives() == 0, False, {}
+
+    def lives(self) -> int:
+        return 3 - self.step_number // 2
+
+
+gym.register("toolkit_tests/Arcade-v0", Arcade)
 gym.register("toolkit_tests/OwnGenerator-v0", OwnGenerator)
 gym.register("toolkit_tests/OwnGeneratorWithForces-v0", OwnGeneratorWithForces)
 gym.register("toolkit_tests/Paying-v0", Paying, max_episode_steps=1000)
@@ -217,6 +240,16 @@ def test_evaluation_actions_are_deterministic(tmp_path: Path) -> None:
         {0.0},
         {50.0},
     )  # a sampled action would differ from step to step
+
+
+def test_evaluation_and_confirmation_count_games_not_lives(tmp_path: Path) -> None:
+    wrapper = "stable_baselines3.common.atari_wrappers:EpisodicLifeEnv"
+    success = "{name: success, params: {threshold: 6, episodes: 2, confirm_episodes: 2}}"
+    overrides = ["env.id=toolkit_tests/Arcade-v0", f"env.wrappers=['{wrapper}']", f"callbacks=[{success}]"]
+    run = train_paying(tmp_path, *overrides)
+    assert run.result is not None
+    assert (run.result["status"], run.result["episodes"]) == ("success", 2)
+    assert evaluate(run, 3).returns == (6, 6, 6)
 
 
 def test_wrapper_ends_episodes_in_evaluation(tmp_path: Path) -> None:

@@ -617,6 +617,29 @@ def test_report_survives_environment_that_raises(
     assert "No video of seed 0: RuntimeError: it does not close (" in Page(Path("report/report.html")).text
 
 
+BLACK = """\
+import gymnasium
+import numpy
+
+
+class Black(gymnasium.Wrapper):
+    def render(self):
+        return numpy.zeros((16, 16))
+"""
+
+
+def test_report_says_that_its_video_has_one_color(
+    config_file: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("black.py").write_text(BLACK)
+    run = package.train(config_file, timesteps=8, env__wrappers=["./black.py:Black"]).directory
+    assert toolkit("report", run, "--gallery", "gallery").status == 0
+    doubt = "shows one colour throughout, RGB (0, 0, 0): check what the environment's render() draws"
+    assert f"gallery/small.gif {doubt}" in caplog.messages
+    assert toolkit("report", run).status == 0
+    assert f"one greedy episode, at most 500 steps; it {doubt}." in Page(Path("report/report.html")).text
+
+
 def test_untrusted_code_of_a_run_does_not_execute(make_run: MakeRun, toolkit: Toolkit) -> None:
     Path("mine.py").write_text(
         "import pathlib, gymnasium\npathlib.Path('ran').touch()\nclass Mine(gymnasium.Wrapper):\n    pass\n"
