@@ -69,11 +69,16 @@ class ClipRecorder(RecordVideo):
         _call_before_changes(self._timed_layer, self._note_change)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment, and begin the next clip unless the present episode goes on."""
+        """Reset the environment, and begin the next clip unless the present episode goes on.
+
+        :raises ClipsComplete: if this cuts the last episode
+        """
         self._n_frames_at_reset = None
         observation, info = self.env.reset(seed=seed, options=options)
         if self.episode_id < 0 or info.get(RAW_EPISODE) is not None:
             self._begin_episode()
+        elif self.recording and self._n_steps >= self._max_steps:
+            self._cut_episode()
         self._draw_state()
         return observation, info
 
@@ -85,10 +90,7 @@ class ClipRecorder(RecordVideo):
         observation, reward, terminated, truncated, info = super().step(action)
         self._n_steps += 1
         if self.recording and self._n_steps >= self._max_steps and not (terminated or truncated):
-            self._is_cut = True
-            self.stop_recording()
-            if self.episode_id + 1 >= self._episodes:
-                raise ClipsComplete
+            self._cut_episode()
             truncated = True
         return observation, reward, terminated, truncated, info
 
@@ -131,6 +133,12 @@ class ClipRecorder(RecordVideo):
         if self.episode_id < self._episodes:
             self.start_recording(str(self.episode_id))
             self._is_state_drawn = False
+
+    def _cut_episode(self) -> None:
+        self._is_cut = True
+        self.stop_recording()
+        if self.episode_id + 1 >= self._episodes:
+            raise ClipsComplete
 
     def _note_change(self, method: str) -> None:
         """Draw the state that a step or reset of the timed layer is about to change."""
