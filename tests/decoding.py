@@ -15,11 +15,12 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Video:
-    """A decoded video; `pixel_format` is that of the file."""
+    """A decoded video; `pixel_format` and `color_matrix` are those that the file names."""
 
     frames: NDArray[np.uint8]
     seconds: float
     pixel_format: str
+    color_matrix: str = ""
 
 
 def decode(path: Path) -> Video:
@@ -40,9 +41,9 @@ def _decode_gif(path: Path) -> Video:
 def _decode_mp4(path: Path) -> Video:
     raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     result = subprocess.run([get_ffmpeg_exe(), "-i", path, *raw], capture_output=True, check=True)
-    stream = re.search(r"Video: h264.*?, (yuv\w+).*?, (\d+)x(\d+)", result.stderr.decode())
+    stream = re.search(r"Video: h264.*?, (yuv\w+)(?:\(tv, (\w+))?.*?, (\d+)x(\d+)", result.stderr.decode())
     duration = re.search(r"Duration: 00:(\d\d):(\d\d\.\d\d)", result.stderr.decode())
     assert stream
     assert duration
-    frames = np.frombuffer(result.stdout, np.uint8).reshape(-1, int(stream[3]), int(stream[2]), 3)
-    return Video(frames, 60 * int(duration[1]) + float(duration[2]), stream[1])
+    frames = np.frombuffer(result.stdout, np.uint8).reshape(-1, int(stream[4]), int(stream[3]), 3)
+    return Video(frames, 60 * int(duration[1]) + float(duration[2]), stream[1], stream[2])

@@ -26,7 +26,7 @@ class RecordVideoCallback(RunCallback):
     :param on_success: record when training meets its success criterion
     :param at_end: record when training ends, unless it ended with a recorded success
     :param formats: `mp4`, `gif` or both
-    :param max_steps: maximum length of the episode; all its frames are in memory
+    :param max_steps: maximum length of the episode in steps of the agent; all its frames are in memory
     :param tail: number of frames to record after the environment terminates, 0 to 1000, to show the fall
     """
 

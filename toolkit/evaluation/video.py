@@ -48,10 +48,10 @@ def record(
     >>> video.name
     'record.gif'
 
-    :param episodes: number of episodes, at least 1
+    :param episodes: number of episodes, at least 1; an episode is a whole game, with all its lives
     :param formats: ``mp4``, ``gif`` or both
     :param out: directory of the videos; by default the run's ``videos``
-    :param max_steps: episodes are cut after this many steps
+    :param max_steps: an episode is cut after this many steps of the agent, and a warning says so
     :param tail: frames, 0 to 1000, after the environment terminates an episode, so that the fall is visible
     :return: the files written, in order
     :raises RunError: if the run has no model that can be loaded, or the directory cannot be written to. A ``videos``
@@ -101,7 +101,7 @@ def record_clips(  # noqa: PLR0913 - options are keywords
     The episodes follow from the run's seed, so that videos of one run are comparable. Training is not affected.
 
     :param episodes: number of episodes, at least 1
-    :param max_steps: episodes are cut after this many steps
+    :param max_steps: an episode is cut after this many steps of the agent
     :param tail: frames, 0 to 1000, after the environment terminates an episode, so that the fall is visible
     :return: the clips in order
     :raises ValueError: if ``episodes``, ``tail`` or ``formats`` is invalid

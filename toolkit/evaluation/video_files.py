@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from toolkit.evaluation.frames import Frame
 
 VideoFormat = Literal["mp4", "gif"]
+# the conversion that ffmpeg makes from RGB; without a name, players take another one for pictures of 720 rows or more
+_COLORS = ("-colorspace", "smpte170m", "-color_range", "tv")
 _N_CODES = 1 << 24  # of colours
 _N_CELLS = 1 << 15  # of similar colours: 8 levels of each channel
 _SAMPLE_SIZE = 1 << 16  # pixels
@@ -24,7 +26,7 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
     from imageio_ffmpeg import write_frames
 
     height, width = (size + size % 2 for size in frames[0].shape[:2])
-    writer = write_frames(str(path), (width, height), fps=fps, macro_block_size=1)
+    writer = write_frames(str(path), (width, height), fps=fps, macro_block_size=1, output_params=[*_COLORS])
     writer.send(None)
     try:
         for frame in frames:

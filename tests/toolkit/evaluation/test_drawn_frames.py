@@ -264,6 +264,11 @@ def test_video_has_pixels_that_render_drew(film: Film, drawing: str, suffix: Vid
     assert difference[:, -12:-4, -12:-4].max() <= 5
 
 
+def test_mp4_names_its_conversion_of_colors(film: Film) -> None:
+    (path,) = film("mp4")
+    assert decode(path).color_matrix == "smpte170m", "players guess differently from 720 rows on"
+
+
 @pytest.mark.parametrize("drawing", FAULTS)
 def test_frame_that_is_no_picture_is_refused_by_shape_and_dtype(film: Film, drawing: str, tmp_path: Path) -> None:
     with pytest.raises(RecordingError) as caught:
