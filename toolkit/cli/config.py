@@ -12,16 +12,20 @@ from toolkit.cli.shared import ConfigPath, Overrides, preload_after_check
 
 
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Check a whole config and print it with every default."""
+    """Check a whole config, try its environment, and print it with every default."""
     from toolkit.config.load import load_config
 
     with preload_after_check():
         run_config = load_config(config, overrides or [])
+    from toolkit.envs.trial import try_environment
     from toolkit.training.checks import log_config_warnings
     from toolkit.training.trainer import dry_run
+    from toolkit.utils.log import log_problems
 
     dry_run(run_config)
+    doubts = try_environment(run_config)
     log_config_warnings(run_config)
+    log_problems(run_config.make_error(doubts))
     print_line(run_config.to_yaml(), end="")
 
 

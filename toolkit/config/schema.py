@@ -50,6 +50,8 @@ class EnvConfig(StrictModel):
     """Time limit in steps; by default the environment's own."""
     params: Params = {}
     """Keyword arguments to `gymnasium.make`."""
+    reset_options: Params = {}
+    """Options of every reset of the environment."""
     n_envs: Annotated[Count, Field(le=10_000)] = 1
     """Number of environments that step together."""
     vec_env: Literal["dummy", "subproc"] = "dummy"

@@ -121,13 +121,15 @@ class EpisodeRecorder(VecEnvWrapper):
     The recorder reads what leaves the environments, because a callback's ``locals`` differ between algorithms (ARS
     sets none). An end without a completed episode, such as a lost life in a game that continues, is not recorded.
 
+    :param accepts_infinity: whether observations may be infinite, for networks that can take it
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
     :ivar recent_steps: the last steps, if they are kept
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
     """
 
-    def __init__(self, venv: VecEnv) -> None:
+    def __init__(self, venv: VecEnv, accepts_infinity: bool = False) -> None:
         super().__init__(venv)
+        self._accepts_infinity = accepts_infinity
         self.hides_monitor = False
         self.episodes = EpisodeLog()
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
@@ -156,7 +158,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self.taken_over = None
         self._start = self._start or time.monotonic()
         observations = self.venv.reset()
-        _require_finite(observations, "observations")
+        require_finite(observations, "observations", self._accepts_infinity)
         for index in range(self.num_envs):
             self._pop_episode(index)
         self._start_steps[:] = self._steps
@@ -194,15 +196,16 @@ class EpisodeRecorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments, and record the episodes that ended."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        _require_finite(rewards, "rewards")
-        _require_finite(observations, "observations")
+        require_finite(rewards, "rewards")
+        require_finite(observations, "observations", self._accepts_infinity)
         self._shaped_returns += rewards
         self._steps += 1
         if self.recent_steps is not None:
             self.recent_steps.add(observations, self._actions, rewards, dones)
         if dones.any():
             indices = [int(index) for index in np.flatnonzero(dones)]
-            _require_finite([infos[index].get("terminal_observation") for index in indices], "last observations")
+            last_observations = [infos[index].get("terminal_observation") for index in indices]
+            require_finite(last_observations, "last observations", self._accepts_infinity)
             for index in indices:
                 if self.recent_steps is not None and infos[index].get("TimeLimit.truncated"):
                     self.recent_steps.mark_truncated(index)
@@ -333,13 +336,20 @@ def _from_version_0_1_0(columns: NDArray[np.float64]) -> list[Episode]:
     ]
 
 
-def _require_finite(values: Any, kind: str) -> None:
-    """Refuse NaN and infinity: a network learns nothing but NaN from them."""
+def require_finite(values: Any, kind: str, accepts_infinity: bool = False) -> None:
+    """Refuse NaN and infinity: a network learns nothing but NaN from them.
+
+    :param values: an array, or a list, tuple or dict of arrays
+    :param kind: what they are, for the message
+    :raises FaultyEnvironmentError: if one is not finite
+    """
     if isinstance(values, dict):
         values = [*values.values()]
     if isinstance(values, (list, tuple)):
         for value in values:
-            _require_finite(value, kind)
+            require_finite(value, kind, accepts_infinity)
     elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():
+        if accepts_infinity and not np.isnan(values).any():
+            return
         message = f"the environments return {kind} that are not finite numbers"
         raise FaultyEnvironmentError(message, "correct them, or their wrappers")

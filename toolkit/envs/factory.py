@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,8 +16,9 @@ from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
+from toolkit.envs.spaces import find_space_problems
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
-from toolkit.utils.errors import Problem
+from toolkit.utils.errors import ConfigError
 from toolkit.utils.seeds import derive_run_seed
 
 _STREAMS = ("training", "evaluation", "video", "confirmation")
@@ -50,14 +53,17 @@ def make_vec_env(
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
 
-    def make() -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = make_env(
-            plain_config, wrappers, render_mode, is_alone=in_subprocesses, relabels=relabels
-        )
+    def make(index: int) -> gym.Env[Any, Any]:
+        try:
+            env: gym.Env[Any, Any] = make_env(
+                plain_config, wrappers, render_mode, is_alone=in_subprocesses, relabels=relabels
+            )
+        except ConfigError as error:
+            raise (error if in_subprocesses or not index else _hint_at_subprocesses(error, plain_config)) from error
         return wrap(env) if wrap else env
 
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None
-    factories = [make] * (n_envs or config.env.n_envs)
+    factories = [partial(make, index) for index in range(n_envs or config.env.n_envs)]
     step_timeout = config.env.step_timeout
     venv: VecEnv = SubprocessVecEnv(factories, step_timeout, seed) if in_subprocesses else InProcessVecEnv(factories)
     try:
@@ -65,12 +71,23 @@ def make_vec_env(
             if relabels:
                 check_vec_wrapper(wrapper, config)
             venv = wrapper.build(venv, **_get_gamma(wrapper, config.components.algorithm))
-        recorder = EpisodeRecorder(venv)
+        recorder = EpisodeRecorder(venv, accepts_infinity=accepts_infinity(config))
         recorder.seed(seed)
     except BaseException:
         venv.close()
         raise
     return recorder
+
+
+def _hint_at_subprocesses(error: ConfigError, config: RunConfig) -> ConfigError:
+    """Say of an environment that could be built once in this process, and not again, what may help."""
+    hint = "one could be built: if a process can have only one, set env.vec_env to subproc"
+    return config.make_error([replace(problem, hint=problem.hint or hint) for problem in error.problems])
+
+
+def accepts_infinity(config: RunConfig) -> bool:
+    """Return whether the policy has a features extractor of the config's: SB3's own make NaN of infinity."""
+    return "features_extractor_class" in config.algorithm.policy_params
 
 
 def try_rewards(config: ResolvedConfig) -> None:
@@ -121,24 +138,12 @@ def make_env(
             built.append((wrapper, env))
         if relabels:
             env = guard_rewards(env, built, config)
-        _refuse_unfit_observations(env.observation_space, config)
-        return ReplayableEpisodes(env, monitor, is_alone=is_alone)
+        if problems := find_space_problems(env, config):
+            raise config.make_error(problems)
+        return ReplayableEpisodes(env, monitor, is_alone=is_alone, reset_options=config.env.reset_options)
     except BaseException:
         base.close()
         raise
-
-
-def _refuse_unfit_observations(space: gym.Space[Any], config: RunConfig) -> None:
-    """Refuse a space that SB3 has no arrays for, such as ``Text``, or a ``Dict`` in a ``Dict``."""
-    spaces = [*space.spaces.values()] if isinstance(space, gym.spaces.Dict) else [space]
-    spaces = [*space.spaces] if isinstance(space, gym.spaces.Tuple) else spaces
-    for part in spaces:
-        if part.shape is None:
-            place = "" if part is space else f" inside {type(space).__name__}"
-            message = (
-                f"'{config.env.id}' has an observation space that SB3 does not support: {type(part).__name__}{place}"
-            )
-            raise config.make_error([Problem(("env",), message, "add a wrapper that returns arrays")])
 
 
 def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:

@@ -100,13 +100,14 @@ def copy_arrays(observation: Any) -> Any:
 
 
 def _copy_array(part: _Part, observation: Any) -> Any:
-    return np.array(part.get(observation), part.dtype)[()]
+    return np.array(part.get(observation), part.dtype).reshape(part.shape)[()]
 
 
 def _check_difference(array: NDArray[Any], part: _Part) -> None:
     """Check an array whose shape or type is not that of the space."""
     name = "an observation" if part.key is None else f"an observation whose {part.key!r} is"
-    if array.shape != part.shape or array.dtype.kind not in "biuf":
+    is_one_number = array.size == 1 and part.shape == (1,)  # SB3 accepts it without its dimension
+    if (array.shape != part.shape and not is_one_number) or array.dtype.kind not in "biuf":
         wrong = f"{name} of shape {array.shape} and type {array.dtype}, not {part.shape} and numbers"
         raise FaultyEnvironmentError(f"the environment returns {wrong}", _HINT)
     if part.dtype.kind == "f":

@@ -6,8 +6,9 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import deepcopy
 from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
@@ -58,6 +59,7 @@ _WITHOUT_EFFECT = {  # methods that only ask
     *("action_masks", "compute_reward", "compute_terminated", "compute_truncated"),
     *("get_wrapper_attr", "has_wrapper_attr", "render", "close"),
 }
+_NUMBERS = (float, int, np.number)
 _SEQUENCES = (tuple, list)  # isinstance takes this in less time than a union
 
 
@@ -90,9 +92,10 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
         result: Any = self.env.step(action)
         try:
             observation, reward, terminated, truncated, info = result
-            float(reward)
         except (TypeError, ValueError):
             info = None
+        else:
+            _check_reward(reward)
         if not isinstance(info, dict) or not isinstance(result, _SEQUENCES):
             raise _faulty("step", result, "observation, reward, terminated, truncated and info")
         return copy_arrays(observation) if self._copies else observation, reward, terminated, truncated, info
@@ -119,6 +122,22 @@ class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
         if self._check:
             self._check(self)
         return result
+
+
+def _check_reward(reward: Any) -> None:
+    """Check that a reward is one number.
+
+    :raises FaultyEnvironmentError: if it is not, as in an environment with several objectives
+    """
+    if isinstance(reward, _NUMBERS):
+        return
+    try:
+        float(reward)
+    except (TypeError, ValueError):
+        shape = f" of shape {np.shape(reward)}" if np.shape(reward) else ""
+        message = f"the environment returns a reward that is not one number: {type(reward).__name__}{shape}"
+        hint = "return a float; weigh several objectives in an environment of your own, and name it in env.id"
+        raise FaultyEnvironmentError(message, hint) from None
 
 
 def _faulty(method: str, result: Any, expected: str) -> FaultyEnvironmentError:
@@ -229,11 +248,20 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     :param env: the environment with all its wrappers
     :param monitor: the :class:`RawMonitor` among them; what resets it resets the environment itself
     :param is_alone: whether nothing else in this process draws from the global generators
+    :param reset_options: passed to every reset without options of its own
     """
 
-    def __init__(self, env: gym.Env[Any, Any], monitor: RawMonitor, *, is_alone: bool = False) -> None:
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        monitor: RawMonitor,
+        *,
+        is_alone: bool = False,
+        reset_options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(env)
         self._monitor = monitor
+        self._reset_options = dict(reset_options or {}) or None
         self._seed = 0
         self._episode = -1
         self._first_episode = self._first_seed = 0
@@ -312,6 +340,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def _reset_env(self, seed: int, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; the first time, complete what :meth:`take_over` began."""
         states, self._taken_over = self._taken_over, None
+        options = deepcopy(self._reset_options) if options is None else options
         n_resets = self._monitor.n_resets
         result: tuple[Any, dict[str, Any]] | None = None
         try:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -48,8 +49,19 @@ class InProcessVecEnv(DummyVecEnv):
     wrappers.
     """
 
-    def __init__(self, factories: list[EnvFactory]) -> None:
-        super().__init__(factories)
+    def __init__(self, factories: Sequence[EnvFactory]) -> None:
+        built: list[gym.Env[Any, Any]] = []
+
+        def build(factory: EnvFactory) -> gym.Env[Any, Any]:
+            built.append(factory())
+            return built[-1]
+
+        try:
+            super().__init__([partial(build, factory) for factory in factories])
+        except BaseException:
+            for env in built:
+                env.close()
+            raise
         # the first environment has the same object: it must not share the algorithm's random generator
         self.action_space = deepcopy(self.action_space)
         self._format = ObservationFormat(self.observation_space)
@@ -104,7 +116,7 @@ class SubprocessVecEnv(SubprocVecEnv):
     :raises ToolkitError: if an environment cannot be built
     """
 
-    def __init__(self, factories: list[EnvFactory], step_timeout: float | None, seed: int) -> None:
+    def __init__(self, factories: Sequence[EnvFactory], step_timeout: float | None, seed: int) -> None:
         self.waiting = False
         self.closed = False
         self._factories, self._step_timeout, self._seed = factories, step_timeout, seed

@@ -16,6 +16,7 @@ from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.data import compute_mean
+from toolkit.utils.errors import ConfigError, describe_error
 
 _log = logging.getLogger("toolkit")
 
@@ -63,7 +64,15 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
     n_envs = min(episodes, _N_ENVS)
-    returns, has_equal_copies = _play(run, model, episodes, env_seed, n_envs)
+    try:
+        returns, has_equal_copies = _play(run, model, episodes, env_seed, n_envs)
+    except ConfigError as error:
+        if n_envs == 1:
+            raise
+        n_envs = 1
+        returns, has_equal_copies = _play(run, model, episodes, env_seed, n_envs)[0], False
+        cause = describe_error(error.__cause__ or error).partition("; ")[0]
+        _log.warning("%s: played on one environment: %s", run.directory, cause)
     if has_equal_copies:
         message = "%s: %d copies of %s play equal episodes though their seeds differ: played again on one environment"
         _log.warning(message, run.directory, n_envs, run.config.env.id)

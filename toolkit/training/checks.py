@@ -24,8 +24,9 @@ from stable_baselines3.common.vec_env import (
 
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.factory import make_env
 from toolkit.training.callbacks import SuccessCriterion
-from toolkit.utils.errors import Problem
+from toolkit.utils.errors import ConfigError, Problem, describe_error
 from toolkit.utils.log import log_problems
 from toolkit.utils.vec_envs import iterate_vec_wrappers
 
@@ -213,6 +214,26 @@ def refuse_unfit_normalization(config: ResolvedConfig, model: BaseAlgorithm) -> 
             return
         if layer.observation_space != layer.venv.observation_space:
             raise config.make_error([_describe_unfit_order(config, normalizer, type(layer))])
+
+
+def refuse_lone_environment(config: ResolvedConfig) -> None:
+    """Refuse an environment that a process can have only once, if a callback plays episodes beside training.
+
+    :raises ConfigError: if the environment cannot be built while the training's own exist in this process
+    """
+    plays = [
+        callback
+        for callback in config.components.callbacks
+        if callback.name == "record_video" or callback.get_argument("confirm_episodes")
+    ]
+    if not plays or config.env.vec_env == "subproc":
+        return
+    try:
+        make_env(config, config.components.wrappers).close()
+    except ConfigError as error:
+        cause = describe_error(error.__cause__ or error)
+        message = f"'{plays[0].name}' needs a second environment in the training process, which fails: {cause}"
+        raise config.make_error([Problem(plays[0].path, message, "set env.vec_env to subproc")]) from error
 
 
 def _describe_unfit_order(config: ResolvedConfig, normalizer: BoundComponent, outside: type[VecEnvWrapper]) -> Problem:

@@ -68,6 +68,8 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
                 "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
             )
             raise config.make_error([problem]) from cause
+        if unfit := _describe_unfit_images(config, env, str(cause)):
+            raise config.make_error([unfit]) from cause
         raise
     train_freq = getattr(model, "train_freq", None)
     if env.num_envs > 1 and isinstance(train_freq, TrainFreq) and train_freq.unit is TrainFrequencyUnit.EPISODE:
@@ -81,6 +83,19 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
     _expand_noise(getattr(model, "action_noise", None), env)
     remember_initial_policy(model)
     return model
+
+
+def _describe_unfit_images(config: ResolvedConfig, env: EpisodeRecorder, error: str) -> Problem | None:
+    """Describe observations that SB3's network for images cannot take, from the error that it raises."""
+    policy, space = config.algorithm.policy, env.observation_space
+    if "use NatureCNN only with images" in error:
+        message = f"'{policy}' needs images, uint8 from 0 to 255 in three dimensions; '{config.env.id}' gives {space}"
+        return Problem(("algorithm", "policy"), message, "choose MlpPolicy, or correct the space")
+    if "Calculated padded input size" in error:
+        message = f"'{policy}' needs images of at least 36x36 pixels; '{config.env.id}' gives shape {space.shape}"
+        hint = "add the wrapper gymnasium.wrappers:ResizeObservation, or name a policy_params.features_extractor_class"
+        return Problem(("algorithm", "policy"), message, hint)
+    return None
 
 
 def _require_readable_weights(model: BaseAlgorithm, config: ResolvedConfig) -> None:

@@ -27,7 +27,7 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
-from toolkit.training.checks import find_obstacles_to_learning, refuse_unfit_normalization
+from toolkit.training.checks import find_obstacles_to_learning, refuse_lone_environment, refuse_unfit_normalization
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import check_eval_callbacks
@@ -36,6 +36,7 @@ from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
+from toolkit.training.space_checks import log_space_warnings
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
@@ -118,7 +119,7 @@ def dry_run(config: RunConfig, is_local: bool = True) -> None:
         refuse_missing_device(resolved)
     try_rewards(resolved)
     with _open_session(resolved, ()):
-        pass
+        refuse_lone_environment(resolved)
 
 
 def _check_resumable(run: RunDirectory) -> None:
@@ -206,6 +207,7 @@ def _build_session(
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         keep_recent_steps(env)
         refuse_unfit_normalization(config, model)
+        log_space_warnings(config, model)
         config_callbacks = [component.build() for component in config.components.callbacks]
         check_eval_callbacks(config, model, config_callbacks, callbacks)
         criteria = [callback for callback in config_callbacks if isinstance(callback, SuccessCriterion)]

@@ -55,6 +55,7 @@ def test_minimal_config_has_defaults() -> None:
             "id": "CartPole-v1",
             "max_episode_steps": None,
             "params": {},
+            "reset_options": {},
             "n_envs": 1,
             "vec_env": "dummy",
             "step_timeout": None,

@@ -491,24 +491,6 @@ def test_build_error_names_file_line_and_path(env: str, path: str, message: str)
     assert str(error.value).startswith(f"config.yaml:2: {path}: ")
 
 
-@pytest.mark.parametrize(
-    ("space", "name"),
-    [
-        (gym.spaces.Text(3), "Text"),
-        (gym.spaces.Dict(a=gym.spaces.Dict(b=gym.spaces.Discrete(2))), "Dict inside Dict"),
-        (gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Text(3)]), "Text inside Tuple"),
-    ],
-)
-def test_observation_space_without_arrays_is_refused_with_its_line(
-    space: gym.Space[Any], name: str, old_interface: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(OldInterface, "observation_space", space)
-    with pytest.raises(ConfigError) as error:
-        build(f"{{id: {old_interface}}}")
-    message = f"'OldInterface-v0' has an observation space that SB3 does not support: {name}"
-    assert str(error.value) == f"config.yaml:2: env: {message}; add a wrapper that returns arrays"
-
-
 MAZES = """\
 import gymnasium as gym
 

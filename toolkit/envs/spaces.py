@@ -1,0 +1,90 @@
+"""Spaces that SB3 cannot learn in, or would learn in something else than what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from toolkit.config.schema import RunConfig
+from toolkit.utils.errors import Problem
+
+_Faults = Iterator[tuple[str, str]]  # what is wrong, and what to do
+_FLATTEN = "add the wrapper gymnasium.wrappers:FlattenObservation"
+_SHIFT = "add the wrapper 'zero_start'"
+
+
+def find_space_problems(env: gym.Env[Any, Any], config: RunConfig) -> list[Problem]:
+    """Find what SB3 does not support in the spaces of a wrapped environment; some of it, SB3 does not notice.
+
+    SB3 counts the values of ``Discrete`` and ``MultiDiscrete`` from 0, whatever their start is. It gives real numbers
+    to a ``Box`` of integers.
+    """
+    faults = [
+        *(
+            (f"an observation space that SB3 does not support: {text}", hint)
+            for text, hint in _check_observations(env)
+        ),
+        *((f"an action space that SB3 does not support: {text}", hint) for text, hint in _check_action(env)),
+    ]
+    return [Problem(("env",), f"'{config.env.id}' has {text}", hint) for text, hint in faults]
+
+
+def _check_observations(env: gym.Env[Any, Any]) -> _Faults:
+    """Check the observation space, or its parts."""
+    space = env.observation_space
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _check_observation(part, f" inside Dict ({key!r})")
+    elif isinstance(space, spaces.Tuple):
+        yield "Tuple", _FLATTEN
+    else:
+        yield from _check_observation(space, "")
+
+
+def _check_observation(space: gym.Space[Any], place: str) -> _Faults:
+    name = f"{type(space).__name__}{place}"
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        yield name, _FLATTEN
+    elif space.shape is None:
+        yield name, "add a wrapper that returns arrays"
+    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim > 1:
+        yield f"{name} with {space.nvec.ndim} dimensions", _FLATTEN
+    elif first := _find_start(space):
+        yield f"{name} that starts at {first}, not 0", _SHIFT
+    elif isinstance(space, spaces.Box) and not space.shape:
+        yield f"{name} of one number without a dimension", "return an array of shape (1,), in a wrapper for example"
+    elif not np.prod(space.shape):
+        yield f"{name} of shape {space.shape}, without a number", "return what the agent needs to know"
+
+
+def _check_action(env: gym.Env[Any, Any]) -> _Faults:
+    """Check an action space that algorithms do not refuse themselves."""
+    space = env.action_space
+    name = type(space).__name__
+    if isinstance(space, spaces.Box):
+        yield from _check_box_action(space)
+    elif first := _find_start(space):
+        yield f"{name} that starts at {first}, not 0", _SHIFT
+    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim > 1:
+        yield f"{name} with {space.nvec.ndim} dimensions", "flatten it in a wrapper"
+    elif isinstance(space, spaces.MultiBinary) and len(space.shape) > 1:
+        yield f"{name} with {len(space.shape)} dimensions", "flatten it in a wrapper"
+
+
+def _check_box_action(space: spaces.Box) -> _Faults:
+    if space.dtype.kind != "f":
+        advice = "use Discrete or MultiDiscrete, in a wrapper for example"
+        yield f"Box of {space.dtype}, while agents give real numbers", advice
+    elif not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        yield "Box without bounds", "give it finite ones, in a wrapper for example"
+
+
+def _find_start(space: gym.Space[Any]) -> str:
+    """Return where the values of a space start, if not at 0; otherwise an empty string."""
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+        return str(np.asarray(space.start).tolist())
+    return ""

@@ -1,0 +1,111 @@
+"""A trial of a config's environment: random steps before training, to see whether it keeps Gymnasium's interface."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episodes import require_finite
+from toolkit.envs.factory import accepts_infinity, derived_seed, make_env
+from toolkit.utils.errors import FaultyEnvironmentError, Problem, ToolkitError, describe_error
+
+_N_STEPS = 100
+
+
+def try_environment(config: ResolvedConfig) -> list[Problem]:
+    """Play 100 random steps in one environment with its wrappers.
+
+    :return: what it returns against its spaces, and SB3 accepts
+    :raises ConfigError: if it raises an error, or returns what training refuses
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="gymnasium")  # its checker says the same in other words
+        env = make_env(config, config.components.wrappers)
+        trial = _Trial(env, config)
+        try:
+            trial.play()
+        finally:
+            env.close()
+    return list(trial.warnings.values())
+
+
+class _Trial:
+    def __init__(self, env: gym.Env[Any, Any], config: ResolvedConfig) -> None:
+        self._env, self._config = env, config
+        self.warnings: dict[str, Problem] = {}
+
+    def play(self) -> None:
+        env = self._env
+        env.action_space.seed(0)
+        self._reset(derived_seed(self._config.seed, "training"))
+        for number in range(1, _N_STEPS + 1):
+            action = self._sample_action()
+            with self._report_errors(f"fails at step {number}, with action {action}"):
+                observation, reward, terminated, truncated, _ = env.step(action)
+            self._check_observation(observation)
+            for name, flag in (("terminated", terminated), ("truncated", truncated)):
+                if not isinstance(flag, bool | np.bool_):
+                    self._warn(f"returns {name} as {type(flag).__name__}, not bool")
+            if not math.isfinite(reward):
+                raise self._make_error(f"returns a reward of {reward}", "correct it, or its wrappers")
+            if terminated or truncated:
+                self._reset()
+
+    def _reset(self, seed: int | None = None) -> None:
+        hint = "" if self._config.env.reset_options else "set env.reset_options if it needs options"
+        with self._report_errors("fails at a reset", hint):
+            observation, _ = self._env.reset(seed=seed)
+        self._check_observation(observation)
+
+    def _sample_action(self) -> Any:
+        masks = self._env.get_wrapper_attr("action_masks")() if self._env.has_wrapper_attr("action_masks") else None
+        return self._env.action_space.sample(None if masks is None else np.asarray(masks, np.int8))
+
+    def _check_observation(self, observation: Any) -> None:
+        space = self._env.observation_space
+        parts = {"": (space, observation)}
+        if isinstance(space, gym.spaces.Dict):
+            parts = {f" in {key!r}": (part, observation[key]) for key, part in space.spaces.items()}
+        for place, (part, values) in parts.items():
+            if isinstance(part, gym.spaces.Box):
+                self._check_bounds(np.asarray(values).reshape(part.shape), part, place)
+            elif not part.contains(np.asarray(values)):
+                hint = "correct it, or its wrappers"
+                raise self._make_error(f"returns an observation outside its space{place}: {values}, not {part}", hint)
+
+    def _check_bounds(self, array: NDArray[Any], space: gym.spaces.Box, place: str) -> None:
+        try:
+            require_finite(array, "observations", accepts_infinity(self._config))
+        except FaultyEnvironmentError as error:
+            raise self._make_error(f"cannot be trained in: {error.message}{place}", error.hint) from error
+        is_outside = (array < space.low) | (array > space.high)
+        if is_outside.any():
+            index = tuple(int(axis[0]) for axis in np.nonzero(is_outside))
+            bounds = f"{space.low[index]:g} to {space.high[index]:g}"
+            self._warn(f"returns observations outside their space: {array[index]:g}{place}, not {bounds}")
+
+    def _warn(self, message: str) -> None:
+        self.warnings.setdefault(message.partition(":")[0], self._make_problem(message, "correct it, or its space"))
+
+    def _make_problem(self, message: str, hint: str) -> Problem:
+        return Problem(("env",), f"'{self._config.env.id}' {message}", hint)
+
+    def _make_error(self, message: str, hint: str) -> ToolkitError:
+        return self._config.make_error([self._make_problem(message, hint)])
+
+    @contextmanager
+    def _report_errors(self, what: str, hint: str = "") -> Iterator[None]:
+        try:
+            yield
+        except FaultyEnvironmentError as error:
+            raise self._make_error(f"cannot be trained in: {error.message}", error.hint) from error
+        except Exception as error:  # an environment can raise anything
+            raise self._make_error(f"{what}: {describe_error(error)}", hint) from error
