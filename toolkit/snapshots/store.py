@@ -6,13 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from toolkit.config.schema import RunConfig
+from toolkit.config import yaml_document
+from toolkit.config.schema import RunConfig, parse_config
 from toolkit.snapshots import archive
 from toolkit.snapshots.plain_data import NotPlainError
-from toolkit.utils.errors import RunError
+from toolkit.utils.errors import ConfigError, RunError
 from toolkit.utils.files import atomic_file, read_text
 
 _log = logging.getLogger("toolkit")
@@ -49,13 +51,25 @@ class SnapshotStore:
                 else:
                     unread = error
                 continue
-            if not isinstance(state, dict) or state.get("config") != self._config.to_yaml():
+            if not isinstance(state, dict) or not self._is_own_config(state.get("config")):
                 message = f"{self._root.parent}: config.yaml differs from the config of the snapshot {directory}"
                 raise RunError(message, "restore config.yaml, or start another run with the new config")
             return state
         if unread:
             raise unread
         return None
+
+    def _is_own_config(self, text: Any) -> bool:
+        """Return whether YAML is the run's config. A key of a later version counts as having its default."""
+        own_text = self._config.to_yaml()
+        if text == own_text:
+            return True
+        if not isinstance(text, str):
+            return False
+        with suppress(ConfigError):
+            config, problems = parse_config(yaml_document.parse(text, "snapshot"))
+            return not problems and config == parse_config(yaml_document.parse(own_text, "config.yaml"))[0]
+        return False
 
     def resume_from(self, timesteps: int) -> None:
         """Count timesteps from here on, and delete damaged snapshots to make room for new ones."""
