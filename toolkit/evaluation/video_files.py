@@ -133,8 +133,9 @@ def _make_palette(colors: Frame, shares: NDArray[np.float64], n_colors: int) -> 
 
     repeats = np.ceil(_SAMPLE_SIZE * shares / shares.sum()).astype(np.int64)
     sample = Image.fromarray(np.repeat(colors, repeats, axis=0)[np.newaxis])
-    quantized = sample.quantize(n_colors - n_colors // 8, method=Image.Quantize.FASTOCTREE)
-    means = np.array(quantized.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    n_frequent = n_colors - n_colors // 8
+    quantized = sample.quantize(n_frequent, method=Image.Quantize.FASTOCTREE)
+    means = np.array(quantized.getpalette(), dtype=np.uint8).reshape(-1, 3)[:n_frequent]
     palette: Frame = colors[_measure_distances(colors, means).argmin(axis=0)]
     distances = _measure_distances(colors, palette).min(axis=1)
     for _ in range(n_colors - len(palette)):
