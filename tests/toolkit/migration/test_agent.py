@@ -54,12 +54,19 @@ def write_yaml(name: str, data: dict[str, Any]) -> None:
     Path(f"agent/{ENV_ID}/{name}.yml").write_text(yaml.dump(data, Dumper=ZooDumper))
 
 
-@pytest.fixture
-def agent() -> tuple[A2C, VecNormalize]:
-    """An agent of A2C in `agent/`, in the layout of rl-trained-agents: the model, and what normalizes for it."""
+@pytest.fixture(scope="module")
+def trained() -> tuple[A2C, VecNormalize]:
+    """A model of A2C, trained for a few steps, and what normalizes for it."""
     normalizer = VecNormalize(DummyVecEnv([lambda: gym.make(ENV_ID)] * 2))
     networks = {"log_std_init": -2, "ortho_init": False, "net_arch": {"pi": [8], "vf": [4]}}
     model = A2C("MlpPolicy", normalizer, n_steps=4, use_sde=True, policy_kwargs=networks, seed=1).learn(32)
+    return model, normalizer
+
+
+@pytest.fixture
+def agent(trained: tuple[A2C, VecNormalize]) -> tuple[A2C, VecNormalize]:
+    """Save the model and its statistics in `agent/`, in the layout of rl-trained-agents."""
+    model, normalizer = trained
     Path(f"agent/{ENV_ID}").mkdir(parents=True)
     model.save(f"agent/{ENV_ID}.zip")
     normalizer.save(f"agent/{ENV_ID}/vecnormalize.pkl")

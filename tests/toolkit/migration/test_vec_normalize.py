@@ -237,7 +237,7 @@ def test_file_of_more_than_64_mib_is_refused() -> None:
 
 def test_truncated_file_is_refused_at_every_length() -> None:
     content = pickle.dumps(make_normalizer(), protocol=3)
-    for length in range(0, len(content), 7):
+    for length in range(0, len(content), 17):
         assert_refused(content[:length])
 
 
@@ -245,7 +245,7 @@ def test_file_with_flipped_bit_is_refused_or_has_finite_numbers() -> None:
     content = pickle.dumps(make_normalizer())
     generator = random.Random(0)
     n_refused = 0
-    for _ in range(300):
+    for _ in range(150):
         position = generator.randrange(len(content))
         damaged = bytearray(content)
         damaged[position] ^= 1 << generator.randrange(8)
@@ -256,4 +256,4 @@ def test_file_with_flipped_bit_is_refused_or_has_finite_numbers() -> None:
             n_refused += 1
         else:
             assert statistics is None or np.isfinite([*statistics.mean, *statistics.variance]).all()
-    assert 30 < n_refused < 300
+    assert 15 < n_refused < 150
