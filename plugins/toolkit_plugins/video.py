@@ -24,7 +24,8 @@ class RecordVideoCallback(RunCallback):
     :param every_timesteps: record after every so many environment steps
     :param every_episodes: record each time that so many more training episodes count
     :param on_success: record when training meets its success criterion
-    :param at_end: record when training ends, unless it ended with a recorded success
+    :param at_end: record when training ends, unless it ended with a recorded success; the default without another
+        trigger
     :param formats: `mp4`, `gif` or both
     :param max_steps: maximum length of the episode in steps of the agent; all its frames are in memory
     :param tail: number of frames to record after the environment terminates, 0 to 1000, to show the fall
@@ -40,8 +41,6 @@ class RecordVideoCallback(RunCallback):
         max_steps: int = DEFAULT_MAX_STEPS,
         tail: int = 0,
     ) -> None:
-        if not (every_timesteps or every_episodes or on_success or at_end):
-            raise ValueError("set at least one of every_timesteps, every_episodes, on_success and at_end")
         _check_at_least_one(every_timesteps=every_timesteps, every_episodes=every_episodes, max_steps=max_steps)
         if formats is not None and (not formats or len({*formats}) < len(formats)):
             raise ValueError("formats must name mp4, gif or both, each once")
@@ -49,7 +48,7 @@ class RecordVideoCallback(RunCallback):
         self.every_timesteps = every_timesteps
         self.every_episodes = every_episodes
         self.on_success = on_success
-        self.at_end = at_end
+        self.at_end = at_end or not (every_timesteps or every_episodes or on_success)
         self.formats: list[VideoFormat] = formats or ["mp4"]
         self.max_steps = max_steps
         self.tail = check_tail(tail)

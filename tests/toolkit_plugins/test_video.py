@@ -54,6 +54,11 @@ def test_no_success_video_without_success(tmp_path: Path) -> None:
     assert not train_with_videos(tmp_path, "on_success: true").videos.exists()
 
 
+def test_callback_without_trigger_records_the_end(tmp_path: Path) -> None:
+    run = train_with_videos(tmp_path, "")
+    assert list_videos(run) == [f"end-step-304-episode-{(run.result or {})['episodes']}.gif"]
+
+
 @pytest.mark.parametrize(("threshold", "trigger"), [(195, "end"), (5, "success")])
 def test_end_is_recorded_once(tmp_path: Path, threshold: float, trigger: str) -> None:
     run = train_with_videos(tmp_path, "on_success: true, at_end: true", threshold=threshold)
@@ -190,8 +195,6 @@ def test_training_continues_without_ffmpeg(config_file: Path) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {},
-        {"on_success": False, "at_end": False},
         {"every_timesteps": -5},
         {"at_end": True, "every_timesteps": 0},
         {"at_end": True, "every_episodes": -1},
@@ -203,14 +206,13 @@ def test_training_continues_without_ffmpeg(config_file: Path) -> None:
     ],
 )
 def test_invalid_parameters_raise(tmp_path: Path, params: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"set at least one of|must be at least 1|tail must be|formats must name"):
+    with pytest.raises(ValueError, match=r"must be at least 1|tail must be|formats must name"):
         RecordVideoCallback(**params)
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ("{}", "set at least one of every_timesteps, every_episodes, on_success and at_end"),
         ("{at_end: true, formats: [avi]}", "formats: should be"),
         ("{every_episode: 3}", "did you mean 'every_episodes'?"),
         ("{at_end: true, tail: -1}", "tail must be 0 to 1000, not -1"),

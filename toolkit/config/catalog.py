@@ -15,6 +15,7 @@ from toolkit.config.compose import to_plain_data
 from toolkit.config.docstrings import find_docstring, read_documentation, read_summary
 from toolkit.config.registry import (
     Kind,
+    add_provider,
     find,
     get_entry_point,
     get_install_command,
@@ -128,8 +129,9 @@ def _read_docstring(kind: Kind, entry_point: EntryPoint) -> object:
     try:
         return find_docstring(get_reference(entry_point))
     except ModuleNotFoundError as error:
-        hint = f"it comes with {get_provider(entry_point)}"
-        raise ComponentError(f"module '{error.name}' does not exist", hint) from error
+        missing = ComponentError(f"module '{error.name}' does not exist")
+        missing.__cause__ = error
+        raise add_provider(missing, kind, entry_point) from error
 
 
 def _lacks_requirements(entry_point: EntryPoint) -> bool:

@@ -151,7 +151,7 @@ def find(kind: Kind, name: str) -> type[Any]:
     try:
         return _check_kind(kind, name, load_object(get_reference(entry_point)))
     except ComponentError as error:
-        raise _add_provider(error, kind, entry_point) from error.__cause__
+        raise add_provider(error, kind, entry_point) from error.__cause__
 
 
 def get_entry_point(kind: Kind, name: str) -> EntryPoint:
@@ -171,7 +171,7 @@ def get_entry_point(kind: Kind, name: str) -> EntryPoint:
     return claims[name][0]
 
 
-def _add_provider(error: ComponentError, kind: Kind, entry_point: EntryPoint) -> ComponentError:
+def add_provider(error: ComponentError, kind: Kind, entry_point: EntryPoint) -> ComponentError:
     """Return the error with the distribution of the component, or the module that it needs."""
     cause = error.__cause__
     missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
@@ -181,7 +181,7 @@ def _add_provider(error: ComponentError, kind: Kind, entry_point: EntryPoint) ->
     if missing and not f"{entry_point.module}.".startswith(f"{missing}."):
         hint = f"{get_provider(entry_point)} needs the module '{missing}': install its package"
         return ComponentError(error.message, hint)
-    return ComponentError(error.message, f"it comes with {get_provider(entry_point)}")
+    return ComponentError(error.message, f"{get_provider(entry_point)} registers it")
 
 
 def get_install_command(entry_point: EntryPoint) -> str:

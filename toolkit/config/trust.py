@@ -99,9 +99,22 @@ def read_trusted_code(path: Path) -> bytes:
     if origin and origin.trusted:
         remember_code(origin.config_hash, {path: digest})
     elif origin and not _is_remembered(origin.config_hash, path, digest):
-        raise ComponentError(f"the code in {path} has not trained this run here (sha256 {digest[:16]})", _HINT)
+        raise ComponentError(_describe_untrusted(path, digest), _HINT)
     resolution.code[path] = digest
     return content
+
+
+def _describe_untrusted(path: Path, digest: str) -> str:
+    """Say that code may not run: it has not trained this run, or nobody recorded whether it has."""
+    code = f"the code in {path}"
+    try:
+        home = _get_state_directory().parents[1]
+        if home.is_dir():
+            return f"{code} has not trained this run here (sha256 {digest[:16]})"
+        reason = f"{home} does not exist"
+    except (OSError, RuntimeError) as error:  # no home directory
+        reason = str(error)
+    return f"it is not known whether {code} has trained this run here (sha256 {digest[:16]}): {reason}"
 
 
 def remember_code(config_hash: str, code: Mapping[Path, str]) -> None:

@@ -133,8 +133,8 @@ BROKEN = {
         "{module}:Mine [fancy]",
         "wrapper 'mine' needs the module 'no_such_module', which is not installed; pip install \"broken-dist[fancy]\"",
     ),
-    "no such attribute": ("", "{module}:Mine", "has no 'Mine'; it comes with broken-dist 1.0"),
-    "no such module": ("", "not_there:Mine", "module 'not_there' does not exist; it comes with broken-dist 1.0"),
+    "no such attribute": ("", "{module}:Mine", "has no 'Mine'; broken-dist 1.0 registers it"),
+    "no such module": ("", "not_there:Mine", "module 'not_there' does not exist; broken-dist 1.0 registers it"),
     "no class": ("", "{module}", "does not name a class; "),
     "of another kind": ("class Mine: pass\n", "{module}:Mine", "'mine' is not a valid wrapper: "),
 }
@@ -384,7 +384,9 @@ def read_snippet(kind: str, name: str) -> str:
 def test_snippet_of_shipped_component_is_valid(kind: str, name: str) -> None:
     assert name in read_snippet(kind, name)
     if kind not in ("launchers", "samplers", "pruners"):
-        load_config(write_pasted_config(kind, name))
+        config = load_config(write_pasted_config(kind, name))
+        for callback in config.components.callbacks:
+            callback.build()
         return
     problems: list[Problem] = []
     component_config = ComponentConfig(**yaml.safe_load(read_snippet(kind, name))[KINDS[kind].singular])

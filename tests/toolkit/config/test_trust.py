@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Toolkit
+from support import Toolkit, toolkit_process
 
 import toolkit as tk
 from toolkit.config import imports, yaml_document
@@ -56,6 +56,15 @@ def trained(working_directory: Path, marker: Path, toolkit: Toolkit) -> Path:
     assert toolkit("train", "mine.yaml", "--out", "run", "--quiet").status == 0
     marker.unlink()
     return Path("run")
+
+
+def test_code_is_not_said_to_be_foreign_without_a_home(trained: Path) -> None:
+    process = toolkit_process(["evaluate", trained, "--episodes", "1"], HOME="/no/home", XDG_STATE_HOME="")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "it is not known whether the code in" in errors
+    assert "/no/home does not exist" in errors
+    assert "has not trained" not in errors
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def resolve(config: dict[str, Any], entry: ZooEntry) -> ResolvedConfig:
 
 
 def _reword_trust_problem(problem: Problem) -> Problem:
-    if "has not trained this run" not in problem.message:
+    if "trained this run here" not in problem.message:
         return problem
     return Problem(
         problem.path, "names code that is not in an installed package", "only code in installed packages runs"
