@@ -53,6 +53,8 @@ def format_evaluation(run: RunDirectory, evaluation: Evaluation) -> str:
     if evaluation.episodes > 1:
         lines.append(f"  std   {format_number(evaluation.std_return, 2)}")
         lines.append(f"  range {evaluation.min_return:g} to {evaluation.max_return:g}")
+    if evaluation.success_rate is not None:
+        lines.append(f"  success in {100 * evaluation.success_rate:.4g} % of the episodes, as info['is_success'] says")
     return "\n".join(lines)
 
 

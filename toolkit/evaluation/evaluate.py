@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -32,6 +33,7 @@ class Evaluation:
     :param ci95: 95 % confidence interval (Student's t) of the mean return; None for one return, or equal ones
     :param returns: raw return of each episode
     :param n_envs: number of copies of the environment that played; 1 if copies would play equal episodes
+    :param success_rate: share of successes among the episodes whose ``info["is_success"]`` says; None if none does
     """
 
     episodes: int
@@ -42,6 +44,7 @@ class Evaluation:
     ci95: tuple[float, float] | None
     returns: tuple[float, ...] = field(repr=False)
     n_envs: int = field(repr=False)
+    success_rate: float | None = field(default=None, repr=False)
 
 
 def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) -> Evaluation:
@@ -65,19 +68,20 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
     n_envs = min(episodes, _N_ENVS)
     try:
-        returns, has_equal_copies = _play(run, model, episodes, env_seed, n_envs)
+        played = _play(run, model, episodes, env_seed, n_envs)
     except ConfigError as error:
         if n_envs == 1:
             raise
         n_envs = 1
-        returns, has_equal_copies = _play(run, model, episodes, env_seed, n_envs)[0], False
+        played = _play(run, model, episodes, env_seed, n_envs)
         cause = describe_error(error.__cause__ or error).partition("; ")[0]
         _log.warning("%s: played on one environment: %s", run.directory, cause)
-    if has_equal_copies:
+    if n_envs > 1 and played.has_equal_copies:
         message = "%s: %d copies of %s play equal episodes though their seeds differ: played again on one environment"
         _log.warning(message, run.directory, n_envs, run.config.env.id)
         n_envs = 1
-        returns, _ = _play(run, model, episodes, env_seed, n_envs)
+        played = _play(run, model, episodes, env_seed, n_envs)
+    returns = played.returns
     low, high = min(returns), max(returns)
     return Evaluation(
         episodes=episodes,
@@ -88,15 +92,25 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
         ci95=estimate_interval(returns),
         returns=tuple(returns),
         n_envs=n_envs,
+        success_rate=compute_mean(played.successes) if played.successes else None,
     )
 
 
-def _play(run: RunDirectory, model: BaseAlgorithm, episodes: int, seed: int, n_envs: int) -> tuple[list[float], bool]:
-    """Play greedy episodes; return their returns, and whether all copies of the environment played the same ones."""
+class _Played(NamedTuple):
+    """Greedy episodes: their returns and successes, and whether all copies of the environment played the same ones."""
+
+    returns: list[float]
+    successes: list[float]
+    has_equal_copies: bool
+
+
+def _play(run: RunDirectory, model: BaseAlgorithm, episodes: int, seed: int, n_envs: int) -> _Played:
+    successes: list[float] = []
     with open_greedy_env(
         run.resolved_config, seed=seed, n_envs=n_envs, wrap=lambda env: PlayedSteps(limit_episode_steps(env))
     ) as env:
-        return play_greedy_episodes(model, env, episodes), are_copies_equal(env)
+        returns = play_greedy_episodes(model, env, episodes, successes=successes)
+        return _Played(returns, successes, are_copies_equal(env))
 
 
 def estimate_interval(returns: Sequence[float]) -> tuple[float, float] | None:

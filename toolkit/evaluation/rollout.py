@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
@@ -74,6 +74,7 @@ def play_greedy_episodes(
     env: EpisodeRecorder,
     episodes: int,
     on_episode_end: Callable[[Episode], None] | None = None,
+    successes: list[float] | None = None,
 ) -> list[float]:
     """Play whole episodes with deterministic actions and return their raw returns.
 
@@ -84,6 +85,7 @@ def play_greedy_episodes(
     :param env: built by :func:`open_greedy_env`, or closed by the caller; wrap its environments with
         :func:`limit_episode_steps` if they may never end
     :param on_episode_end: called with each episode when it has ended
+    :param successes: gets ``info["is_success"]`` of each episode that says so
     :raises RunError: if an episode of an environment wrapped by :func:`limit_episode_steps` does not end
     """
     evaluate: Callable[..., Any] = evaluate_policy
@@ -93,12 +95,30 @@ def play_greedy_episodes(
         evaluate = evaluate_maskable_policy
     if (training_env := model.get_env()) is not None and training_env.has_attr("capture_for_copies"):
         load_wrapper_states(env, capture_wrapper_states(training_env))
-    callback = _make_step_callback(env, on_episode_end) if on_episode_end else None
+    callbacks = [] if successes is None else [_make_success_callback(successes)]
+    if on_episode_end:
+        callbacks.append(_make_step_callback(env, on_episode_end))
     with preserve_rng_state(), limit_torch_threads(model):
         returns, _ = evaluate(
-            model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True, callback=callback
+            model,
+            env,
+            n_eval_episodes=episodes,
+            deterministic=True,
+            return_episode_rewards=True,
+            callback=lambda *arguments: [callback(*arguments) for callback in callbacks],
         )
     return [float(episode_return) for episode_return in returns]
+
+
+def _make_success_callback(successes: list[float]) -> Callable[..., None]:
+    """Return a callback for ``evaluate_policy``, which calls it at each step of an episode that counts."""
+
+    def keep_success(local_variables: Mapping[str, Any], _: Any) -> None:
+        info = local_variables["info"]
+        if local_variables["done"] and "episode" in info and info.get("is_success") is not None:
+            successes.append(float(info["is_success"]))
+
+    return keep_success
 
 
 def _make_step_callback(env: EpisodeRecorder, on_episode_end: Callable[[Episode], None]) -> Callable[..., None]:

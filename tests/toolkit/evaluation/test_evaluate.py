@@ -21,18 +21,26 @@ from toolkit.evaluation.evaluate import estimate_interval
 from toolkit.training.model import load_model
 from toolkit.utils.errors import RunError
 
-KEYS = {"episodes", "mean_return", "std_return", "min_return", "max_return", "ci95", "returns", "n_envs"}
+KEYS = {
+    *("episodes", "mean_return", "std_return", "min_return", "max_return", "ci95"),
+    *("returns", "n_envs", "success_rate"),
+}
 
 
 class Paying(gym.Env[Any, Any]):
-    """Rewards action 1, and the end of an episode with a number drawn at reset or the next of `script`."""
+    """Rewards action 1, and the end of an episode with a number drawn at reset or the next of `script`.
+
+    It can call a prize above 500,000 a success.
+    """
 
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
     script: ClassVar[Iterator[float]] = iter(())
 
-    def __init__(self, steps: int = 1, per_action: float = 0.0, lottery: bool = False) -> None:
-        self.steps, self.per_action, self.lottery = steps, per_action, lottery
+    def __init__(
+        self, steps: int = 1, per_action: float = 0.0, lottery: bool = False, names_success: bool = False
+    ) -> None:
+        self.steps, self.per_action, self.lottery, self.names_success = steps, per_action, lottery, names_success
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -44,7 +52,8 @@ class Paying(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.left -= 1
         reward = self.per_action * float(action) + (0.0 if self.left else self.prize)
-        return np.ones(1, np.float32), reward, self.left == 0, False, {}
+        info = {"is_success": self.prize > 500_000} if self.names_success and not self.left else {}
+        return np.ones(1, np.float32), reward, self.left == 0, False, info
 
 
 class OwnGenerator(gym.Env[Any, Any]):
@@ -145,6 +154,21 @@ def test_evaluation_has_requested_number_of_distinct_episodes(lottery: Run, epis
     evaluation = evaluate(lottery, episodes)
     assert evaluation.episodes == len(evaluation.returns) == episodes
     assert len(set(evaluation.returns)) == episodes  # no episode is played twice
+
+
+def test_share_of_successes_is_that_of_the_played_episodes(tmp_path: Path, toolkit: Toolkit) -> None:
+    run = train_paying(tmp_path, "env.params={lottery: true, steps: 2, names_success: true}")
+    evaluation = evaluate(run, 25)
+    n_successes = sum(episode_return > 500_000 for episode_return in evaluation.returns)
+    assert 0 < n_successes < 25
+    assert evaluation.success_rate == n_successes / 25
+    text = toolkit("evaluate", run.directory, "--episodes", "25").out
+    assert text.endswith(f"  success in {4 * n_successes} % of the episodes, as info['is_success'] says\n")
+
+
+def test_environment_that_names_no_success_has_no_rate(lottery: Run, toolkit: Toolkit) -> None:
+    assert evaluate(lottery, 3).success_rate is None
+    assert "success" not in toolkit("evaluate", lottery.directory, "--episodes", "3").out
 
 
 def test_evaluation_summarizes_its_returns(lottery: Run) -> None:
