@@ -16,7 +16,8 @@ from support import SMALL_CONFIG, Toolkit
 
 from toolkit import Run, load_config, train
 from toolkit.algorithms import DoubleDQN
-from toolkit_plugins.success import MeanReturnSuccess
+from toolkit.evaluation.summary import format_run_result
+from toolkit_plugins.success import MeanReturnSuccess, SuccessRateCriterion
 
 
 class Scripted(gym.Env[Any, Any]):
@@ -169,6 +170,49 @@ def test_short_episodes_of_many_environments_are_no_success(seed: int) -> None:
             assert means == pytest.approx([mean, mean, 5 * mean + 40 * (1 - mean)], nan_ok=True)
 
 
+def train_coins(params: str) -> Run:
+    Path("coin.yaml").write_text(
+        "timesteps: 2000\nenv: {id: toolkit_tests/Coin-v0, n_envs: 2}\n"
+        "algorithm: {name: ppo, params: {n_steps: 50, batch_size: 100, n_epochs: 1}}\n"
+        f"callbacks: [{{name: success_rate, params: {params}}}]\n"
+    )
+    return train(load_config("coin.yaml"))
+
+
+def test_share_of_successes_in_training_is_a_criterion() -> None:
+    run = train_coins("{threshold: 1.0, episodes: 4}")
+    heads = [episode.raw_return == 1 for episode in run.read_episodes()]
+    windows = [all(heads[end - 4 : end]) for end in range(4, len(heads) + 1)]
+    success = (run.result or {})["success"]
+    assert success["episode"] == 4 + windows.index(True)
+    assert (success["measure"], success["threshold"], success["success_rate"]) == ("success_rate", 1.0, 1.0)
+    assert success["mean_return"] == 1.0
+    assert "solved: success rate 100.0 % over the last 4 training episodes, after " in format_run_result(run)
+
+
+def test_missed_share_of_successes_is_said(toolkit: Toolkit) -> None:
+    run = train_coins("{threshold: 0.99, episodes: 50}")
+    success = (run.result or {})["success"]
+    heads = [episode.raw_return == 1 for episode in run.read_episodes()][-50:]
+    assert not success["solved"]
+    assert success["success_rate"] == np.mean(heads)
+    assert f"not solved: success rate {100 * np.mean(heads):.1f} % over" in format_run_result(run)
+    assert "(to reach: 99 %)" in format_run_result(run)
+    toolkit("report", run.directory, "--gallery", "gallery")
+    assert "99&nbsp;%&nbsp;successes<br>" in Path("gallery/gallery.md").read_text()
+
+
+def test_greedy_episodes_confirm_share_of_successes() -> None:
+    success = (train_coins("{threshold: 0.9, episodes: 2, confirm_episodes: 20}").result or {})["success"]
+    assert not success["solved"], "every agent throws heads half of the time"
+
+
+@pytest.mark.parametrize("threshold", [0, 1.5])
+def test_share_of_successes_outside_its_range_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match="threshold must be above 0 and at most 1"):
+        SuccessRateCriterion(threshold=threshold)
+
+
 def test_success_waits_for_min_timesteps() -> None:
     assert read_success(train_scripted([10] * 20, threshold=10, episodes=2, min_timesteps=7)) == (7, 7, 10.0)
 
@@ -189,6 +233,7 @@ def test_result_of_success_has_documented_keys() -> None:
     seconds = result["success"].pop("seconds")
     assert 0 <= seconds <= result["seconds"] + 0.001
     assert result["success"] == {
+        "measure": "mean_return",
         "threshold": 10,
         "episodes": 2,
         "solved": True,
@@ -203,6 +248,7 @@ def test_result_without_success_has_last_mean_return(episodes: int, mean_return:
     result = train_scripted([2.5] * 10 + [3.0] * 10, threshold=10, episodes=episodes).result or {}
     assert result["status"] == "finished"
     assert result["success"] == {
+        "measure": "mean_return",
         "threshold": 10,
         "episodes": episodes,
         "solved": False,

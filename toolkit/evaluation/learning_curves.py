@@ -143,7 +143,7 @@ def _read_curve(run: RunDirectory, by: By) -> _Curve:
         x=timesteps if by == "timestep" else np.arange(1, len(episodes) + 1),
         returns=np.array([episode.raw_return for episode in episodes]),
         window=success.get("episodes", DEFAULT_WINDOW),
-        threshold=success.get("threshold"),
+        threshold=success["threshold"] if success.get("measure") == "mean_return" else None,
         solved_episode=solved_episode if solved_episode and solved_episode <= len(episodes) else None,
         solved_timestep=success.get("timestep"),
     )

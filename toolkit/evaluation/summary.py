@@ -62,9 +62,13 @@ def format_run_result(run: RunDirectory) -> str:
         return f"{result['status']}: {cost}"
     verdict = ending + ("solved" if success["solved"] else "not solved")
     window = min(success["episodes"], result["episodes"])
-    mean = f"mean return {format_number(success['mean_return'], 1)} over the last {window} training episodes"
-    goal = "" if success["solved"] else f" (to reach: {success['threshold']:g})"
-    return f"{verdict}: {mean}{goal}, after {cost}"
+    value, goal = f"mean return {format_number(success['mean_return'], 1)}", f"{success['threshold']:g}"
+    if success["measure"] == "success_rate":
+        rate = success.get("success_rate")
+        value = "no success rate" if rate is None else f"success rate {format_number(100 * rate, 1)} %"
+        goal = f"{100 * success['threshold']:g} %"
+    missing = "" if success["solved"] else f" (to reach: {goal})"
+    return f"{verdict}: {value} over the last {window} training episodes{missing}, after {cost}"
 
 
 def format_command(*arguments: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.reports.collect import RunCollection
 from toolkit.reports.compare import Comparison
-from toolkit.reports.run_record import RunRecord
+from toolkit.reports.run_record import Criterion, RunRecord
 from toolkit.reports.statistics import MIN_BOOTSTRAP_RUNS, N_BAND_RESAMPLES, N_RESAMPLES
 from toolkit.reports.tables import format_estimate
 from toolkit.utils.data import DEFAULT_WINDOW
@@ -190,15 +190,22 @@ def _describe_learning(comparison: Comparison) -> Iterator[str]:
     if any(run.status == "success" for run in runs):
         yield "A run that succeeded and stopped early keeps its last value."
     yield "Training explores, so greedy episodes may return more."
-    if any(run.criterion for run in runs):
+    if any(run.criterion and run.criterion.return_threshold is not None for run in runs):
         yield "Grey line, if it is near the curves: the return that counts as success."
+
+
+def _describe_criterion(criterion: Criterion) -> str:
+    window = f"over {criterion.window:,} episodes"
+    if criterion.return_threshold is None:
+        return f"a success rate in training of {100 * criterion.threshold:g} % {window}"
+    return f"a mean training return of {criterion.threshold:,g} {window}"
 
 
 def _describe_success(comparison: Comparison) -> Iterator[str]:
     runs = [run for summary in comparison.selection for run in summary.variant.runs]
     criteria = sorted({run.criterion for run in runs if run.criterion})
-    wanted = " or ".join(f"{threshold:,g} over {window:,} episodes" for threshold, window in criteria)
-    yield "Share of runs that have succeeded by each timestep (Kaplan-Meier). Success is a mean training return of"
+    wanted = " or ".join(_describe_criterion(criterion) for criterion in criteria)
+    yield "Share of runs that have succeeded by each timestep (Kaplan-Meier). Success is"
     yield f"{wanted}, confirmed where the config asks for that. The band is the 95 % interval at each timestep."
     if len(criteria) > 1:
         yield "The success criteria differ, so that these curves do not compare."

@@ -112,10 +112,9 @@ def _draw_learning_curves(comparison: Comparison, styles: _LineStyles) -> Figure
         _draw_band(axes, curve.timesteps, curve.band, styles[name])
     low, high = axes.get_ylim()
     margin = (high - low) / 4  # a threshold farther away would flatten the curves
-    for threshold in {
-        run.criterion.threshold for summary in summaries for run in summary.variant.runs if run.criterion
-    }:
-        if low - margin <= threshold <= high + margin:
+    criteria = {run.criterion for summary in summaries for run in summary.variant.runs if run.criterion}
+    for threshold in {criterion.return_threshold for criterion in criteria}:
+        if threshold is not None and low - margin <= threshold <= high + margin:
             axes.axhline(threshold, color=_GREY, linewidth=1, zorder=1)
     _label(axes, "timesteps", "training return")
     _add_legend(figure, summaries, styles)

@@ -33,10 +33,12 @@ _HINT = "give the gallery a directory of its own"
 class GalleryCriterion(StrictModel):
     """The success criterion of a config."""
 
+    measure: str = "mean_return"
+    """What has to reach the threshold in training: `mean_return` (raw) or `success_rate`."""
     threshold: float
-    """Mean raw return to reach in training."""
+    """The value to reach."""
     episodes: int
-    """How many of the last training episodes the mean is over."""
+    """How many of the last training episodes it is computed over."""
     confirm_episodes: int = 0
     """How many greedy episodes must reach it, too."""
 
@@ -210,7 +212,10 @@ def _read_criterion(variant: VariantRuns) -> GalleryCriterion | None:
     callbacks = variant.runs[0].config.callbacks
     confirm_episodes = max((callback.params.get("confirm_episodes", 0) for callback in callbacks), default=0)
     return GalleryCriterion(
-        threshold=criterion.threshold, episodes=criterion.window, confirm_episodes=confirm_episodes
+        measure=criterion.measure,
+        threshold=criterion.threshold,
+        episodes=criterion.window,
+        confirm_episodes=confirm_episodes,
     )
 
 

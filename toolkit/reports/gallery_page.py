@@ -108,7 +108,9 @@ def _describe_criterion(criterion: GalleryCriterion | None) -> str:
     if criterion is None:
         return "none"
     confirmation = f"and {criterion.confirm_episodes:,} greedy" if criterion.confirm_episodes else ""
-    return _stack(f"{criterion.threshold:,g}", format_count(criterion.episodes, "episode"), confirmation)
+    is_rate = criterion.measure == "success_rate"
+    threshold = f"{100 * criterion.threshold:g} % successes" if is_rate else f"{criterion.threshold:,g}"
+    return _stack(threshold, format_count(criterion.episodes, "episode"), confirmation)
 
 
 def _describe_success(entry: GalleryEntry) -> tuple[str, str, str]:

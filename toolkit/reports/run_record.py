@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +27,16 @@ _SEED_LINE = re.compile(r"^seed: (\d{1,10})\n", re.MULTILINE)
 
 
 class Criterion(NamedTuple):
-    """Success criterion of a run: a mean return of ``threshold`` over the last ``window`` episodes."""
+    """Success criterion of a run: the measure reaches ``threshold`` over the last ``window`` episodes."""
 
     threshold: float
     window: int
+    measure: str = "mean_return"
+
+    @property
+    def return_threshold(self) -> float | None:
+        """The mean return to reach; None if another measure counts."""
+        return self.threshold if self.measure == "mean_return" else None
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class RunRecordReader:
                 timesteps=result["timesteps"] if result else last_timestep,
                 episodes=result["episodes"] if result else n_episodes,
                 seconds=result.get("seconds"),
-                criterion=Criterion(success["threshold"], success["episodes"]) if success else None,
+                criterion=_read_criterion(success),
                 success_timestep=success["timestep"] if success.get("solved") else None,
                 success_seconds=success["seconds"] if success.get("solved") else None,
                 curve_timesteps=curve_timesteps,
@@ -144,6 +151,10 @@ def _read_curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.
     table = np.array(episodes, dtype=np.float64).reshape(-1, len(RecordedEpisode._fields))
     last_episodes, averages = compute_moving_average(table[:, 0], window, _MAX_CURVE_POINTS)
     return table[last_episodes - 1, 2].astype(np.int64), averages, len(table)
+
+
+def _read_criterion(success: Mapping[str, Any]) -> Criterion | None:
+    return Criterion(success["threshold"], success["episodes"], success["measure"]) if success else None
 
 
 def _read_failure_reason(path: Path) -> str:

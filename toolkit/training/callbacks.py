@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -63,12 +63,18 @@ class RunCallback(BaseCallback):
         """Release resources; called once at the end of training, also after an error."""
 
 
+Measure = Literal["mean_return", "success_rate"]
+"""What reaches a threshold: the mean raw return, or the share of episodes with a true ``info["is_success"]``."""
+
+
 class SuccessCriterion(RunCallback):
     """Decide when training has succeeded, and stop it; a run has at most one criterion.
 
-    :param threshold: mean raw return to reach
-    :param episodes: number of last training episodes that the mean is taken over
+    :param threshold: value of :attr:`measure` to reach
+    :param episodes: number of last training episodes that it is computed over
     """
+
+    measure: ClassVar[Measure] = "mean_return"
 
     def __init__(self, threshold: float, episodes: int) -> None:
         super().__init__()
@@ -81,9 +87,15 @@ class SuccessCriterion(RunCallback):
     def mean_return(self) -> float | None:
         """Mean raw return of the last ``episodes`` episodes that count, or of fewer; None before any."""
 
+    @property
+    def value(self) -> float | None:
+        """What has to reach the threshold, as far as the last episodes say; None before any says."""
+        return self.mean_return
+
     def report(self) -> dict[str, Any]:
         """Return the ``success`` entry of ``result.json``."""
         moment: dict[str, Any] = {"episode": None, "timestep": None, "seconds": None, "mean_return": self.mean_return}
         if self.success:
             moment = asdict(self.success)
-        return {"threshold": self.threshold, "episodes": self.episodes, "solved": self.success is not None} | moment
+        goal = {"measure": self.measure, "threshold": self.threshold, "episodes": self.episodes}
+        return goal | {"solved": self.success is not None} | moment

@@ -234,7 +234,8 @@ def _are_returns_poor(episodes: EpisodeLog, criterion: SuccessCriterion | None) 
     if n < _MIN_EPISODES:
         return False
     first, last = (compute_mean([episode.raw_return for episode in group]) for group in (episodes[:n], episodes[-n:]))
-    goal = first if criterion is None else criterion.threshold
+    has_goal = criterion is not None and criterion.measure == "mean_return"
+    goal = criterion.threshold if criterion is not None and has_goal else first
     return last <= first or last - first < _MIN_PROGRESS * (goal - first)
 
 

@@ -29,6 +29,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
     "no_update": (str,),
 }
 _SUCCESS: dict[str, tuple[type, ...]] = {
+    "measure": (str,),
     "threshold": _NUMBER,
     "episodes": _COUNT,
     "solved": (bool,),
@@ -36,6 +37,7 @@ _SUCCESS: dict[str, tuple[type, ...]] = {
     "timestep": (int, type(None)),
     "seconds": (int, float, type(None)),
     "mean_return": (int, float, type(None)),
+    "success_rate": (int, float, type(None)),
 }
 
 _EVALUATION: dict[str, tuple[type, ...]] = {"episodes": _COUNT, "mean_return": _NUMBER}
@@ -66,6 +68,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
         _check(result, _RESULT)
         success = result.get("success") or {}
         _check(success, _SUCCESS)
+        success.setdefault("measure", "mean_return")  # version 0.1.0 knew no other
         if success.get("episodes", 1) < 1 or (success.get("episode") or 1) < 1:
             raise ValueError("a window has at least one episode, and episodes are counted from 1")
     except (FileNotFoundError, NotADirectoryError):

@@ -89,27 +89,28 @@ class TimestepsToSuccess(Objective):
     """The number of timesteps until a run meets the config's success criterion.
 
     A run that does not meet it scores all its timesteps, times the number of averaged runs, times
-    ``1 + d / (d + max(1, |threshold|))``, where ``d`` is how far the criterion's mean return is below its threshold.
-    So one failure makes a mean worse than any mean without, and a better return makes a failure better.
+    ``1 + d / (d + max(1, |threshold|))``, where ``d`` is how far the criterion's value is below its threshold.
+    So one failure makes a mean worse than any mean without, and a better value makes a failure better.
 
-    The learning curve is the criterion's mean return, at most its threshold, so that no trial falls behind after it
-    has met the criterion.
+    The learning curve is the criterion's value, a mean return for example, at most its threshold, so that no trial
+    falls behind after it has met the criterion.
     """
 
     direction = "minimize"
     title = "timesteps to success"
 
     def current_value(self, context: TrainingContext) -> float | None:
-        """Return the criterion's mean return, at most its threshold."""
+        """Return the criterion's value, at most its threshold."""
         criterion = context.criterion
-        if criterion is None or criterion.mean_return is None:
+        if criterion is None or criterion.value is None:
             return None
-        return min(criterion.mean_return, criterion.threshold)
+        return min(criterion.value, criterion.threshold)
 
     def final_value(self, run: RunDirectory) -> float:
-        """Return the criterion's mean return at the end of training, at most its threshold."""
+        """Return the criterion's value at the end of training, at most its threshold."""
         success = _read_success(run)
-        return min(_require_mean(success.get("mean_return"), run), float(success.get("threshold", math.inf)))
+        value = _require_mean(success.get(success.get("measure", "mean_return")), run)
+        return min(value, float(success.get("threshold", math.inf)))
 
     def score(self, run: RunDirectory, n_averaged: int) -> float:
         """Return the timestep of success, or at least all timesteps if there was none."""
@@ -117,7 +118,7 @@ class TimestepsToSuccess(Objective):
         if success.get("solved"):
             return float(success["timestep"])
         threshold = float(success["threshold"])
-        distance = max(0.0, threshold - _require_mean(success.get("mean_return"), run))
+        distance = max(0.0, threshold - _require_mean(success.get(success["measure"]), run))
         return n_averaged * run.config.timesteps * (1 + distance / (distance + max(1.0, abs(threshold))))
 
     def bound_score(self, timesteps: float) -> float:
