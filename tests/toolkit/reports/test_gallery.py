@@ -49,7 +49,8 @@ def test_gallery_has_entry_of_each_variant_and_one_page(experiment: Path, toolki
     assert finished.out.splitlines()[-1] == str(PAGE)
     assert files_in(Path("gallery")) == {"clip.json", "none.json"}
     entry = json.loads(Path("gallery/clip.json").read_text())
-    assert entry["criterion"] == {"threshold": 195, "episodes": 10, "confirm_episodes": 0}
+    criterion = {"measure": "mean_return", "threshold": 195, "episodes": 10, "confirm_episodes": 0}
+    assert entry["criterion"] == criterion
     assert entry["config"] == {
         key: value for key, value in load_config("small.yaml").model_dump(mode="json").items() if key != "seed"
     }
