@@ -21,7 +21,7 @@ from command_server import Command
 
 PROJECT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).parent / "toolkit"
-_MODULES = {"atari": "ale_py", "box2d": "Box2D", "mujoco": "mujoco"}
+_MODULES = {"atari": "ale_py", "box2d": "Box2D", "minigrid": "minigrid", "mujoco": "mujoco"}
 
 
 def needed_extra(config: Path) -> str | None:
@@ -33,7 +33,12 @@ def needed_extra(config: Path) -> str | None:
 def can_run(config: Path) -> bool:
     """Return whether the extra that a config needs is installed."""
     extra = needed_extra(config)
-    return extra is None or find_spec(_MODULES[extra]) is not None
+    return extra is None or has_extra(extra)
+
+
+def has_extra(extra: str) -> bool:
+    """Return whether an extra with environments is installed."""
+    return find_spec(_MODULES[extra]) is not None
 
 
 CONFIGS = [path for path in sorted((PROJECT / "configs").glob("*.yaml")) if can_run(path)]

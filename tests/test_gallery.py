@@ -36,13 +36,13 @@ UNMEASURED = {
     "frozenlake_ddqn",
     "inverted_pendulum_ppo",
     "lunarlander_ddqn",
+    "minigrid_ppo",
     "mountaincar_ddqn",
     "pendulum_crossq",
     "pendulum_ddpg",
     "pendulum_sac",
     "pendulum_td3",
     "pendulum_tqc",
-    "pong_ppo",
     "taxi_maskable_ppo",
 }
 

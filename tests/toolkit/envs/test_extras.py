@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_runs import StopAt, find_differences, train_with_interruptions
-from support import PROJECT, Toolkit, can_run
+from support import PROJECT, Toolkit, can_run, has_extra
 
 from toolkit import RunConfig, evaluate, load_config, record, train
 from toolkit.config.load import resolve_config
@@ -19,7 +19,7 @@ from toolkit.envs.factory import make_vec_env
 from toolkit.evaluation import rollout
 
 CONFIGS = PROJECT / "configs"
-ATARI = pytest.mark.skipif(not can_run(CONFIGS / "pong_ppo.yaml"), reason="needs the extra atari")
+ATARI = pytest.mark.skipif(not has_extra("atari"), reason="needs the extra atari")
 GAME: dict[str, Any] = {
     "name": "game",
     "seed": 3,
@@ -89,7 +89,7 @@ def test_missing_extra_is_named_before_training(monkeypatch: pytest.MonkeyPatch,
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("config", ["pong_ppo", "lunarlander_ddqn", "inverted_pendulum_ppo"])
+@pytest.mark.parametrize("config", ["minigrid_ppo", "lunarlander_ddqn", "inverted_pendulum_ppo"])
 def test_video_shows_environment(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = CONFIGS / f"{config}.yaml"
     if not can_run(path):

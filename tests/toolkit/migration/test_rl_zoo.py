@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support import PROJECT, Toolkit, can_run, files_in
+from support import Toolkit, files_in, has_extra
 from torch import nn
 
 import toolkit as tk
@@ -101,7 +101,7 @@ algorithm:
 
 
 PIXELS = "stable_baselines3.common.atari_wrappers"
-ATARI = pytest.mark.skipif(not can_run(PROJECT / "configs" / "pong_ppo.yaml"), reason="needs the extra atari")
+ATARI = pytest.mark.skipif(not has_extra("atari"), reason="needs the extra atari")
 MEANINGS: dict[str, tuple[str, str, str, Any]] = {
     # algorithm, entry, path in the config, value there
     "a policy of the algorithm's": ("ppo", "policy: CnnPolicy", "algorithm.policy", "CnnPolicy"),
