@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 _MAX_OPCODES = 500_000  # a second of reading
+_MAX_NAME_LENGTH = 200  # characters; each use of a name is a copy
 _MARK = object()
 T = TypeVar("T")
 Actions = dict[str, Callable[[Any, Any], None]]
@@ -91,7 +92,7 @@ class PickleReader:
         """Do nothing for an opcode that changes no data."""
 
     def _push_name(self, name: str) -> None:
-        if not self.is_known(name):
+        if len(name) > _MAX_NAME_LENGTH or not self.is_known(name):
             raise DamagedFileError(f"it names {name[:80]!r}, which no {self.purpose} need")
         self._stack.append(Name(name))
 

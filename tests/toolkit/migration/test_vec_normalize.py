@@ -180,6 +180,7 @@ def claim_shape(*shape: int) -> bytes:
 
 TUPLES = b")" + b"\x85" * 150_000  # nested so deeply that hashing or printing it overflows the stack
 LAUGHS = b"]" + b"".join(b"q%c](h%ch%ce" % (n, n, n) for n in range(100))
+LONG_NAME = b"\x80\x04\x8c\x0cnumpy.random\x94X\x00\x20\x00\x00" + b"a" * 8192 + b"\x94" + b"h\x00h\x01\x93" * 300
 HOSTILE: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "a shape of 2**40 numbers": (lambda: claim_shape(2**40), "which its shape does not need"),
     "a negative shape": (lambda: claim_shape(-3), "no whole number where one should be"),
@@ -189,7 +190,8 @@ HOSTILE: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "a name from the memo": (b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94h\x00h\x01\x93.", "it names 'posix system'"),
     "an instance by name": (b"\x80\x02(iposix\nsystem\n.", "its pickle has INST"),
     "an extension code": (b"\x80\x02\x82\x01.", "its pickle has EXT1"),
-    "a name of a megabyte": (b"\x80\x03cgym.spaces.box\nB" + b"o" * 1_000_000 + b"\n.", "it has no VecNormalize"),
+    "a name of a megabyte": (b"\x80\x03cgym.spaces.box\nB" + b"o" * 1_000_000 + b"\n.", "it names 'gym.spaces.box B"),
+    "a long name from the memo, 300 times": (LONG_NAME + b".", "it names 'numpy.random aaa"),
     "bytes of 2**56": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00.", "bytes8"),
     "a memo of 2**31 entries": (b"\x80\x02}r\xff\xff\xff\x7f.", "it has no VecNormalize"),
     "lists of lists that double": (b"\x80\x02" + LAUGHS + b".", "it has no VecNormalize"),
