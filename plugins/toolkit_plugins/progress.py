@@ -51,14 +51,16 @@ class ProgressCallback(RunCallback):
 
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
-        mean = criterion.mean_return if criterion else episodes.mean_return()
-        if mean is None:
+        value = criterion.value if criterion else episodes.mean_return()
+        if value is None:
             return "no episode counts yet"
         last = min(criterion.episodes if criterion else DEFAULT_WINDOW, len(episodes))
-        text = f"mean of last {last}: {format_number(mean, 1)}"
         if criterion is None:
-            return text
-        return f"{'solved, ' if criterion.success else ''}{text} of {criterion.threshold:g}"
+            return f"mean of last {last}: {format_number(value, 1)}"
+        solved = "solved, " if criterion.success else ""
+        if criterion.measure == "success_rate":
+            return f"{solved}success rate of last {last}: {100 * value:.1f} % of {100 * criterion.threshold:g} %"
+        return f"{solved}mean of last {last}: {format_number(value, 1)} of {criterion.threshold:g}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a resume draws the display again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from toolkit.envs.factory import derived_seed
 from toolkit.evaluation.rollout import limit_episode_steps, open_greedy_env, play_greedy_episodes
 from toolkit.training.callbacks import Success, SuccessCriterion
 from toolkit.utils.data import compute_mean
+
+_log = logging.getLogger("toolkit")
 
 
 class _WindowCriterion(SuccessCriterion):
@@ -120,6 +123,12 @@ class SuccessRateCriterion(_WindowCriterion):
     def report(self) -> dict[str, Any]:
         """Return the ``success`` entry of ``result.json``."""
         return super().report() | {"success_rate": self.value}
+
+    def _is_met(self, value: float) -> bool:
+        if self._seen == self.episodes and all(episode.is_success is None for episode in self.context.episodes):
+            message = "callback success_rate: none of %d episodes has info['is_success'], so none counts as a success"
+            _log.warning(message, self.episodes)
+        return super()._is_met(value)
 
     def _judge_greedy(self, returns: Sequence[float], successes: Sequence[float]) -> float:
         return sum(successes) / len(returns)

@@ -16,7 +16,9 @@ from support import SMALL_CONFIG, Toolkit
 
 from toolkit import Run, load_config, train
 from toolkit.algorithms import DoubleDQN
+from toolkit.envs.episodes import read_is_success
 from toolkit.evaluation.summary import format_run_result
+from toolkit.utils.errors import FaultyEnvironmentError
 from toolkit_plugins.success import MeanReturnSuccess, SuccessRateCriterion
 
 
@@ -170,11 +172,11 @@ def test_short_episodes_of_many_environments_are_no_success(seed: int) -> None:
             assert means == pytest.approx([mean, mean, 5 * mean + 40 * (1 - mean)], nan_ok=True)
 
 
-def train_coins(params: str) -> Run:
+def train_coins(params: str, *callbacks: str) -> Run:
     Path("coin.yaml").write_text(
         "timesteps: 2000\nenv: {id: toolkit_tests/Coin-v0, n_envs: 2}\n"
         "algorithm: {name: ppo, params: {n_steps: 50, batch_size: 100, n_epochs: 1}}\n"
-        f"callbacks: [{{name: success_rate, params: {params}}}]\n"
+        f"callbacks: [{', '.join([f'{{name: success_rate, params: {params}}}', *callbacks])}]\n"
     )
     return train(load_config("coin.yaml"))
 
@@ -188,6 +190,37 @@ def test_share_of_successes_in_training_is_a_criterion() -> None:
     assert (success["measure"], success["threshold"], success["success_rate"]) == ("success_rate", 1.0, 1.0)
     assert success["mean_return"] == 1.0
     assert "solved: success rate 100.0 % over the last 4 training episodes, after " in format_run_result(run)
+
+
+def test_environment_without_successes_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    callback = "callbacks=[{name: success_rate, params: {episodes: 3}}]"
+    train_scripted([1.0], overrides=(callback,))
+    assert (
+        caplog.messages.count(
+            "callback success_rate: none of 3 episodes has info['is_success'], so none counts as a success"
+        )
+        == 1
+    )
+    caplog.clear()
+    train_coins("{threshold: 1.0, episodes: 3}")
+    assert not caplog.messages
+
+
+def test_progress_shows_share_of_successes(capsys: pytest.CaptureFixture[str]) -> None:
+    run = train_coins("{threshold: 0.99, episodes: 50}", "{name: progress}")
+    share = 100 * (run.result or {})["success"]["success_rate"]
+    assert capsys.readouterr().err.endswith(f"success rate of last 50: {share:.1f} % of 99 %\n")
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 1, np.array([1.0])])
+def test_success_may_be_a_bool_or_a_number(value: Any) -> None:
+    assert read_is_success({"is_success": value}) == 1.0
+
+
+@pytest.mark.parametrize("value", ["1", float("nan"), 7, np.array([True, False])])
+def test_success_of_another_kind_is_refused(value: Any) -> None:
+    with pytest.raises(FaultyEnvironmentError, match=r"^the environment returns info\['is_success'\] as "):
+        read_is_success({"is_success": value})
 
 
 def test_missed_share_of_successes_is_said(toolkit: Toolkit) -> None:

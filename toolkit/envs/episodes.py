@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import gymnasium as gym
@@ -270,13 +270,12 @@ class EpisodeRecorder(VecEnvWrapper):
         episode["l"] = self._steps - start
         extras = {key: value for key, value in shown.items() if key not in episode} if isinstance(shown, dict) else {}
         info["episode"] = episode | extras
-        is_success = info.get("is_success")
         ended = Episode(
             raw_return=float(episode["r"]),
             shaped_return=float(self._shaped_returns[index]),
             length=episode["l"],
             seconds=self.seconds,
-            is_success=None if is_success is None else float(is_success),
+            is_success=read_is_success(info),
             extras=tuple((str(key), make_printable(str(value), _MAX_TEXT_LENGTH)) for key, value in extras.items()),
         )
         if self._left[index]:
@@ -334,6 +333,21 @@ def _from_version_0_1_0(columns: NDArray[np.float64]) -> list[Episode]:
         Episode(float(r), float(s), int(n), float(t), int(timestep))
         for (r, s, n, t), timestep in zip(columns, timesteps, strict=True)
     ]
+
+
+def read_is_success(info: Mapping[str, Any]) -> float | None:
+    """Return ``info["is_success"]`` of an episode's last step: 0 to 1; None if it does not say.
+
+    :raises FaultyEnvironmentError: if it is neither a bool nor such a number
+    """
+    value = info.get("is_success")
+    if value is None:
+        return None
+    numbers = np.asarray(value)
+    if numbers.size == 1 and numbers.dtype.kind in "biuf" and 0 <= numbers.item() <= 1:
+        return float(numbers.item())
+    message = f"the environment returns info['is_success'] as {make_printable(repr(value), 80)}"
+    raise FaultyEnvironmentError(message, "return True or False, or a number from 0 to 1")
 
 
 def require_finite(values: Any, kind: str, accepts_infinity: bool = False) -> None:

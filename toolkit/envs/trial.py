@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.episodes import require_finite
+from toolkit.envs.episodes import read_is_success, require_finite
 from toolkit.envs.factory import accepts_infinity, derived_seed, make_env
 from toolkit.utils.errors import FaultyEnvironmentError, Problem, ToolkitError, describe_error
 
@@ -49,7 +49,9 @@ class _Trial:
         for number in range(1, _N_STEPS + 1):
             action = self._sample_action()
             with self._report_errors(f"fails at step {number}, with action {action}"):
-                observation, reward, terminated, truncated, _ = env.step(action)
+                observation, reward, terminated, truncated, info = env.step(action)
+                if terminated or truncated:
+                    read_is_success(info)
             self._check_observation(observation)
             for name, flag in (("terminated", terminated), ("truncated", truncated)):
                 if not isinstance(flag, bool | np.bool_):
@@ -66,8 +68,13 @@ class _Trial:
         self._check_observation(observation)
 
     def _sample_action(self) -> Any:
-        masks = self._env.get_wrapper_attr("action_masks")() if self._env.has_wrapper_attr("action_masks") else None
-        return self._env.action_space.sample(None if masks is None else np.asarray(masks, np.int8))
+        """Return a random action, one that ``action_masks()`` allows if the environment has it."""
+        space = self._env.action_space
+        if not self._env.has_wrapper_attr("action_masks"):
+            return space.sample()
+        with self._report_errors("fails at action_masks()"):
+            masks = np.asarray(self._env.get_wrapper_attr("action_masks")(), np.int8)
+            return space.sample(_convert_masks(masks.ravel(), space))
 
     def _check_observation(self, observation: Any) -> None:
         space = self._env.observation_space
@@ -109,3 +116,13 @@ class _Trial:
             raise self._make_error(f"cannot be trained in: {error.message}", error.hint) from error
         except Exception as error:  # an environment can raise anything
             raise self._make_error(f"{what}: {describe_error(error)}", hint) from error
+
+
+def _convert_masks(masks: NDArray[np.int8], space: gym.Space[Any]) -> Any:
+    """Convert the masks of sb3-contrib, one for each value of each action, to those of Gymnasium's spaces."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(np.split(masks, np.cumsum(space.nvec)[:-1]))
+    if isinstance(space, gym.spaces.MultiBinary):
+        allows_zero, allows_one = masks.reshape(*space.shape, 2).T
+        return np.where(allows_zero & allows_one, 2, allows_one).astype(np.int8)
+    return masks

@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.episodes import Episode, EpisodeRecorder
+from toolkit.envs.episodes import Episode, EpisodeRecorder, read_is_success
 from toolkit.envs.factory import WrapEnv, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
 from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
@@ -115,8 +115,8 @@ def _make_success_callback(successes: list[float]) -> Callable[..., None]:
 
     def keep_success(local_variables: Mapping[str, Any], _: Any) -> None:
         info = local_variables["info"]
-        if local_variables["done"] and "episode" in info and info.get("is_success") is not None:
-            successes.append(float(info["is_success"]))
+        if local_variables["done"] and "episode" in info and (success := read_is_success(info)) is not None:
+            successes.append(success)
 
     return keep_success
 

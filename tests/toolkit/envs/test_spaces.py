@@ -39,6 +39,7 @@ class Given(gym.Env[Any, Any]):
     value: Callable[[], Any] | None = None
     reward: Any = 1.0
     terminated: Any = False
+    info: dict[str, Any] = {}
     needed_option: str | None = None
     metadata: dict[str, Any] = {"render_modes": []}  # as Gymnasium has it
     actions: list[Any] = []  # of all instances
@@ -60,7 +61,7 @@ class Given(gym.Env[Any, Any]):
         if not self.action_space.contains(action):
             raise ValueError(f"not an action: {action}")
         self.step_number += 1
-        return self._observe(), self.reward, self.terminated, self.step_number == 5, {}
+        return self._observe(), self.reward, self.terminated, self.step_number == 5, dict(self.info)
 
     def _observe(self) -> Any:
         return type(self).value() if type(self).value else self.observation_space.sample()
@@ -257,6 +258,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "which loses fractions; "
         "return uint8, or give the space the type float64, in the environment or its wrappers",
     ),
+    "success in words": (
+        {"info": {"is_success": "yes"}},
+        "cannot be trained in: the environment returns info['is_success'] as 'yes'; "
+        "return True or False, or a number from 0 to 1",
+    ),
     "room 5 of 5": (
         {"observation_space": spaces.Discrete(5), "value": lambda: 5},
         "returns an observation outside its space: 5, not Discrete(5); correct it, or its wrappers",
@@ -268,6 +274,31 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_faulty_environment_is_refused_before_training(name: str, given: Callable[..., Path]) -> None:
     attributes, message = FAULTS[name]
     assert error_of(try_environment, given(**attributes)) == f"c.yaml:2: env: 'Given-v0' {message}"
+
+
+MASKED: dict[str, tuple[spaces.Space[Any], list[bool], list[Any]]] = {
+    "discrete": (spaces.Discrete(3), [False, True, False], [1]),
+    "several choices": (spaces.MultiDiscrete([2, 3]), [False, True, False, False, True], [[1, 2]]),
+    "bits": (spaces.MultiBinary(3), [True, False, False, True, True, True], [[0, 1, 0], [0, 1, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_trial_plays_only_actions_that_masks_allow(name: str, given: Callable[..., Path]) -> None:
+    space, masks, allowed = MASKED[name]
+    path = given(action_space=space, algorithm=PPO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Given, "action_masks", lambda _: masks, raising=False)
+        try_environment(load_config(path))
+    actions = [np.asarray(action).tolist() for action in Given.actions]
+    assert all(action in allowed for action in actions)
+    assert all(action in actions for action in allowed)
+
+
+def test_masks_that_do_not_fit_are_refused_with_line(given: Callable[..., Path], monkeypatch: Any) -> None:
+    monkeypatch.setattr(Given, "action_masks", lambda _: [True, False, True], raising=False)
+    message = error_of(try_environment, given())
+    assert message.startswith("c.yaml:2: env: 'Given-v0' fails at action_masks(): AssertionError: ")
 
 
 def test_error_of_environment_is_reported_with_step_and_action(given: Callable[..., Path]) -> None:
