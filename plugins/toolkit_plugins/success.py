@@ -39,7 +39,11 @@ class _WindowCriterion(SuccessCriterion):
 
     @abstractmethod
     def _judge_greedy(self, returns: Sequence[float], successes: Sequence[float]) -> float:
-        """Return the value of greedy episodes: their returns, and whether each was a success if it says so."""
+        """Return the value of greedy episodes.
+
+        :param returns: raw return of each episode
+        :param successes: success of each episode with ``info["is_success"]``, 0 to 1
+        """
 
     def _on_step(self) -> bool:
         for episode in self.context.episodes[self._seen :]:

@@ -33,7 +33,7 @@ class Evaluation:
     :param ci95: 95 % confidence interval (Student's t) of the mean return; None for one return, or equal ones
     :param returns: raw return of each episode
     :param n_envs: number of copies of the environment that played; 1 if copies would play equal episodes
-    :param success_rate: share of successes among the episodes whose ``info["is_success"]`` says; None if none does
+    :param success_rate: share of successes among the episodes with ``info["is_success"]``; None if no episode has it
     """
 
     episodes: int

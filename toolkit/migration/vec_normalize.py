@@ -122,7 +122,7 @@ def _load(saved: RunningStatistics, target: RunningMeanStd, name: str) -> None:
 
 
 class _Record:
-    """An object in the pickle, of which only the parts are known."""
+    """An object in the pickle: its class as a name, its arguments and its state. It is never built."""
 
     __slots__ = ("arguments", "name", "state")
 

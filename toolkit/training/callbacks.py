@@ -89,7 +89,7 @@ class SuccessCriterion(RunCallback):
 
     @property
     def value(self) -> float | None:
-        """What has to reach the threshold, as far as the last episodes say; None before any says."""
+        """Value of :attr:`measure` over the last ``episodes`` episodes that count; None before any."""
         return self.mean_return
 
     def report(self) -> dict[str, Any]:
