@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,33 @@ def find_space_problems(env: gym.Env[Any, Any], config: RunConfig) -> list[Probl
         *((f"an action space that SB3 does not support: {text}", hint) for text, hint in _check_action(env)),
     ]
     return [Problem(("env",), f"'{config.env.id}' has {text}", hint) for text, hint in faults]
+
+
+def find_unusual_spaces(env: gym.Env[Any, Any], config: RunConfig) -> list[Problem]:
+    """Find spaces that SB3 supports, and that its ``check_env`` advises against."""
+    space = env.observation_space
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    boxes = {key: part for key, part in parts.items() if isinstance(part, spaces.Box)}
+    faults = [
+        fault for key, box in boxes.items() for fault in _describe_unusual_box(box, f" ({key!r})" if key else "")
+    ]
+    action_space = env.action_space
+    if isinstance(action_space, spaces.Box) and np.any(action_space.low != -action_space.high):
+        low, high = action_space.low.min(), action_space.high.max()
+        message = f"takes actions from {low:g} to {high:g}, which are not symmetric around 0"
+        hint = "add the wrapper gymnasium.wrappers:RescaleAction with min_action: -1 and max_action: 1"
+        faults.append((message, hint))
+    return [Problem(("env",), f"'{config.env.id}' {message}", hint) for message, hint in faults]
+
+
+def _describe_unusual_box(space: spaces.Box, place: str) -> _Faults:
+    n_dimensions, size = len(space.shape), math.prod(space.shape)
+    if n_dimensions == 2:
+        message = f"gives observations{place} of shape {space.shape}: networks take them as {size:,} numbers in a row"
+        yield message, "if they are no table, give them another shape"
+    elif n_dimensions == 3 and not (space.dtype == np.uint8 and np.all(space.low == 0) and np.all(space.high == 255)):
+        message = f"gives observations{place} of shape {space.shape} that are no images to SB3"
+        yield message, "images are uint8, from 0 to 255"
 
 
 def _check_observations(env: gym.Env[Any, Any]) -> _Faults:

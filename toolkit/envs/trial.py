@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import read_is_success, require_finite
 from toolkit.envs.factory import accepts_infinity, derived_seed, make_env
+from toolkit.envs.spaces import find_unusual_spaces
 from toolkit.utils.errors import FaultyEnvironmentError, Problem, ToolkitError, describe_error
 
 _N_STEPS = 100
@@ -23,7 +24,7 @@ _N_STEPS = 100
 def try_environment(config: ResolvedConfig) -> list[Problem]:
     """Play 100 random steps in one environment with its wrappers.
 
-    :return: what it returns against its spaces, and SB3 accepts
+    :return: what it returns against its spaces, and what is unusual in these; SB3 accepts it
     :raises ConfigError: if it raises an error, or returns what training refuses
     """
     with warnings.catch_warnings():
@@ -34,7 +35,7 @@ def try_environment(config: ResolvedConfig) -> list[Problem]:
             trial.play()
         finally:
             env.close()
-    return list(trial.warnings.values())
+    return [*find_unusual_spaces(env, config), *trial.warnings.values()]
 
 
 class _Trial:

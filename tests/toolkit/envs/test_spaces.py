@@ -318,6 +318,32 @@ def test_check_names_values_outside_the_space(given: Callable[..., Path], warnin
     ]
 
 
+UNUSUAL: dict[str, tuple[dict[str, Any], str]] = {
+    "a table": (
+        {"observation_space": spaces.Box(0, 1, (3, 4), np.float32)},
+        "gives observations of shape (3, 4): networks take them as 12 numbers in a row; "
+        "if they are no table, give them another shape",
+    ),
+    "an image of fractions": (
+        {"observation_space": spaces.Box(0, 1, (8, 8, 3), np.float32)},
+        "gives observations of shape (8, 8, 3) that are no images to SB3; images are uint8, from 0 to 255",
+    ),
+    "actions on one side": (
+        {"action_space": spaces.Box(0, 1, (2,), np.float32), "algorithm": PPO},
+        "takes actions from 0 to 1, which are not symmetric around 0; "
+        "add the wrapper gymnasium.wrappers:RescaleAction with min_action: -1 and max_action: 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_space_that_sb3_advises_against_is_said(
+    name: str, given: Callable[..., Path], warnings_of: WarningsOf
+) -> None:
+    attributes, message = UNUSUAL[name]
+    assert warnings_of(given(**attributes)) == [f"c.yaml:2: env: 'Given-v0' {message}"]
+
+
 def test_own_features_extractor_may_take_infinity(given: Callable[..., Path]) -> None:
     space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     path = given(observation_space=space, value=return_infinity)

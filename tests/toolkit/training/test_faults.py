@@ -136,7 +136,7 @@ MESSAGES = {
     ("NaN", "reset"): "observations that are not finite",
     ("NaN at the end", "step"): "last observations that are not finite",
     ("reward infinity", "step"): "rewards whose sum over an episode is not finite",
-    ("reward None", "step"): STEP,
+    ("reward None", "step"): "returns a reward that is not one number: NoneType",
     ("shape", "step"): "returns an observation of shape (3,) and type float32, not (2,) and numbers",
     ("text", "step"): "returns an observation of shape (2,) and type <U1, not (2,) and numbers",
     ("no observation", "step"): "returns an observation of shape () and type object",

@@ -144,7 +144,7 @@ def test_curve_is_worst_score_so_far() -> None:
 def test_trial_is_pruned_once_one_variant_is_worse(pruner: str) -> None:
     params = {
         "median": "{n_startup_trials: 1}", "percentile": "{percentile: 50.0, n_startup_trials: 1}",
-        "hyperband": "{min_resource: 10, max_resource: 80}",
+        "hyperband": "{min_resource: 30, max_resource: 80}",  # one bracket, whatever the trial's number
     }[pruner]  # fmt: skip
     plan = load_tuning(search_variants(pruner=f"{{name: {pruner}, params: {params}}}"))
     with open_study(plan) as study:
