@@ -59,7 +59,9 @@ def make_vec_env(
                 plain_config, wrappers, render_mode, is_alone=in_subprocesses, relabels=relabels
             )
         except ConfigError as error:
-            raise (error if in_subprocesses or not index else _hint_at_subprocesses(error, plain_config)) from error
+            if in_subprocesses or not index:
+                raise
+            raise _hint_at_subprocesses(error, plain_config) from error
         return wrap(env) if wrap else env
 
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None

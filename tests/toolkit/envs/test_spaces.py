@@ -426,6 +426,15 @@ def test_second_copy_in_process_is_refused_with_a_way_out(lone_run: Run) -> None
     assert not OnePerProcess.existing
 
 
+def test_first_copy_that_cannot_be_built_keeps_its_cause(lone_run: Run) -> None:
+    config = load_config("c.yaml")
+    env = make_vec_env(config, seed=0)
+    with pytest.raises(ConfigError) as error:
+        make_vec_env(config, seed=0)
+    env.close()
+    assert isinstance(error.value.__cause__, RuntimeError)
+
+
 def test_callback_that_needs_a_second_copy_is_refused(lone_run: Run) -> None:
     callback = "callbacks=[{name: success, params: {threshold: 9, confirm_episodes: 5}}]"
     with pytest.raises(ConfigError, match=r"callbacks\.0: 'success' needs a second environment in the training pro"):

@@ -85,7 +85,7 @@ class OwnGeneratorWithForces(OwnGenerator):
 
 
 class Arcade(gym.Env[Any, Any]):
-    """A game of three lives, each of which lasts two steps; every step returns 1."""
+    """A game of three lives. A life lasts two steps, and the reward of each step is 1."""
 
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
