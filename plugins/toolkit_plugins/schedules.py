@@ -23,6 +23,24 @@ class Linear(LinearSchedule):
         super().__init__(start, end, end_fraction)
 
 
+class Exponential:
+    """Change by the same factor in every step, from ``start`` to ``end``.
+
+    :param start: value at the beginning of training, above 0
+    :param end: value at the end, above 0
+    """
+
+    def __init__(self, start: float, end: float) -> None:
+        if not (start > 0 and end > 0):
+            raise ValueError(f"start and end must be above 0, not {start} and {end}")
+        self.start = start
+        self.end = end
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the value at a remaining progress from 1 to 0."""
+        return float(self.start * (self.end / self.start) ** (1 - progress_remaining))
+
+
 class Harmonic:
     """Decay epsilon with the number of completed episodes: ``final + scale / (1 + episode)``.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
-from toolkit_plugins.schedules import Harmonic, Linear
+from toolkit_plugins.schedules import Exponential, Harmonic, Linear
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,21 @@ from toolkit_plugins.schedules import Harmonic, Linear
 )
 def test_linear_interpolates_then_stays_at_end(schedule: Linear, values: list[float]) -> None:
     assert [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)] == pytest.approx(values)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1e-2, 1e-4), (1e-4, 1e-2), (0.5, 0.5)])
+def test_exponential_changes_by_equal_factors(start: float, end: float) -> None:
+    schedule = Exponential(start, end)
+    values = [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    assert (values[0], values[-1]) == pytest.approx((start, end))
+    factors = [later / earlier for earlier, later in zip(values, values[1:], strict=False)]
+    assert factors == pytest.approx([(end / start) ** 0.25] * 4)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1e-3), (1e-3, 0.0), (-1.0, 1.0), (float("nan"), 1.0)])
+def test_exponential_refuses_values_not_above_0(start: float, end: float) -> None:
+    with pytest.raises(ValueError, match="start and end must be above 0"):
+        Exponential(start, end)
 
 
 @pytest.mark.parametrize("end_fraction", [0.0, -0.5, 1.5, float("nan")])

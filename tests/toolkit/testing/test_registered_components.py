@@ -66,6 +66,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "schedules": {
         "constant": {"params": {"val": 0.5}},
+        "exponential": {"params": {"start": 1e-3, "end": 1e-5}},
         "harmonic": {"params": {"final": 0.1, "scale": 0.5}},
         "linear": {"params": {"start": 1e-3}},
     },
