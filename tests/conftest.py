@@ -15,17 +15,13 @@ import torch
 from support import PROJECT, SMALL_CONFIG, WRAPPER_MODULE, Finished, Install, Toolkit
 
 from toolkit import Run, load_config, train
+from toolkit_plugins.local_launcher import LocalLauncher
 
 sys.path.append(str(PROJECT))  # processes import environments from `tests`; the installed toolkit comes first
 torch.set_num_threads(1)  # several test processes share the machine
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs so
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-@pytest.fixture
-def own_forkserver() -> None:
-    """Let the test start a forkserver: one that an earlier test left has other imports, or another parent."""
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,6 +31,21 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(directory))
         yield directory
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warm_fork_server(state_directory: Path) -> None:
+    """Start the fork server with all imports: the one that an environment starts lacks those of jobs."""
+    LocalLauncher().prepare()
+
+
+@pytest.fixture
+def own_fork_server(warm_fork_server: None) -> Iterator[None]:
+    """Let the test start a fork server itself."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    LocalLauncher().prepare()
 
 
 @pytest.fixture(autouse=True)

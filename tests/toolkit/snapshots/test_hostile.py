@@ -455,7 +455,6 @@ def measure_memory(run: Path, directories: list[Path], connection: Connection) -
     connection.send((grown, len(allocation)))
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_hostile_models_take_little_memory(run: Path) -> None:
     good = read_members(run)
     weights = [content() if callable(content) else content for content, _ in WEIGHTS.values()]
@@ -465,7 +464,7 @@ def test_hostile_models_take_little_memory(run: Path) -> None:
     for directory, bomb in zip(directories, bombs, strict=True):
         (directory / "model.zip").write_bytes(bomb)
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=measure_memory, args=(run, directories, sender))
+    process = multiprocessing.get_context("forkserver").Process(target=measure_memory, args=(run, directories, sender))
     process.start()
     sender.close()
     grown, _ = receiver.recv()

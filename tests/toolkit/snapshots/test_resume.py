@@ -100,8 +100,6 @@ class KillAt(StopAt):
         return True
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.usefixtures("own_forkserver")
 @pytest.mark.parametrize(
     ("algorithm", "env", "vec_env"),
     [("double_dqn", ONE_ENV, "dummy"), ("ppo", WRAPPERS, "subproc"), ("sac", VEC_WRAPPERS, "dummy")],
@@ -112,7 +110,7 @@ def test_resume_after_sigkill_matches_uninterrupted_run(
 ) -> None:
     killed_config = make_config(algorithm, env | {"vec_env": vec_env})
     arguments = (killed_config, tmp_path / "killed", [KillAt(430)])
-    process = multiprocessing.get_context("fork").Process(target=train, args=arguments)
+    process = multiprocessing.get_context("forkserver").Process(target=train, args=arguments)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
