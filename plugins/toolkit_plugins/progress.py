@@ -58,9 +58,14 @@ class ProgressCallback(RunCallback):
         if criterion is None:
             return f"mean of last {last}: {format_number(value, 1)}"
         solved = "solved, " if criterion.success else ""
+        greedy = criterion.greedy_value
         if criterion.measure == "success_rate":
-            return f"{solved}success rate of last {last}: {100 * value:.1f} % of {100 * criterion.threshold:g} %"
-        return f"{solved}mean of last {last}: {format_number(value, 1)} of {criterion.threshold:g}"
+            text = f"success rate of last {last}: {100 * value:.1f} % of {100 * criterion.threshold:g} %"
+            more = "" if greedy is None else f", greedy {100 * greedy:.1f} %"
+        else:
+            text = f"mean of last {last}: {format_number(value, 1)} of {criterion.threshold:g}"
+            more = "" if greedy is None else f", greedy {format_number(greedy, 1)}"
+        return f"{solved}{text}{more}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a resume draws the display again."""

@@ -70,7 +70,8 @@ class _WindowCriterion(SuccessCriterion):
         successes: list[float] = []
         with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
             returns = play_greedy_episodes(self.model, env, self.confirm_episodes, successes=successes)
-        return self._judge_greedy(returns, successes) >= self.threshold
+        self.greedy_value = self._judge_greedy(returns, successes)
+        return self.greedy_value >= self.threshold
 
 
 class MeanReturnSuccess(_WindowCriterion):

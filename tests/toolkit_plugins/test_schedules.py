@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_exponential_changes_by_equal_factors(start: float, end: float) -> None:
     schedule = Exponential(start, end)
     values = [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
     assert (values[0], values[-1]) == pytest.approx((start, end))
-    factors = [later / earlier for earlier, later in zip(values, values[1:], strict=False)]
+    factors = [later / earlier for earlier, later in itertools.pairwise(values)]
     assert factors == pytest.approx([(end / start) ** 0.25] * 4)
 
 

@@ -238,6 +238,7 @@ def test_missed_share_of_successes_is_said(toolkit: Toolkit) -> None:
 def test_greedy_episodes_confirm_share_of_successes() -> None:
     success = (train_coins("{threshold: 0.9, episodes: 2, confirm_episodes: 20}").result or {})["success"]
     assert not success["solved"], "every agent throws heads half of the time"
+    assert 0 < success["greedy_value"] < 0.9
 
 
 @pytest.mark.parametrize("threshold", [0, 1.5])
@@ -273,6 +274,7 @@ def test_result_of_success_has_documented_keys() -> None:
         "episode": 3,
         "timestep": 3,
         "mean_return": 10.0,
+        "greedy_value": None,
     }
 
 
@@ -289,6 +291,7 @@ def test_result_without_success_has_last_mean_return(episodes: int, mean_return:
         "timestep": None,
         "seconds": None,
         "mean_return": pytest.approx(mean_return, abs=0.06),
+        "greedy_value": None,
     }
 
 
@@ -307,6 +310,18 @@ def test_unconfirmed_success_is_checked_again_later() -> None:
     run = train_scripted([10] * 20, [0, 10, 10], [10, 10, 9], [10] * 3, threshold=10, episodes=2, confirm_episodes=3)
     assert read_success(run) == (8, 8, 10.0)  # asked at 2, at 5 and at 8 episodes
     assert Scripted.scripts == []
+
+
+def test_mean_return_of_unconfirmed_success_is_said(toolkit: Toolkit) -> None:
+    Scripted.scripts = [[10] * 4, [0, 10, 8]]
+    Path("scripted.yaml").write_text(SCRIPTED.replace("timesteps: 20", "timesteps: 4"))
+    success = "callbacks=[{name: success, params: {threshold: 10, episodes: 2, confirm_episodes: 3}}]"
+    finished = toolkit("train", "scripted.yaml", "--set", success)
+    assert "4 of 4 steps  mean of last 2: 10.0 of 10, greedy 6.0" in finished.err
+    assert (
+        "not solved: mean return 10.0 over the last 2 training episodes, 6.0 over greedy ones (to reach: 10)"
+        in finished.out
+    )
 
 
 def test_confirmation_waits_until_training_meets_threshold_again() -> None:

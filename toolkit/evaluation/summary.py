@@ -6,9 +6,9 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.training.results import ENDED
 from toolkit.utils.errors import make_printable
@@ -61,14 +61,20 @@ def format_run_result(run: RunDirectory) -> str:
     if not success or success["mean_return"] is None:
         return f"{result['status']}: {cost}"
     verdict = ending + ("solved" if success["solved"] else "not solved")
-    window = min(success["episodes"], result["episodes"])
-    value, goal = f"mean return {format_number(success['mean_return'], 1)}", f"{success['threshold']:g}"
-    if success["measure"] == "success_rate":
-        rate = success.get("success_rate")
-        value = "no success rate" if rate is None else f"success rate {format_number(100 * rate, 1)} %"
-        goal = f"{100 * success['threshold']:g} %"
-    missing = "" if success["solved"] else f" (to reach: {goal})"
-    return f"{verdict}: {value} over the last {window} training episodes{missing}, after {cost}"
+    return f"{verdict}: {_format_success(success, min(success['episodes'], result['episodes']))}, after {cost}"
+
+
+def _format_success(success: Mapping[str, Any], n_episodes: int) -> str:
+    """Format the value of a criterion, and what it should be if that was not reached."""
+    is_rate, greedy = success["measure"] == "success_rate", success.get("greedy_value")
+    factor, unit = (100, " %") if is_rate else (1, "")
+    value = success.get("success_rate") if is_rate else success["mean_return"]
+    name = "success rate" if is_rate else "mean return"
+    text = f"no {name}" if value is None else f"{name} {format_number(factor * value, 1)}{unit}"
+    text += f" over the last {n_episodes} training episodes"
+    if greedy is not None:
+        text += f", {format_number(factor * greedy, 1)}{unit} over greedy ones"
+    return text if success["solved"] else f"{text} (to reach: {factor * success['threshold']:g}{unit})"
 
 
 def format_command(*arguments: str) -> str:

@@ -72,6 +72,7 @@ class SuccessCriterion(RunCallback):
 
     :param threshold: value of :attr:`measure` to reach
     :param episodes: number of last training episodes that it is computed over
+    :ivar greedy_value: value of :attr:`measure` over the greedy episodes that last had to confirm success, if any
     """
 
     measure: ClassVar[Measure] = "mean_return"
@@ -81,6 +82,7 @@ class SuccessCriterion(RunCallback):
         self.threshold = threshold
         self.episodes = episodes
         self.success: Success | None = None
+        self.greedy_value: float | None = None
 
     @property
     @abstractmethod
@@ -98,4 +100,4 @@ class SuccessCriterion(RunCallback):
         if self.success:
             moment = asdict(self.success)
         goal = {"measure": self.measure, "threshold": self.threshold, "episodes": self.episodes}
-        return goal | {"solved": self.success is not None} | moment
+        return goal | {"solved": self.success is not None} | moment | {"greedy_value": self.greedy_value}

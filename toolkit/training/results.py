@@ -38,6 +38,7 @@ _SUCCESS: dict[str, tuple[type, ...]] = {
     "seconds": (int, float, type(None)),
     "mean_return": (int, float, type(None)),
     "success_rate": (int, float, type(None)),
+    "greedy_value": (int, float, type(None)),
 }
 
 _EVALUATION: dict[str, tuple[type, ...]] = {"episodes": _COUNT, "mean_return": _NUMBER}
