@@ -110,18 +110,25 @@ CHANGES: dict[str, Overrides] = {
 }
 STEPS_TO_DEFAULT: dict[str, Overrides] = {
     "16 environments": {"env.n_envs": 16},
-    "two updates of 128 a vector step": {f"{PARAMS}gradient_steps": 2, f"{PARAMS}batch_size": 128},
+    "two updates of 64 a vector step": {f"{PARAMS}gradient_steps": 2, f"{PARAMS}batch_size": 64},
+    "target copied every 1,000 timesteps": {f"{PARAMS}target_update_interval": 1_000},
     "`n_steps: 3`": {f"{PARAMS}n_steps": 3},
     "rewards normalized": NORMALIZED,
     "gamma 0.999": {f"{PARAMS}gamma": 0.999},
-    "epsilon 0.01": {f"{PARAMS}exploration_final_eps": 0.01},
+    "epsilon to 0.01 after 15 % of the steps": {
+        f"{PARAMS}exploration_final_eps": 0.01,
+        f"{PARAMS}exploration_fraction": 0.15,
+    },
+    "learning rate from 5e-4 to 2e-5, exponentially": {
+        f"{PARAMS}learning_rate": {"name": "exponential", "params": {"start": 5e-4, "end": 2e-5}}
+    },
 }
 CHANGES_TO_DEFAULT: dict[str, Overrides] = {
     "nothing": {},
     "rewards not normalized": {"env.vec_wrappers": []},
     "`n_steps: 1`": {f"{PARAMS}n_steps": 1},
     "gamma 0.97": {f"{PARAMS}gamma": 0.97},
-    "epsilon 0.005": {f"{PARAMS}exploration_final_eps": 0.005},
+    "learning rate 3e-4 throughout": {f"{PARAMS}learning_rate": 3e-4},
     "one update a vector step": {f"{PARAMS}gradient_steps": 1},
     "48 environments": {"env.n_envs": 48},
     "target copied every 80 timesteps": {f"{PARAMS}target_update_interval": 80},

@@ -279,14 +279,14 @@ def test_faulty_subprocess_environment_raises_error_and_ends_all_processes(fault
     [
         ("raise", 2, "faulty.yaml:2: env: 'faulty:Faulty-v0' cannot be built: RuntimeError: the arm is stuck"),
         ("exit", 1, "error: the process of environment 0 ended with status 7"),
-        ("hang", 1, "error: environment 0 did not start within 0.5 s"),
+        ("hang", 1, "error: environment 0 did not start within 3 s"),
     ],
 )
 def test_subprocess_environment_that_does_not_start_creates_no_run(
     fault: str, status: int, message: str, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "hang":
-        monkeypatch.setattr(vec_env, "_START_TIMEOUT", 0.5)
+        monkeypatch.setattr(vec_env, "_START_TIMEOUT", 3.0)  # long enough to import and to write `pids`
     settings = subprocess_settings(n_envs=2, params={"fault": fault, "where": "start"}, step_timeout=0.5)
     refused = toolkit("train", "faulty.yaml", *settings, "--out", "run")
     assert (refused.status, refused.err.splitlines()[0][: len(message)]) == (status, message)
