@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, load_object
+from toolkit.config.replay_buffers import bind_replay_buffer
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig
 from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.trust import resolving_for
@@ -162,7 +163,10 @@ def bind_component(
     except ComponentError as error:
         problems.append(Problem((*path, "name"), error.message, error.hint))
         return None
-    arguments, more_problems = bind_arguments(cls, config.params, (*path, "params"), kind.supplied)
+    params: Mapping[str, Any] = config.params
+    if kind.name == "algorithms":
+        params = bind_replay_buffer(cls, params, (*path, "params"), problems)
+    arguments, more_problems = bind_arguments(cls, params, (*path, "params"), kind.supplied)
     problems.extend(more_problems)
     return BoundComponent(config.name, path, cls, arguments, make_error)
 

@@ -22,6 +22,7 @@ from pydantic_core import CoreSchema
 from toolkit.config.compose import to_plain_data
 from toolkit.config.docstrings import read_documentation, read_summary
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points
+from toolkit.config.replay_buffers import CLASS
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
 from toolkit.config.signatures import read_signature
 from toolkit.config.type_hints import is_callable_type, is_class_type, is_numpy_type, is_union, make_type_adapter
@@ -30,7 +31,9 @@ from toolkit.utils.errors import ComponentError, ConfigError
 Schema = dict[str, Any]
 _Classes = Mapping[str, type[Any]]
 
-_KINDS_IN_CONFIG = ("algorithms", "policies", "wrappers", "vec_wrappers", "callbacks", "schedules")
+_KINDS_IN_CONFIG = (
+    *("algorithms", "policies", "replay_buffers", "wrappers", "vec_wrappers", "callbacks", "schedules"),
+)
 _PATH: Schema = {"type": "string", "pattern": ":", "description": "A Python path: module:Class or ./file.py:Class."}
 _DEFAULT_POLICY = AlgorithmConfig.model_fields["policy"].default
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -144,6 +147,7 @@ class _SchemaBuilder:
     def build_algorithm(self) -> Schema:
         """Return the schema of the algorithm with its policy."""
         self._define_parameter_types()
+        self.definitions[f"replay_buffer{self.part}"] = self.build_component(KINDS["replay_buffers"], _PATH)
         classes = self.installed["algorithms"]
         rules = {name: self._build_algorithm_rule(cls) for name, cls in classes.items()}
         without_required = {name: cls for name, cls in classes.items() if "required" not in rules[name]}
@@ -170,7 +174,11 @@ class _SchemaBuilder:
 
     def _build_algorithm_rule(self, algorithm: type[Any]) -> Schema:
         """Return the schema of an algorithm's parameters and policies."""
-        rule = _make_key("params", _make_params_schema(KINDS["algorithms"], algorithm, self.part))
+        params = _make_params_schema(KINDS["algorithms"], algorithm, self.part)
+        if CLASS in params["properties"]:
+            replay_buffer = {"anyOf": [{"$ref": f"#/$defs/replay_buffer{self.part}"}, {"type": "null"}]}
+            params["properties"][CLASS] = params["properties"][CLASS] | replay_buffer
+        rule = _make_key("params", params)
         policies = {**self.installed["policies"], **getattr(algorithm, "policy_aliases", {})}
         rule["properties"]["policy"] = {"anyOf": [*_make_constants(policies), _PATH]}
         rule["allOf"] = [self._build_policy_rule(name, cls) for name, cls in policies.items()]

@@ -12,6 +12,7 @@ from typing import Any
 from toolkit.config import yaml_document
 from toolkit.config.compose import to_plain_data
 from toolkit.config.registry import Kind
+from toolkit.config.replay_buffers import CLASS
 from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.type_hints import format_type
 from toolkit.utils.errors import ConfigError
@@ -34,6 +35,8 @@ def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
         case "policies":
             policy_params = _make_params("policy_params", kind, component)
             return _nest(["algorithm"], [f"policy: {dump_inline(name)}", *policy_params])
+        case "replay_buffers":
+            return _nest(["algorithm", "params", CLASS], lines)
         case "schedules":
             return _nest(["algorithm", "params", _find_caller(component)], lines)
         case "launchers" | "samplers" | "pruners":

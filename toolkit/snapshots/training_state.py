@@ -24,7 +24,13 @@ from toolkit.snapshots.capture import CapturedState, Structure, capture, capture
 from toolkit.snapshots.object_kinds import has_state_dict
 from toolkit.snapshots.plain_data import NotPlainError, encode_value
 from toolkit.snapshots.policy_state import capture_policy, restore_policy
-from toolkit.snapshots.replay_buffer import capture_replay_buffer, find_unsaved_parts, restore_replay_buffer
+from toolkit.snapshots.replay_buffer import (
+    capture_own_state,
+    capture_replay_buffer,
+    find_unsaved_parts,
+    restore_own_state,
+    restore_replay_buffer,
+)
 from toolkit.snapshots.restore import (
     RESTORE_ERRORS,
     check_class,
@@ -104,7 +110,21 @@ class TrainingStateCapture:
         progress = self._capture_progress(saved_elsewhere)
         policy, unsaved = capture_policy(self._model)
         self._note_unsaved(unsaved)
-        return {"progress": progress, "policy": policy, "vec_wrappers": vec_wrappers, "callbacks": callbacks}
+        return {
+            "progress": progress,
+            "policy": policy,
+            "vec_wrappers": vec_wrappers,
+            "callbacks": callbacks,
+            "replay_state": self._capture_replay_state(saved_elsewhere),
+        }
+
+    def _capture_replay_state(self, saved_elsewhere: Sequence[Any]) -> dict[str, Any] | None:
+        buffer = getattr(self._model, "replay_buffer", None)
+        captured = capture_own_state(buffer, saved_elsewhere, self._start.get(id(buffer)))
+        if captured is None:
+            return None
+        self._note("replay buffer", buffer, captured)
+        return captured.state
 
     def _capture_object(self, role: str, owner: Any, saved_elsewhere: Sequence[Any]) -> list[Any]:
         captured = capture(owner, saved_elsewhere, self._start.get(id(owner)))
@@ -149,7 +169,9 @@ def restore_before_learning(
         for name in _get_variable_names(model):
             recursive_getattr(model, name).data.copy_(restore_value(saved_state["variables"][name]))
         restore_policy(model, saved_state.get("policy", {}))  # version 0.1.0 saved none
-        restore_replay_buffer(getattr(model, "replay_buffer", None), saved_state["replay_buffer"])
+        buffer = getattr(model, "replay_buffer", None)
+        restore_replay_buffer(buffer, saved_state["replay_buffer"])
+        restore_own_state(buffer, saved_state.get("replay_state"))  # version 0.1.0 saved none
         venv.reset()  # so that all wrappers have what they make in a reset
         differences = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
         for layer, (name, state) in zip(iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
@@ -157,7 +179,7 @@ def restore_before_learning(
         # without objects, as `learn` makes some: noise for each environment
         restore_attributes(model, saved_state["progress"]["attributes"], _SKIPPED_ATTRIBUTES)
         # the live objects have these now; memory should not hold a replay buffer twice
-        saved_state.update(parameters=None, replay_buffer=None, environments=None)
+        saved_state.update(parameters=None, replay_buffer=None, replay_state=None, environments=None)
         return [f"environment {index} {text}" for index, text in enumerate(differences) if text]
 
 

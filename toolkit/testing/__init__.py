@@ -18,6 +18,7 @@ from toolkit.testing.callbacks import check_callback
 from toolkit.testing.component import ConformanceError
 from toolkit.testing.launchers import check_launcher
 from toolkit.testing.policies import check_policy
+from toolkit.testing.replay_buffers import check_replay_buffer
 from toolkit.testing.schedules import check_schedule
 from toolkit.testing.wrappers import check_wrapper
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_callback",
     "check_launcher",
     "check_policy",
+    "check_replay_buffer",
     "check_schedule",
     "check_wrapper",
 ]

@@ -186,7 +186,7 @@ MEANINGS: dict[str, tuple[str, str, str, Any]] = {
         "replay_buffer_class: HerReplayBuffer\nreplay_buffer_kwargs: \"dict(goal_selection_strategy='final')\"",
         "algorithm.params",
         {
-            "replay_buffer_class": "stable_baselines3:HerReplayBuffer",
+            "replay_buffer_class": "her",
             "replay_buffer_kwargs": {"goal_selection_strategy": "final"},
         },
     ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from goal_line import GOAL_LINE
 
 from toolkit.config.registry import KINDS, list_entry_points
 from toolkit.testing import (
@@ -14,6 +15,7 @@ from toolkit.testing import (
     check_callback,
     check_launcher,
     check_policy,
+    check_replay_buffer,
     check_schedule,
     check_wrapper,
 )
@@ -23,6 +25,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "callbacks": check_callback,
     "algorithms": check_algorithm,
     "policies": check_policy,
+    "replay_buffers": check_replay_buffer,
     "schedules": check_schedule,
     "launchers": check_launcher,
 }
@@ -64,6 +67,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "DuelingCnnPolicy": {"algorithm": "double_dqn", "env": IMAGES},
         "DuelingMultiInputPolicy": {"algorithm": "double_dqn", "env": {"id": "CartPole-v1", "wrappers": [TIME_AWARE]}},
     },
+    "replay_buffers": {"her": {"env": GOAL_LINE}},
     "schedules": {
         "constant": {"params": {"val": 0.5}},
         "exponential": {"params": {"start": 1e-3, "end": 1e-5}},

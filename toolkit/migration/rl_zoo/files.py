@@ -26,7 +26,7 @@ _NODE_SIZE = 20  # characters that a node counts for, in addition to its text
 _MAX_EXPRESSION_LENGTH = 10_000  # characters; Python's parser needs memory for each
 _MODULES = {"nn": "torch.nn", "th": "torch", "torch": "torch"}  # the names under which Zoo imports them
 _CLASSES = {
-    "HerReplayBuffer": "stable_baselines3:HerReplayBuffer",
+    "HerReplayBuffer": "her",
     "RMSpropTFLike": "stable_baselines3.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
 }
 
