@@ -16,6 +16,7 @@ from toolkit.config.replay_buffers import bind_replay_buffer
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig
 from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.trust import resolving_for
+from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe_error, did_you_mean
 from toolkit.utils.log import describe_warnings
 from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_memory_to_installed
@@ -50,7 +51,7 @@ class BoundComponent:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            message, hint = "cannot be built", ""
+            message, hint = "cannot be built", suggest_base_wrappers(error)
             if is_memory_shortage(error):
                 message = f"does not fit into this machine's memory of {installed_memory() / 2**30:.0f} GiB"
                 hint = "reduce what sizes it: buffer_size, n_steps, net_arch, ..."
@@ -99,6 +100,7 @@ class Components:
     algorithm: BoundComponent
     policy: str | type[Any]
     policy_arguments: dict[str, Any]
+    base_wrappers: tuple[BoundComponent, ...]
     wrappers: tuple[BoundComponent, ...]
     vec_wrappers: tuple[BoundComponent, ...]
     callbacks: tuple[BoundComponent, ...]
@@ -135,6 +137,7 @@ def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Compo
         ]
         return tuple(component for component in components if component is not None)
 
+    base_wrappers = bind_all(KINDS["wrappers"], config.env.base_wrappers, ("env", "base_wrappers"))
     wrappers = bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"))
     vec_wrappers = bind_all(KINDS["vec_wrappers"], config.env.vec_wrappers, ("env", "vec_wrappers"))
     callbacks = bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",))
@@ -142,7 +145,8 @@ def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Compo
     if algorithm is None:
         return None, problems
     policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
-    return Components(algorithm, policy, policy_arguments, wrappers, vec_wrappers, callbacks, code), problems
+    layers = (base_wrappers, wrappers, vec_wrappers)
+    return Components(algorithm, policy, policy_arguments, *layers, callbacks, code), problems
 
 
 def bind_component(

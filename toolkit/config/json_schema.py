@@ -58,6 +58,7 @@ def make_config_schema() -> Schema:
     env = definitions["EnvConfig"]
     installed = {name: _find_installed(KINDS[name]) for name in _KINDS_IN_CONFIG}
     whole, part = _SchemaBuilder(definitions, installed), _SchemaBuilder(definitions, installed, part=".part")
+    env["properties"]["base_wrappers"]["items"] = {"$ref": "#/$defs/wrappers"}
     for name, holder in (("wrappers", env), ("vec_wrappers", env), ("callbacks", schema)):
         holder["properties"][name]["items"] = {"$ref": f"#/$defs/{name}"}
         definitions[name] = whole.build_component(KINDS[name], _PATH)

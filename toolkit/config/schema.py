@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticSerializationError
 
 from toolkit.config import yaml_document
 from toolkit.config.trust import RunOrigin
 from toolkit.config.validation import Count, Seed, StrictModel, validate_document
 from toolkit.config.yaml_document import Document
-from toolkit.utils.data import are_equal
+from toolkit.utils.data import MONITOR_COLUMNS, are_equal
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 
@@ -41,13 +41,30 @@ Component = Annotated[
 ]
 
 
+def _check_info_keyword(name: str) -> str:
+    if name in MONITOR_COLUMNS:
+        raise ValueError(f"should differ from the first columns of monitor.csv ({', '.join(MONITOR_COLUMNS)})")
+    if not name.isprintable():
+        raise ValueError("should have printable characters only")
+    return name
+
+
+def _check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*names}) < len(names):
+        raise ValueError("should have each name once")
+    return names
+
+
+InfoKeyword = Annotated[str, Field(min_length=1), AfterValidator(_check_info_keyword)]
+
+
 class EnvConfig(StrictModel):
     """The environment to train in."""
 
     id: Annotated[str, Field(min_length=1)]
     """A Gymnasium id; `module:Env-v0` imports the module first."""
     max_episode_steps: Count | None = None
-    """Time limit in steps; by default the environment's own."""
+    """Time limit in steps of the environment with its base wrappers; by default its own."""
     params: Params = {}
     """Keyword arguments to `gymnasium.make`."""
     reset_options: Params = {}
@@ -58,8 +75,12 @@ class EnvConfig(StrictModel):
     """Whether they step in this process or each in its own (SB3's DummyVecEnv, SubprocVecEnv)."""
     step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds that a step or reset may take with `vec_env: subproc`."""
+    base_wrappers: tuple[Component, ...] = ()
+    """Gymnasium wrappers that are part of the environment, innermost first: the rewards that they return are raw."""
     wrappers: tuple[Component, ...] = ()
     """Gymnasium wrappers, innermost first, outside Monitor: logged returns stay raw."""
+    info_keywords: Annotated[tuple[InfoKeyword, ...], AfterValidator(_check_unique)] = ()
+    """Keys of the `info` of an episode's last step: columns of `monitor.csv`, and means in the log."""
     vec_wrappers: tuple[Component, ...] = ()
     """SB3 wrappers around all environments, innermost first: `vec_normalize`, `vec_frame_stack`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
@@ -17,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from toolkit.envs.recent_steps import RecentSteps
 from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
-from toolkit.utils.data import DEFAULT_WINDOW, mean_of_last
+from toolkit.utils.data import DEFAULT_WINDOW, MONITOR_COLUMNS, mean_of_last
 from toolkit.utils.errors import FaultyEnvironmentError, make_printable
 
 _MAX_TEXT_LENGTH = 10_000  # characters of a value in monitor.csv
@@ -32,8 +33,7 @@ class Episode(NamedTuple):
     :param seconds: wall-clock time from the first reset of the environments until the episode counted
     :param timestep: number of the run's timesteps, over all environments, when the episode counted
     :param is_success: whether the environment calls it a success, in ``info["is_success"]``; None if it does not say
-    :param extras: names and values, as text, of what else ``info["episode"]`` holds, such as a Monitor's
-        ``info_keywords``
+    :param extras: names and values, as text, of what else ``info["episode"]`` holds, such as ``env.info_keywords``
     """
 
     raw_return: float
@@ -104,6 +104,15 @@ class EpisodeLog(Sequence[Episode]):
         """Return the share of successes among those of the last episodes that say so; see :meth:`mean_return`."""
         outcomes = [episode.is_success for episode in self._window(window, end)]
         return mean_of_last([outcome for outcome in outcomes if outcome is not None], window)
+
+    def mean_extra(self, name: str, window: int = DEFAULT_WINDOW, end: int | None = None) -> float | None:
+        """Return the mean of an extra among those of the last episodes where it is a number or a bool.
+
+        :param name: such as one of ``env.info_keywords``
+        :param window: see :meth:`mean_return`
+        """
+        texts = [dict(episode.extras).get(name, "") for episode in self._window(window, end)]
+        return mean_of_last([number for number in map(_read_number, texts) if number is not None], window)
 
     def _window(self, window: int, end: int | None) -> list[Episode]:
         end = len(self) if end is None else end
@@ -268,7 +277,9 @@ class EpisodeRecorder(VecEnvWrapper):
             return
         start = int(self._start_steps[index])
         episode["l"] = self._steps - start
-        extras = {key: value for key, value in shown.items() if key not in episode} if isinstance(shown, dict) else {}
+        # values of info_keywords are in both; what is shown left the environment before its reset
+        extras = {**episode, **shown} if isinstance(shown, dict) else {**episode}
+        extras = {key: value for key, value in extras.items() if key not in MONITOR_COLUMNS}
         info["episode"] = episode | extras
         ended = Episode(
             raw_return=float(episode["r"]),
@@ -276,7 +287,7 @@ class EpisodeRecorder(VecEnvWrapper):
             length=episode["l"],
             seconds=self.seconds,
             is_success=read_is_success(info),
-            extras=tuple((str(key), make_printable(str(value), _MAX_TEXT_LENGTH)) for key, value in extras.items()),
+            extras=tuple((str(key), _to_text(value)) for key, value in extras.items()),
         )
         if self._left[index]:
             self._left[index] -= 1
@@ -333,6 +344,20 @@ def _from_version_0_1_0(columns: NDArray[np.float64]) -> list[Episode]:
         Episode(float(r), float(s), int(n), float(t), int(timestep))
         for (r, s, n, t), timestep in zip(columns, timesteps, strict=True)
     ]
+
+
+def _to_text(value: Any) -> str:
+    """Return a value as SB3's Monitor writes it, in one line."""
+    return "" if value is None else make_printable(str(value), _MAX_TEXT_LENGTH)
+
+
+def _read_number(text: str) -> float | None:
+    """Return the number, or the bool as 0 or 1, of a cell in ``monitor.csv``; None for other texts, NaN and inf."""
+    try:
+        number = float(text)
+    except ValueError:
+        return {"True": 1.0, "False": 0.0}.get(text)
+    return number if math.isfinite(number) else None
 
 
 def read_is_success(info: Mapping[str, Any]) -> float | None:

@@ -13,7 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from toolkit.config.components import BoundComponent, import_modules
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
+from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
 from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.info_keywords import read_info_keywords
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.spaces import find_space_problems
@@ -41,7 +43,7 @@ def make_vec_env(
     render_mode: str | None = None,
     wrap: WrapEnv | None = None,
 ) -> EpisodeRecorder:
-    """Build the environments of a run: Gymnasium's wrappers, Monitor, the config's wrappers, its vec wrappers.
+    """Build the environments of a run: base wrappers, Gymnasium's, Monitor, the config's wrappers, its vec wrappers.
 
     :param seed: environment ``i`` starts with ``seed + i``; the seeds of its later episodes follow from it, and so do
         the global generators of its subprocess
@@ -49,14 +51,15 @@ def make_vec_env(
     :param wrap: applied last to each environment
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
-    wrappers, plain_config = config.components.wrappers, config.model_copy()  # all that a subprocess needs
+    layers = config.components.base_wrappers, config.components.wrappers
+    plain_config = config.model_copy()  # with the layers, all that a subprocess needs
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
 
     def make(index: int) -> gym.Env[Any, Any]:
         try:
             env: gym.Env[Any, Any] = make_env(
-                plain_config, wrappers, render_mode, is_alone=in_subprocesses, relabels=relabels
+                plain_config, *layers, render_mode, is_alone=in_subprocesses, relabels=relabels
             )
         except ConfigError as error:
             if in_subprocesses or not index:
@@ -117,6 +120,7 @@ def _get_gamma(wrapper: BoundComponent, algorithm: BoundComponent) -> dict[str, 
 
 def make_env(
     config: RunConfig,
+    base_wrappers: Sequence[BoundComponent],
     wrappers: Sequence[BoundComponent],
     render_mode: str | None = None,
     *,
@@ -125,16 +129,18 @@ def make_env(
 ) -> ReplayableEpisodes:
     """Build one environment with its wrappers, in any process.
 
-    :param wrappers: innermost first
+    :param base_wrappers: those inside Monitor, innermost first
+    :param wrappers: those outside Monitor, innermost first
     :param is_alone: whether nothing else in this process draws from the global generators
     :param relabels: whether a replay buffer asks it for the rewards of other goals
     :raises ConfigError: if the environment or a wrapper cannot be built
     """
     base = _make_base(config, render_mode)
     try:
-        monitor = RawMonitor(check_return_values(base, copies=bool(wrappers)))
+        base, built = add_base_wrappers(base, base_wrappers, config)
+        checked = check_return_values(base, copies=bool(wrappers))
+        monitor = RawMonitor(checked, partial(read_info_keywords, config))
         env: gym.Env[Any, Any] = monitor
-        built: list[tuple[BoundComponent, gym.Env[Any, Any]]] = []
         for wrapper in wrappers:
             env = wrapper.build(env)
             built.append((wrapper, env))
@@ -152,6 +158,7 @@ def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:
     import_modules(config)  # this may be another process than the one that resolved the config
     env = config.env
     arguments: dict[str, Any] = {"max_episode_steps": env.max_episode_steps, "render_mode": render_mode}
+    arguments |= list_arguments(config)
     component = BoundComponent(env.id, ("env",), gym.make, env.params, config.make_error)
     base: gym.Env[Any, Any] = component.build(env.id, **{name: value for name, value in arguments.items() if value})
     return base

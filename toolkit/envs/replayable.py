@@ -115,6 +115,12 @@ class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
         self.reward = 0.0
         self.info: dict[str, Any] = {}
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer inside, as if the guard were not there: a base wrapper may ask for it."""
+        if name == "env":  # not set yet
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment."""
         result = self.env.step(action)
@@ -136,7 +142,7 @@ def _check_reward(reward: Any) -> None:
     except (TypeError, ValueError):
         shape = f" of shape {np.shape(reward)}" if np.shape(reward) else ""
         message = f"the environment returns a reward that is not one number: {type(reward).__name__}{shape}"
-        hint = "return a float; weigh several objectives in an environment of your own, and name it in env.id"
+        hint = "return a float; weigh several objectives in a wrapper, and name it under env.base_wrappers"
         raise FaultyEnvironmentError(message, hint) from None
 
 
@@ -169,10 +175,15 @@ class RawMonitor(Monitor):
     """SB3's Monitor, which keeps every completed episode until :meth:`pop_episode`, also one that a reset cuts short.
 
     It rounds no return: ten rewards of 0.1 are 1. What wrappers outside change in ``info`` does not matter to it.
+
+    :param read_info: returns what else belongs to an episode, from the ``info`` of its last step
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], read_info: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    ) -> None:
         super().__init__(env)
+        self._read_info = read_info
         self.n_resets = 0
         self.observation: Any = None
         self._completed: list[dict[str, Any]] = []
@@ -192,6 +203,8 @@ class RawMonitor(Monitor):
         self.observation = step[0]
         if self.needs_reset:
             step[-1]["episode"]["r"] = _sum_rewards(self.rewards)
+            if self._read_info is not None:
+                step[-1]["episode"] |= self._read_info(step[-1])
             self._completed.append(step[-1]["episode"].copy())
         return step
 

@@ -16,7 +16,8 @@ from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import read_is_success, require_finite
 from toolkit.envs.factory import accepts_infinity, derived_seed, make_env
 from toolkit.envs.spaces import find_unusual_spaces
-from toolkit.utils.errors import FaultyEnvironmentError, Problem, ToolkitError, describe_error
+from toolkit.utils.attributes import suggest_base_wrappers
+from toolkit.utils.errors import ConfigError, FaultyEnvironmentError, Problem, ToolkitError, describe_error
 
 _N_STEPS = 100
 
@@ -29,7 +30,7 @@ def try_environment(config: ResolvedConfig) -> list[Problem]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="gymnasium")  # its checker says the same in other words
-        env = make_env(config, config.components.wrappers)
+        env = make_env(config, config.components.base_wrappers, config.components.wrappers)
         trial = _Trial(env, config)
         try:
             trial.play()
@@ -115,7 +116,10 @@ class _Trial:
             yield
         except FaultyEnvironmentError as error:
             raise self._make_error(f"cannot be trained in: {error.message}", error.hint) from error
+        except ConfigError:
+            raise
         except Exception as error:  # an environment can raise anything
+            hint = suggest_base_wrappers(error) or hint
             raise self._make_error(f"{what}: {describe_error(error)}", hint) from error
 
 

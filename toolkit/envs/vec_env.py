@@ -33,6 +33,7 @@ from toolkit.envs.observations import ObservationFormat
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.utils import processes
+from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import FaultyEnvironmentError, LostEnvironmentError, ToolkitError, describe_error
 from toolkit.utils.log import configure_logging
 
@@ -295,23 +296,26 @@ class _RemoteError(NamedTuple):
 
     :param error: the exception itself, if the toolkit raised it
     :param description: the exception in one line
+    :param hint: what to do about it, if that is known
     """
 
     error: ToolkitError | None
     description: str
     traceback: str
+    hint: str = ""
 
     @classmethod
     def from_exception(cls, error: BaseException) -> _RemoteError:
         text = "".join(traceback.format_exception(error))
-        return cls(error if isinstance(error, ToolkitError) else None, describe_error(error), text)
+        own_error = error if isinstance(error, ToolkitError) else None
+        return cls(own_error, describe_error(error), text, suggest_base_wrappers(error))
 
     def throw(self, index: int) -> None:
         error = self.error
         if isinstance(error, FaultyEnvironmentError):
             error = FaultyEnvironmentError(f"environment {index}: {error.message}", error.hint)
         elif error is None:
-            error = FaultyEnvironmentError(f"environment {index} failed in its process: {self.description}")
+            error = FaultyEnvironmentError(f"environment {index} failed in its process: {self.description}", self.hint)
         error.add_note(f"In the process of environment {index}:\n{self.traceback}")
         raise error
 

@@ -48,7 +48,8 @@ def import_sb3(
     if not file.is_file():
         raise RunError(f"{file}: {'is not a file' if file.exists() else 'does not exist'}")
     normalizer = _find_normalizer(config, statistics) if statistics else None
-    wrappers = [*config.components.wrappers, *config.components.vec_wrappers]
+    components = config.components
+    wrappers = [*components.base_wrappers, *components.wrappers, *components.vec_wrappers]
     untrained = [wrapper for wrapper in wrappers if needs_statistics(wrapper) and wrapper is not normalizer]
     if untrained and not untrained_statistics:
         raise config.make_error([_require_statistics(component) for component in untrained])

@@ -161,7 +161,7 @@ def build_harness(config: ResolvedConfig, render_mode: str | None = None) -> Ite
     class_name = subject.cls.__name__
     monitor_layer = BoundComponent("RecordingMonitor", (), RecordingMonitor, {}, config.make_error)
     try:
-        env = make_env(config, (*other_wrappers, monitor_layer, subject), render_mode)
+        env = make_env(config, config.components.base_wrappers, (*other_wrappers, monitor_layer, subject), render_mode)
     except AttributeError as error:
         raise ConformanceError(
             f"{class_name} cannot be used once it is built: {describe_error(error)}; {_CONSTRUCTOR_ADVICE}"

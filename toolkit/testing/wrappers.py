@@ -84,7 +84,7 @@ def _check_bare_env(config: ResolvedConfig) -> set[str]:
 
     :raises ConfigError: if the environment does not pass the checker
     """
-    env = make_env(config, config.components.wrappers[:-1])
+    env = make_env(config, config.components.base_wrappers, config.components.wrappers[:-1])
     try:
         return _collect_warnings(ResetLearnedState(env, env))
     except Exception as error:

@@ -138,7 +138,7 @@ def _find_other_gammas(values: _Values) -> Iterator[Problem]:
     """Find wrappers that divide rewards by the deviation of a return with another discount than the algorithm's."""
     gamma = values.algorithm.get("gamma")
     components = values.config.components
-    for component in (*components.wrappers, *components.vec_wrappers):
+    for component in (*components.base_wrappers, *components.wrappers, *components.vec_wrappers):
         arguments = component.arguments if _is(component, VecNormalize) else component.arguments_with_defaults
         own_gamma = arguments.get("gamma")
         if not _is(component, NormalizeReward, VecNormalize) or None in (gamma, own_gamma) or gamma == own_gamma:
@@ -229,7 +229,7 @@ def refuse_lone_environment(config: ResolvedConfig) -> None:
     if not plays or config.env.vec_env == "subproc":
         return
     try:
-        make_env(config, config.components.wrappers).close()
+        make_env(config, config.components.base_wrappers, config.components.wrappers).close()
     except ConfigError as error:
         cause = describe_error(error.__cause__ or error)
         message = f"'{plays[0].name}' needs a second environment in the training process, which fails: {cause}"

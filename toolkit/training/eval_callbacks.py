@@ -85,7 +85,7 @@ def _list_missing_wrappers(config: ResolvedConfig, eval_env: VecEnv) -> list[str
     ``VecNormalize``.
     """
     names = []
-    for component in config.components.wrappers:
+    for component in (*config.components.base_wrappers, *config.components.wrappers):
         is_compared = inspect.isclass(component.cls) and not issubclass(component.cls, _NOT_FOR_ACTING)
         if is_compared and not all(eval_env.env_is_wrapped(component.cls)):
             names.append(_format_wrapper(component))

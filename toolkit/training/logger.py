@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class _RunLogger(Logger):
         self._episodes = episodes
         self._model = model
         self._has_wrappers = bool(run.config.env.wrappers)
+        self._info_keywords = run.config.env.info_keywords
 
     def dump(self, step: int = 0) -> None:
         """Write a row of what is recorded, with our means where SB3 has recorded its own."""
@@ -55,6 +57,9 @@ class _RunLogger(Logger):
                 self._replace_mean("rollout/ep_shaped_rew_mean", self._episodes.mean_shaped_return)
             if self._model.ep_success_buffer:
                 self._replace_mean("rollout/success_rate", self._episodes.success_rate)
+            for name in self._info_keywords:
+                if (key := f"rollout/{name}") not in self.name_to_value:  # else SB3 has recorded another number
+                    self._replace_mean(key, partial(self._episodes.mean_extra, name))
         super().dump(step)
 
     def _replace_mean(self, name: str, compute_mean: Callable[[int], float | None]) -> None:

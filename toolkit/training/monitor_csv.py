@@ -11,15 +11,16 @@ from typing import Any
 
 from toolkit.envs.episodes import Episode, EpisodeRecorder
 from toolkit.training.callbacks import RunCallback
-from toolkit.training.results import MONITOR_COLUMNS
+from toolkit.utils.data import MONITOR_COLUMNS
 from toolkit.utils.files import AppendOnlyFile
 
 
 class MonitorCsvWriter(RunCallback):
     """Write the episodes that count to ``monitor.csv``, in the format of SB3's Monitor.
 
-    The columns after the numbers are the :attr:`~toolkit.envs.episodes.Episode.extras` of all episodes so far. An
-    episode with further ones rewrites the file.
+    The columns after the numbers are ``env.info_keywords``, then the other
+    :attr:`~toolkit.envs.episodes.Episode.extras` of all episodes so far. An episode with further ones rewrites the
+    file.
     """
 
     NAME = "monitor.csv"
@@ -66,7 +67,8 @@ class MonitorCsvWriter(RunCallback):
     def _rewrite(self) -> None:
         self.close()
         episodes = self.context.episodes
-        self._extra_columns = _list_extra_columns(episodes)
+        info_keywords = self.context.run.config.env.info_keywords
+        self._extra_columns = [*dict.fromkeys([*info_keywords, *_list_extra_columns(episodes)])]
         header = {"t_start": self._started, "env_id": self.context.run.config.env.id}
         columns = ",".join(MONITOR_COLUMNS) + _format_further_cells(self._extra_columns)
         rows = "".join(_format_row(episode, self._extra_columns) for episode in episodes)

@@ -7,12 +7,11 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.utils.data import LARGEST_RETURN
+from toolkit.utils.data import LARGEST_RETURN, MONITOR_COLUMNS
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import read_text
 
 ENDED = ("success", "finished")  # status of a run that needs no resume
-MONITOR_COLUMNS = ("r", "l", "t", "timestep")  # further columns may follow
 _MAX_RESULT_BYTES = 1 << 20
 _MAX_EVALUATION_BYTES = 1 << 26  # a million returns
 _MAX_MONITOR_BYTES = 1 << 28  # ten million episodes

@@ -37,6 +37,7 @@ from toolkit.training.monitor_csv import MonitorCsvWriter
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.space_checks import log_space_warnings
+from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
@@ -251,7 +252,8 @@ def _run_training(
     run.stopped_by = guard.pending if stopped_by is None else stopped_by
     if failure:
         message = f"training failed at timestep {session.model.num_timesteps}: {describe_error(failure)}"
-        raise TrainingError(message, f"the traceback is in {run.directory / 'traceback.txt'}") from failure
+        hints = [suggest_base_wrappers(failure), f"the traceback is in {run.directory / 'traceback.txt'}"]
+        raise TrainingError(message, "; ".join(filter(None, hints))) from failure
 
 
 def _warn_of_held_episodes(env: EpisodeRecorder) -> None:

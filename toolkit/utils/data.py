@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_WINDOW = 100  # episodes, as in Gym's definition of solved
+MONITOR_COLUMNS = ("r", "l", "t", "timestep")  # of monitor.csv; further columns may follow
 LARGEST_RETURN = 1e150  # its square is still a number
 
 

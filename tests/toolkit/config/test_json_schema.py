@@ -98,6 +98,7 @@ def test_schema_accepts_shipped_configs(path: Path, schema: dict[str, Any]) -> N
         "name: other",
         "env: {id: CartPole-v1, wrappers: [angle_penalty, {name: clip_reward, params: {min_reward: -1}}]}",
         "env: {id: CartPole-v1, wrappers: [{name: angle_penalty}], max_episode_steps: null}",
+        "env: {id: CartPole-v1, base_wrappers: [angle_penalty, './mine.py:Flatten'], info_keywords: [is_success]}",
         "env: {id: CartPole-v1, vec_wrappers: [vec_normalize, {name: vec_frame_stack, params: {n_stack: 2}}]}",
     ],
 )
@@ -173,6 +174,8 @@ def test_schema_accepts_partial_file_with_extends(text: str, schema: dict[str, A
         "callbacks: [{name: progress, parms: {}}]",
         "callbacks: [{name: record_video, params: {formats: [avi]}}]",
         "env: {id: CartPole-v1, wrappers: [terminal_reward_clp]}",
+        "env: {id: CartPole-v1, base_wrappers: [terminal_reward_clp]}",
+        "env: {id: CartPole-v1, info_keywords: is_success}",
         "env: {id: CartPole-v1, wrappers: [{name: terminal_reward_clip, params: {sucess_steps: 1}}]}",
         "env: {id: CartPole-v1, wrappers: [{name: terminal_reward_clip, params: {success_steps: 1.5}}]}",
         "env: {id: CartPole-v1, wrappers: [{name: terminal_reward_clip, params: [195]}]}",

@@ -95,6 +95,12 @@ class Counting(gym.Wrapper):
         return self.env.step(action)
 
 
+class AskingLine(Counting):
+    def step(self, action):
+        assert self.env.goal >= 0  # of the environment itself
+        return super().step(action)
+
+
 class VecBonus(VecEnvWrapper):
     def reset(self):
         return self.venv.reset()
@@ -159,9 +165,10 @@ def sample_rewards(config: ResolvedConfig) -> set[float]:
         ('wrappers: ["./goal_envs.py:HundredfoldGoals"]', {-100.0, 0.0}),
         ('wrappers: ["./goal_envs.py:HundredfoldGoals", "./goal_envs.py:Shift"]', {-100.0, 0.0}),
         ('wrappers: ["./goal_envs.py:Counting"]', {-1.0, 0.0}),
+        ('base_wrappers: ["./goal_envs.py:AskingLine", "./goal_envs.py:HundredfoldGoals"]', {-100.0, 0.0}),
         ("vec_wrappers: [{name: vec_normalize, params: {norm_obs: false, clip_reward: 0.25}}]", {-0.25, 0.0}),
     ],
-    ids=["none", "offers", "offers below another", "keeps", "vec_normalize"],
+    ids=["none", "offers", "offers below another", "keeps", "is part of the environment", "vec_normalize"],
 )
 def test_minibatch_has_rewards_of_one_scale(directory: Path, wrappers: str, rewards: set[float]) -> None:
     config = make_config(directory, wrappers)
@@ -173,6 +180,7 @@ def test_minibatch_has_rewards_of_one_scale(directory: Path, wrappers: str, rewa
     ("env", "message"),
     [
         ('wrappers: ["./goal_envs.py:Hundredfold"]', "6: env.wrappers.0: Hundredfold changes rewards"),
+        ('base_wrappers: ["./goal_envs.py:Hundredfold"]', "6: env.base_wrappers.0: Hundredfold changes rewards"),
         ('wrappers: ["./goal_envs.py:HundredfoldGoals", "./goal_envs.py:Bonus"]', "6: env.wrappers.1: Bonus changes"),
         (
             'wrappers: ["./goal_envs.py:Hundredfold", "./goal_envs.py:HundredfoldGoals"]',

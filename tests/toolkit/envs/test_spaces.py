@@ -239,12 +239,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "two rewards": (
         {"reward": np.array([1.0, 2.0])},
         "cannot be trained in: the environment returns a reward that is not one number: ndarray of shape (2,); "
-        "return a float; weigh several objectives in an environment of your own, and name it in env.id",
+        "return a float; weigh several objectives in a wrapper, and name it under env.base_wrappers",
     ),
     "no reward": (
         {"reward": None},
         "cannot be trained in: the environment returns a reward that is not one number: NoneType; "
-        "return a float; weigh several objectives in an environment of your own, and name it in env.id",
+        "return a float; weigh several objectives in a wrapper, and name it under env.base_wrappers",
     ),
     "infinite reward": ({"reward": np.inf}, "returns a reward of inf; correct it, or its wrappers"),
     "NaN": (

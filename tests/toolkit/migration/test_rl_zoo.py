@@ -126,7 +126,7 @@ MEANINGS: dict[str, tuple[str, str, str, Any]] = {
         "env.params",
         {"sutton_barto_reward": True},
     ),
-    "parameters of Monitor": ("ppo", "monitor_kwargs: \"dict(info_keywords=('a',))\"", "env.params", {}),
+    "parameters of Monitor": ("ppo", "monitor_kwargs: \"dict(info_keywords=('a',))\"", "env.info_keywords", ("a",)),
     "a line that falls": (
         "ppo",
         "clip_range: lin_0.2",
@@ -279,15 +279,14 @@ def test_converted_parameters_become_objects_and_classes() -> None:
 
 
 def test_comment_names_keys_left_out() -> None:
-    convert(
-        "n_envs: 4\nmonitor_kwargs: {info_keywords: [x]}\ncallback: rl_zoo3.callbacks.RawStatisticsCallback", "ars"
-    )
+    monitor = "monitor_kwargs: {info_keywords: [x], allow_early_resets: true}"
+    convert(f"n_envs: 4\n{monitor}\ncallback: rl_zoo3.callbacks.RawStatisticsCallback", "ars")
     notes = [line for line in Path("converted.yaml").read_text().splitlines() if line.startswith("# ")]
     assert [line.split()[1] for line in notes] == [
         "RL",
         "n_envs:",
+        "monitor_kwargs:",
         "rl_zoo3.callbacks:RawStatisticsCallback",
-        "monitor_kwargs",
     ]
 
 

@@ -97,12 +97,11 @@ def convert_entry(entry: ZooEntry, env_id: str, algorithm: str) -> dict[str, Any
             "params": entry.pop_mapping("env_kwargs", "env", "params"),
             "n_envs": _convert_n_envs(entry, algorithm),
             "wrappers": _convert_components(entry, "env_wrapper", "env", "wrappers"),
+            "info_keywords": _convert_monitor_params(entry),
             "vec_wrappers": _convert_vec_wrappers(entry, algorithm),
         },
         "callbacks": _convert_callbacks(entry),
     }
-    if entry.values.pop("monitor_kwargs", None):
-        entry.notes.append("monitor_kwargs is left out: Monitor records the same for every run.")
     policy_params = _convert_policy_params(entry)
     params = _convert_noise(entry) | {key: _convert_parameter(entry, key) for key in [*entry.values]}
     config["algorithm"] = {
@@ -120,6 +119,18 @@ def _remove_empty(data: dict[str, Any]) -> dict[str, Any]:
     """Leave out empty values in the first two levels of a config."""
     parts = {key: _remove_empty(part) if key in ("env", "algorithm") else part for key, part in data.items()}
     return {key: part for key, part in parts.items() if part is not None and part not in ({}, [])}
+
+
+def _convert_monitor_params(entry: ZooEntry) -> list[Any]:
+    """Return what Monitor takes from the info of an episode's last step."""
+    params = dict(entry.pop_mapping("monitor_kwargs", "env", "info_keywords"))
+    keywords = params.pop("info_keywords", [])
+    if not isinstance(keywords, list | tuple):
+        entry.refuse("monitor_kwargs", f"should have a list as info_keywords, not {keywords!r}")
+    if params:
+        names = ", ".join(map(str, params))
+        entry.notes.append(f"monitor_kwargs: {names} is left out: Monitor is the same for every run otherwise.")
+    return [*keywords]
 
 
 def _convert_timesteps(entry: ZooEntry) -> int | None:
