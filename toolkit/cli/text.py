@@ -70,7 +70,7 @@ def format_networks(run: RunDirectory, description: ModelDescription) -> str:
     from toolkit.evaluation.networks import format_shape
 
     algorithm = run.config.algorithm
-    lines = [f"{run.directory}: {algorithm.name}, {algorithm.policy} on {run.config.env.id}"]
+    lines = [f"{run.directory}: {algorithm.name}, {algorithm.policy} on {run.config.env.name}"]
     for network in description.networks:
         inputs = ", ".join(f"{name} {size}" for name, size in network.inputs.items())
         lines += ["", f"{network.name}: {network.kind} of {inputs}"]

@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, load_object
+from toolkit.config.environments import call_register_function, check_env_params, find_env
+from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module
 from toolkit.config.replay_buffers import bind_replay_buffer
-from toolkit.config.schema import AlgorithmConfig, ComponentConfig, EnvConfig, RunConfig
+from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
 from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.trust import resolving_for
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe_error, did_you_mean
 from toolkit.utils.log import describe_warnings
 from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_memory_to_installed
-
-if TYPE_CHECKING:
-    from gymnasium.envs.registration import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,14 @@ class Components:
     """Every component that a config names.
 
     :param policy: an alias of the algorithm's, or a policy class
+    :param env: makes one environment, without Monitor and the config's wrappers
     :param code: SHA-256 of each code file outside installed distributions
     """
 
     algorithm: BoundComponent
     policy: str | type[Any]
     policy_arguments: dict[str, Any]
+    env: BoundComponent
     base_wrappers: tuple[BoundComponent, ...]
     wrappers: tuple[BoundComponent, ...]
     vec_wrappers: tuple[BoundComponent, ...]
@@ -127,8 +127,8 @@ def import_modules(config: RunConfig) -> None:
 
 
 def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
-    # an environment is registered when its module is imported
-    problems = _check_imports(config.import_modules) or _check_env(config.env)
+    problems = _check_imports(config.import_modules)
+    env = _bind_env(config, problems)
 
     def bind_all(kind: Kind, configs: Sequence[ComponentConfig], path: KeyPath) -> tuple[BoundComponent, ...]:
         components = [
@@ -145,7 +145,7 @@ def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Compo
     if algorithm is None:
         return None, problems
     policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
-    layers = (base_wrappers, wrappers, vec_wrappers)
+    layers = (env, base_wrappers, wrappers, vec_wrappers)
     return Components(algorithm, policy, policy_arguments, *layers, callbacks, code), problems
 
 
@@ -175,6 +175,19 @@ def bind_component(
     return BoundComponent(config.name, path, cls, arguments, make_error)
 
 
+def _bind_env(config: RunConfig, problems: list[Problem]) -> BoundComponent:
+    """Find the environment and check its parameters; every problem is added to ``problems``."""
+    env, make = config.env, None
+    try:
+        if not problems:  # an environment is registered when its module is imported
+            maker = find_env(env.id, config.import_modules)
+            make = maker.make
+            problems.extend(check_env_params(env, maker))
+    except ComponentError as error:
+        problems.append(Problem(("env", "id"), error.message, error.hint))
+    return BoundComponent(env.name, ("env",), make, env.params, config.make_error)
+
+
 def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> tuple[Any, dict[str, Any]]:
     kind, name = KINDS["policies"], config.algorithm.policy
     aliases: Mapping[str, type[Any]] = algorithm.policy_aliases
@@ -193,66 +206,14 @@ def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> 
 
 
 def _check_imports(modules: Sequence[str]) -> list[Problem]:
-    """Import modules and return a problem for each that cannot be imported."""
+    """Import modules, call functions, and return a problem for each where this fails."""
     problems = []
     for index, name in enumerate(modules):
         try:
             if ":" in name and not name.endswith(".py"):
-                raise ComponentError(f"'{name}' is not a module", f"write '{name.partition(':')[0]}'")
-            load_module(name)
+                call_register_function(name)
+            else:
+                load_module(name)
         except ComponentError as error:
             problems.append(Problem(("import_modules", index), error.message, error.hint))
     return problems
-
-
-def _check_env(env: EnvConfig) -> list[Problem]:
-    """Check that the environment is registered and takes its parameters; it is not built."""
-    import gymnasium as gym
-
-    module, _, env_id = env.id.rpartition(":")
-    try:
-        if module:
-            load_module(module)
-        if env_id not in gym.registry:
-            return [
-                Problem(("env", "id"), f"environment '{env_id}' does not exist", _suggest_env(env_id, gym.registry))
-            ]
-        spec = gym.registry[env_id]
-        creator = load_object(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    except ComponentError as error:
-        return [Problem(("env", "id"), f"'{env.id}' cannot be made: {error.message}", error.hint)]
-    return _check_env_params(env, spec, creator) if creator else []
-
-
-def _suggest_env(env_id: str, registered_ids: Collection[str]) -> str:
-    """Suggest other versions of an environment that is not registered, a similar id, or an import."""
-    name = _strip_version(env_id)
-    if versions := [registered for registered in registered_ids if _strip_version(registered) == name]:
-        return f"registered versions: {', '.join(versions)}"
-    return (
-        did_you_mean(env_id, [*registered_ids], max_listed=0)
-        or "name the package that registers it under import_modules"
-    )
-
-
-def _strip_version(env_id: str) -> str:
-    return re.sub(r"-v\d+$", "", env_id)
-
-
-def _check_env_params(env: EnvConfig, spec: EnvSpec, creator: Callable[..., Any]) -> list[Problem]:
-    import gymnasium as gym
-
-    params_of_make = inspect.signature(gym.make).parameters
-    supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
-    own_params = {key: value for key, value in env.params.items() if key in supplied or key not in params_of_make}
-    problems = bind_arguments(creator, {**spec.kwargs, **own_params}, ("env", "params"), supplied)[1]
-    # the config does not have to repeat what the registration gives, or what a class gives its parent
-    required = _list_parameters(creator) - spec.kwargs.keys()
-    return [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in required]
-
-
-def _list_parameters(creator: Callable[..., Any]) -> set[str | int]:
-    try:
-        return {*inspect.signature(creator).parameters}
-    except (TypeError, ValueError):
-        return set()

@@ -13,7 +13,7 @@ from toolkit.config import yaml_document
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
-_FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w.]+")  # the module of `module:Name` does not end in .py
+_FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w./-]+")  # the module of `module:Name` does not end in .py
 _TOO_DEEP = f"is nested more than {yaml_document.MAX_DEPTH} levels deep"
 
 

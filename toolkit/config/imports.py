@@ -6,6 +6,7 @@ already or belongs to an installed distribution. Every other module is read as a
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import importlib
 import importlib.util
@@ -14,6 +15,7 @@ import os
 import site
 import sys
 import sysconfig
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -21,8 +23,10 @@ from importlib.metadata import Distribution, distributions
 from itertools import accumulate
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from toolkit.config.siblings import find_reached, find_siblings, make_import_function, read_with_siblings
 from toolkit.config.trust import is_restricted, read_trusted_code
 from toolkit.utils.errors import ComponentError
 
@@ -47,16 +51,31 @@ def import_file(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise ComponentError(f"file {path} does not exist")
-    return _import_source(path, read_trusted_code(path))
+    return _import_source(path, read_with_siblings(path.absolute(), read_trusted_code))
 
 
-@cache
-def _import_source(path: Path, content: bytes) -> ModuleType:
+def _import_source(path: Path, contents: Mapping[Path, bytes]) -> ModuleType:
+    """Import a Python file, with the siblings that it imports.
+
+    :param contents: of the file and its siblings
+    """
     import cloudpickle
 
-    version = hashlib.sha256(os.fsencode(path.resolve()) + b"\n" + content).hexdigest()[:8]
-    name = f"toolkit_file_{path.stem}_{version}"
-    module = _execute_module(ModuleSpec(name, _SourceLoader(name, path, content), origin=str(path)))
+    path = path.absolute()
+    version = hashlib.sha256()
+    for file, content in sorted(find_reached(path, contents).items()):
+        version.update(os.fsencode(file.resolve()) + b"\n" + content)
+    name = f"toolkit_file_{path.stem}_{version.hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+
+    def import_sibling(file: Path) -> ModuleType:
+        return _import_source(file, contents)
+
+    module = _execute_module(
+        ModuleSpec(name, _SourceLoader(name, path, contents[path]), origin=str(path)),
+        make_import_function(siblings, import_sibling) if (siblings := find_siblings(path, contents[path])) else None,
+    )
     # No other process can import the file under this name, so a saved model has to contain its code.
     cloudpickle.register_pickle_by_value(module)
     return module
@@ -74,9 +93,15 @@ class _SourceLoader(SourceFileLoader):
         return code
 
 
-def _execute_module(spec: ModuleSpec) -> ModuleType:
+def _execute_module(spec: ModuleSpec, import_function: Callable[..., Any] | None = None) -> ModuleType:
+    """Run the code of a module.
+
+    :param import_function: of its import statements, in place of Python's
+    """
     spec.has_location = True
     module = importlib.util.module_from_spec(spec)
+    if import_function is not None:
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_function}
     sys.modules[spec.name] = module
     try:
         if spec.loader:
@@ -117,6 +142,20 @@ def _record_code(module: ModuleType) -> None:
     if top_level not in sys.stdlib_module_names and not is_installed(Path(spec.origin), top_level):
         with suppress(ComponentError):  # the module has run already; its file may have been deleted since
             read_trusted_code(Path(spec.origin))
+
+
+def check_call(reference: str, module: ModuleType) -> None:
+    """Check that a function of an imported module may be called.
+
+    :param reference: the path that a config names it by
+    :raises ComponentError: if it is Python's own, or this user has not trained the opened run with its module
+    """
+    if module.__name__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        raise ComponentError(f"'{reference}' belongs to Python's standard library", "name a function of your own")
+    if file := getattr(module, "__file__", None):
+        read_trusted_code(Path(file))
+    elif is_restricted():
+        raise ComponentError(f"'{reference}' is called only in training: its module has no file")
 
 
 @cache

@@ -6,6 +6,7 @@ Listing names imports nothing; finding a component imports its module.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from toolkit.config.imports import import_by_name, import_file
+from toolkit.config.imports import check_call, import_by_name, import_file
 from toolkit.utils.errors import ComponentError, describe_error, did_you_mean
 
 _ALIAS = re.compile("(Mlp|Cnn|MultiInput)(Lstm)?Policy")  # SB3's and sb3_contrib's names under policy_aliases
@@ -218,6 +219,21 @@ def load_object(reference: str) -> Any:
         raise _make_missing_name_error(source, module, attribute) from None
     except Exception as error:  # a module that imports on demand
         raise ComponentError(f"importing '{reference}' failed: {describe_error(error)}") from error
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """Import a function, or another callable, that is going to be called.
+
+    A class has a parent that says what its objects do; a function may do anything. For an opened run it is therefore
+    trusted like the code of a loose file, also in an installed package.
+
+    :raises ComponentError: if it cannot be imported or called, or may not run
+    """
+    function = load_object(reference)
+    if not callable(function):
+        raise ComponentError(f"'{reference}' cannot be called: it is an object of type {type(function).__name__}")
+    check_call(reference, load_module(reference.rpartition(":")[0]))
+    return function  # type: ignore[no-any-return]
 
 
 def _make_missing_name_error(source: str, module: ModuleType, attribute: str) -> ComponentError:

@@ -62,7 +62,7 @@ class EnvConfig(StrictModel):
     """The environment to train in."""
 
     id: Annotated[str, Field(min_length=1)]
-    """A Gymnasium id; `module:Env-v0` imports the module first."""
+    """A Gymnasium id, also `module:Env-v0`; or `./file.py:Name`, a class or function that makes the environment."""
     max_episode_steps: Count | None = None
     """Time limit in steps of the environment with its base wrappers; by default its own."""
     params: Params = {}
@@ -83,6 +83,16 @@ class EnvConfig(StrictModel):
     """Keys of the `info` of an episode's last step: columns of `monitor.csv`, and means in the log."""
     vec_wrappers: tuple[Component, ...] = ()
     """SB3 wrappers around all environments, innermost first: `vec_normalize`, `vec_frame_stack`."""
+
+    @property
+    def name(self) -> str:
+        """The name of the environment in messages and reports: its id, or the class or function of a path."""
+        return name_env(self.id)
+
+
+def name_env(env_id: str) -> str:
+    """Return the name of an environment in messages and reports, without the file or module that has it."""
+    return env_id.rpartition(":")[2] or env_id
 
 
 class AlgorithmConfig(StrictModel):
@@ -119,7 +129,7 @@ class RunConfig(StrictModel):
     timesteps: Count
     """Number of environment steps to train for, over all environments."""
     import_modules: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Modules to import first, for example to register environments: `ale_py`, or `./my_envs.py`."""
+    """Modules to import first, as `ale_py` or `./my_envs.py`, and functions to call, as `package:register_envs`."""
     env: EnvConfig
     algorithm: Annotated[
         AlgorithmConfig,

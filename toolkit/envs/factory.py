@@ -51,7 +51,7 @@ def make_vec_env(
     :param wrap: applied last to each environment
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
-    layers = config.components.base_wrappers, config.components.wrappers
+    layers = config.components.env, config.components.base_wrappers, config.components.wrappers
     plain_config = config.model_copy()  # with the layers, all that a subprocess needs
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
@@ -120,6 +120,7 @@ def _get_gamma(wrapper: BoundComponent, algorithm: BoundComponent) -> dict[str, 
 
 def make_env(
     config: RunConfig,
+    maker: BoundComponent,
     base_wrappers: Sequence[BoundComponent],
     wrappers: Sequence[BoundComponent],
     render_mode: str | None = None,
@@ -129,13 +130,17 @@ def make_env(
 ) -> ReplayableEpisodes:
     """Build one environment with its wrappers, in any process.
 
+    :param maker: makes the environment without wrappers
     :param base_wrappers: those inside Monitor, innermost first
     :param wrappers: those outside Monitor, innermost first
     :param is_alone: whether nothing else in this process draws from the global generators
     :param relabels: whether a replay buffer asks it for the rewards of other goals
     :raises ConfigError: if the environment or a wrapper cannot be built
     """
-    base = _make_base(config, render_mode)
+    import_modules(config)  # this may be another process than the one that resolved the config
+    arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
+    arguments |= list_arguments(config)
+    base: gym.Env[Any, Any] = maker.build(**{name: value for name, value in arguments.items() if value})
     try:
         base, built = add_base_wrappers(base, base_wrappers, config)
         checked = check_return_values(base, copies=bool(wrappers))
@@ -152,13 +157,3 @@ def make_env(
     except BaseException:
         base.close()
         raise
-
-
-def _make_base(config: RunConfig, render_mode: str | None) -> gym.Env[Any, Any]:
-    import_modules(config)  # this may be another process than the one that resolved the config
-    env = config.env
-    arguments: dict[str, Any] = {"max_episode_steps": env.max_episode_steps, "render_mode": render_mode}
-    arguments |= list_arguments(config)
-    component = BoundComponent(env.id, ("env",), gym.make, env.params, config.make_error)
-    base: gym.Env[Any, Any] = component.build(env.id, **{name: value for name, value in arguments.items() if value})
-    return base

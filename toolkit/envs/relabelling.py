@@ -56,7 +56,7 @@ def guard_rewards(
     layers: list[Any] = [*iterate_layers(env)]
     source = next((layer for layer in layers if _defines_method(layer)), None)
     if source is None:
-        message = f"'{config.env.id}' has no {_SIGNATURE}, which {_PLACE} needs"
+        message = f"'{config.env.name}' has no {_SIGNATURE}, which {_PLACE} needs"
         raise config.make_error([Problem(("env", "id"), message)])
 
     def refuse(layer: gym.Env[Any, Any], message: str, hint: str) -> NoReturn:

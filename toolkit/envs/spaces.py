@@ -31,7 +31,7 @@ def find_space_problems(env: gym.Env[Any, Any], config: RunConfig) -> list[Probl
         ),
         *((f"an action space that SB3 does not support: {text}", hint) for text, hint in _check_action(env)),
     ]
-    return [Problem(("env",), f"'{config.env.id}' has {text}", hint) for text, hint in faults]
+    return [Problem(("env",), f"'{config.env.name}' has {text}", hint) for text, hint in faults]
 
 
 def find_unusual_spaces(env: gym.Env[Any, Any], config: RunConfig) -> list[Problem]:
@@ -48,7 +48,7 @@ def find_unusual_spaces(env: gym.Env[Any, Any], config: RunConfig) -> list[Probl
         message = f"takes actions from {low:g} to {high:g}, which are not symmetric around 0"
         hint = "add the wrapper gymnasium.wrappers:RescaleAction with min_action: -1 and max_action: 1"
         faults.append((message, hint))
-    return [Problem(("env",), f"'{config.env.id}' {message}", hint) for message, hint in faults]
+    return [Problem(("env",), f"'{config.env.name}' {message}", hint) for message, hint in faults]
 
 
 def _describe_unusual_box(space: spaces.Box, place: str) -> _Faults:

@@ -30,7 +30,7 @@ def try_environment(config: ResolvedConfig) -> list[Problem]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="gymnasium")  # its checker says the same in other words
-        env = make_env(config, config.components.base_wrappers, config.components.wrappers)
+        env = make_env(config, config.components.env, config.components.base_wrappers, config.components.wrappers)
         trial = _Trial(env, config)
         try:
             trial.play()
@@ -105,7 +105,7 @@ class _Trial:
         self.warnings.setdefault(message.partition(":")[0], self._make_problem(message, "correct it, or its space"))
 
     def _make_problem(self, message: str, hint: str) -> Problem:
-        return Problem(("env",), f"'{self._config.env.id}' {message}", hint)
+        return Problem(("env",), f"'{self._config.env.name}' {message}", hint)
 
     def _make_error(self, message: str, hint: str) -> ToolkitError:
         return self._config.make_error([self._make_problem(message, hint)])

@@ -78,7 +78,7 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
         _log.warning("%s: played on one environment: %s", run.directory, cause)
     if n_envs > 1 and played.has_equal_copies:
         message = "%s: %d copies of %s play equal episodes though their seeds differ: played again on one environment"
-        _log.warning(message, run.directory, n_envs, run.config.env.id)
+        _log.warning(message, run.directory, n_envs, run.config.env.name)
         n_envs = 1
         played = _play(run, model, episodes, env_seed, n_envs)
     returns = played.returns

@@ -185,8 +185,10 @@ def _style_axes(axes: Axes, by: By, title: str) -> None:
 def _format_title(runs: Sequence[RunDirectory]) -> str:
     if len(runs) == 1:
         config = runs[0].config
-        return f"{disambiguate_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.id}"
-    return ", ".join(dict.fromkeys(run.config.env.id for run in runs))
+        return (
+            f"{disambiguate_names([run.directory for run in runs])[0]}: {config.algorithm.name} on {config.env.name}"
+        )
+    return ", ".join(dict.fromkeys(run.config.env.name for run in runs))
 
 
 def disambiguate_names(directories: Sequence[Path]) -> list[str]:

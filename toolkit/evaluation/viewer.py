@@ -47,7 +47,7 @@ def watch(
     if not has_display():
         raise WatchingError("a window cannot open because there is no display", _RECORD_HINT)
     model = load_model(run)
-    _check_render_modes(model, run.config.env.id)
+    _check_render_modes(model, run.config.env.name)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "video")
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -67,7 +67,7 @@ def watch(
             env = stack.enter_context(
                 open_greedy_env(run.resolved_config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
             )
-        _play(model, env, episodes, add_return, run.config.env.id)
+        _play(model, env, episodes, add_return, run.config.env.name)
     return returns
 
 

@@ -159,9 +159,10 @@ def build_harness(config: ResolvedConfig, render_mode: str | None = None) -> Ite
     """
     *other_wrappers, subject = config.components.wrappers
     class_name = subject.cls.__name__
+    layers = config.components.env, config.components.base_wrappers
     monitor_layer = BoundComponent("RecordingMonitor", (), RecordingMonitor, {}, config.make_error)
     try:
-        env = make_env(config, config.components.base_wrappers, (*other_wrappers, monitor_layer, subject), render_mode)
+        env = make_env(config, *layers, (*other_wrappers, monitor_layer, subject), render_mode)
     except AttributeError as error:
         raise ConformanceError(
             f"{class_name} cannot be used once it is built: {describe_error(error)}; {_CONSTRUCTOR_ADVICE}"

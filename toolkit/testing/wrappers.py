@@ -84,13 +84,13 @@ def _check_bare_env(config: ResolvedConfig) -> set[str]:
 
     :raises ConfigError: if the environment does not pass the checker
     """
-    env = make_env(config, config.components.base_wrappers, config.components.wrappers[:-1])
+    env = make_env(config, config.components.env, config.components.base_wrappers, config.components.wrappers[:-1])
     try:
         return _collect_warnings(ResetLearnedState(env, env))
     except Exception as error:
         hint = "check the wrapper in an environment that does"
         problem = Problem(
-            ("env",), f"'{config.env.id}' does not pass Gymnasium's check_env: {describe_error(error)}", hint
+            ("env",), f"'{config.env.name}' does not pass Gymnasium's check_env: {describe_error(error)}", hint
         )
         raise ConfigError([problem]) from error
     finally:

@@ -229,7 +229,7 @@ def refuse_lone_environment(config: ResolvedConfig) -> None:
     if not plays or config.env.vec_env == "subproc":
         return
     try:
-        make_env(config, config.components.base_wrappers, config.components.wrappers).close()
+        make_env(config, config.components.env, config.components.base_wrappers, config.components.wrappers).close()
     except ConfigError as error:
         cause = describe_error(error.__cause__ or error)
         message = f"'{plays[0].name}' needs a second environment in the training process, which fails: {cause}"

@@ -64,7 +64,7 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
             message = re.sub(r"<class '[\w.]*?(\w+)'>,?", r"\1", str(cause))
             problem = Problem(
                 ("algorithm", "name"),
-                f"'{config.algorithm.name}' cannot act in {config.env.id}: {message}",
+                f"'{config.algorithm.name}' cannot act in {config.env.name}: {message}",
                 "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
             )
             raise config.make_error([problem]) from cause
@@ -87,12 +87,12 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
 
 def _describe_unfit_images(config: ResolvedConfig, env: EpisodeRecorder, error: str) -> Problem | None:
     """Describe observations that SB3's network for images cannot take, from the error that it raises."""
-    policy, space = config.algorithm.policy, env.observation_space
+    policy, name, space = config.algorithm.policy, config.env.name, env.observation_space
     if "use NatureCNN only with images" in error:
-        message = f"'{policy}' needs images, uint8 from 0 to 255 in three dimensions; '{config.env.id}' gives {space}"
+        message = f"'{policy}' needs images, uint8 from 0 to 255 in three dimensions; '{name}' gives {space}"
         return Problem(("algorithm", "policy"), message, "choose MlpPolicy, or correct the space")
     if "Calculated padded input size" in error:
-        message = f"'{policy}' needs images of at least 36x36 pixels; '{config.env.id}' gives shape {space.shape}"
+        message = f"'{policy}' needs images of at least 36x36 pixels; '{name}' gives shape {space.shape}"
         hint = "add the wrapper gymnasium.wrappers:ResizeObservation, or name a policy_params.features_extractor_class"
         return Problem(("algorithm", "policy"), message, hint)
     return None

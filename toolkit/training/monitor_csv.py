@@ -69,7 +69,7 @@ class MonitorCsvWriter(RunCallback):
         episodes = self.context.episodes
         info_keywords = self.context.run.config.env.info_keywords
         self._extra_columns = [*dict.fromkeys([*info_keywords, *_list_extra_columns(episodes)])]
-        header = {"t_start": self._started, "env_id": self.context.run.config.env.id}
+        header = {"t_start": self._started, "env_id": self.context.run.config.env.name}
         columns = ",".join(MONITOR_COLUMNS) + _format_further_cells(self._extra_columns)
         rows = "".join(_format_row(episode, self._extra_columns) for episode in episodes)
         self.context.run.write(self.NAME, f"#{json.dumps(header)}\n{columns}\n{rows}")

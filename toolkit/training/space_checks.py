@@ -59,7 +59,7 @@ def _find_distant_actions(config: ResolvedConfig, model: BaseAlgorithm) -> Itera
     low, high = float(space.low.min()), float(space.high.max())
     if max(-low, high) > _REACH or (space.low > 0).any() or (space.high < 0).any():
         message = (
-            f"'{config.env.id}' takes actions from {low:g} to {high:g}, and those of '{config.algorithm.name}' start"
+            f"'{config.env.name}' takes actions from {low:g} to {high:g}, and those of '{config.algorithm.name}' start"
             " near 0, with a deviation of 1"
         )
         hint = "add the wrapper gymnasium.wrappers:RescaleAction with min_action: -1 and max_action: 1"

@@ -12,7 +12,7 @@ import pytest
 from small_runs import find_differences
 from support import Toolkit
 
-from toolkit.config.load import read_config, resolve_config
+from toolkit.config.load import load_config, read_config, resolve_config
 from toolkit.utils.errors import ConfigError
 
 ENVIRONMENT = """\
@@ -25,6 +25,18 @@ class Heavy(CartPoleEnv):
         self.masspole = masspole
 
 gymnasium.register("Heavy-v0", Heavy, max_episode_steps=30)
+
+def register_again():
+    gymnasium.register("Heavy-v1", Heavy, max_episode_steps=30)
+
+def register_as(env_id):
+    gymnasium.register(env_id, Heavy)
+
+def register_wrongly():
+    1 / 0
+
+CENTRE = 0.5
+
 pathlib.Path({marker!r}).touch()
 """
 CONFIG = """\
@@ -58,11 +70,10 @@ def module(working_directory: Path, marker: Path, monkeypatch: pytest.MonkeyPatc
 
 def unregister_env() -> None:
     """Make this process forget the environment, like a new process."""
-    from toolkit.config.imports import _import_source
-
-    gym.registry.pop("Heavy-v0", None)
-    sys.modules.pop("heavy_poles", None)
-    _import_source.cache_clear()
+    for env_id in ("Heavy-v0", "Heavy-v1"):
+        gym.registry.pop(env_id, None)
+    for name in [name for name in sys.modules if name.startswith(("heavy_poles", "toolkit_file_"))]:
+        del sys.modules[name]
 
 
 def write_config(modules: str, env_id: str = "Heavy-v0") -> Path:
@@ -102,6 +113,21 @@ def test_import_modules_registers_env_in_every_process(
     assert (result.status, result.err) == (0, "")
 
 
+@pytest.mark.parametrize("modules", ["[./heavy_poles.py:register_again]", "['heavy_poles:register_again']"])
+def test_import_modules_calls_function_once(
+    modules: str, module: Path, toolkit: Toolkit, recwarn: pytest.WarningsRecorder
+) -> None:
+    result = toolkit("train", write_config(modules, "Heavy-v1"), "--out", "run", "--quiet")
+    assert (result.status, result.err) == (0, "")
+    assert "Overriding" not in "".join(str(warning.message) for warning in recwarn)
+    unregister_env()
+    assert toolkit("evaluate", "run", "--episodes=1").status == 0
+
+
+def test_file_before_id_registers_env(module: Path) -> None:
+    assert load_config(write_config("[]", "./heavy_poles.py:Heavy-v0")).env.name == "Heavy-v0"
+
+
 def test_record_works_with_env_registered_by_file(module: Path, toolkit: Toolkit) -> None:
     assert toolkit("train", write_config("[./heavy_poles.py]"), "--out", "run", "--quiet").status == 0
     unregister_env()
@@ -133,7 +159,12 @@ def test_env_params_are_checked_against_env_class(module: Path, toolkit: Toolkit
         ("[./raises.py]", "raises.py' failed: ZeroDivisionError: division by zero"),
         ("[./exits.py]", "exits.py' failed: SystemExit: 3"),
         ("[./wrong.py]", "wrong.py' failed: SyntaxError: "),
-        ("['json:loads']", "import_modules.0: 'json:loads' is not a module; write 'json'"),
+        ("['json:loads']", "import_modules.0: 'json:loads' belongs to Python's standard library"),
+        ("[./heavy_poles.py:register_agian]", "has no 'register_agian'; did you mean 'register_again'?"),
+        ("['heavy_poles:register_as']", "cannot be called without arguments: missing a required argument: 'env_id'"),
+        ("['heavy_poles:Heavy']", "is a class, not a function that registers environments; write 'heavy_poles'"),
+        ("['heavy_poles:CENTRE']", "cannot be called: it is an object of type float"),
+        ("['heavy_poles:register_wrongly']", "failed: ZeroDivisionError"),
         ("[json.loads]", "import_modules.0: module 'json.loads' does not exist"),
         ("[./mine.yaml]", "import_modules.0: './mine.yaml' is not a module; the path of a file ends in .py"),
         ("['']", "import_modules.0: "),
@@ -141,7 +172,7 @@ def test_env_params_are_checked_against_env_class(module: Path, toolkit: Toolkit
         ("heavy_poles", "import_modules: should be a list, not 'heavy_poles'"),
     ],
 )
-def test_failed_import_is_reported_with_its_line(modules: str, message: str, toolkit: Toolkit) -> None:
+def test_failed_import_is_reported_with_its_line(modules: str, message: str, module: Path, toolkit: Toolkit) -> None:
     Path("raises.py").write_text("1 / 0")
     Path("exits.py").write_text("raise SystemExit(3)")
     Path("wrong.py").write_text("import import")
@@ -158,6 +189,12 @@ def test_unknown_env_hint_mentions_import_modules(env_id: str, toolkit: Toolkit)
     result = toolkit("check", write_config("[]", env_id))
     assert "mine.yaml:4: env.id: " in result.err
     assert "import_modules" in result.err
+
+
+def test_hint_for_unknown_env_names_function_that_registers(module: Path, toolkit: Toolkit) -> None:
+    result = toolkit("check", write_config("[heavy_poles]", "poles/Qqqqqq-v0"))
+    assert "heavy_poles registered nothing of that name; name the function that does" in result.err
+    assert "import_modules: [heavy_poles:register_again]" in result.err
 
 
 # --- a run directory that somebody else made -------------------------------------------------------------------------
@@ -180,6 +217,7 @@ def resolve_opened(modules: str) -> str:
         ("[antigravity]", "belongs to Python's standard library"),
         ("[idlelib.idle]", "belongs to Python's standard library"),
         ("[rich.__main__]", "is a program"),
+        ("['gymnasium:pprint_registry']", "has not trained this run here"),
         ("[heavy_poles]", "has not trained this run here"),
         ("[{directory}/heavy_poles.py]", "has not trained this run here"),
         ("[../heavy_poles.py]", "has not trained this run here"),

@@ -194,7 +194,7 @@ def test_compiled_copy_of_trusted_file_does_not_run(trained: Path, marker: Path)
     Path("evil.py").write_text(WRAPPER.format(marker=f"{marker}-compiled"))
     compiled = importlib.util.cache_from_source("mine.py")
     py_compile.compile("evil.py", compiled, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-    imports._import_source.cache_clear()
+    forget_modules({name for name in sys.modules if not name.startswith("toolkit_file_")})
     assert resolve_run(trained) == ""
     assert marker.exists()
     assert not Path(f"{marker}-compiled").exists()

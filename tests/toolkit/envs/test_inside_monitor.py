@@ -142,7 +142,7 @@ def read_rows(directory: Path) -> list[dict[str, str]]:
 
 def build(config_file: Path, **env: Any) -> gym.Env[Any, Any]:
     config = load_config(config_file, {f"env.{key}": value for key, value in env.items()})
-    return make_env(config, config.components.base_wrappers, config.components.wrappers)
+    return make_env(config, config.components.env, config.components.base_wrappers, config.components.wrappers)
 
 
 def locate(config_file: Path, name: str) -> str:

@@ -292,7 +292,7 @@ def test_resume_starts_new_episode_where_replay_fails(
 
 def test_dropped_episode_ends_with_its_last_step_also_after_another_snapshot() -> None:
     config = resolve_config(small_config(Breaks))
-    first, second, third = (make_env(config, []) for _ in range(3))
+    first, second, third = (make_env(config, config.components.env, [], []) for _ in range(3))
     first.reset(seed=5)
     *_, (last, *_) = (first.step(0) for _ in range(4))
     Path("fault").write_text("raise")

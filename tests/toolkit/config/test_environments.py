@@ -1,0 +1,226 @@
+"""`env.id` names a class or function that makes the environment, and everything works as with an id."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from small_runs import find_differences
+from support import Toolkit
+
+import toolkit as tk
+from toolkit.config.environments import find_env
+from toolkit.config.load import load_config, read_config, resolve_config
+from toolkit.envs.factory import make_vec_env
+from toolkit.utils.errors import ConfigError
+
+MARKET = """\
+import gymnasium as gym
+import numpy as np
+
+class Market(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, prices=2, render_mode=None):
+        self.prices, self.render_mode = prices, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.random(1, np.float32), {}
+
+    def step(self, action):
+        return self.np_random.random(1, np.float32), float(self.np_random.random()), False, False, {}
+
+    def render(self):
+        return np.full((16, 16, 3), 99, np.uint8)
+
+class Blind(Market):
+    def __init__(self):
+        super().__init__()
+
+class Clock(Blind):
+    def __init__(self, max_episode_steps=None):
+        super().__init__()
+        self.limit = max_episode_steps
+
+class NoEnv:
+    pass
+
+def make_market(size, **params):
+    return Market(size, **params)
+
+PRICES = [1.0]
+"""
+CONFIG = """\
+timesteps: 60
+env: {{id: {env_id}, n_envs: 2, max_episode_steps: 7}}
+algorithm: {{name: a2c, policy_params: {{net_arch: [4]}}}}
+snapshots: {{every_timesteps: 20}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(working_directory: Path) -> Path:
+    """A file with environments beside the config."""
+    path = working_directory / "market.py"
+    path.write_text(MARKET)
+    return path
+
+
+def write_config(env_id: str = "./market.py:Market") -> Path:
+    path = Path("mine.yaml")
+    path.write_text(CONFIG.format(env_id=env_id))
+    return path
+
+
+def read_error(env_id: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_config(env_id), overrides)
+    return str(caught.value)
+
+
+def test_class_by_path_trains_and_resumes_like_registered_id(
+    toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.registry, "Market-v0", None)  # which is forgotten at the end
+    del gym.registry["Market-v0"]
+    Path("register.py").write_text("import gymnasium, market\ngymnasium.register('Market-v0', market.Market)\n")
+    for env_id, directory in (("./market.py:Market", "by_path"), ("./register.py:Market-v0", "by_id")):
+        result = toolkit("train", write_config(env_id), "--out", directory, "--quiet")
+        assert (result.status, result.err) == (0, "")
+    by_path, by_id = (tk.load(directory) for directory in ("by_path", "by_id"))
+    assert by_path.episodes[0][1] == 7
+    assert [episode[:2] for episode in by_path.episodes] == [episode[:2] for episode in by_id.episodes]
+    assert (by_path.evaluate(2).returns, by_path.config.env.name) == (by_id.evaluate(2).returns, "Market")
+    toolkit("train", "mine.yaml", "--set", "env.id=./market.py:Market", "--out", "broken", "--quiet")
+    Path("broken/result.json").unlink()
+    assert toolkit("resume", "broken", "--quiet").status == 0
+    assert find_differences(Path("by_path"), Path("broken")) == []
+
+
+def test_class_by_path_steps_in_subprocesses_and_draws_frames(toolkit: Toolkit) -> None:
+    config = load_config(write_config(), {"env.vec_env": "subproc"})
+    env = make_vec_env(config, seed=0)
+    try:
+        Path("market.py").unlink()  # the class itself goes to the process
+        assert env.reset().shape == (2, 1)
+    finally:
+        env.close()
+    env = make_vec_env(config, seed=0, n_envs=1, render_mode="rgb_array")
+    env.reset()
+    assert env.env_method("render")[0].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("env_id", ["./market.py:make_market", "__main__:make_market"])
+def test_function_by_path_gets_checked_params(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = find_env(str(Path("market.py").resolve()) + ":make_market").creator
+    monkeypatch.setattr(sys.modules["__main__"], "make_market", make, raising=False)
+    assert "mine.yaml:2: env.params.size: required parameter is missing" in read_error(env_id)
+    env = make_vec_env(load_config(write_config(env_id), ["env.params.size=5"]), seed=0)
+    assert env.get_attr("prices") == [5, 5]
+
+
+def test_class_gets_time_limit_that_it_takes() -> None:
+    assert make_vec_env(load_config(write_config("./market.py:Clock")), seed=0).get_attr("limit") == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("./market.py:Markt", "env.id: '{file}' has no 'Markt'; did you mean 'Market'?"),
+        ("./market.py:NoEnv", "does not make an environment: the class is not a subclass of gymnasium.Env"),
+        ("./market.py:PRICES", "cannot be called: it is an object of type list"),
+        ("./market.py:Qqqqqq-v1", "env.id: environment 'Qqqqqq-v1' does not exist; {file} registered nothing"),
+        ("./absent.py:Market", "absent.py does not exist"),
+        ("subprocess:run", "env.id: 'subprocess:run' belongs to Python's standard library"),
+        ("subprocess:Popen", "env.id: 'subprocess:Popen' does not make an environment"),
+    ],
+)
+def test_path_of_no_environment_is_refused_with_its_line(env_id: str, message: str) -> None:
+    error = read_error(env_id)
+    assert error.startswith("mine.yaml:2: env.id: ")
+    assert message.format(file=Path("market.py").resolve()) in error
+
+
+def test_misspelled_parameter_of_class_is_refused() -> None:
+    (error,) = read_error("./market.py:Market", "env.params.prises=3").splitlines()
+    assert error.endswith("env.params.prises: unknown parameter; did you mean 'prices'?")
+
+
+def test_video_of_class_without_render_mode_is_refused(toolkit: Toolkit) -> None:
+    with pytest.raises(ConfigError, match="it draws no frames: 'Blind' takes no render_mode"):
+        make_vec_env(load_config(write_config("./market.py:Blind")), seed=0, render_mode="rgb_array")
+
+
+@pytest.mark.parametrize("env_id", ["gymnasium:make", "torch.hub:load", "toolkit:train", "__main__:make_market"])
+def test_opened_run_calls_no_function_of_installed_package(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "make_market", lambda: None, raising=False)
+    Path("run").mkdir()
+    write_config(env_id).rename("run/config.yaml")
+    with pytest.raises(ConfigError, match=r"run/config.yaml:2: env.id: .*has not trained this run here"):
+        resolve_config(read_config("run/config.yaml"))
+
+
+# --- files that a file imports ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sibling(module: Path) -> Path:
+    """A file that `market.py` imports."""
+    path = module.with_name("exchange.py")
+    path.write_text("OPEN = 1\n\ndef count():\n    import fees\n    return fees.FEE\n")
+    path.with_name("fees.py").write_text("FEE = 2\n")
+    module.write_text("import exchange\nfrom exchange import OPEN\n" + MARKET + "Market.sibling = exchange\n")
+    return path
+
+
+def test_file_imports_siblings_also_in_functions(sibling: Path) -> None:
+    market = find_env(str(sibling.with_name("market.py")) + ":Market").creator
+    assert (market.sibling.OPEN, market.sibling.count()) == (1, 2)  # type: ignore[union-attr]
+    assert "exchange" not in sys.modules
+
+
+def test_siblings_of_one_name_in_two_directories_are_separate(sibling: Path, tmp_path: Path) -> None:
+    for file in (sibling, sibling.with_name("market.py")):
+        (tmp_path / file.name).write_text(file.read_text().replace("OPEN = 1", "OPEN = 3"))
+    makers = [find_env(f"{directory}/market.py:Market") for directory in (sibling.parent, tmp_path)]
+    assert [maker.creator.sibling.OPEN for maker in makers] == [1, 3]  # type: ignore[union-attr]
+
+
+def test_file_is_imported_again_when_its_sibling_changes(sibling: Path) -> None:
+    path = str(sibling.with_name("market.py")) + ":Market"
+    assert find_env(path).creator is find_env(path).creator
+    sibling.write_text("OPEN = 4\n")
+    assert find_env(path).creator.sibling.OPEN == 4  # type: ignore[union-attr]
+
+
+def test_classes_with_siblings_step_in_subprocesses(sibling: Path, module: Path) -> None:
+    module.write_text(module.read_text().replace("float(self.np_random.random())", "float(exchange.OPEN)"))
+    env = make_vec_env(load_config(write_config(), {"env.vec_env": "subproc"}), seed=0)
+    try:
+        env.reset()
+        env.step_async([0, 0])  # type: ignore[arg-type]
+        assert env.step_wait()[1].tolist() == [1.0, 1.0]
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("changed", ["exchange.py", "fees.py"])
+def test_sibling_changed_since_training_is_asked_about(changed: str, sibling: Path, toolkit: Toolkit) -> None:
+    assert toolkit("train", write_config(), "--set", "timesteps=10", "--out", "run", "--quiet").status == 0
+    assert resolve_config(read_config("run/config.yaml"))
+    Path(changed).write_text("raise SystemExit('executed')\n")
+    with pytest.raises(ConfigError, match=rf"env.id: .*the code in .*{changed} has not trained this run here"):
+        resolve_config(read_config("run/config.yaml"))
+
+
+@pytest.mark.usefixtures("sibling")
+@pytest.mark.parametrize("name", ["gymnasium", "random"])
+def test_module_that_python_finds_elsewhere_is_no_sibling(name: str, module: Path) -> None:
+    module.with_name(f"{name}.py").write_text("raise SystemExit('executed')\n")
+    module.write_text(f"import {name}\n" + MARKET)
+    assert find_env(f"{module}:Market")

@@ -1,0 +1,176 @@
+"""Find an environment: by its Gymnasium id, or by the path of a class or function that makes it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from toolkit.config.registry import load_function, load_module, load_object
+from toolkit.config.schema import EnvConfig
+from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.utils.errors import ComponentError, Problem, describe_error, did_you_mean
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.envs.registration import EnvSpec
+
+_ATTRIBUTE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+@dataclass(frozen=True)
+class EnvMaker:
+    """What makes an environment.
+
+    :param make: takes the config's parameters, ``max_episode_steps`` and ``render_mode``
+    :param creator: the class or function that takes the parameters; ``None`` if it is not known
+    :param defaults: parameters that the environment's registration gives
+    """
+
+    make: Callable[..., gym.Env[Any, Any]]
+    creator: Callable[..., Any] | None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def call_register_function(path: str) -> None:
+    """Call a function that registers environments, once in this process.
+
+    :param path: ``module:function`` or ``file.py:function``
+    :raises ComponentError: if it cannot be called without arguments, or raises an exception
+    """
+    function = load_function(path)
+    if isinstance(function, type):
+        module = path.rpartition(":")[0]
+        raise ComponentError(f"'{path}' is a class, not a function that registers environments", f"write '{module}'")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        hint = "name a function without arguments"
+        raise ComponentError(f"'{path}' cannot be called without arguments: {error}", hint) from None
+    try:
+        _call_once(function)
+    except (Exception, SystemExit) as error:
+        raise ComponentError(f"calling '{path}' failed: {describe_error(error)}") from error
+
+
+@cache
+def _call_once(function: Callable[[], Any]) -> None:
+    function()
+
+
+def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
+    """Find the environment that a config names; it is not built.
+
+    :param env_id: a registered id, ``module:Env-v0``, or the path of a class or function
+    :param modules: the config's ``import_modules``, which are imported already
+    :raises ComponentError: if it does not exist, or its code may not run
+    """
+    import gymnasium as gym
+
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import_module(module, env_id)
+    if name in gym.registry:
+        spec = gym.registry[name]
+        creator = load_object(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        # a file cannot be imported by gym.make, nor by its name in another process
+        return EnvMaker(partial(gym.make, spec if module.endswith(".py") else env_id), creator, spec.kwargs)
+    if module and _ATTRIBUTE.fullmatch(name):
+        creator = _load_creator(env_id)
+        return EnvMaker(partial(_make_by_path, gym.envs.registration.EnvSpec(name, creator)), creator)
+    modules = [*modules, module] if module else modules
+    raise ComponentError(f"environment '{name}' does not exist", _suggest_env(name, gym.registry, modules))
+
+
+def check_env_params(env: EnvConfig, maker: EnvMaker) -> list[Problem]:
+    """Check the parameters of an environment against the class or function that makes it."""
+    import gymnasium as gym
+
+    if maker.creator is None:
+        return []
+    params_of_make = inspect.signature(gym.make).parameters
+    supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
+    own_params = {key: value for key, value in env.params.items() if key in supplied or key not in params_of_make}
+    problems = bind_arguments(maker.creator, {**maker.defaults, **own_params}, ("env", "params"), supplied)[1]
+    # the config does not have to repeat what the registration gives, or what a class gives its parent
+    required = _list_parameters(maker.creator) - maker.defaults.keys()
+    return [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in required]
+
+
+def _import_module(module: str, env_id: str) -> None:
+    try:
+        load_module(module)
+    except ComponentError as error:
+        raise ComponentError(f"'{env_id}' cannot be made: {error.message}", error.hint) from error
+
+
+def _load_creator(path: str) -> Callable[..., Any]:
+    """Import the class or function of a path.
+
+    :raises ComponentError: if it does not make an environment
+    """
+    import gymnasium as gym
+
+    creator = load_object(path)
+    if not isinstance(creator, type):
+        return load_function(path)
+    if not issubclass(creator, gym.Env):
+        message = f"'{path}' does not make an environment: the class is not a subclass of gymnasium.Env"
+        raise ComponentError(message)
+    return creator
+
+
+def _make_by_path(
+    spec: EnvSpec, *, max_episode_steps: int | None = None, render_mode: str | None = None, **params: Any
+) -> gym.Env[Any, Any]:
+    """Make the environment of a class or function, which gets those of the toolkit's arguments that it takes."""
+    import gymnasium as gym
+
+    signature = read_signature(spec.entry_point)  # type: ignore[arg-type]  # not a string
+    supplied = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
+    taken = {name: value for name, value in supplied.items() if value is not None and name in signature.parameters}
+    if render_mode is not None and signature.accepts_others:
+        taken["render_mode"] = render_mode
+    env = gym.make(replace(spec, kwargs=taken), max_episode_steps=max_episode_steps, **params)
+    if render_mode is not None and env.render_mode is None:
+        env.close()
+        raise ComponentError(f"it draws no frames: '{spec.id}' takes no render_mode")
+    return env
+
+
+def _suggest_env(env_id: str, registered_ids: Collection[str], modules: Sequence[str]) -> str:
+    """Suggest other versions of an environment that is not registered, a similar id, or what registers it."""
+    name = _strip_version(env_id)
+    if versions := [registered for registered in registered_ids if _strip_version(registered) == name]:
+        return f"registered versions: {', '.join(versions)}"
+    if similar := did_you_mean(env_id, [*registered_ids], max_listed=0):
+        return similar
+    if not modules:
+        return "name the package that registers it under import_modules"
+    functions = [name for module in modules if ":" not in module for name in _list_register_functions(module)]
+    advice = f"name the function that does: import_modules: [{functions[0]}]" if functions else "does another module?"
+    return f"{' and '.join(modules)} registered nothing of that name; {advice}"
+
+
+def _list_register_functions(module: str) -> list[str]:
+    """Return the paths of a module's own functions that are called like ``register_envs``."""
+    functions = [value for value in vars(load_module(module)).values() if inspect.isfunction(value)]
+    return [
+        f"{module}:{function.__name__}"
+        for function in functions
+        if "register" in function.__name__ and function.__module__ == load_module(module).__name__
+    ]
+
+
+def _strip_version(env_id: str) -> str:
+    return re.sub(r"-v\d+$", "", env_id)
+
+
+def _list_parameters(creator: Callable[..., Any]) -> set[str | int]:
+    try:
+        return {*inspect.signature(creator).parameters}
+    except (TypeError, ValueError):
+        return set()
