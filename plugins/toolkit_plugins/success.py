@@ -7,8 +7,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed
-from toolkit.evaluation.rollout import limit_episode_steps, open_greedy_env, play_greedy_episodes
+from toolkit.evaluation.rollout import open_greedy_env, play_greedy_episodes
 from toolkit.training.callbacks import Success, SuccessCriterion
 from toolkit.utils.data import compute_mean
 

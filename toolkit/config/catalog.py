@@ -23,7 +23,7 @@ from toolkit.config.registry import (
     get_reference,
     list_entry_points,
 )
-from toolkit.config.signatures import read_signature
+from toolkit.config.signatures import list_default_envs, read_signature
 from toolkit.config.snippets import dump_inline, make_snippet
 from toolkit.config.type_hints import format_type
 from toolkit.utils.errors import ComponentError, ConfigError, describe_error
@@ -91,14 +91,16 @@ def read_details(kind: Kind, name: str) -> ComponentDetails:
     """
     component = find(kind, name)
     text, parameter_texts = read_documentation(component)
+    signature = read_signature(component)
+    defaults = {env: kind.defaults[env] for env in list_default_envs(signature, kind.defaults)}
     parameters = [
         Parameter(
             parameter.name,
             format_type(parameter.annotation),
-            _format_default(parameter.default),
+            defaults.get(parameter.name) or _format_default(parameter.default),
             parameter_texts.get(parameter.name, ""),
         )
-        for parameter in read_signature(component).parameters.values()
+        for parameter in signature.parameters.values()
         if parameter.name not in kind.supplied
     ]
     path = f"{component.__module__}:{component.__qualname__}"

@@ -14,8 +14,9 @@ from typing import Any
 from toolkit.config.environments import call_register_function, check_env_params, find_env
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module
 from toolkit.config.replay_buffers import bind_replay_buffer
+from toolkit.config.run_path import find_misplaced_run, names_run, replace_run
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
-from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.config.signatures import NestedComponent, bind_arguments, list_default_envs, read_signature
 from toolkit.config.trust import resolving_for
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import ComponentError, ConfigError, KeyPath, Problem, describe_error, did_you_mean
@@ -43,9 +44,32 @@ class BoundComponent:
         :param supplied: the arguments that the toolkit passes, with ``more``
         :raises ConfigError: if the constructor raises; building comes before a run exists, so the config is wrong
         """
+        return self._build(supplied, more, BoundComponent.build)
+
+    def build_with_envs(self, kind: Kind, make_env: Callable[[], Any]) -> Any:
+        """Build a component, and those nested in it, with an environment for each parameter that lacks one.
+
+        :param make_env: called for each parameter that :func:`toolkit.config.signatures.list_default_envs` names
+        :raises ConfigError: if a constructor raises
+        """
+        names = list_default_envs(read_signature(self.cls), kind.defaults)
+        envs = {name: make_env() for name in names if name not in self.arguments}
+        return self._build((), envs, lambda nested: nested.build_with_envs(kind, make_env))
+
+    def _build(
+        self, supplied: Sequence[Any], more: Mapping[str, Any], build_nested: Callable[[BoundComponent], Any]
+    ) -> Any:
+        def build_value(value: Any) -> Any:
+            if isinstance(value, NestedComponent):
+                return build_nested(
+                    BoundComponent(value.name, value.path, value.cls, value.arguments, self.make_error)
+                )
+            return [*map(build_value, value)] if type(value) is list else value
+
+        arguments = {name: build_value(value) for name, value in copy_arguments(self.arguments).items()}
         try:
             with limit_memory_to_installed(), describe_warnings(self._describe_warning):
-                return self.cls(*supplied, **copy_arguments(self.arguments), **more)
+                return self.cls(*supplied, **arguments, **more)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
@@ -116,6 +140,22 @@ def find_components(config: RunConfig) -> tuple[Components | None, list[Problem]
         return _find_components(config, code)
 
 
+def bind_callback(config: RunConfig, callback: ComponentConfig, bound: BoundComponent, run: Path) -> BoundComponent:
+    """Bind a callback's parameters again, with the run directory in place of ``{run}``.
+
+    :raises ConfigError: with every problem
+    """
+    if not names_run(callback.params):
+        return bound
+    params, problems = replace_run(callback.params, run), list[Problem]()
+    with resolving_for(config.origin):
+        component = ComponentConfig(name=callback.name, params=params)
+        rebound = bind_component(config.make_error, KINDS["callbacks"], component, bound.path, problems)
+    if rebound is None or problems:
+        raise config.make_error(problems)
+    return rebound
+
+
 def import_modules(config: RunConfig) -> None:
     """Import a config's modules in a process that has not resolved it, as that of an environment.
 
@@ -129,6 +169,7 @@ def import_modules(config: RunConfig) -> None:
 def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
     problems = _check_imports(config.import_modules)
     env = _bind_env(config, problems)
+    problems += find_misplaced_run(config)
 
     def bind_all(kind: Kind, configs: Sequence[ComponentConfig], path: KeyPath) -> tuple[BoundComponent, ...]:
         components = [
@@ -170,7 +211,7 @@ def bind_component(
     params: Mapping[str, Any] = config.params
     if kind.name == "algorithms":
         params = bind_replay_buffer(cls, params, (*path, "params"), problems)
-    arguments, more_problems = bind_arguments(cls, params, (*path, "params"), kind.supplied)
+    arguments, more_problems = bind_arguments(cls, params, (*path, "params"), kind.supplied, kind.defaults)
     problems.extend(more_problems)
     return BoundComponent(config.name, path, cls, arguments, make_error)
 

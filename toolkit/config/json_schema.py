@@ -24,8 +24,16 @@ from toolkit.config.docstrings import read_documentation, read_summary
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points
 from toolkit.config.replay_buffers import CLASS
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
-from toolkit.config.signatures import read_signature
-from toolkit.config.type_hints import is_callable_type, is_class_type, is_numpy_type, is_union, make_type_adapter
+from toolkit.config.signatures import list_default_envs, read_signature
+from toolkit.config.type_hints import (
+    is_callable_type,
+    is_callback_list_type,
+    is_callback_type,
+    is_class_type,
+    is_numpy_type,
+    is_union,
+    make_type_adapter,
+)
 from toolkit.utils.errors import ComponentError, ConfigError
 
 Schema = dict[str, Any]
@@ -39,6 +47,7 @@ _DEFAULT_POLICY = AlgorithmConfig.model_fields["policy"].default
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _EXTENDS: Schema = {"type": "string", "description": "The file that this one extends and overrides."}
 
+_CALLBACK: Schema = {"$ref": "#/$defs/callbacks"}
 _CLASS: Schema = {"type": "string", "pattern": ":"}
 _ARRAY: Schema = {"type": ["array", "number", "boolean"]}
 _SAMPLES = {"integer": 1, "number": 0.5, "string": "", "boolean": True, "array": [], "object": {}, "null": None}
@@ -213,7 +222,9 @@ def _make_params_schema(kind: Kind, component: type[Any], part: str) -> Schema:
         | _make_default(parameter.default)
         for name, parameter in parameters.items()
     }
+    optional = list_default_envs(signature, kind.defaults)
     required = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+    required = [name for name in required if name not in optional]
     return schema | ({"required": required} if required and not part else {})
 
 
@@ -256,7 +267,14 @@ def make_type_schema(annotation: Any, schedule: Schema, component: Schema) -> Sc
         return {"anyOf": parts} if all(parts) else {}
     if annotation is inspect.Parameter.empty or (adapter := make_type_adapter(annotation)) is None:
         return {}
-    for is_type, schema in ((is_callable_type, schedule), (is_class_type, _CLASS), (is_numpy_type, _ARRAY)):
+    schemas = {
+        is_callable_type: schedule,
+        is_class_type: _CLASS,
+        is_numpy_type: _ARRAY,
+        is_callback_type: _CALLBACK,
+        is_callback_list_type: {"type": "array", "items": _CALLBACK},
+    }
+    for is_type, schema in schemas.items():
         if is_type(annotation):
             return schema
     try:

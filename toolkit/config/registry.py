@@ -29,11 +29,13 @@ class Kind:
     :param base: ``module:Class`` that every component of the kind subclasses; ``None`` for schedules, which are any
         class with callable objects
     :param supplied: constructor parameters that the toolkit passes, with where their value comes from
+    :param defaults: those that it passes unless the config does, with what it passes
     """
 
     name: str
     base: str | None
     supplied: dict[str, str] = field(hash=False)
+    defaults: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def singular(self) -> str:
@@ -87,7 +89,12 @@ KINDS = {
         ),
         Kind("wrappers", "gymnasium:Wrapper", {"env": "the environment"}),
         Kind("vec_wrappers", "stable_baselines3.common.vec_env:VecEnvWrapper", {"venv": "the environments"}),
-        Kind("callbacks", "stable_baselines3.common.callbacks:BaseCallback", {}),
+        Kind(
+            "callbacks",
+            "stable_baselines3.common.callbacks:BaseCallback",
+            {},
+            {"eval_env": "the evaluation environment of this config"},
+        ),
         Kind("schedules", None, {}),
         Kind("launchers", "toolkit.experiments.launcher:Launcher", {}),
         Kind("samplers", "optuna.samplers:BaseSampler", {}),

@@ -136,7 +136,7 @@ class RunConfig(StrictModel):
         BeforeValidator(_component_from_name, json_schema_input_type=str | AlgorithmConfig),
     ]
     callbacks: tuple[Component, ...] = ()
-    """SB3 callbacks, called in this order."""
+    """SB3 callbacks, called in this order; `{run}` in their parameters is the run directory."""
     snapshots: SnapshotsConfig = SnapshotsConfig()
     """When the whole training state is saved."""
 

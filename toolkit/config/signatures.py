@@ -17,7 +17,10 @@ from toolkit.config.type_hints import (
     allows,
     format_type,
     is_callable_type,
+    is_callback_list_type,
+    is_callback_type,
     is_class_type,
+    is_env_type,
     is_mapping_type,
     is_numpy_type,
     is_union,
@@ -38,6 +41,19 @@ class Signature:
     accepts_others: bool = False
 
 
+@dataclass(frozen=True)
+class NestedComponent:
+    """A callback or an environment in a parameter of a component, built whenever that component is built.
+
+    :param path: where the config names it
+    """
+
+    name: str
+    path: KeyPath
+    cls: type[Any]
+    arguments: dict[str, Any]
+
+
 def read_signature(component: Callable[..., Any]) -> Signature:
     """Return the signature of a component; a class that passes ``**kwargs`` on has its parent's parameters too."""
     if not isinstance(component, type):
@@ -55,12 +71,17 @@ def read_signature(component: Callable[..., Any]) -> Signature:
 
 
 def bind_arguments(
-    component: Callable[..., Any], params: Mapping[str, Any], path: KeyPath, supplied: Mapping[str, str]
+    component: Callable[..., Any],
+    params: Mapping[str, Any],
+    path: KeyPath,
+    supplied: Mapping[str, str],
+    defaults: Collection[str] = (),
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Check parameters against a component's signature and convert their values.
 
     :param path: where the config has the parameters
     :param supplied: parameters that the toolkit passes, with where their value comes from
+    :param defaults: environments that the toolkit passes where the config does not, see :func:`list_default_envs`
     :return: the keyword arguments, and every problem
     """
     signature = read_signature(component)
@@ -75,10 +96,23 @@ def bind_arguments(
             arguments[name] = convert(value, _find_annotation(name, allowed, params, path), (*path, name))
         except _MismatchError as error:
             problems.append(error.problem)
+    optional = {*params, *list_default_envs(allowed, defaults)}
     for name, parameter in allowed.parameters.items():
-        if name not in params and parameter.default is inspect.Parameter.empty:
+        if name not in optional and parameter.default is inspect.Parameter.empty:
             problems.append(Problem((*path, name), "required parameter is missing"))
     return arguments, problems
+
+
+def list_default_envs(signature: Signature, names: Collection[str]) -> list[str]:
+    """Return the parameters with one of these names that take an environment, and have no default of their own."""
+    parameters = (signature.parameters[name] for name in names if name in signature.parameters)
+    empty = inspect.Parameter.empty
+    return [
+        parameter.name
+        for parameter in parameters
+        if (parameter.default is None or parameter.default is empty)
+        and (parameter.annotation is Any or parameter.annotation is empty or allows(parameter.annotation, is_env_type))
+    ]
 
 
 def _find_annotation(name: str, signature: Signature, params: Mapping[str, Any], path: KeyPath) -> Any:
@@ -105,7 +139,7 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     """
     if annotation is inspect.Parameter.empty:
         return value
-    if isinstance(value, str) and _is_schedule_name(value, annotation):
+    if isinstance(value, str) and _is_component_name(value, annotation):
         value = {"name": value}
     if _is_component(value) and not allows(annotation, is_mapping_type):
         name, value = value["name"], _build_component(value, annotation, path)
@@ -117,12 +151,14 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
             raise _MismatchError(path, error.message, error.hint) from None
     elif isinstance(value, list | int | float) and allows(annotation, is_numpy_type):
         return _convert_to_array(value, annotation, path)
+    elif isinstance(value, list) and allows(annotation, is_callback_list_type):
+        return [convert(item, typing.get_args(annotation)[0], (*path, index)) for index, item in enumerate(value)]
     return _validate(value, annotation, path)
 
 
 def _validate(value: Any, annotation: Any, path: KeyPath) -> Any:
     adapter = make_type_adapter(annotation)
-    if adapter is None:
+    if adapter is None or isinstance(value, NestedComponent):
         return value
     try:
         converted = adapter.validate_python(value)
@@ -169,8 +205,9 @@ def _evaluate_hints(function: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _is_schedule_name(value: str, annotation: Any) -> bool:
-    return value in list_entry_points(KINDS["schedules"]) and allows(annotation, is_callable_type)
+def _is_component_name(value: str, annotation: Any) -> bool:
+    is_schedule = value in list_entry_points(KINDS["schedules"]) and allows(annotation, is_callable_type)
+    return is_schedule or allows(annotation, is_callback_type)
 
 
 def _is_component(value: Any) -> bool:
@@ -178,22 +215,28 @@ def _is_component(value: Any) -> bool:
 
 
 def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -> Any:
-    """Build the object that a parameter describes as a component, if its class fits the annotation."""
+    """Build the object that a parameter describes as a component, if its class fits the annotation.
+
+    Callbacks and environments are built later: they are parts of a training.
+    """
     name, params = value["name"], value.get("params", {})
     if not isinstance(name, str) or not isinstance(params, dict):
         raise _MismatchError(path, "should be a component: a name, and params as a mapping")
+    kind = KINDS["callbacks" if allows(annotation, is_callback_type) else "schedules"]
     try:
-        cls = load_object(name) if ":" in name else find(KINDS["schedules"], name)
+        cls = load_object(name) if ":" in name else find(kind, name)
     except ComponentError as error:
         raise _MismatchError((*path, "name"), error.message, error.hint) from None
     if not isinstance(cls, type):
         raise _MismatchError((*path, "name"), f"'{name}' is not a class")
     if not allows(annotation, lambda part: _is_component_class(cls, part)):  # before it is built: building runs it
         raise _make_type_error(value, annotation, path)
-    arguments, problems = bind_arguments(cls, params, (*path, "params"), {})
+    arguments, problems = bind_arguments(cls, params, (*path, "params"), {}, kind.defaults)
     if problems:
         first = problems[0]
         raise _MismatchError(first.path, first.message, first.hint)
+    if allows(annotation, lambda part: is_callback_type(part) or is_env_type(part)):
+        return NestedComponent(name, path, cls, arguments)
     try:
         return cls(**arguments)
     except Exception as error:

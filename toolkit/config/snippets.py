@@ -13,12 +13,12 @@ from toolkit.config import yaml_document
 from toolkit.config.compose import to_plain_data
 from toolkit.config.registry import Kind
 from toolkit.config.replay_buffers import CLASS
-from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.config.signatures import bind_arguments, list_default_envs, read_signature
 from toolkit.config.type_hints import format_type
 from toolkit.utils.errors import ConfigError
 
 _SCHEDULE = {"name": "constant", "params": {"val": 0.5}}
-_PLACEHOLDERS: tuple[Any, ...] = (0.5, 1, "...", False, [], {}, _SCHEDULE)
+_PLACEHOLDERS: tuple[Any, ...] = (0.5, 1, "...", False, [], {}, _SCHEDULE, "progress")
 
 
 def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
@@ -53,7 +53,9 @@ def dump_inline(value: Any) -> str:
 
 
 def _make_params(key: str, kind: Kind, component: type[Any]) -> list[str]:
-    parameters = [item for item in read_signature(component).parameters.values() if item.name not in kind.supplied]
+    signature = read_signature(component)
+    omitted = {*kind.supplied, *list_default_envs(signature, kind.defaults)}
+    parameters = [item for item in signature.parameters.values() if item.name not in omitted]
     lines = [line for parameter in parameters for line in _make_assignment(component, parameter)]
     if all(line.startswith("#") for line in lines):  # YAML would read a key with only comments below as null
         return lines

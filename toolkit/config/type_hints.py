@@ -68,8 +68,28 @@ def is_callable_type(annotation: Any) -> bool:
     return annotation is Callable or typing.get_origin(annotation) is Callable
 
 
+def is_callback_type(annotation: Any) -> bool:
+    """Return whether the annotation is SB3's ``BaseCallback`` or a subclass of it."""
+    return ("stable_baselines3.common.callbacks", "BaseCallback") in _list_bases(annotation)
+
+
+def is_callback_list_type(annotation: Any) -> bool:
+    """Return whether the annotation is a list of callbacks."""
+    return typing.get_origin(annotation) is list and is_callback_type(typing.get_args(annotation)[0])
+
+
+def is_env_type(annotation: Any) -> bool:
+    """Return whether the annotation is Gymnasium's ``Env``, SB3's ``VecEnv``, or a subclass of one."""
+    env_types = {("gymnasium.core", "Env"), ("stable_baselines3.common.vec_env.base_vec_env", "VecEnv")}
+    return bool(_list_bases(annotation) & env_types)
+
+
 def is_numpy_type(annotation: Any) -> bool:
     """Return whether the annotation is an array, or a NumPy number as in Gymnasium's wrappers (``np.floating``)."""
+    return bool(_list_bases(annotation) & {("numpy", "ndarray"), ("numpy", "number")})
+
+
+def _list_bases(annotation: Any) -> set[tuple[str, str]]:
+    """Return the module and name of a class and of its parents, which need no import so."""
     origin = typing.get_origin(annotation) or annotation
-    parents = {(base.__module__, base.__name__) for base in getattr(origin, "__mro__", ())}
-    return bool(parents & {("numpy", "ndarray"), ("numpy", "number")})
+    return {(base.__module__, base.__name__) for base in getattr(origin, "__mro__", ())}

@@ -131,6 +131,8 @@ class EpisodeRecorder(VecEnvWrapper):
     sets none). An end without a completed episode, such as a lost life in a game that continues, is not recorded.
 
     :param accepts_infinity: whether observations may be infinite, for networks that can take it
+    :ivar before_reset: called where all environments are about to be reset
+    :ivar starts_anew: whether nothing lasts from one reset of all environments to the next
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
     :ivar recent_steps: the last steps, if they are kept
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
@@ -140,6 +142,8 @@ class EpisodeRecorder(VecEnvWrapper):
         super().__init__(venv)
         self._accepts_infinity = accepts_infinity
         self.hides_monitor = False
+        self.starts_anew = False
+        self.before_reset: Callable[[], None] = lambda: None
         self.episodes = EpisodeLog()
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
         self.recent_steps: RecentSteps | None = None
@@ -163,6 +167,7 @@ class EpisodeRecorder(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments; running episodes are dropped."""
+        self.before_reset()
         self._shaped_returns[:] = 0.0
         self.taken_over = None
         self._start = self._start or time.monotonic()

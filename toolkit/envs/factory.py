@@ -23,14 +23,14 @@ from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
 from toolkit.utils.errors import ConfigError
 from toolkit.utils.seeds import derive_run_seed
 
-_STREAMS = ("training", "evaluation", "video", "confirmation")
+_STREAMS = ("training", "evaluation", "video", "confirmation", "callback")
 WrapEnv = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 
 def derived_seed(seed: int, stream: str) -> int:
     """Return the seed of one use of a run's seed, below 2**30, so that no two uses share their episodes.
 
-    :param stream: ``training``, ``evaluation``, ``video`` or ``confirmation``
+    :param stream: ``training``, ``evaluation``, ``video``, ``confirmation`` or ``callback``
     """
     return derive_run_seed(seed, _STREAMS.index(stream))
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed
 from toolkit.evaluation.played_steps import PlayedSteps, are_copies_equal
-from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
+from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_greedy_episodes
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.data import compute_mean

@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, SupportsFloat
+from typing import Any
 
-import gymnasium as gym
-from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -18,25 +16,6 @@ from toolkit.envs.factory import WrapEnv, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
 from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
 from toolkit.training.model import limit_torch_threads
-from toolkit.utils.errors import RunError
-
-EPISODE_LIMIT = 100_000  # steps; an evaluation of an environment that never ends would not end either
-
-
-def limit_episode_steps(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Make an environment raise :class:`RunError` when an episode takes ``EPISODE_LIMIT`` steps."""
-    limited: gym.Env[Any, Any] = _EpisodeLimit(env, EPISODE_LIMIT)
-    return limited
-
-
-class _EpisodeLimit(TimeLimit):
-    """Counts the agent's steps. Monitor counts inside the wrappers, where a step can be a frame of a video game."""
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        result = super().step(action)
-        if (self._elapsed_steps or 0) >= EPISODE_LIMIT:
-            raise RunError(f"an episode did not end within {EPISODE_LIMIT:,} steps", "set env.max_episode_steps")
-        return result
 
 
 def check_episodes(episodes: int) -> int:
@@ -83,10 +62,10 @@ def play_greedy_episodes(
     their state.
 
     :param env: built by :func:`open_greedy_env`, or closed by the caller; wrap its environments with
-        :func:`limit_episode_steps` if they may never end
+        :func:`toolkit.envs.episode_limit.limit_episode_steps` if they may never end
     :param on_episode_end: called with each episode when it has ended
     :param successes: gets ``info["is_success"]`` of each episode that says so
-    :raises RunError: if an episode of an environment wrapped by :func:`limit_episode_steps` does not end
+    :raises RunError: if an episode of an environment with such a limit does not end
     """
     evaluate: Callable[..., Any] = evaluate_policy
     if "action_masks" in inspect.signature(model.predict).parameters:

@@ -17,9 +17,10 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import WrapEnv, derived_seed
 from toolkit.evaluation.clip_recorder import Clip, ClipRecorder, ClipsComplete
-from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
+from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_greedy_episodes
 from toolkit.evaluation.tail import TailWrapper, check_tail
 from toolkit.evaluation.video_files import VideoFormat
 from toolkit.training.model import load_model

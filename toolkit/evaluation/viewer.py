@@ -12,9 +12,10 @@ import gymnasium as gym
 from gymnasium.wrappers import HumanRendering
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.episodes import Episode, EpisodeRecorder
 from toolkit.envs.factory import derived_seed
-from toolkit.evaluation.rollout import check_episodes, limit_episode_steps, open_greedy_env, play_greedy_episodes
+from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_greedy_episodes
 from toolkit.evaluation.tail import TailWrapper, check_tail
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ class RunCallbackList(CallbackList):
         super().__init__(callbacks)
         self._rollout_hook = rollout_hook
         self._is_stopped = False
+
+    def _init_callback(self) -> None:
+        with warnings.catch_warnings():  # of the toolkit's layer around the training environments
+            warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
+            super()._init_callback()
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -78,7 +84,8 @@ class RolloutHook:
 
     def on_training_start(self) -> None:
         """Warn of what no snapshot can restore."""
-        self._state_capture = training_state.TrainingStateCapture(self._model, self._callbacks)
+        run = self._snapshots.run_directory
+        self._state_capture = training_state.TrainingStateCapture(self._model, self._callbacks, run)
         self._warn_of_unsaved()
 
     def on_rollout_start(self) -> None:
@@ -90,7 +97,8 @@ class RolloutHook:
             return
         timesteps = self._model.num_timesteps
         if self._saved_state is not None:
-            training_state.restore_at_rollout_start(self._model, self._callbacks, self._saved_state)
+            run = self._snapshots.run_directory
+            training_state.restore_at_rollout_start(self._model, self._callbacks, self._saved_state, run)
             self._saved_state = None
         if self.rollouts == self._first_rollout:
             self._snapshots.resume_from(timesteps)

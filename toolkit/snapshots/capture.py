@@ -20,11 +20,13 @@ import torch
 from toolkit.snapshots.object_kinds import (
     STATIC_TYPES,
     get_reference_attributes,
+    get_transient_attributes,
     has_identity,
     has_state_dict,
     is_frozen,
     is_object,
     is_restored_in_place,
+    starts_anew,
 )
 from toolkit.snapshots.plain_data import (
     CONTAINER_TYPES,
@@ -157,7 +159,8 @@ class _Walk:
     def capture_object(self, owner: Any, path: AttributePath) -> dict[str, Any]:
         if has_state_dict(owner):
             return {"$": STATE_DICT, "state": encode_value(owner.state_dict())}
-        return {"$": ATTRIBUTES, "state": self.capture_attributes(owner, get_reference_attributes(owner), path)}
+        skipped = get_reference_attributes(owner) | get_transient_attributes(owner)
+        return {"$": ATTRIBUTES, "state": self.capture_attributes(owner, skipped, path)}
 
     def capture_attributes(self, owner: Any, skipped: Collection[str], path: AttributePath) -> dict[str, Any]:
         state = {}
@@ -237,7 +240,7 @@ class _Walk:
         return encode_container(container, lambda item, key: self.encode(item, path.item(key)))
 
     def _is_saved_elsewhere(self, value: Any, path: AttributePath) -> bool:
-        return id(value) in self._saved_elsewhere or id(value) in path.owners
+        return id(value) in self._saved_elsewhere or id(value) in path.owners or starts_anew(value)
 
     def _first_path(self, value: Any, path: AttributePath) -> tuple[str, tuple[Any, ...]] | None:
         """Return where the walk met the same object before, if it did."""

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -44,6 +44,11 @@ def is_object(value: Any) -> bool:
     return has_state_dict(value) or (is_written_in_python and not any(map(_get_own_slots, type(value).__mro__)))
 
 
+def starts_anew(value: Any) -> bool:
+    """Return whether a value is environments without state: each use of them starts from a seed."""
+    return isinstance(value, VecEnv) and getattr(value, "starts_anew", False)
+
+
 def is_frozen(value: Any) -> bool:
     """Return whether a value is an instance of a frozen dataclass."""
     return bool(getattr(getattr(value, "__dataclass_params__", None), "frozen", False))
@@ -57,6 +62,11 @@ def has_identity(value: Any) -> bool:
 def has_state_dict(owner: Any) -> bool:
     """Return whether an object saves and loads its state itself."""
     return all(callable(getattr(type(owner), name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def get_transient_attributes(owner: Any) -> set[str]:
+    """Return the names of attributes that an object fills anew before it reads them."""
+    return {"_is_success_buffer"} if isinstance(owner, EvalCallback) else set()
 
 
 def get_reference_attributes(owner: Any) -> set[str]:

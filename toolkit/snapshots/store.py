@@ -30,6 +30,7 @@ class SnapshotStore:
 
     def __init__(self, run_directory: Path, config: RunConfig) -> None:
         self._config = config
+        self.run_directory = run_directory
         self._root = run_directory / "snapshots"
         self._last_save_time = time.monotonic()
         self._last_interval = 0

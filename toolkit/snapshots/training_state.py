@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -40,6 +41,7 @@ from toolkit.snapshots.restore import (
     restore_value,
 )
 from toolkit.snapshots.rng import capture_rng_state, restore_rng_state
+from toolkit.snapshots.run_paths import make_absolute, make_relative
 from toolkit.snapshots.weights import load_parameters
 from toolkit.utils.errors import LostEnvironmentError, RunError, describe_error
 from toolkit.utils.vec_envs import iterate_vec_wrappers
@@ -58,13 +60,20 @@ def can_resume(model: BaseAlgorithm) -> bool:
 class TrainingStateCapture:
     """Captures the whole state of a training. Create it where training starts.
 
+    :param run_directory: where callbacks write, if there is one
     :ivar unsaved: names the parts that no snapshot can restore; grows when training makes more of them
     """
 
-    def __init__(self, model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> None:
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        callbacks: Sequence[BaseCallback],
+        run_directory: Path | None = None,
+    ) -> None:
         self.unsaved: list[str] = []
         self._model = model
         self._callbacks = callbacks
+        self._run_directory = run_directory
         self._start: dict[int, Structure] = {}  # by the id of the owner
         if not can_resume(model):
             self._note_unsaved([f"algorithm {type(model).__name__}: it collects no rollouts as SB3's algorithms do"])
@@ -99,14 +108,7 @@ class TrainingStateCapture:
         vec_wrappers = [
             self._capture_object("wrapper", layer, saved_elsewhere) for layer in iterate_vec_wrappers(venv)
         ]
-        callbacks = [
-            [
-                *self._capture_object("callback", callback, [*saved_elsewhere, *_iterate_context_objects(callback)]),
-                callback.n_calls,
-                callback.num_timesteps,
-            ]
-            for callback in self._callbacks
-        ]
+        callbacks = [self._capture_callback(callback, saved_elsewhere) for callback in self._callbacks]
         progress = self._capture_progress(saved_elsewhere)
         policy, unsaved = capture_policy(self._model)
         self._note_unsaved(unsaved)
@@ -125,6 +127,13 @@ class TrainingStateCapture:
             return None
         self._note("replay buffer", buffer, captured)
         return captured.state
+
+    def _capture_callback(self, callback: BaseCallback, saved_elsewhere: Sequence[Any]) -> list[Any]:
+        others = _iterate_context_objects(callback)
+        name, state = self._capture_object("callback", callback, [*saved_elsewhere, *others])
+        if self._run_directory is not None:
+            state = make_relative(state, self._run_directory)
+        return [name, state, callback.n_calls, callback.num_timesteps]
 
     def _capture_object(self, role: str, owner: Any, saved_elsewhere: Sequence[Any]) -> list[Any]:
         captured = capture(owner, saved_elsewhere, self._start.get(id(owner)))
@@ -184,7 +193,10 @@ def restore_before_learning(
 
 
 def restore_at_rollout_start(
-    model: BaseAlgorithm, callbacks: Sequence[BaseCallback], saved_state: dict[str, Any]
+    model: BaseAlgorithm,
+    callbacks: Sequence[BaseCallback],
+    saved_state: dict[str, Any],
+    run_directory: Path | None = None,
 ) -> None:
     """Restore the rest where the first rollout starts: what ``learn`` has changed since, and the generators.
 
@@ -194,7 +206,7 @@ def restore_at_rollout_start(
         _restore_progress(model, saved_state["progress"])
         _restore_requires_grad(model, saved_state["trained"])
         for callback, (name, state, n_calls, num_timesteps) in zip(callbacks, saved_state["callbacks"], strict=True):
-            _restore_object(callback, name, state)
+            _restore_object(callback, name, make_absolute(state, run_directory) if run_directory else state)
             callback.n_calls, callback.num_timesteps = n_calls, num_timesteps
         _restore_logger(model.logger, saved_state["logger"])
         restore_rng_state(model, saved_state["generators"])

@@ -231,9 +231,15 @@ def refuse_lone_environment(config: ResolvedConfig) -> None:
     try:
         make_env(config, config.components.env, config.components.base_wrappers, config.components.wrappers).close()
     except ConfigError as error:
-        cause = describe_error(error.__cause__ or error)
-        message = f"'{plays[0].name}' needs a second environment in the training process, which fails: {cause}"
-        raise config.make_error([Problem(plays[0].path, message, "set env.vec_env to subproc")]) from error
+        raise describe_second_environment(config, plays[0], error) from error
+
+
+def describe_second_environment(config: ResolvedConfig, callback: BoundComponent, error: ConfigError) -> ConfigError:
+    """Return the error about an environment that cannot be built for a callback, beside those of training."""
+    cause = describe_error(error.__cause__ or error)
+    message = f"'{callback.name}' needs a second environment in the training process, which fails: {cause}"
+    hint = "" if config.env.vec_env == "subproc" else "set env.vec_env to subproc"
+    return config.make_error([Problem(callback.path, message, hint)])
 
 
 def _describe_unfit_order(config: ResolvedConfig, normalizer: BoundComponent, outside: type[VecEnvWrapper]) -> Problem:

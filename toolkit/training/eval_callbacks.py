@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gymnasium import RewardWrapper
 from gymnasium.wrappers import (
@@ -19,11 +19,22 @@ from gymnasium.wrappers import (
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    is_vecenv_wrapped,
+    sync_envs_normalization,
+)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.factory import derived_seed
+from toolkit.snapshots.object_kinds import starts_anew
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
+from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 _log = logging.getLogger("toolkit")
 
@@ -33,38 +44,99 @@ _NOT_FOR_ACTING = (
 )
 
 
-def check_eval_callbacks(
+def prepare_eval_callbacks(
     config: ResolvedConfig,
     model: BaseAlgorithm,
-    callbacks: Sequence[BaseCallback],
-    passed_callbacks: Sequence[BaseCallback] = (),
+    callbacks: Mapping[int, BaseCallback],
+    passed_callbacks: Sequence[BaseCallback],
 ) -> None:
-    """Refuse an ``EvalCallback`` that passes no action masks; warn of one that plays without the config's wrappers.
+    """Let each ``EvalCallback`` find the statistics of training, or refuse it; warn of what it evaluates wrongly.
 
-    :param callbacks: those of the config, in its order
+    An environment that the config gives, and that has no seed, follows from the run's seed.
+
+    :param callbacks: those of the config, by their index in it
     :param passed_callbacks: those that :func:`toolkit.train` was given
-    :raises ConfigError: if the algorithm takes action masks and an ``EvalCallback`` evaluates it without them
+    :raises ConfigError: if an ``EvalCallback`` and the algorithm disagree on action masks, or the one's environment is
+        not wrapped as SB3 needs it
     """
-    places: list[tuple[KeyPath, str]] = [(("callbacks", index), "") for index in range(len(callbacks))]
+    places: list[tuple[KeyPath, str]] = [(("callbacks", index), "") for index in callbacks]
     places += [((), f"callbacks[{index}] of toolkit.train: ") for index in range(len(passed_callbacks))]
-    takes_masks = "action_masks" in inspect.signature(model.predict).parameters
     problems = []
-    for (path, name), outermost in zip(places, [*callbacks, *passed_callbacks], strict=True):
-        for callback in _iterate_nested(outermost):
-            if takes_masks and type(callback)._on_step is EvalCallback._on_step:
-                message = f"{name}SB3's EvalCallback passes no action masks, so it plays invalid actions"
-                hint = "use sb3_contrib.common.maskable.callbacks:MaskableEvalCallback"
-                problems.append(Problem(path, message, hint))
-            elif isinstance(callback, EvalCallback) and (lacks := _list_missing_wrappers(config, callback.eval_env)):
-                place = name or f"{'.'.join(map(str, path))}: "
-                _log.warning("%s%s plays without %s", place, type(callback).__name__, ", ".join(lacks))
+    for (path, name), outermost in zip(places, [*callbacks.values(), *passed_callbacks], strict=True):
+        place = name or f"{'.'.join(map(str, path))}: "
+        for callback in iterate_nested(outermost):
+            if not isinstance(callback, EvalCallback):
+                continue
+            if not starts_anew(callback.eval_env):
+                _seed(callback.eval_env, derived_seed(config.seed, "callback"))
+                for text in _list_doubts(config, callback.eval_env):
+                    _log.warning("%s%s %s", place, type(callback).__name__, text)
+            _align(callback, model)
+            if problem := _find_mask_problem(callback, model) or _find_statistics_problem(callback, model):
+                problems.append(Problem(path, f"{name}{problem[0]}", problem[1]))
     if any(problem.path for problem in problems):
         raise config.make_error(problems)
     if problems:
         raise ConfigError(problems)
 
 
-def _iterate_nested(callback: BaseCallback) -> Iterator[BaseCallback]:
+def _seed(eval_env: VecEnv, seed: int) -> None:
+    if all(env_seed is None for env_seed in eval_env.unwrapped._seeds):
+        eval_env.seed(seed)
+
+
+class _Layer(VecEnvWrapper):
+    """Changes nothing: SB3 compares two environments layer by layer, and training has layers of the toolkit."""
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+
+def _align(callback: EvalCallback, model: BaseAlgorithm) -> None:
+    """Give an environment so many layers that SB3 finds its ``VecNormalize`` beside that of training."""
+    depth, own_depth = _get_depth(model.get_env()), _get_depth(callback.eval_env)
+    if depth is not None and own_depth is not None:
+        for _ in range(depth - own_depth):
+            callback.eval_env = _Layer(callback.eval_env)
+
+
+def _get_depth(venv: VecEnv | None) -> int | None:
+    """Return the number of layers around ``VecNormalize``; None if there is none."""
+    layers = enumerate(iterate_vec_wrappers(venv))
+    return next((depth for depth, layer in layers if isinstance(layer, VecNormalize)), None)
+
+
+def _find_mask_problem(callback: EvalCallback, model: BaseAlgorithm) -> tuple[str, str] | None:
+    takes_masks = "action_masks" in inspect.signature(model.predict).parameters
+    if takes_masks and type(callback)._on_step is EvalCallback._on_step:
+        return "SB3's EvalCallback passes no action masks, so it plays invalid actions", "use maskable_eval"
+    if not takes_masks and getattr(callback, "use_masking", False):
+        return f"{type(callback).__name__} passes action masks, but {type(model).__name__} takes none", "use eval"
+    return None
+
+
+def _find_statistics_problem(callback: EvalCallback, model: BaseAlgorithm) -> tuple[str, str] | None:
+    """Return why SB3 cannot copy the statistics of training, which it does before an evaluation."""
+    training_env = model.get_env()
+    if training_env is None or model.get_vec_normalize_env() is None or not _is_sb3_evaluation(callback):
+        return None
+    try:
+        sync_envs_normalization(training_env, callback.eval_env)
+    except (AssertionError, AttributeError):
+        message = f"the eval_env of {type(callback).__name__} is not wrapped as the training environments are"
+        return message, "leave out eval_env: the config's own is wrapped so"
+    return None
+
+
+def _is_sb3_evaluation(callback: EvalCallback) -> bool:
+    owner = next(cls for cls in type(callback).__mro__ if "_on_step" in vars(cls))
+    return owner.__module__.partition(".")[0] in ("stable_baselines3", "sb3_contrib")
+
+
+def iterate_nested(callback: BaseCallback) -> Iterator[BaseCallback]:
     """Yield a callback and those that it holds, as ``CallbackList`` and ``EveryNTimesteps`` do, each once."""
     nested = {id(callback): callback}  # callbacks may refer to each other
     remaining = [callback]
@@ -76,6 +148,25 @@ def _iterate_nested(callback: BaseCallback) -> Iterator[BaseCallback]:
                 if isinstance(item, BaseCallback) and id(item) not in nested:
                     nested[id(item)] = item
                     remaining.append(item)
+
+
+def _list_doubts(config: ResolvedConfig, eval_env: VecEnv) -> list[str]:
+    """Say what makes an evaluation differ from one with the config's own environment."""
+    doubts = []
+    if lacks := _list_missing_wrappers(config, eval_env):
+        doubts.append(f"plays without {', '.join(lacks)}")
+    if _measures_normalized_rewards(eval_env):
+        doubts.append("measures normalized rewards; set norm_reward to false, or leave out eval_env")
+    return doubts
+
+
+def _measures_normalized_rewards(eval_env: VecEnv) -> bool:
+    """Return whether returns are counted outside a ``VecNormalize`` that changes rewards."""
+    layers = [*iterate_vec_wrappers(eval_env)]
+    changes = [depth for depth, layer in enumerate(layers) if isinstance(layer, VecNormalize) and layer.norm_reward]
+    monitors = [depth for depth, layer in enumerate(layers) if isinstance(layer, VecMonitor)]
+    has_monitor = bool(monitors) or eval_env.env_is_wrapped(Monitor)[0]
+    return bool(changes) and (not has_monitor or (bool(monitors) and monitors[0] < changes[-1]))
 
 
 def _list_missing_wrappers(config: ResolvedConfig, eval_env: VecEnv) -> list[str]:

@@ -24,6 +24,11 @@ from toolkit.utils.processes import read_cpu_name
 
 DEFAULT_ROOT = Path("runs")
 RECORDING_PREFIX = ".recording-"  # of the directories beside videos in which they are made
+# what the toolkit writes in it, and callbacks do not
+OWN_FILES = {
+    *("config.yaml", "environment.json", "monitor.csv", "progress.csv", "tensorboard", "snapshots", "model.zip"),
+    *("wrappers", "videos", "result.json", "evaluation.json", "traceback.txt"),
+}
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
 
 

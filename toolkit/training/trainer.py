@@ -8,9 +8,10 @@ import shutil
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -28,9 +29,11 @@ from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.training.checks import find_obstacles_to_learning, refuse_lone_environment, refuse_unfit_normalization
+from toolkit.training.config_callbacks import build_config_callback, list_callbacks_with_run, place_files
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
-from toolkit.training.eval_callbacks import check_eval_callbacks
+from toolkit.training.eval_callbacks import iterate_nested, prepare_eval_callbacks
+from toolkit.training.eval_env import EvaluationEnd, EvaluationEnv
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -71,6 +74,7 @@ def train(
             run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
         with run.lock():
+            session.rebuild_callbacks(run.directory)
             _run_training(session, run, SnapshotStore(run.directory, run.config), None)
     return run
 
@@ -93,7 +97,8 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
         if missing := describe_missing_device(run.resolved_config):
             _log.warning("%s", missing)
         run.refuse_links()
-        with _open_session(run.resolved_config, callbacks, _progress_display(run.config, progress_bar)) as session:
+        displays = _progress_display(run.config, progress_bar)
+        with _open_session(run.resolved_config, callbacks, displays, run.directory) as session:
             run.remove_leftovers()
             snapshots = SnapshotStore(run.directory, run.config)
             snapshot = snapshots.latest_valid()
@@ -151,42 +156,78 @@ class _Session:
     """The live objects of one training.
 
     :ivar first_weights: hash of the weights before training; a resumed run is built with the same ones
-    :ivar callbacks: all of them, in the order in which they are called
-    :ivar displays: those among them that only show progress or warn
+    :ivar config_callbacks: those of the config, in its order
+    :ivar passed_callbacks: those that Python passed
+    :ivar displays: those that only show progress or warn
     """
 
+    config: ResolvedConfig
     env: EpisodeRecorder
+    evaluation_env: EvaluationEnv
     model: BaseAlgorithm
     first_weights: str
     monitor_writer: MonitorCsvWriter
-    callbacks: list[BaseCallback]
-    criterion: SuccessCriterion | None
+    config_callbacks: list[BaseCallback]
+    passed_callbacks: Sequence[BaseCallback]
     displays: list[BaseCallback]
 
     @property
     def saved_callbacks(self) -> list[BaseCallback]:
         """The callbacks whose state is in a snapshot; a resume may show progress where the training before did not."""
-        return [callback for callback in self.callbacks if callback not in self.displays]
+        return [self.monitor_writer, *self.config_callbacks, *self.passed_callbacks]
+
+    @property
+    def callbacks(self) -> list[BaseCallback]:
+        """All callbacks, in the order in which they are called."""
+        end = [] if self.evaluation_env.venv is None else [EvaluationEnd(self.evaluation_env)]
+        return [*self.saved_callbacks, *end, *self.displays]
 
     @property
     def run_callbacks(self) -> list[RunCallback]:
-        return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
+        callbacks = [*self.saved_callbacks, *self.displays]
+        return [item for callback in callbacks for item in iterate_nested(callback) if isinstance(item, RunCallback)]
+
+    @property
+    def criterion(self) -> SuccessCriterion | None:
+        """The run's success criterion."""
+        return next((item for item in self.config_callbacks if isinstance(item, SuccessCriterion)), None)
+
+    def rebuild_callbacks(self, run: Path) -> None:
+        """Build the callbacks again that name the run directory, which exists now."""
+        rebuilt = {}
+        for index in list_callbacks_with_run(self.config):
+            nested = iterate_nested(self.config_callbacks[index])
+            _close([callback for callback in nested if isinstance(callback, RunCallback)])
+            rebuilt[index] = build_config_callback(self.config, index, self.evaluation_env, run)
+            self.config_callbacks[index] = rebuilt[index]
+        prepare_eval_callbacks(self.config, self.model, rebuilt, ())
 
     def close(self) -> None:
         """Close the callbacks, the last one first, and the environments."""
-        resources: list[RunCallback | EpisodeRecorder] = [*reversed(self.run_callbacks), self.env]
-        for resource in resources:
-            try:
-                resource.close()
-            except Exception as error:  # training is over, and the others must be closed as well
-                _log.warning("%s does not close: %s", type(resource).__name__, describe_error(error))
+        _close([*reversed(self.run_callbacks), self.evaluation_env, self.env])
+
+
+def _close(resources: Sequence[RunCallback | EvaluationEnv | EpisodeRecorder]) -> None:
+    for resource in resources:
+        try:
+            resource.close()
+        except Exception as error:  # training is over, and the others must be closed as well
+            _log.warning("%s does not close: %s", type(resource).__name__, describe_error(error))
 
 
 @contextmanager
 def _open_session(
-    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: Sequence[BaseCallback] = ()
+    config: ResolvedConfig,
+    callbacks: Sequence[BaseCallback],
+    displays: Sequence[BaseCallback] = (),
+    run: Path | None = None,
 ) -> Iterator[_Session]:
-    session = _build_session(config, callbacks, [*displays])
+    """Build what training needs, and close it at the end.
+
+    :param run: the run directory; without one, ``{run}`` in the parameters of callbacks names a temporary directory
+    """
+    with nullcontext(run) if run else TemporaryDirectory() as directory:
+        session = _build_session(config, callbacks, [*displays], Path(directory))
     try:
         yield session
     finally:
@@ -194,12 +235,13 @@ def _open_session(
 
 
 def _build_session(
-    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: list[BaseCallback]
+    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: list[BaseCallback], run: Path
 ) -> _Session:
     seed = derived_seed(config.seed, "training")
     seed_global_generators(seed)  # the model seeds them again
     env = make_vec_env(config, seed=seed)
     env.hides_monitor = bool(config.env.wrappers)
+    evaluation_env: EvaluationEnv | None = None
     try:
         env.env_method("watch_generators", indices=[0])  # the others are like it
         model = build_model(config, env, seed=seed)
@@ -209,20 +251,21 @@ def _build_session(
         keep_recent_steps(env)
         refuse_unfit_normalization(config, model)
         log_space_warnings(config, model)
-        config_callbacks = [component.build() for component in config.components.callbacks]
-        check_eval_callbacks(config, model, config_callbacks, callbacks)
-        criteria = [callback for callback in config_callbacks if isinstance(callback, SuccessCriterion)]
-        if len(criteria) > 1:
+        evaluation_env = EvaluationEnv(config, model)
+        indices = range(len(config.callbacks))
+        config_callbacks = [build_config_callback(config, index, evaluation_env, run) for index in indices]
+        if sum(isinstance(callback, SuccessCriterion) for callback in config_callbacks) > 1:
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
+        prepare_eval_callbacks(config, model, dict(enumerate(config_callbacks)), callbacks)
         monitor_writer = MonitorCsvWriter(env)
         first_weights = hash_weights(model)
         if not find_obstacles_to_learning(config):  # else it is known from the start
             displays = [*displays, HalfTimeCheck(config.timesteps, first_weights)]
-        all_callbacks = [monitor_writer, *config_callbacks, *callbacks, *displays]
-        criterion = criteria[0] if criteria else None
-        return _Session(env, model, first_weights, monitor_writer, all_callbacks, criterion, displays)
+        return _Session(
+            config, env, evaluation_env, model, first_weights, monitor_writer, config_callbacks, callbacks, displays
+        )
     except BaseException:
-        env.close()
+        _close([env] if evaluation_env is None else [evaluation_env, env])
         raise
 
 
@@ -230,6 +273,7 @@ def _run_training(
     session: _Session, run: RunDirectory, snapshots: SnapshotStore, snapshot: dict[str, Any] | None
 ) -> None:
     """Train, from a snapshot if there is one, and write the result however training ends."""
+    place_files(session.config_callbacks, run.directory)
     context = TrainingContext(run, session.env.episodes, session.criterion)
     for callback in session.run_callbacks:
         callback.context = context

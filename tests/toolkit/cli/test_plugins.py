@@ -20,6 +20,7 @@ from toolkit.config.docstrings import parse_docstring
 from toolkit.config.load import load_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.schema import ComponentConfig
+from toolkit.envs.factory import make_vec_env
 from toolkit.utils.errors import ConfigError, Problem
 
 USABLE = [(kind.name, claim.name) for kind in KINDS.values() for claim in list_claims(kind) if not claim.install]
@@ -386,7 +387,7 @@ def test_snippet_of_shipped_component_is_valid(kind: str, name: str) -> None:
     if kind not in ("launchers", "samplers", "pruners"):
         config = load_config(write_pasted_config(kind, name))
         for callback in config.components.callbacks:
-            callback.build()
+            callback.build_with_envs(KINDS["callbacks"], lambda: make_vec_env(config, seed=0, n_envs=1))
         return
     problems: list[Problem] = []
     component_config = ComponentConfig(**yaml.safe_load(read_snippet(kind, name))[KINDS[kind].singular])

@@ -15,8 +15,8 @@ from support import PROJECT, Toolkit, can_run, has_extra
 
 from toolkit import RunConfig, evaluate, load_config, record, train
 from toolkit.config.load import resolve_config
+from toolkit.envs import episode_limit
 from toolkit.envs.factory import make_vec_env
-from toolkit.evaluation import rollout
 
 CONFIGS = PROJECT / "configs"
 ATARI = pytest.mark.skipif(not has_extra("atari"), reason="needs the extra atari")
@@ -74,7 +74,7 @@ def test_raw_return_spans_all_lives_of_a_game(monkeypatch: pytest.MonkeyPatch) -
 @ATARI
 def test_episode_limit_counts_agent_steps_not_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(RunConfig.model_validate(GAME | {"timesteps": 4}))
-    monkeypatch.setattr(rollout, "EPISODE_LIMIT", 400)  # of the agent's steps
+    monkeypatch.setattr(episode_limit, "EPISODE_LIMIT", 400)  # of the agent's steps
     assert evaluate(run, 1).episodes == 1
 
 

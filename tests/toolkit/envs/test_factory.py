@@ -379,14 +379,14 @@ def test_log_is_a_sequence_of_episodes() -> None:
 
 
 def test_derived_seeds_have_fixed_values() -> None:
-    streams = ("training", "evaluation", "video", "confirmation")
-    assert [derived_seed(0, stream) for stream in streams] == [939388164, 168307179, 810361218, 921498351]
+    streams = ("training", "evaluation", "video", "confirmation", "callback")
+    assert [derived_seed(0, stream) for stream in streams] == [939388164, 168307179, 810361218, 921498351, 304136638]
 
 
 def test_derived_seeds_differ_between_streams_and_seeds() -> None:
-    streams = ("training", "evaluation", "video", "confirmation")
+    streams = ("training", "evaluation", "video", "confirmation", "callback")
     seeds = [derived_seed(seed, stream) for seed in [*range(100), 2**32 - 1] for stream in streams]
-    assert len(set(seeds)) == len(seeds) == 404
+    assert len(set(seeds)) == len(seeds) == 505
     assert all(0 <= seed < 2**30 for seed in seeds)
 
 

@@ -26,8 +26,9 @@ from support import CONFIGS, Toolkit
 
 from toolkit import Run, RunConfig, evaluate, load_config
 from toolkit.algorithms import double_dqn, learner
+from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed, make_vec_env
-from toolkit.evaluation.rollout import limit_episode_steps, play_greedy_episodes
+from toolkit.evaluation.rollout import play_greedy_episodes
 from toolkit.evaluation.summary import format_run_summary
 from toolkit.snapshots import archive
 from toolkit.training.trainer import resume, train

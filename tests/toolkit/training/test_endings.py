@@ -124,12 +124,12 @@ def test_config_that_yaml_cannot_hold_is_refused(config_file: Path) -> None:
 
 def test_evaluation_of_endless_environment_raises_run_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from toolkit import evaluate
-    from toolkit.evaluation import rollout
+    from toolkit.envs import episode_limit
     from toolkit.utils.errors import RunError
 
     Path("endless.py").write_text(ENDLESS)
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    monkeypatch.setattr(rollout, "EPISODE_LIMIT", 500)
+    monkeypatch.setattr(episode_limit, "EPISODE_LIMIT", 500)
     algorithm = "{name: ppo, params: {n_steps: 50, batch_size: 50}}"
     Path("c.yaml").write_text(f"timesteps: 100\nenv: {{id: 'endless:Endless-v0'}}\nalgorithm: {algorithm}\n")
     run = train(load_config("c.yaml"))

@@ -1,0 +1,96 @@
+"""The environment that callbacks of a config evaluate in, where the config gives them no other."""
+
+from __future__ import annotations
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episode_limit import limit_episode_steps
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.factory import derived_seed, make_vec_env
+from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
+from toolkit.snapshots.rng import (
+    GeneratorStates,
+    get_generator_states,
+    preserve_rng_state,
+    seed_global_generators,
+    set_generator_states,
+)
+from toolkit.utils.seeds import derive_run_seed
+
+
+class EvaluationEnv:
+    """One environment of a config in this process, built when it is first needed and shared by all callbacks.
+
+    Its first reset at a timestep starts an evaluation. The wrappers then have what those of training have learned.
+    The episodes follow from the run's seed and the timestep, so they are the same after a resume. Returns are raw.
+    The global generators are seeded for the evaluation, and :meth:`end_evaluation` restores those of training.
+    """
+
+    def __init__(self, config: ResolvedConfig, model: BaseAlgorithm) -> None:
+        self._config = config
+        self._model = model
+        self._seed = derived_seed(config.seed, "callback")
+        self._timestep: int | None = None  # of the last evaluation
+        self._training_generators: GeneratorStates | None = None  # during an evaluation
+        self.venv: EpisodeRecorder | None = None
+
+    def build(self) -> EpisodeRecorder:
+        """Return the environment.
+
+        :raises ConfigError: if it cannot be built
+        """
+        if self.venv is None:
+            with preserve_rng_state():
+                self.venv = make_vec_env(self._config, seed=self._seed, n_envs=1, wrap=limit_episode_steps)
+            self.venv.before_reset, self.venv.starts_anew = self._begin_evaluation, True
+        return self.venv
+
+    def end_evaluation(self) -> None:
+        """Restore the global generators of training, if an evaluation was played."""
+        if self._training_generators is not None:
+            set_generator_states(self._training_generators)
+            self._training_generators = None
+
+    def close(self) -> None:
+        """Close the environment, if it was built."""
+        if self.venv is not None:
+            self.venv.close()
+
+    def _begin_evaluation(self) -> None:
+        training_env = self._model.get_env()
+        if self.venv is None or training_env is None or self._timestep == self._model.num_timesteps:
+            return
+        self._timestep = self._model.num_timesteps
+        if self._training_generators is None:
+            self._training_generators = get_generator_states()
+        load_wrapper_states(self.venv, capture_wrapper_states(training_env))
+        seed = derive_run_seed(self._seed, self._timestep)
+        self.venv.seed(seed)
+        seed_global_generators(seed)
+        self.venv.episodes.replace([])
+
+
+class EvaluationEnd(BaseCallback):
+    """Ends evaluations of the callbacks before it."""
+
+    def __init__(self, env: EvaluationEnv) -> None:
+        super().__init__()
+        self._env = env
+
+    def _on_training_start(self) -> None:
+        self._env.end_evaluation()
+
+    def _on_rollout_start(self) -> None:
+        self._env.end_evaluation()
+
+    def _on_step(self) -> bool:
+        self._env.end_evaluation()
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._env.end_evaluation()
+
+    def _on_training_end(self) -> None:
+        self._env.end_evaluation()
