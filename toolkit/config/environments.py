@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -76,11 +77,15 @@ def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
     if name in gym.registry:
         spec = gym.registry[name]
         creator = load_object(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        _refuse_old_class(env_id, creator)
         # a file cannot be imported by gym.make, nor by its name in another process
         return EnvMaker(partial(gym.make, spec if module.endswith(".py") else env_id), creator, spec.kwargs)
     if module and _ATTRIBUTE.fullmatch(name):
         creator = _load_creator(env_id)
         return EnvMaker(partial(_make_by_path, gym.envs.registration.EnvSpec(name, creator)), creator)
+    if name in _list_old_ids():
+        message = f"environment '{name}' is registered in the package gym, not in gymnasium"
+        raise ComponentError(message, _advise_shimmy(name))
     modules = [*modules, module] if module else modules
     raise ComponentError(f"environment '{name}' does not exist", _suggest_env(name, gym.registry, modules))
 
@@ -117,10 +122,37 @@ def _load_creator(path: str) -> Callable[..., Any]:
     creator = load_object(path)
     if not isinstance(creator, type):
         return load_function(path)
+    _refuse_old_class(path, creator)
     if not issubclass(creator, gym.Env):
         message = f"'{path}' does not make an environment: the class is not a subclass of gymnasium.Env"
         raise ComponentError(message)
     return creator
+
+
+def _refuse_old_class(path: str, creator: Any) -> None:
+    """Refuse a class of the package gym, the predecessor of gymnasium.
+
+    :raises ComponentError: with what converts its environments
+    """
+    parents = creator.__mro__ if isinstance(creator, type) else ()
+    if any((parent.__module__, parent.__name__) == ("gym.core", "Env") for parent in parents):
+        message = f"'{path}' is an environment of the package gym, not of gymnasium"
+        raise ComponentError(message, "register it in gym; then " + _advise_shimmy("its id there"))
+
+
+def _list_old_ids() -> Collection[str]:
+    """Return the ids that are registered in the package gym, if something has imported it."""
+    registration = sys.modules.get("gym.envs.registration")
+    registry = getattr(registration, "registry", {})
+    return {*getattr(registry, "env_specs", registry)}  # in gym before 0.26 it is an object
+
+
+def _advise_shimmy(env_id: str) -> str:
+    """Say how shimmy converts an environment that is registered in the package gym."""
+    version = getattr(sys.modules.get("gym"), "__version__", "0.26")
+    release = "26" if version.startswith("0.26") else "21"
+    name = f"GymV{release}Environment-v0"
+    return f"pip install 'shimmy[gym-v{release}]', and write env: {{id: {name}, params: {{env_id: {env_id}}}}}"
 
 
 def _make_by_path(

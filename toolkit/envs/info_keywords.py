@@ -19,7 +19,7 @@ def read_info_keywords(config: RunConfig, info: Mapping[str, Any]) -> dict[str, 
     problems = [
         Problem(
             ("env", "info_keywords", index),
-            f"KeyError: the last step of an episode of '{config.env.id}' has no info['{name}']",
+            f"KeyError: the last step of an episode of '{config.env.name}' has no info['{name}']",
             _suggest_keyword(name, info),
         )
         for index, name in enumerate(names)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import yaml_document
-from toolkit.config.schema import RunConfig
+from toolkit.config.schema import RunConfig, name_env
 from toolkit.evaluation.learning_curves import disambiguate_names
 from toolkit.experiments.status import EXPERIMENT_FILE
 from toolkit.experiments.variants import grid_labels
@@ -258,12 +258,14 @@ def _name_variants(groups: Sequence[_Group]) -> tuple[VariantRuns, ...]:
 
 
 def _name_environments(keys: Sequence[_EnvironmentKey]) -> list[str]:
-    """Name environments by their ids; add time limit and parameters if an id occurs with several of them."""
+    """Name environments; add their module if it is needed, and time limit and parameters if those differ."""
+    n_ids = Counter(name_env(env_id) for env_id in {env_id for env_id, *_ in keys})
     n_keys = Counter(env_id for env_id, *_ in set(keys))
     names = []
     for env_id, limit, params in keys:
+        name = name_env(env_id) if n_ids[name_env(env_id)] == 1 else env_id
         details = ", ".join([f"{limit} steps" if limit else "default time limit", *([params] if params else [])])
-        names.append(make_printable(f"{env_id} ({details})" if n_keys[env_id] > 1 else env_id))
+        names.append(make_printable(f"{name} ({details})" if n_keys[env_id] > 1 else name))
     return names
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import fill
 from urllib.parse import quote
 
+from toolkit.config.schema import name_env
 from toolkit.reports.gallery_entry import GalleryCriterion, GalleryEntry, Machine
 from toolkit.reports.markdown import escape, join_cells
 from toolkit.reports.statistics import MIN_BOOTSTRAP_RUNS, Estimate
@@ -28,7 +29,7 @@ def format_page(entries: Sequence[GalleryEntry], gallery: Path, page: Path) -> s
     :param gallery: directory of the entries; links are relative to the page
     :param page: file of the page
     """
-    entries = sorted(entries, key=lambda entry: (entry.config["env"]["id"], entry.name))
+    entries = sorted(entries, key=lambda entry: (name_env(entry.config["env"]["id"]), entry.name))
     rows = [_HEADER, ["---"] * len(_HEADER), *(_make_row(entry, gallery, page) for entry in entries)]
     blocks = [
         "# Gallery",
@@ -88,7 +89,7 @@ def _make_row(entry: GalleryEntry, gallery: Path, page: Path) -> Sequence[str]:
     limit = f"{env['max_episode_steps']:,} steps" if env["max_episode_steps"] else ""
     return (
         _show_agent(entry, gallery, page),
-        _stack(escape(entry.config["algorithm"]["name"]), escape(env["id"]), limit),
+        _stack(escape(entry.config["algorithm"]["name"]), escape(name_env(env["id"])), limit),
         _describe_criterion(entry.criterion),
         *_describe_success(entry),
         _describe_greedy_return(entry),

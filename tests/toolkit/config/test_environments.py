@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import gymnasium as gym
 import pytest
@@ -163,6 +164,22 @@ def test_opened_run_calls_no_function_of_installed_package(env_id: str, monkeypa
     write_config(env_id).rename("run/config.yaml")
     with pytest.raises(ConfigError, match=r"run/config.yaml:2: env.id: .*has not trained this run here"):
         resolve_config(read_config("run/config.yaml"))
+
+
+def test_old_gym_environment_gets_hint_at_shimmy(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, registration = (ModuleType(name) for name in ("gym", "gym.envs.registration"))
+    old.Env = type("Env", (), {"__module__": "gym.core"})  # type: ignore[attr-defined]
+    old.__version__ = "0.21.0"  # type: ignore[attr-defined]
+    registration.registry = SimpleNamespace(env_specs={"Old-v0": None})  # type: ignore[attr-defined]
+    for fake in (old, registration):
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    module.write_text("import gym\n\nclass Old(gym.Env):\n    pass\n")
+    expected = "pip install 'shimmy[gym-v21]', and write env: {id: GymV21Environment-v0, params: {env_id: Old-v0}}"
+    assert f"'Old-v0' is registered in the package gym, not in gymnasium; {expected}" in read_error("Old-v0")
+    assert (
+        "is an environment of the package gym, not of gymnasium; register it in gym; then pip install"
+        in read_error("./market.py:Old")
+    )
 
 
 # --- files that a file imports ---------------------------------------------------------------------------------------

@@ -404,6 +404,17 @@ def test_each_environment_has_its_own_section(make_run: MakeRun, toolkit: Toolki
     assert (Path("report/figures") / "learning-2.svg").is_file()
 
 
+def test_environment_by_path_has_name_of_its_class(make_run: MakeRun) -> None:
+    paths = [Path(directory, "poles.py").absolute() for directory in ("a", "b")]
+    runs = []
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text("from gymnasium.envs.classic_control import CartPoleEnv as Pole\n")
+        runs.append(make_run(f"runs/{number}", env__id=f"{path}:Pole", env__max_episode_steps=None))
+    assert [variant.environment for variant in collect_runs(runs[:1]).variants] == ["Pole"]
+    assert [variant.environment for variant in collect_runs(runs).variants] == [f"{path}:Pole" for path in paths]
+
+
 def test_two_time_limits_are_two_environments(make_run: MakeRun) -> None:
     runs = [make_run(f"runs/{limit}", env__max_episode_steps=limit) for limit in (200, 500)]
     assert [variant.environment for variant in collect_runs(runs).variants] == [
