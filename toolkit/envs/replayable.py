@@ -101,7 +101,20 @@ class ReturnValueChecker(gym.Wrapper[Any, Any, Any, Any]):
         return copy_arrays(observation) if self._copies else observation, reward, terminated, truncated, info
 
 
-class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
+class TransparentLayer(gym.Wrapper[Any, Any, Any, Any]):
+    """Passes on attributes of the layer inside, as if it were not there: a base wrapper may ask for them.
+
+    No snapshot saves it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer inside."""
+        if name == "env":  # not set yet
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+
+class RewardGuard(TransparentLayer):
     """Remember the last step, and check its reward.
 
     :param check: called with the guard after each step; raises if the reward is wrong
@@ -114,12 +127,6 @@ class RewardGuard(gym.Wrapper[Any, Any, Any, Any]):
         self.observation: Any = None
         self.reward = 0.0
         self.info: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the layer inside, as if the guard were not there: a base wrapper may ask for it."""
-        if name == "env":  # not set yet
-            raise AttributeError(name)
-        return getattr(self.env, name)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment."""
@@ -646,7 +653,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def _layers(self) -> list[gym.Wrapper[Any, Any, Any, Any]]:
         wrappers = [layer for layer in iterate_layers(self.env) if isinstance(layer, gym.Wrapper)]
-        return [layer for layer in wrappers if not isinstance(layer, Monitor | ReturnValueChecker | RewardGuard)]
+        return [layer for layer in wrappers if not isinstance(layer, Monitor | ReturnValueChecker | TransparentLayer)]
 
 
 def iterate_layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:

@@ -12,6 +12,7 @@ from toolkit.config.compose import apply_overrides
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.signatures import bind_arguments
 from toolkit.config.yaml_document import Document
+from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import ComponentError, ConfigError, Problem, describe_error
 
 SEED = 20  # any number will do
@@ -46,6 +47,7 @@ def report_exceptions(call: str, advice: str, *allowed: type[Exception]) -> Iter
     except not_reported:
         raise
     except Exception as error:
+        advice = suggest_base_wrappers(error) or advice
         raise ConformanceError(f"{call} raised {describe_error(error)}; {advice}") from error
 
 

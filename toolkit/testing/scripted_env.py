@@ -6,12 +6,12 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
-from toolkit.envs.replayable import RawMonitor
+from toolkit.envs.replayable import RawMonitor, TransparentLayer
 
 MARKED_OPTIONS = {"conformance": True}  # reset options that no environment defines
 
 
-class ScriptedEnd(gym.Wrapper[Any, Any, Any, Any]):
+class ScriptedEnd(TransparentLayer):
     """Ends episodes at a chosen step with chosen flags. The environment's own end is the latest possible step.
 
     :ivar flags: terminated and truncated at the end, both False before; None leaves the environment's own
@@ -40,14 +40,17 @@ class ScriptedEnd(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-class RecordingMonitor(RawMonitor):
-    """Replaces Monitor directly inside the wrapper under test and records the wrapper's calls.
+class RecordingLayer(gym.Wrapper[Any, Any, Any, Any]):
+    """Stands directly inside the wrapper under test and records the wrapper's calls.
 
+    :ivar needs_reset: whether an episode has ended, if it is a Monitor
     :ivar script: ends the episodes
     :ivar reset_arguments: keyword arguments of every reset
     :ivar actions: action of every step
     :ivar is_closed: whether the wrapper has called ``close``
     """
+
+    needs_reset = False
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.script = ScriptedEnd(env)
@@ -69,3 +72,11 @@ class RecordingMonitor(RawMonitor):
     def close(self) -> None:
         """Record the call. The harness closes the environment at the end of the check."""
         self.is_closed = True
+
+
+class RecordingMonitor(RecordingLayer, RawMonitor):
+    """Replaces Monitor inside a wrapper that stands outside it."""
+
+
+class RecordingBaseLayer(RecordingLayer, TransparentLayer):
+    """Stands between a base wrapper and the environment, which the wrapper does not notice."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -17,7 +17,7 @@ from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.testing.component import SEED, ConformanceError, report_exceptions
-from toolkit.testing.scripted_env import RecordingMonitor
+from toolkit.testing.scripted_env import RecordingBaseLayer, RecordingLayer, RecordingMonitor
 from toolkit.utils.errors import describe_error
 
 _ENV_ADVICE = "if it needs a certain environment, pass that one: env=..."
@@ -52,7 +52,7 @@ class WrapperHarness:
     name: str
     env: ReplayableEpisodes
     wrapper: gym.Wrapper[Any, Any, Any, Any]
-    monitor: RecordingMonitor
+    monitor: RecordingLayer
 
     def reset(self, **kwargs: Any) -> Step:
         """Reset the wrapper, and check what it returns.
@@ -152,37 +152,49 @@ class WrapperHarness:
 
 @contextmanager
 def build_harness(config: ResolvedConfig, render_mode: str | None = None) -> Iterator[WrapperHarness]:
-    """Build the environment of a config, with its last wrapper as the one under test.
+    """Build the environment of a config, with its last wrapper as the one under test, or else its last base wrapper.
 
     :raises ConfigError: if something cannot be built
     :raises ConformanceError: if the wrapper does not wrap the environment that it is given
     """
-    *other_wrappers, subject = config.components.wrappers
+    components = config.components
+    is_base = not components.wrappers
+    *other_wrappers, subject = components.base_wrappers if is_base else components.wrappers
     class_name = subject.cls.__name__
-    layers = config.components.env, config.components.base_wrappers
-    monitor_layer = BoundComponent("RecordingMonitor", (), RecordingMonitor, {}, config.make_error)
+    recorder = RecordingBaseLayer if is_base else RecordingMonitor
+    built: list[Any] = []
+
+    def build_subject(*arguments: Any, **keyword_arguments: Any) -> Any:
+        built.append(subject.cls(*arguments, **keyword_arguments))
+        return built[-1]
+
+    wrappers = (
+        *other_wrappers,
+        BoundComponent(recorder.__name__, (), recorder, {}, config.make_error),
+        replace(subject, cls=build_subject),
+    )
+    layers = (wrappers, ()) if is_base else (components.base_wrappers, wrappers)
     try:
-        env = make_env(config, *layers, (*other_wrappers, monitor_layer, subject), render_mode)
+        env = make_env(config, components.env, *layers, render_mode)
     except AttributeError as error:
         raise ConformanceError(
             f"{class_name} cannot be used once it is built: {describe_error(error)}; {_CONSTRUCTOR_ADVICE}"
         ) from error
     try:
-        wrapper: Any = env.env
-        yield WrapperHarness(class_name, env, wrapper, _find_monitor(class_name, wrapper))
+        yield WrapperHarness(class_name, env, built[-1], _find_recorder(class_name, built[-1]))
     finally:
         env.unwrapped.close()
 
 
-def _find_monitor(class_name: str, wrapper: Any) -> RecordingMonitor:
-    """Return the monitor inside the wrapper.
+def _find_recorder(class_name: str, wrapper: Any) -> RecordingLayer:
+    """Return the recording layer inside the wrapper.
 
     :raises ConformanceError: if the wrapper bypasses it, or is no complete Gymnasium wrapper
     """
     layer = wrapper
-    while isinstance(layer, gym.Wrapper) and not isinstance(layer, RecordingMonitor):
+    while isinstance(layer, gym.Wrapper) and not isinstance(layer, RecordingLayer):
         layer = layer.env
-    if not isinstance(layer, RecordingMonitor):
+    if not isinstance(layer, RecordingLayer):
         advice = "the layers in between count raw returns: call super().__init__(env)"
         raise ConformanceError(f"{class_name} wraps {layer} instead of the environment that it is given; {advice}")
     if missing := sorted(vars(gym.Wrapper(layer)).keys() - vars(wrapper).keys()):

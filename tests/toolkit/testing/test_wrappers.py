@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import (
     FrameStackObservation,
     NormalizeObservation,
@@ -330,3 +331,47 @@ def test_faulty_env_is_not_blamed_on_wrapper() -> None:
         ToolkitError, match=r"env: 'CartPole-v1' does not pass Gymnasium's check_env.*in an environment"
     ):
         check_wrapper(PassThrough, env={"id": "CartPole-v1", "wrappers": [f"{__name__}:NoisyReward"]})
+
+
+class TwoRewards(CartPoleEnv):
+    """CartPole with rewards for two objectives, and the weights of these."""
+
+    weights = np.array([1.0, 0.1])
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, np.array([reward, -abs(float(observation[0]))]), *rest
+
+
+class Weigh(PassThrough):
+    def step(self, action):
+        observation, rewards, *rest = self.env.step(action)
+        return observation, float(rewards @ self.env.weights), *rest
+
+
+class WeighNever(PassThrough):
+    weights = property(lambda self: self.env.weights)
+
+
+@pytest.fixture(scope="module")
+def two_rewards() -> str:
+    gym.register("toolkit_tests/TwoRewards-v0", TwoRewards, max_episode_steps=50)
+    return "toolkit_tests/TwoRewards-v0"
+
+
+def test_base_wrapper_passes_where_it_is_part_of_the_environment(two_rewards: str) -> None:
+    check_wrapper(Weigh, env=two_rewards, is_base=True)
+    check_wrapper(PassThrough, env={"id": two_rewards, "base_wrappers": [Weigh]}, is_base=True)
+
+
+def test_base_wrapper_that_breaks_a_promise_is_named(two_rewards: str) -> None:
+    with pytest.raises(ConformanceError, match=r"WeighNever.step returned the reward .* of shape \(2,\)"):
+        check_wrapper(WeighNever, env=two_rewards, is_base=True)
+    with pytest.raises(ConformanceError, match=r"IgnoresSeed\.reset"):
+        check_wrapper(IgnoresSeed, is_base=True)
+
+
+def test_wrapper_of_the_raw_environment_is_told_of_base_wrappers(two_rewards: str) -> None:
+    env = {"id": two_rewards, "base_wrappers": [Weigh]}
+    with pytest.raises(ConformanceError, match=r"RecordingMonitor is between .* 'weights': .* env\.base_wrappers"):
+        check_wrapper(Weigh, env=env)
