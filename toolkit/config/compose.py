@@ -14,6 +14,7 @@ from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 _FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w./-]+")  # the module of `module:Name` does not end in .py
+_DATA_FILE = re.compile(r"[^:]*\.npz")
 _TOO_DEEP = f"is nested more than {yaml_document.MAX_DEPTH} levels deep"
 
 
@@ -154,16 +155,18 @@ def _make_base_error(document: Document, message: str) -> ConfigError:
 
 
 def _make_paths_absolute(data: dict[str, Any], directory: Path) -> None:
-    """Make the paths of Python files independent of the working directory."""
+    """Make the paths of Python and data files independent of the working directory."""
     for path, value in yaml_document.walk(data):
-        if isinstance(value, str) and _is_python_file(path, value):
+        if isinstance(value, str) and _is_file(path, value):
             yaml_document.get_value(data, path[:-1])[path[-1]] = str(directory / value)
 
 
-def _is_python_file(path: KeyPath, value: str) -> bool:
-    """Return whether text is a component in a file, or a file under ``import_modules``, at any depth."""
+def _is_file(path: KeyPath, value: str) -> bool:
+    """Return whether text is a component in a file, a file under ``import_modules``, or an ``.npz``, at any depth."""
     is_module = any(str(key).partition(".")[0] == "import_modules" for key in path)
-    return bool(_FILE_REFERENCE.fullmatch(value)) or (is_module and value.endswith(".py"))
+    return bool(_FILE_REFERENCE.fullmatch(value) or _DATA_FILE.fullmatch(value)) or (
+        is_module and value.endswith(".py")
+    )
 
 
 def _merge(base: Document, extension: Document) -> Document:
@@ -187,7 +190,7 @@ def apply_override(
     """Set a value from another file in a document.
 
     :param locations: of the value, at ``()``, and of everything in it, as ``FILE:LINE``
-    :param directory: paths of Python files in the value are relative to it
+    :param directory: paths of files in the value are relative to it
     :return: the value's path in the document
     :raises ConfigError: if the value does not fit, with its location
     """

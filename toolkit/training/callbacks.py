@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit.envs.episodes import EpisodeLog
@@ -39,11 +40,13 @@ class TrainingContext:
     :param run: the run directory, with the config
     :param episodes: training episodes that count; the log grows during training
     :param criterion: the run's success criterion, if it has one
+    :param is_resumed: whether training continues from a snapshot, so that what a callback did before it is done
     """
 
     run: RunDirectory
     episodes: EpisodeLog
     criterion: SuccessCriterion | None
+    is_resumed: bool = False
 
 
 class RunCallback(BaseCallback):
@@ -58,6 +61,13 @@ class RunCallback(BaseCallback):
     """
 
     context: TrainingContext
+
+    def check_model(self, model: BaseAlgorithm) -> None:
+        """Check that the callback fits the model; called by `toolkit check`, and before a new run has a directory.
+
+        :raises ConfigError: with problems whose paths start at the callback, such as ``("params", "path")``. Another
+            exception is reported, too
+        """
 
     def close(self) -> None:
         """Release resources; called once at the end of training, also after an error."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from gymnasium.wrappers import NormalizeReward
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, EveryNTimesteps
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import (
@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import (
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
-from toolkit.training.callbacks import SuccessCriterion
+from toolkit.training.callbacks import RunCallback, SuccessCriterion
 from toolkit.utils.errors import ConfigError, Problem, describe_error
 from toolkit.utils.log import log_problems
 from toolkit.utils.vec_envs import iterate_vec_wrappers
@@ -214,6 +214,19 @@ def refuse_unfit_normalization(config: ResolvedConfig, model: BaseAlgorithm) -> 
             return
         if layer.observation_space != layer.venv.observation_space:
             raise config.make_error([_describe_unfit_order(config, normalizer, type(layer))])
+
+
+def find_callback_problems(component: BoundComponent, callback: BaseCallback, model: BaseAlgorithm) -> list[Problem]:
+    """Return what keeps a callback from its work with a model, as its ``check_model`` says."""
+    if not isinstance(callback, RunCallback):
+        return []
+    try:
+        callback.check_model(model)
+    except ConfigError as error:
+        return [replace(problem, path=(*component.path, *problem.path)) for problem in error.problems]
+    except Exception as error:
+        return [Problem(component.path, f"'{component.name}' does not fit: {describe_error(error)}")]
+    return []
 
 
 def refuse_lone_environment(config: ResolvedConfig) -> None:

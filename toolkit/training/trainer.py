@@ -28,7 +28,12 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
-from toolkit.training.checks import find_obstacles_to_learning, refuse_lone_environment, refuse_unfit_normalization
+from toolkit.training.checks import (
+    find_callback_problems,
+    find_obstacles_to_learning,
+    refuse_lone_environment,
+    refuse_unfit_normalization,
+)
 from toolkit.training.config_callbacks import build_config_callback, list_callbacks_with_run, place_files
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
@@ -70,6 +75,7 @@ def train(
     refuse_missing_device(resolved)
     try_rewards(resolved)
     with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
+        _check_callbacks(resolved, session)
         with limit_torch_threads(session.model):  # environment.json has the threads that training uses
             run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
@@ -124,8 +130,19 @@ def dry_run(config: RunConfig, is_local: bool = True) -> None:
     if is_local:
         refuse_missing_device(resolved)
     try_rewards(resolved)
-    with _open_session(resolved, ()):
+    with _open_session(resolved, ()) as session:
+        _check_callbacks(resolved, session)
         refuse_lone_environment(resolved)
+
+
+def _check_callbacks(config: ResolvedConfig, session: _Session) -> None:
+    """Let the config's callbacks check that they fit the model.
+
+    :raises ConfigError: with every problem
+    """
+    pairs = zip(config.components.callbacks, session.config_callbacks, strict=True)
+    if problems := [problem for pair in pairs for problem in find_callback_problems(*pair, session.model)]:
+        raise config.make_error(problems)
 
 
 def _check_resumable(run: RunDirectory) -> None:
@@ -274,7 +291,7 @@ def _run_training(
 ) -> None:
     """Train, from a snapshot if there is one, and write the result however training ends."""
     place_files(session.config_callbacks, run.directory)
-    context = TrainingContext(run, session.env.episodes, session.criterion)
+    context = TrainingContext(run, session.env.episodes, session.criterion, is_resumed=snapshot is not None)
     for callback in session.run_callbacks:
         callback.context = context
     status = "finished"
