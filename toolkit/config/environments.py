@@ -18,6 +18,7 @@ from toolkit.utils.errors import ComponentError, Problem, describe_error, did_yo
 if TYPE_CHECKING:
     import gymnasium as gym
     from gymnasium.envs.registration import EnvSpec
+    from stable_baselines3.common.vec_env import VecEnv
 
 _ATTRIBUTE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -31,7 +32,7 @@ class EnvMaker:
     :param defaults: parameters that the environment's registration gives
     """
 
-    make: Callable[..., gym.Env[Any, Any]]
+    make: Callable[..., gym.Env[Any, Any] | VecEnv]
     creator: Callable[..., Any] | None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,7 +83,10 @@ def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
         return EnvMaker(partial(gym.make, spec if module.endswith(".py") else env_id), creator, spec.kwargs)
     if module and _ATTRIBUTE.fullmatch(name):
         creator = _load_creator(env_id)
-        return EnvMaker(partial(_make_by_path, gym.envs.registration.EnvSpec(name, creator)), creator)
+        if not isinstance(creator, type):
+            return EnvMaker(EnvFunction(name, creator), creator)
+        spec = gym.envs.registration.EnvSpec(name, creator)  # type: ignore[arg-type]  # of gymnasium.Env
+        return EnvMaker(partial(_make_by_path, spec), creator)
     if name in _list_old_ids():
         message = f"environment '{name}' is registered in the package gym, not in gymnasium"
         raise ComponentError(message, _advise_shimmy(name))
@@ -161,16 +165,54 @@ def _make_by_path(
     """Make the environment of a class or function, which gets those of the toolkit's arguments that it takes."""
     import gymnasium as gym
 
-    signature = read_signature(spec.entry_point)  # type: ignore[arg-type]  # not a string
-    supplied = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
-    taken = {name: value for name, value in supplied.items() if value is not None and name in signature.parameters}
-    if render_mode is not None and signature.accepts_others:
-        taken["render_mode"] = render_mode
+    taken = _select_taken(spec.entry_point, max_episode_steps, render_mode)  # type: ignore[arg-type]  # not a string
     env = gym.make(replace(spec, kwargs=taken), max_episode_steps=max_episode_steps, **params)
     if render_mode is not None and env.render_mode is None:
         env.close()
         raise ComponentError(f"it draws no frames: '{spec.id}' takes no render_mode")
     return env
+
+
+def _select_taken(
+    creator: Callable[..., Any], max_episode_steps: int | None, render_mode: str | None
+) -> dict[str, Any]:
+    """Return those of the toolkit's arguments that a class or function takes."""
+    signature = read_signature(creator)
+    supplied = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
+    taken = {name: value for name, value in supplied.items() if value is not None and name in signature.parameters}
+    if render_mode is not None and signature.accepts_others:
+        taken["render_mode"] = render_mode
+    return taken
+
+
+@dataclass(frozen=True)
+class EnvFunction:
+    """A function of the config that returns an environment, or an SB3 ``VecEnv`` in place of several."""
+
+    name: str
+    function: Callable[..., Any]
+
+    def __call__(
+        self,
+        *,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        disable_env_checker: bool | None = None,
+        **params: Any,
+    ) -> gym.Env[Any, Any] | VecEnv:
+        """Call the function, and put the layers of ``gymnasium.make`` around an environment."""
+        from gymnasium.envs.registration import EnvSpec
+        from stable_baselines3.common.vec_env import VecEnv
+
+        made = self.function(**_select_taken(self.function, max_episode_steps, render_mode), **params)
+        if isinstance(made, VecEnv):
+            return made
+        return _make_by_path(
+            EnvSpec(self.name, lambda **_: made),
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+            disable_env_checker=disable_env_checker,
+        )
 
 
 def _suggest_env(env_id: str, registered_ids: Collection[str], modules: Sequence[str]) -> str:

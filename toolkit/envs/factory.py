@@ -11,6 +11,7 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from toolkit.config.components import BoundComponent, import_modules
+from toolkit.config.environments import EnvFunction
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
@@ -18,9 +19,10 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.info_keywords import read_info_keywords
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
+from toolkit.envs.returned_vec_env import FirstMember, ReturnedVecEnv, refuse_unfit_keys
 from toolkit.envs.spaces import find_space_problems
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
-from toolkit.utils.errors import ConfigError
+from toolkit.utils.errors import ConfigError, Problem
 from toolkit.utils.seeds import derive_run_seed
 
 _STREAMS = ("training", "evaluation", "video", "confirmation", "callback")
@@ -51,15 +53,19 @@ def make_vec_env(
     :param wrap: applied last to each environment
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
-    layers = config.components.env, config.components.base_wrappers, config.components.wrappers
+    maker, *layers = config.components.env, config.components.base_wrappers, config.components.wrappers
     plain_config = config.model_copy()  # with the layers, all that a subprocess needs
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
+    first: gym.Env[Any, Any] | VecEnv | None = None  # what a function has returned already
 
     def make(index: int) -> gym.Env[Any, Any]:
+        nonlocal first
         try:
-            env: gym.Env[Any, Any] = make_env(
-                plain_config, *layers, render_mode, is_alone=in_subprocesses, relabels=relabels
+            base, first = first, None
+            base = _make_base(plain_config, maker, render_mode) if base is None else base
+            env: gym.Env[Any, Any] = _add_layers(
+                plain_config, base, *layers, is_alone=in_subprocesses, relabels=relabels
             )
         except ConfigError as error:
             if in_subprocesses or not index:
@@ -70,7 +76,13 @@ def make_vec_env(
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None
     factories = [partial(make, index) for index in range(n_envs or config.env.n_envs)]
     step_timeout = config.env.step_timeout
-    venv: VecEnv = SubprocessVecEnv(factories, step_timeout, seed) if in_subprocesses else InProcessVecEnv(factories)
+    venv: VecEnv
+    if in_subprocesses:
+        venv = SubprocessVecEnv(factories, step_timeout, seed)
+    else:
+        if isinstance(maker.cls, EnvFunction):
+            first = _make_base(config, maker, render_mode)
+        venv = _drive_vec_env(first, config, wrap) if isinstance(first, VecEnv) else InProcessVecEnv(factories)
     try:
         for wrapper in config.components.vec_wrappers:
             if relabels:
@@ -82,6 +94,27 @@ def make_vec_env(
         venv.close()
         raise
     return recorder
+
+
+def _drive_vec_env(base: VecEnv, config: ResolvedConfig, wrap: WrapEnv | None) -> ReturnedVecEnv:
+    """Put what the toolkit needs around a vec env that a function of the config returned.
+
+    :raises ConfigError: if SB3 or the config's replay buffer cannot take it
+    """
+    if has_relabelled_rewards(config):
+        base.close()
+        message = f"cannot ask a VecEnv for the rewards of other goals, and '{config.env.name}' returns one"
+        raise config.make_error([Problem(("algorithm", "params", "replay_buffer_class"), message)])
+
+    def add_layers(member: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        env: gym.Env[Any, Any] = _add_layers(config, member, (), ())
+        return wrap(env) if wrap else env
+
+    try:
+        return ReturnedVecEnv(base, add_layers)
+    except BaseException:
+        base.close()
+        raise
 
 
 def _hint_at_subprocesses(error: ConfigError, config: RunConfig) -> ConfigError:
@@ -137,10 +170,40 @@ def make_env(
     :param relabels: whether a replay buffer asks it for the rewards of other goals
     :raises ConfigError: if the environment or a wrapper cannot be built
     """
+    base = _make_base(config, maker, render_mode)
+    return _add_layers(config, base, base_wrappers, wrappers, is_alone=is_alone, relabels=relabels)
+
+
+def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None) -> gym.Env[Any, Any] | VecEnv:
+    """Make an environment without the config's wrappers, or the vec env that a function of the config returns.
+
+    :raises ConfigError: if it cannot be built, or the config has keys that a vec env cannot have
+    """
     import_modules(config)  # this may be another process than the one that resolved the config
     arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
     arguments |= list_arguments(config)
-    base: gym.Env[Any, Any] = maker.build(**{name: value for name, value in arguments.items() if value})
+    base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
+    if isinstance(base, VecEnv):
+        refuse_unfit_keys(config, base, render_mode)
+    return base
+
+
+def _add_layers(
+    config: RunConfig,
+    base: gym.Env[Any, Any] | VecEnv,
+    base_wrappers: Sequence[BoundComponent],
+    wrappers: Sequence[BoundComponent],
+    *,
+    is_alone: bool = False,
+    relabels: bool = False,
+) -> ReplayableEpisodes:
+    """Put Monitor, the config's wrappers and what replays episodes around an environment.
+
+    :param base: the environment; of a vec env the first one
+    :raises ConfigError: if a wrapper cannot be built; the environment is closed then
+    """
+    if isinstance(base, VecEnv):
+        base = FirstMember(base)
     try:
         base, built = add_base_wrappers(base, base_wrappers, config)
         checked = check_return_values(base, copies=bool(wrappers))

@@ -380,6 +380,11 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def _episode_seed(self) -> int:
         return derive_episode_seed(self._seed, self._episode) if self._episode else self._seed
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the next step ends an episode that could not be replayed; the environment is not stepped."""
+        return self._dropped is not None
+
     def watch_generators(self) -> None:
         """Warn if the first resets and steps draw from global generators that the algorithm shares."""
         if not self._is_alone:
