@@ -42,7 +42,9 @@ def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
         case "launchers" | "samplers" | "pruners":
             return _nest([kind.singular], lines)
     entry = [f"- {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines[1:] else [f"- {dump_inline(name)}"]
-    return _nest(["callbacks"] if kind.name == "callbacks" else ["env", kind.name], entry)
+    snippet = _nest(["callbacks"] if kind.name == "callbacks" else ["env", kind.name], entry)
+    alternative = "# or base_wrappers, as a part of the environment"
+    return snippet.replace("  wrappers:", f"  wrappers:  {alternative}", 1) if kind.name == "wrappers" else snippet
 
 
 def dump_inline(value: Any) -> str:

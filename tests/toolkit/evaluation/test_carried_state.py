@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,7 +262,13 @@ class SetPolicy(BaseCallback):
         return True
 
 
-def make_config(wrappers: list[str] = [], vec_wrappers: list[str] = [], policy: str = "MlpPolicy", **more: Any) -> Any:  # noqa: B006
+def make_config(
+    wrappers: Sequence[str] = (),
+    vec_wrappers: Sequence[str] = (),
+    base_wrappers: Sequence[str] = (),
+    policy: str = "MlpPolicy",
+    **more: Any,
+) -> Any:
     parts = {
         "name": "carried",
         "timesteps": 192,
@@ -269,6 +276,7 @@ def make_config(wrappers: list[str] = [], vec_wrappers: list[str] = [], policy: 
         "env": {
             "id": "toolkit_tests/Shifted-v0",
             "n_envs": N_ENVS,
+            "base_wrappers": [_qualify(name) for name in base_wrappers],
             "wrappers": [_qualify(name) for name in wrappers],
             "vec_wrappers": [_qualify(name) for name in vec_wrappers],
         },
@@ -294,6 +302,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a draw of a wrapper's constructor": {"wrappers": ["RandomSign"]},
     "a wrapper in the middle of a game": {"wrappers": ["Centre", "GameOfEpisodes"]},
     "Gymnasium's statistics": {"wrappers": ["gymnasium.wrappers:NormalizeObservation"]},
+    "a base wrapper": {"base_wrappers": ["Centre"]},
     "vec_normalize": {"vec_wrappers": ["vec_normalize"]},
     "attributes of a vec wrapper": {"vec_wrappers": ["VecCentre"]},
     "an object of a vec wrapper": {"vec_wrappers": ["LateVecCentre"]},

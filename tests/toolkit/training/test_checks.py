@@ -107,6 +107,12 @@ WARNINGS: dict[str, tuple[str, dict[str, Any], str]] = {
         "2: env.wrappers.0.params.gamma: 0.99 differs from algorithm.params.gamma, 0.9: "
         "rewards are scaled for another discount; set both to one value",
     ),
+    "rewards normalized in the environment for another gamma": (
+        PPO.format("gamma: 0.9"),
+        {"more": 'base_wrappers: ["gymnasium.wrappers:NormalizeReward"]'},
+        "2: env.base_wrappers.0.params.gamma: 0.99 differs from algorithm.params.gamma, 0.9: "
+        "rewards are scaled for another discount; set both to one value",
+    ),
     "frames normalized before they are stacked": (
         PPO.format(""),
         {"more": normalize(outside=STACK)},
