@@ -21,6 +21,7 @@ from stable_baselines3.her import HerReplayBuffer
 
 from toolkit.training.callbacks import RunCallback
 from toolkit.utils.errors import ConfigError, Problem
+from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 _log = logging.getLogger("toolkit")
 
@@ -172,11 +173,8 @@ class _Reader:
         self._n = 0
 
     def read(self) -> _Transitions:
-        space: Any = self._model.observation_space
-        env = self._model.get_env()
-        transposer = env if isinstance(env, VecTransposeImage) else None
-        if transposer:  # SB3 puts it around environments with images of shape (height, width, channels)
-            space = transposer.venv.observation_space
+        transposer = _find_transposer(self._model)
+        space: Any = transposer.venv.observation_space if transposer else self._model.observation_space
         self._check_names(space)
         rewards = self._read_numbers("rewards", None)
         self._check_size(rewards)
@@ -203,12 +201,14 @@ class _Reader:
             _refuse(f"{self._path} has no array '{missing[0]}': {found}", f"name the arrays {', '.join(expected)}")
 
     def _check_size(self, rewards: NDArray[Any]) -> None:
-        n_envs, buffer_size = self._buffer.n_envs, self._buffer.buffer_size
-        self._n = len(rewards)
+        n_envs, self._n = self._buffer.n_envs, len(rewards)
+        n_free = self._buffer.buffer_size - self._buffer.size()  # another file may have filled a part
         if self._n < n_envs:
             _refuse(f"{self._path} has {self._n} transitions, fewer than env.n_envs, {n_envs}", "write more")
-        if self._n // n_envs > buffer_size:
-            message = f"{self._path} has {self._n:,} transitions, but the replay buffer holds {buffer_size * n_envs:,}"
+        if self._n // n_envs > n_free:
+            message = (
+                f"{self._path} has {self._n:,} transitions, but the replay buffer has room for {n_free * n_envs:,}"
+            )
             _refuse(message, "raise algorithm.params.buffer_size, or write fewer")
 
     def _check_order(self, transitions: _Transitions) -> None:
@@ -264,6 +264,13 @@ class _Reader:
     def _refuse_shape(self, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> NoReturn:
         message = f"{self._path}: '{name}' has the shape {array.shape}, not {shape}"
         _refuse(message, "write a row for each transition, in the shape of the space")
+
+
+def _find_transposer(model: BaseAlgorithm) -> VecTransposeImage | None:
+    """Return what puts the channels of images first, which SB3 adds, unless a wrapper outside changes them further."""
+    layers = iterate_vec_wrappers(model.get_env())
+    layer = next((layer for layer in layers if layer.observation_space != layer.venv.observation_space), None)
+    return layer if isinstance(layer, VecTransposeImage) else None
 
 
 def _get_bounds(space: spaces.Space[Any] | None) -> tuple[Any, Any]:

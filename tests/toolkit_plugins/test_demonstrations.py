@@ -120,6 +120,13 @@ def test_each_environment_gets_stretch_of_file(working_directory: Path) -> None:
     assert np.array_equal(timeouts == 1, is_cut)
 
 
+def test_two_files_must_fit_together(working_directory: Path) -> None:
+    twice = CARTPOLE.replace("snapshots", "  - {name: demonstrations, params: {path: ./demos.npz}}\nsnapshots")
+    assert train_and_keep(write(twice, play("CartPole-v1"))).n_steps == N
+    with pytest.raises(TrainingError, match="has 40 transitions, but the replay buffer has room for 30"):
+        train(load_config(write(twice.replace("200", "70"), play("CartPole-v1"))), Path("small"))
+
+
 def test_transitions_beyond_last_full_row_are_left_out(working_directory: Path) -> None:
     start = train_and_keep(write(CARTPOLE.replace("n_envs: 2", "n_envs: 3"), play("CartPole-v1")))
     assert start.n_steps == N // 3
@@ -203,7 +210,7 @@ def change(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (CARTPOLE, change(truncated=lambda array: array + 2), "'truncated' should be true or false for each"),
         (CARTPOLE, change(observations=np.array([{}] * N)), "cannot be read: it is damaged, or has objects; write it"),
         (CARTPOLE, change(observations=np.full((N, 4), "x")), "'observations' has the type <U1, not numbers; write"),
-        (CARTPOLE.replace("200", "38"), change(), "has 40 transitions, but the replay buffer holds 38; raise"),
+        (CARTPOLE.replace("200", "38"), change(), "has 40 transitions, but the replay buffer has room for 38; raise"),
         (CARTPOLE.replace("n_envs: 2", "n_envs: 41"), change(), "has 40 transitions, fewer than env.n_envs, 41"),
         (
             CARTPOLE.replace("train_freq", "n_steps: 3, train_freq"),

@@ -350,6 +350,7 @@ OVERRIDES = {
     "an optimizer": "algorithm.policy_params.optimizer_class={}",
     "a features extractor": "algorithm.policy_params.features_extractor_class={}",
     "a replay buffer": "algorithm.params.replay_buffer_class={}",
+    "a replay buffer with parameters": "algorithm.params.replay_buffer_class={{name: '{}', params: {{}}}}",
     "a schedule": "algorithm.params.learning_rate={{name: '{}', params: {{args: [touch, executed]}}}}",
     "an object": "env.wrappers=[{{name: 'gymnasium.wrappers:TransformReward', params: {{func: "
     "{{name: '{}', params: {{args: [touch, executed]}}}}}}}}]",
