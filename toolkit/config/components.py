@@ -49,12 +49,23 @@ class BoundComponent:
     def build_with_envs(self, kind: Kind, make_env: Callable[[], Any]) -> Any:
         """Build a component, and those nested in it, with an environment for each parameter that lacks one.
 
+        A subclass that passes on its keyword arguments may pass an environment of its own, too. It gets none then.
+
         :param make_env: called for each parameter that :func:`toolkit.config.signatures.list_default_envs` names
         :raises ConfigError: if a constructor raises
         """
         names = list_default_envs(read_signature(self.cls), kind.defaults)
         envs = {name: make_env() for name in names if name not in self.arguments}
-        return self._build((), envs, lambda nested: nested.build_with_envs(kind, make_env))
+
+        def build_nested(nested: BoundComponent) -> Any:
+            return nested.build_with_envs(kind, make_env)
+
+        try:
+            return self._build((), envs, build_nested)
+        except ConfigError as error:
+            if not any(f"multiple values for argument '{name}'" in str(error.__cause__) for name in envs):
+                raise
+        return self._build((), {}, build_nested)
 
     def _build(
         self, supplied: Sequence[Any], more: Mapping[str, Any], build_nested: Callable[[BoundComponent], Any]

@@ -22,6 +22,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 
 from toolkit.snapshots.capture import CapturedState, Structure, capture, capture_attributes
+from toolkit.snapshots.eval_generators import capture_eval_generators, restore_eval_generators
 from toolkit.snapshots.object_kinds import has_state_dict
 from toolkit.snapshots.plain_data import NotPlainError, encode_value
 from toolkit.snapshots.policy_state import capture_policy, restore_policy
@@ -97,6 +98,7 @@ class TrainingStateCapture:
             "environments": venv.env_method("replay_state"),
             "logger": _capture_logger(model.logger),
             "generators": capture_rng_state(model),
+            "eval_generators": capture_eval_generators(self._callbacks),
             "trained": [parameter.requires_grad for parameter in model.policy.parameters()],
             **self._capture_attributes(),
         }
@@ -208,6 +210,8 @@ def restore_at_rollout_start(
         for callback, (name, state, n_calls, num_timesteps) in zip(callbacks, saved_state["callbacks"], strict=True):
             _restore_object(callback, name, make_absolute(state, run_directory) if run_directory else state)
             callback.n_calls, callback.num_timesteps = n_calls, num_timesteps
+        if "eval_generators" in saved_state:  # earlier versions saved none
+            restore_eval_generators(callbacks, saved_state["eval_generators"])
         _restore_logger(model.logger, saved_state["logger"])
         restore_rng_state(model, saved_state["generators"])
 

@@ -16,9 +16,9 @@ from toolkit.config.run_path import RUN, names_run
 from toolkit.config.signatures import NestedComponent
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.training.checks import describe_second_environment
-from toolkit.training.eval_callbacks import iterate_nested
 from toolkit.training.eval_env import EvaluationEnv
 from toolkit.training.run_directory import OWN_FILES
+from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 # attributes, and parameters, that are paths

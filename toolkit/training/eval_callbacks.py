@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from gymnasium import RewardWrapper
 from gymnasium.wrappers import (
@@ -17,7 +17,12 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    EvalCallback,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     VecEnv,
@@ -31,13 +36,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.factory import derived_seed
 from toolkit.snapshots.object_kinds import starts_anew
+from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 _log = logging.getLogger("toolkit")
 
+_MAY_HOLD = (EvalCallback, type(None))  # a CallbackList names itself as the parent when training starts
 _NOT_FOR_ACTING = (
     *(RewardWrapper, NormalizeReward, TimeLimit, OrderEnforcing, PassiveEnvChecker),
     *(RecordEpisodeStatistics, RecordVideo, Monitor),
@@ -52,12 +58,10 @@ def prepare_eval_callbacks(
 ) -> None:
     """Let each ``EvalCallback`` find the statistics of training, or refuse it; warn of what it evaluates wrongly.
 
-    An environment that the config gives, and that has no seed, follows from the run's seed.
-
     :param callbacks: those of the config, by their index in it
     :param passed_callbacks: those that :func:`toolkit.train` was given
-    :raises ConfigError: if an ``EvalCallback`` and the algorithm disagree on action masks, or the one's environment is
-        not wrapped as SB3 needs it
+    :raises ConfigError: if an ``EvalCallback`` and the algorithm disagree on action masks, its environment is not
+        wrapped as SB3 needs it, or a callback that needs an ``EvalCallback`` around it has none
     """
     places: list[tuple[KeyPath, str]] = [(("callbacks", index), "") for index in callbacks]
     places += [((), f"callbacks[{index}] of toolkit.train: ") for index in range(len(passed_callbacks))]
@@ -65,10 +69,11 @@ def prepare_eval_callbacks(
     for (path, name), outermost in zip(places, [*callbacks.values(), *passed_callbacks], strict=True):
         place = name or f"{'.'.join(map(str, path))}: "
         for callback in iterate_nested(outermost):
+            if problem := _find_parent_problem(callback, outermost):
+                problems.append(Problem(path, f"{name}{problem[0]}", problem[1]))
             if not isinstance(callback, EvalCallback):
                 continue
             if not starts_anew(callback.eval_env):
-                _seed(callback.eval_env, derived_seed(config.seed, "callback"))
                 for text in _list_doubts(config, callback.eval_env):
                     _log.warning("%s%s %s", place, type(callback).__name__, text)
             _align(callback, model)
@@ -80,9 +85,16 @@ def prepare_eval_callbacks(
         raise ConfigError(problems)
 
 
-def _seed(eval_env: VecEnv, seed: int) -> None:
-    if all(env_seed is None for env_seed in eval_env.unwrapped._seeds):
-        eval_env.seed(seed)
+def _find_parent_problem(callback: BaseCallback, outermost: BaseCallback) -> tuple[str, str] | None:
+    """Return why a callback that asks the ``EvalCallback`` around it for the best mean return cannot do so."""
+    parameters = {
+        StopTrainingOnNoModelImprovement: "callback_after_eval",
+        StopTrainingOnRewardThreshold: "callback_on_new_best",
+    }
+    for cls, parameter in parameters.items():
+        if isinstance(callback, cls) and (callback is outermost or not isinstance(callback.parent, _MAY_HOLD)):
+            return f"{type(callback).__name__} needs an EvalCallback around it", f"name it in the {parameter} of eval"
+    return None
 
 
 class _Layer(VecEnvWrapper):
@@ -134,20 +146,6 @@ def _find_statistics_problem(callback: EvalCallback, model: BaseAlgorithm) -> tu
 def _is_sb3_evaluation(callback: EvalCallback) -> bool:
     owner = next(cls for cls in type(callback).__mro__ if "_on_step" in vars(cls))
     return owner.__module__.partition(".")[0] in ("stable_baselines3", "sb3_contrib")
-
-
-def iterate_nested(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """Yield a callback and those that it holds, as ``CallbackList`` and ``EveryNTimesteps`` do, each once."""
-    nested = {id(callback): callback}  # callbacks may refer to each other
-    remaining = [callback]
-    while remaining:
-        current = remaining.pop()
-        yield current
-        for value in [value for name, value in vars(current).items() if name != "parent"]:
-            for item in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(item, BaseCallback) and id(item) not in nested:
-                    nested[id(item)] = item
-                    remaining.append(item)
 
 
 def _list_doubts(config: ResolvedConfig, eval_env: VecEnv) -> list[str]:

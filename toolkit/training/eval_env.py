@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episode_limit import limit_episode_steps
@@ -72,15 +75,24 @@ class EvaluationEnv:
         self.venv.episodes.replace([])
 
 
-class EvaluationEnd(BaseCallback):
-    """Ends evaluations of the callbacks before it."""
+class EvaluationGuard(BaseCallback):
+    """Keeps evaluations and training apart, and lets evaluations repeat.
 
-    def __init__(self, env: EvaluationEnv) -> None:
+    It ends an evaluation in the config's environment after the callbacks that may have started it. Another evaluation
+    environment that has no seed gets one.
+    """
+
+    def __init__(self, env: EvaluationEnv, others: Sequence[VecEnv], seed: int) -> None:
         super().__init__()
         self._env = env
+        self._others = others
+        self._seed = seed
 
     def _on_training_start(self) -> None:
         self._env.end_evaluation()
+        for venv in self._others:
+            if all(seed is None for seed in venv.unwrapped._seeds):
+                venv.seed(self._seed)
 
     def _on_rollout_start(self) -> None:
         self._env.end_evaluation()

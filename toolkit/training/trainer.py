@@ -25,6 +25,7 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env, try_rewards
 from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
+from toolkit.snapshots.eval_generators import list_own_eval_envs
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
@@ -37,8 +38,8 @@ from toolkit.training.checks import (
 from toolkit.training.config_callbacks import build_config_callback, list_callbacks_with_run, place_files
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
-from toolkit.training.eval_callbacks import iterate_nested, prepare_eval_callbacks
-from toolkit.training.eval_env import EvaluationEnd, EvaluationEnv
+from toolkit.training.eval_callbacks import prepare_eval_callbacks
+from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -46,6 +47,7 @@ from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.space_checks import log_space_warnings
 from toolkit.utils.attributes import suggest_base_wrappers
+from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
@@ -196,8 +198,10 @@ class _Session:
     @property
     def callbacks(self) -> list[BaseCallback]:
         """All callbacks, in the order in which they are called."""
-        end = [] if self.evaluation_env.venv is None else [EvaluationEnd(self.evaluation_env)]
-        return [*self.saved_callbacks, *end, *self.displays]
+        seed, others = derived_seed(self.config.seed, "callback"), list_own_eval_envs(self.saved_callbacks)
+        guard = EvaluationGuard(self.evaluation_env, others, seed)
+        is_needed = self.evaluation_env.venv is not None or others
+        return [*self.saved_callbacks, *([guard] if is_needed else []), *self.displays]
 
     @property
     def run_callbacks(self) -> list[RunCallback]:

@@ -84,13 +84,13 @@ class ComparesStatistics(EvalCallback):
 class Normalized(EvalCallback):
     """Evaluates in an environment of its own, as scripts do."""
 
-    def __init__(self, norm_reward: bool = False, with_statistics: bool = True, monitors: int = 0) -> None:
+    def __init__(self, norm_reward: bool = False, has_statistics: bool = True, monitors: int = 0, **more: Any) -> None:
         venv: Any = DummyVecEnv([lambda: gym.make("CartPole-v1")]) if monitors else make_vec_env("CartPole-v1", 1)
-        if with_statistics:
+        if has_statistics:
             venv = VecNormalize(venv, training=False, norm_reward=norm_reward)
         for _ in range(monitors):
             venv = VecMonitor(venv)
-        super().__init__(venv, eval_freq=20, n_eval_episodes=1, verbose=0)
+        super().__init__(venv, eval_freq=20, n_eval_episodes=1, verbose=0, **more)
 
     def _on_training_end(self) -> None:
         assert read_statistics(self.eval_env).count > 1
@@ -202,7 +202,7 @@ def test_reward_threshold_stops_training() -> None:
 
 
 @pytest.mark.parametrize("wrappers", [["vec_normalize"], []], ids=["vec_normalize", "NormalizeObservation"])
-def test_own_subclass_evaluates_with_statistics_of_training(wrappers: list[str]) -> None:
+def test_own_subclass_evaluates_has_statistics_of_training(wrappers: list[str]) -> None:
     name = f"{__name__}:ComparesStatistics"
     parts = {
         "name": "own",
@@ -216,9 +216,15 @@ def test_own_subclass_evaluates_with_statistics_of_training(wrappers: list[str])
     train(tk.RunConfig.model_validate(parts))
 
 
-def test_own_eval_env_gets_statistics_of_training() -> None:
-    Path("own.yaml").write_text(HEAD + f"  - '{__name__}:Normalized'\n")
-    train(tk.load_config("own.yaml"))
+def test_own_eval_env_gets_statistics_and_seeds_of_training() -> None:
+    Path("own.yaml").write_text(HEAD + f"  - {{name: '{__name__}:Normalized', params: {{log_path: own}}}}\n")
+    config = tk.load_config("own.yaml")
+    train(config, Path("whole"), [StopAt()])
+    train_with_interruptions(config, Path("resumed"), (150,))
+    assert find_differences(Path("whole"), Path("resumed")) == []
+    whole, resumed = (np.load(f"{run}/own/evaluations.npz")["results"] for run in ("whole", "resumed"))
+    assert np.array_equal(whole, resumed)
+    assert len(whole) == 6
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,7 @@ def test_own_eval_env_gets_statistics_of_training() -> None:
     [
         ("norm_reward: true, monitors: 1", 0, "measures normalized rewards; set norm_reward to false, or leave out"),
         (
-            "with_statistics: false",
+            "has_statistics: false",
             2,
             "own.yaml:6: callbacks.0: the eval_env of Normalized is not wrapped as the training environments",
         ),
@@ -268,6 +274,11 @@ def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
         (
             "  - {name: eval, params: {callback_after_eval: no_model_improvement}}",
             "callbacks.0.params.callback_after_eval.params.max_no_improvement_evals: required parameter is missing",
+        ),
+        (
+            "  - {name: no_model_improvement, params: {max_no_improvement_evals: 1}}",
+            "callbacks.0: StopTrainingOnNoModelImprovement needs an EvalCallback around it; "
+            "name it in the callback_after_eval of eval",
         ),
         (
             "  - maskable_eval",
