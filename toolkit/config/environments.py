@@ -207,6 +207,7 @@ class EnvFunction:
         made = self.function(**_select_taken(self.function, max_episode_steps, render_mode), **params)
         if isinstance(made, VecEnv):
             return made
+        _refuse_old_class(self.name, type(made))
         return _make_by_path(
             EnvSpec(self.name, lambda **_: made),
             max_episode_steps=max_episode_steps,

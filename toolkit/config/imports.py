@@ -12,12 +12,14 @@ import importlib
 import importlib.util
 import json
 import os
+import pickle
 import site
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import Distribution, distributions
 from itertools import accumulate
@@ -68,6 +70,7 @@ def _import_source(path: Path, contents: Mapping[Path, bytes]) -> ModuleType:
     name = f"toolkit_file_{path.stem}_{version.hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    _sources[name] = path, contents
 
     def import_sibling(file: Path) -> ModuleType:
         return _import_source(file, contents)
@@ -79,6 +82,51 @@ def _import_source(path: Path, contents: Mapping[Path, bytes]) -> ModuleType:
     # No other process can import the file under this name, so a saved model has to contain its code.
     cloudpickle.register_pickle_by_value(module)
     return module
+
+
+def dump_with_files(value: Any) -> bytes:
+    """Pickle a value for :func:`load_with_files` in another process.
+
+    Classes and functions in Python files are pickled by reference, with the files: there, they are parts of modules as
+    they are here. Pickled by value, they would lose what their module has, such as the files beside it.
+    """
+    import cloudpickle
+
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    modules = [sys.modules[name] for name in _sources if name in by_value and name in sys.modules]
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
+    try:
+        pickled = cloudpickle.dumps(value)
+    finally:
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+    return pickle.dumps((_sources, pickled))
+
+
+def load_with_files(data: bytes) -> Any:
+    """Return the value of :func:`dump_with_files`; a file that it needs is imported, as the other process read it."""
+    sources, pickled = pickle.loads(data)  # noqa: S301 - from the process that started this one
+    _sources.update(sources)
+    if not any(isinstance(finder, _FileFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_FileFinder())
+    return pickle.loads(pickled)  # noqa: S301
+
+
+_sources: dict[str, tuple[Path, Mapping[Path, bytes]]] = {}  # file and contents of each module of a file, by its name
+
+
+class _FileFinder(MetaPathFinder, Loader):
+    """Finds the modules of files that another process has read."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in _sources else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _import_source(*_sources[spec.name])
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the module has been executed."""
 
 
 class _SourceLoader(SourceFileLoader):

@@ -20,7 +20,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
+from toolkit.config.imports import dump_with_files, load_with_files
 from toolkit.envs.observations import ObservationFormat
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.snapshots.rng import seed_global_generators
@@ -149,7 +149,7 @@ class SubprocessVecEnv(SubprocVecEnv):
         context = processes.start_context(["__main__", factory.__module__])
         connection, remote_connection = context.Pipe()
         try:
-            arguments = (remote_connection, cloudpickle.dumps(factory), self._seed, index)
+            arguments = (remote_connection, dump_with_files(factory), self._seed, index)
             process = context.Process(target=_run_worker, args=arguments, daemon=True)  # type: ignore[attr-defined]
             with processes.block_signals("SIGINT"):  # it would print a traceback in the subprocess
                 process.start()
@@ -330,7 +330,7 @@ def _run_worker(connection: Connection, pickled_factory: bytes, seed: int, index
         with warnings.catch_warnings():
             if index:
                 warnings.simplefilter("ignore")  # the first environment, built in the same way, shows them
-            env: gym.Env[Any, Any] = cloudpickle.loads(pickled_factory)()
+            env: gym.Env[Any, Any] = load_with_files(pickled_factory)()
     except (Exception, SystemExit) as error:
         with suppress(OSError):  # the parent is gone
             connection.send(_RemoteError.from_exception(error))

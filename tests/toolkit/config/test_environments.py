@@ -216,12 +216,14 @@ def test_file_is_imported_again_when_its_sibling_changes(sibling: Path) -> None:
 
 
 def test_classes_with_siblings_step_in_subprocesses(sibling: Path, module: Path) -> None:
-    module.write_text(module.read_text().replace("float(self.np_random.random())", "float(exchange.OPEN)"))
+    module.write_text(module.read_text().replace("float(self.np_random.random())", "float(exchange.count())"))
     env = make_vec_env(load_config(write_config(), {"env.vec_env": "subproc"}), seed=0)
     try:
+        for path in (sibling, module, sibling.with_name("fees.py")):
+            path.unlink()  # the processes get what was read here
         env.reset()
         env.step_async([0, 0])  # type: ignore[arg-type]
-        assert env.step_wait()[1].tolist() == [1.0, 1.0]
+        assert env.step_wait()[1].tolist() == [2.0, 2.0]
     finally:
         env.close()
 
