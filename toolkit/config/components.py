@@ -6,12 +6,14 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.config.environments import call_register_function, check_env_params, find_env
+from toolkit.config.doubts import find_equal_seeds, find_paths_as_text
+from toolkit.config.environments import bind_env_params, call_register_function, find_env
+from toolkit.config.parameters import Parameters
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module
 from toolkit.config.replay_buffers import bind_replay_buffer
 from toolkit.config.run_path import find_misplaced_run, names_run, replace_run
@@ -29,7 +31,9 @@ class BoundComponent:
     """A component's class, or another callable that builds it, with its checked keyword arguments.
 
     :param path: where the config names it
+    :param arguments: for the first environment, if they differ between environments
     :param make_error: returns the error that reports problems with their file and line
+    :param parameters: what the arguments were made from; ``None`` if they are final
     """
 
     name: str
@@ -37,6 +41,7 @@ class BoundComponent:
     cls: Any
     arguments: dict[str, Any]
     make_error: Callable[[Sequence[Problem]], ConfigError]
+    parameters: Parameters | None = None
 
     def build(self, *supplied: Any, **more: Any) -> Any:
         """Call the constructor with copies of the arguments: no two objects share a noise, schedule or list.
@@ -44,7 +49,14 @@ class BoundComponent:
         :param supplied: the arguments that the toolkit passes, with ``more``
         :raises ConfigError: if the constructor raises; building comes before a run exists, so the config is wrong
         """
-        return self._build(supplied, more, BoundComponent.build)
+        return self.build_with(copy_arguments(self.arguments), *supplied, **more)
+
+    def build_with(self, arguments: Mapping[str, Any], *supplied: Any, **more: Any) -> Any:
+        """Call the constructor as :meth:`build` does, with arguments that nothing else has.
+
+        :raises ConfigError: if the constructor raises
+        """
+        return self._build(arguments, supplied, more, BoundComponent.build)
 
     def build_with_envs(self, kind: Kind, make_env: Callable[[], Any]) -> Any:
         """Build a component, and those nested in it, with an environment for each parameter that lacks one.
@@ -61,14 +73,18 @@ class BoundComponent:
             return nested.build_with_envs(kind, make_env)
 
         try:
-            return self._build((), envs, build_nested)
+            return self._build(copy_arguments(self.arguments), (), envs, build_nested)
         except ConfigError as error:
             if not any(f"multiple values for argument '{name}'" in str(error.__cause__) for name in envs):
                 raise
-        return self._build((), {}, build_nested)
+        return self._build(copy_arguments(self.arguments), (), {}, build_nested)
 
     def _build(
-        self, supplied: Sequence[Any], more: Mapping[str, Any], build_nested: Callable[[BoundComponent], Any]
+        self,
+        arguments: Mapping[str, Any],
+        supplied: Sequence[Any],
+        more: Mapping[str, Any],
+        build_nested: Callable[[BoundComponent], Any],
     ) -> Any:
         def build_value(value: Any) -> Any:
             if isinstance(value, NestedComponent):
@@ -77,7 +93,7 @@ class BoundComponent:
                 )
             return [*map(build_value, value)] if type(value) is list else value
 
-        arguments = {name: build_value(value) for name, value in copy_arguments(self.arguments).items()}
+        arguments = {name: build_value(value) for name, value in arguments.items()}
         try:
             with limit_memory_to_installed(), describe_warnings(self._describe_warning):
                 return self.cls(*supplied, **arguments, **more)
@@ -90,6 +106,33 @@ class BoundComponent:
                 hint = "reduce what sizes it: buffer_size, n_steps, net_arch, ..."
             problem = Problem(self._locate(error), f"'{self.name}' {message}: {describe_error(error)}", hint)
             raise self.make_error([problem]) from error
+
+    def for_env(self, index: int) -> BoundComponent:
+        """Return the component with the arguments of one environment, in any process.
+
+        :raises ConfigError: if they do not fit, or a function that the config calls raises an exception
+        """
+        if self.parameters is None:
+            return self
+        lost = self.parameters.values.keys() - self.arguments.keys()
+        names = self.parameters.list_names_per_env() | lost if index else lost
+        if not names:
+            return self
+        arguments, problems = self.parameters.bind_for_env(index, names)
+        if problems:
+            raise self.make_error(problems)
+        return replace(self, arguments=self.arguments | arguments)
+
+    def find_call_results(self, arguments: Mapping[str, Any]) -> list[Any]:
+        """Return what the functions returned that the config calls, in copies of the arguments."""
+        return self.parameters.find_call_results(arguments) if self.parameters else []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave calls to the process that gets this: what a function returned may be large, or not picklable."""
+        names = self.parameters.list_names_with_calls() if self.parameters else ()
+        arguments = {name: value for name, value in self.arguments.items() if name not in names}
+        state = {key: value for key, value in vars(self).items() if key != "arguments_with_defaults"}
+        return state | {"arguments": arguments}
 
     def get_argument(self, name: str) -> Any:
         """Return an argument, or the constructor's default; ``None`` if there is neither."""
@@ -167,14 +210,30 @@ def bind_callback(config: RunConfig, callback: ComponentConfig, bound: BoundComp
     return rebound
 
 
-def import_modules(config: RunConfig) -> None:
-    """Import a config's modules in a process that has not resolved it, as that of an environment.
+def find_doubts(config: RunConfig, components: Components) -> list[Problem]:
+    """Find parameters that their components take, but hardly as they are meant."""
+    in_envs = (components.env, *components.base_wrappers, *components.wrappers)
+    all_components = (*in_envs, *components.vec_wrappers, *components.callbacks, components.algorithm)
+    problems: list[Problem] = []
+    with resolving_for(config.origin):
+        for component in all_components:
+            if parameters := component.parameters:
+                problems += find_paths_as_text(parameters.owner, parameters.values, parameters.path)
+        for component in in_envs:
+            if parameters := component.parameters:
+                problems += find_equal_seeds(parameters.owner, parameters.values, parameters.path, config.env.n_envs)
+    return problems
 
-    :raises ConfigError: with every problem
+
+def select_for_env(components: Sequence[BoundComponent], config: RunConfig, index: int) -> tuple[BoundComponent, ...]:
+    """Return components with the arguments of one environment, in any process; the config's modules are imported.
+
+    :raises ConfigError: if a module cannot be imported, or a function that the config calls raises an exception
     """
     with resolving_for(config.origin):
         if problems := _check_imports(config.import_modules):
             raise config.make_error(problems)
+        return tuple(component.for_env(index) for component in components)
 
 
 def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
@@ -183,8 +242,9 @@ def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Compo
     problems += find_misplaced_run(config)
 
     def bind_all(kind: Kind, configs: Sequence[ComponentConfig], path: KeyPath) -> tuple[BoundComponent, ...]:
+        n_envs = config.env.n_envs if kind.name == "wrappers" else None
         components = [
-            bind_component(config.make_error, kind, component, (*path, index), problems)
+            bind_component(config.make_error, kind, component, (*path, index), problems, n_envs)
             for index, component in enumerate(configs)
         ]
         return tuple(component for component in components if component is not None)
@@ -207,11 +267,13 @@ def bind_component(
     config: ComponentConfig | AlgorithmConfig,
     path: KeyPath,
     problems: list[Problem],
+    n_envs: int | None = None,
 ) -> BoundComponent | None:
     """Find the component that a file names and check its parameters; every problem is added to ``problems``.
 
     :param make_error: returns the error that reports problems with their file and line
     :param path: where the file names it
+    :param n_envs: number of environments that each have one
     :return: ``None`` if it cannot be found
     """
     try:
@@ -222,22 +284,24 @@ def bind_component(
     params: Mapping[str, Any] = config.params
     if kind.name == "algorithms":
         params = bind_replay_buffer(cls, params, (*path, "params"), problems)
-    arguments, more_problems = bind_arguments(cls, params, (*path, "params"), kind.supplied, kind.defaults)
+    parameters = Parameters(cls, params, (*path, "params"), kind.supplied, defaults=kind.defaults)
+    arguments, more_problems = parameters.bind(n_envs)
     problems.extend(more_problems)
-    return BoundComponent(config.name, path, cls, arguments, make_error)
+    return BoundComponent(config.name, path, cls, arguments, make_error, parameters)
 
 
 def _bind_env(config: RunConfig, problems: list[Problem]) -> BoundComponent:
     """Find the environment and check its parameters; every problem is added to ``problems``."""
-    env, make = config.env, None
+    env = config.env
     try:
         if not problems:  # an environment is registered when its module is imported
             maker = find_env(env.id, config.import_modules)
-            make = maker.make
-            problems.extend(check_env_params(env, maker))
+            parameters, arguments, more_problems = bind_env_params(env, maker)
+            problems.extend(more_problems)
+            return BoundComponent(env.name, ("env",), maker.make, arguments, config.make_error, parameters)
     except ComponentError as error:
         problems.append(Problem(("env", "id"), error.message, error.hint))
-    return BoundComponent(env.name, ("env",), make, env.params, config.make_error)
+    return BoundComponent(env.name, ("env",), None, {}, config.make_error)
 
 
 def _bind_policy(config: RunConfig, algorithm: Any, problems: list[Problem]) -> tuple[Any, dict[str, Any]]:

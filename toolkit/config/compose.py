@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import yaml_document
+from toolkit.config.values import replaces_value
 from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
@@ -170,11 +171,11 @@ def _is_file(path: KeyPath, value: str) -> bool:
 
 
 def _merge(base: Document, extension: Document) -> Document:
-    """Merge two documents: mappings merge, lists and scalars replace."""
+    """Merge two documents: mappings merge, lists, scalars and other kinds of values replace."""
     locations = dict(base.locations)
 
     def merge(path: KeyPath, old: Any, new: Any) -> Any:
-        if isinstance(old, dict) and isinstance(new, dict):
+        if isinstance(old, dict) and isinstance(new, dict) and not replaces_value(old, new):
             return old | {key: merge((*path, key), old.get(key), value) for key, value in new.items()}
         for replaced, _ in yaml_document.walk(old, path):
             locations.pop(replaced, None)

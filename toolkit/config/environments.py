@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from toolkit.config.parameters import Parameters
 from toolkit.config.registry import load_function, load_module, load_object
 from toolkit.config.schema import EnvConfig
-from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.config.signatures import read_signature
 from toolkit.utils.errors import ComponentError, Problem, describe_error, did_you_mean
 
 if TYPE_CHECKING:
@@ -94,19 +95,27 @@ def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
     raise ComponentError(f"environment '{name}' does not exist", _suggest_env(name, gym.registry, modules))
 
 
-def check_env_params(env: EnvConfig, maker: EnvMaker) -> list[Problem]:
-    """Check the parameters of an environment against the class or function that makes it."""
+def bind_env_params(env: EnvConfig, maker: EnvMaker) -> tuple[Parameters, dict[str, Any], list[Problem]]:
+    """Check the parameters of an environment against the class or function that makes it.
+
+    :return: the parameters, the arguments of :attr:`EnvMaker.make` for the first environment, and every problem
+    """
     import gymnasium as gym
 
-    if maker.creator is None:
-        return []
-    params_of_make = inspect.signature(gym.make).parameters
     supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
-    own_params = {key: value for key, value in env.params.items() if key in supplied or key not in params_of_make}
-    problems = bind_arguments(maker.creator, {**maker.defaults, **own_params}, ("env", "params"), supplied)[1]
+    for_make = inspect.signature(gym.make).parameters.keys() - supplied.keys()
+    own_values = {name: value for name, value in env.params.items() if name not in for_make}
+    creator = maker.creator or _accept_all
+    parameters = Parameters(creator, own_values, ("env", "params"), supplied, maker.defaults)
+    arguments, problems = parameters.bind(env.n_envs)
     # the config does not have to repeat what the registration gives, or what a class gives its parent
-    required = _list_parameters(maker.creator) - maker.defaults.keys()
-    return [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in required]
+    required = _list_parameters(creator) - maker.defaults.keys()
+    problems = [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in required]
+    return parameters, {name: arguments.get(name, value) for name, value in env.params.items()}, problems
+
+
+def _accept_all(**params: Any) -> None:
+    """Stand in for an environment whose parameters are not known."""
 
 
 def _import_module(module: str, env_id: str) -> None:

@@ -49,6 +49,12 @@ _EXTENDS: Schema = {"type": "string", "description": "The file that this one ext
 
 _CALLBACK: Schema = {"$ref": "#/$defs/callbacks"}
 _CLASS: Schema = {"type": "string", "pattern": ":"}
+_FUNCTION: Schema = {**_PATH, "pattern": ":", "description": "A function: ./file.py:name or module:name."}
+_START: Schema = {
+    "type": "object",
+    "properties": {"start": {"type": "number", "description": "Environment i gets this plus i."}},
+    "additionalProperties": False,
+}
 _ARRAY: Schema = {"type": ["array", "number", "boolean"]}
 _SAMPLES = {"integer": 1, "number": 0.5, "string": "", "boolean": True, "array": [], "object": {}, "null": None}
 # pydantic's schemas of these types accept all that it validates; others, such as dates, accept less
@@ -172,7 +178,9 @@ class _SchemaBuilder:
 
     def _define_parameter_types(self) -> None:
         """Define the components that parameters may take."""
-        self.definitions[f"schedule{self.part}"] = self.build_component(KINDS["schedules"])
+        self.definitions[f"schedule{self.part}"] = self.build_component(KINDS["schedules"], _FUNCTION)
+        for key, schema in _make_value_schemas(self.part).items():
+            self.definitions[f"{key}{self.part}"] = schema
         self.definitions[f"object{self.part}"] = self._build_mapping(ComponentConfig.model_json_schema(), None)
 
     def _build_mapping(self, schema: Schema, classes: _Classes | None) -> Schema:
@@ -214,10 +222,13 @@ def _make_params_schema(kind: Kind, component: type[Any], part: str) -> Schema:
     """Return the schema of the parameters that a config may give to a component."""
     signature, texts = read_signature(component), read_documentation(component)[1]
     parameters = {name: item for name, item in signature.parameters.items() if name not in kind.supplied}
-    schedule, other = ({"$ref": f"#/$defs/{name}{part}"} for name in ("schedule", "object"))
+    schedule, other, function, call, per_env = (
+        {"$ref": f"#/$defs/{name}{part}"} for name in ("schedule", "object", "function", "call", "per_env")
+    )
+    values = [function, call, per_env] if kind.name == "wrappers" else [function, call]
     schema: Schema = {"type": "object", "additionalProperties": signature.accepts_others}
     schema["properties"] = {
-        name: make_type_schema(parameter.annotation, schedule, other)
+        name: _allow_values(make_type_schema(parameter.annotation, schedule, other), values)
         | _make_description(texts.get(name))
         | _make_default(parameter.default)
         for name, parameter in parameters.items()
@@ -226,6 +237,34 @@ def _make_params_schema(kind: Kind, component: type[Any], part: str) -> Schema:
     required = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
     required = [name for name in required if name not in optional]
     return schema | ({"required": required} if required and not part else {})
+
+
+def _make_value_schemas(part: str) -> dict[str, Schema]:
+    """Return the schemas of the mappings that pass a function, what it returns, or one value for each environment."""
+    keys: dict[str, dict[str, Schema]] = {
+        "function": {"function": _FUNCTION},
+        "call": {"call": _FUNCTION, "params": {"type": "object", "description": "Keyword arguments of the call."}},
+        "per_env": {"per_env": {"anyOf": [{"type": "array"}, _START]}},
+    }
+    return {
+        name: {"type": "object", "properties": properties, "additionalProperties": False}
+        | ({} if part else {"required": [name]})
+        for name, properties in keys.items()
+    }
+
+
+def _allow_values(schema: Schema, values: list[Schema]) -> Schema:
+    """Let a type also be a function, what it returns, or one value for each environment; so too in its items."""
+    if not schema:
+        return schema
+    schema = {**schema}
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            schema[key] = _allow_values(schema[key], values)
+    for key in ("prefixItems", "anyOf"):
+        if key in schema:
+            schema[key] = [_allow_values(part, values) for part in schema[key]]
+    return schema if "anyOf" in schema else {"anyOf": [schema, *values]}
 
 
 def _make_constants(classes: _Classes) -> list[Schema]:

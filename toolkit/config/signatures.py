@@ -26,6 +26,17 @@ from toolkit.config.type_hints import (
     is_union,
     make_type_adapter,
 )
+from toolkit.config.values import (
+    CodeValue,
+    call_function,
+    describe_value,
+    is_code_path,
+    is_per_env,
+    load_function,
+    names_code,
+    read_code_value,
+)
+from toolkit.config.yaml_document import walk
 from toolkit.utils.errors import ComponentError, KeyPath, Problem, describe_error, did_you_mean
 
 
@@ -135,44 +146,137 @@ class _MismatchError(Exception):
 def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     """Convert a YAML value to the type of its annotation.
 
-    A Python path becomes the class it names, a component the object it describes, a list a tuple or an array.
+    A Python path becomes the class or function it names, a component the object it describes, a function or call what
+    it passes, a list a tuple or an array.
     """
+    if code := _read_code_value(value, _expects_mapping(annotation), path):
+        return _make_value(code, annotation, path)
     if annotation is inspect.Parameter.empty:
-        return value
-    if isinstance(value, str) and _is_component_name(value, annotation):
-        value = {"name": value}
-    if _is_component(value) and not allows(annotation, is_mapping_type):
+        return _convert_items(value, path)
+    if isinstance(value, str):
+        value = _find_code(value, annotation, path)
+    if is_component(value) and not allows(annotation, is_mapping_type):
         name, value = value["name"], _build_component(value, annotation, path)
         _check_call(name, value, annotation, path)
-    elif isinstance(value, str) and ":" in value and allows(annotation, is_class_type):
-        try:
-            value = load_object(value)
-        except ComponentError as error:
-            raise _MismatchError(path, error.message, error.hint) from None
-    elif isinstance(value, list | int | float) and allows(annotation, is_numpy_type):
+        return _validate(value, annotation, path)
+    value = _convert_items(value, path)
+    if isinstance(value, list | int | float) and allows(annotation, is_numpy_type):
         return _convert_to_array(value, annotation, path)
-    elif isinstance(value, list) and allows(annotation, is_callback_list_type):
+    if isinstance(value, list) and allows(annotation, is_callback_list_type):
         return [convert(item, typing.get_args(annotation)[0], (*path, index)) for index, item in enumerate(value)]
     return _validate(value, annotation, path)
 
 
-def _validate(value: Any, annotation: Any, path: KeyPath) -> Any:
-    adapter = make_type_adapter(annotation)
-    if adapter is None or isinstance(value, NestedComponent):
+def _find_code(value: str, annotation: Any, path: KeyPath) -> Any:
+    """Return the class or function that a text names where the annotation expects one, or else the text."""
+    if _is_component_name(value, annotation):
+        return {"name": value}
+    if ":" not in value:
         return value
     try:
-        converted = adapter.validate_python(value)
-    except ValidationError:
-        raise _make_type_error(value, annotation, path) from None
-    except Exception:  # raised by the code of a third-party type
+        if allows(annotation, is_class_type):
+            return load_object(value)
+        return _find_callable(value, annotation) if allows(annotation, is_callable_type) else value
+    except ComponentError as error:
+        raise _MismatchError(path, error.message, error.hint) from None
+
+
+def _find_callable(value: str, annotation: Any) -> Any:
+    """Return the function that a text names; of a class with callable objects, the component to build."""
+    try:
+        function = load_function(value)
+    except ComponentError:
+        if allows(annotation, lambda part: part is str) and ".py:" not in value:
+            return value
+        raise
+    if not isinstance(function, type):
+        return function
+    is_factory = allows(annotation, lambda part: _returns(part, function))
+    return {"name": value} if has_callable_instances(function) and not is_factory else function
+
+
+def _returns(annotation: Any, cls: type[Any]) -> bool:
+    """Return whether the annotation is a ``Callable`` that returns objects of the class: the class itself fits."""
+    result = (typing.get_args(annotation) or (None,))[-1]
+    return is_callable_type(annotation) and isinstance(result, type) and issubclass(cls, result)
+
+
+def _expects_mapping(annotation: Any) -> bool:
+    is_known = annotation is not inspect.Parameter.empty and annotation is not Any
+    return is_known and allows(annotation, is_mapping_type)
+
+
+def _read_code_value(value: Any, is_mapping_expected: bool, path: KeyPath) -> CodeValue | None:
+    if is_per_env(value):
+        raise _MismatchError(path, "'per_env' has no meaning here: it is for env.params and the params of wrappers")
+    try:
+        return read_code_value(value, is_mapping_expected)
+    except ComponentError as error:
+        raise _MismatchError(path, error.message, error.hint) from None
+
+
+def _convert_items(value: Any, path: KeyPath) -> Any:
+    """Replace the functions and calls that a list or mapping describes at any depth by what they pass."""
+    if not any(names_code(item) or is_per_env(item) for _, item in walk(value)):
         return value
-    if not _keeps_types(value, converted):  # pydantic also reads "1" and true as numbers
+    if code := _read_code_value(value, True, path):
+        return _make_value(code, inspect.Parameter.empty, path)
+    if isinstance(value, dict):
+        return {key: _convert_items(item, (*path, key)) for key, item in value.items()}
+    return [_convert_items(item, (*path, index)) for index, item in enumerate(value)]
+
+
+def _make_value(code: CodeValue, annotation: Any, path: KeyPath) -> Any:
+    """Return the function that a parameter names, or what it returns, if that fits the annotation."""
+    try:
+        function = load_function(code.reference)
+    except ComponentError as error:
+        raise _MismatchError((*path, code.key), error.message, error.hint) from None
+    value, article = function, "is"
+    if code.key == "call":
+        value, article = _call(code, function, path), "returns"
+    if not _find_converted(value, annotation)[0]:
+        message = f"'{code.reference}' {article} {describe_value(value)}, but this should be {format_type(annotation)}"
+        raise _MismatchError(path, message)
+    _check_call(code.reference, value, annotation, path)
+    return value
+
+
+def _call(code: CodeValue, function: Callable[..., Any], path: KeyPath) -> Any:
+    arguments, problems = bind_arguments(function, code.params, (*path, "params"), {})
+    if problems:
+        raise _MismatchError(problems[0].path, problems[0].message, problems[0].hint)
+    try:
+        return call_function(code.reference, function, arguments)
+    except ComponentError as error:
+        raise _MismatchError(path, error.message, error.hint) from error
+
+
+def _validate(value: Any, annotation: Any, path: KeyPath) -> Any:
+    is_valid, converted = _find_converted(value, annotation)
+    if not is_valid:
         raise _make_type_error(value, annotation, path)
     return converted
 
 
+def _find_converted(value: Any, annotation: Any) -> tuple[bool, Any]:
+    """Return whether a value fits an annotation, and the value as its type."""
+    is_checked = annotation is not inspect.Parameter.empty and not isinstance(value, NestedComponent)
+    adapter = make_type_adapter(annotation) if is_checked else None
+    if adapter is None:
+        return True, value
+    try:
+        converted = adapter.validate_python(value)
+    except ValidationError:
+        return False, value
+    except Exception:  # raised by the code of a third-party type
+        return True, value
+    return _keeps_types(value, converted), converted  # pydantic also reads "1" and true as numbers
+
+
 def _make_type_error(value: Any, annotation: Any, path: KeyPath) -> _MismatchError:
-    return _MismatchError(path, f"should be {format_type(annotation)}, not {value!r}")
+    hint = "{function: PATH} passes a function, {call: PATH} what it returns" if is_code_path(value) else ""
+    return _MismatchError(path, f"should be {format_type(annotation)}, not {value!r}", hint)
 
 
 def _read_function(function: Callable[..., Any], is_method: bool = False) -> Signature:
@@ -210,7 +314,8 @@ def _is_component_name(value: str, annotation: Any) -> bool:
     return is_schedule or allows(annotation, is_callback_type)
 
 
-def _is_component(value: Any) -> bool:
+def is_component(value: Any) -> bool:
+    """Return whether a value of a parameter describes a component, with or without parameters."""
     return isinstance(value, dict) and "name" in value and value.keys() <= {"name", "params"}
 
 
@@ -228,7 +333,7 @@ def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -
     except ComponentError as error:
         raise _MismatchError((*path, "name"), error.message, error.hint) from None
     if not isinstance(cls, type):
-        raise _MismatchError((*path, "name"), f"'{name}' is not a class")
+        return _use_function(value, cls, annotation, path)
     if not allows(annotation, lambda part: _is_component_class(cls, part)):  # before it is built: building runs it
         raise _make_type_error(value, annotation, path)
     arguments, problems = bind_arguments(cls, params, (*path, "params"), {}, kind.defaults)
@@ -243,6 +348,17 @@ def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -
         raise _MismatchError(path, f"{name} cannot be built: {describe_error(error)}") from error
 
 
+def _use_function(value: Mapping[str, Any], function: Any, annotation: Any, path: KeyPath) -> Any:
+    """Return the function that stands in a component's place, or what it returns if it has parameters."""
+    name = value["name"]
+    is_usable = callable(function) and not _is_from_stdlib(function)
+    if not is_usable or not allows(annotation, is_callable_type):
+        hint = f"{{call: {name}}} passes what it returns" if is_usable else ""
+        raise _MismatchError((*path, "name"), f"'{name}' is not a class", hint)
+    key = "call" if "params" in value else "function"
+    return _make_value(CodeValue(key, name, value.get("params", {})), annotation, path)
+
+
 def _is_component_class(cls: type[Any], annotation: Any) -> bool:
     """Return whether a class may be built for an annotation.
 
@@ -250,13 +366,18 @@ def _is_component_class(cls: type[Any], annotation: Any) -> bool:
     itself. Python's own classes are no components: building some of them starts a process or empties a file.
     """
     expected = typing.get_origin(annotation) or annotation
-    if cls.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+    if _is_from_stdlib(cls):
         return False
     if is_callable_type(annotation):
         return has_callable_instances(cls)
     if not isinstance(expected, type) or expected.__module__.partition(".")[0] in {"numpy", *sys.stdlib_module_names}:
         return False
     return issubclass(cls, expected)
+
+
+def _is_from_stdlib(component: Any) -> bool:
+    module = getattr(component, "__module__", None) or type(component).__module__
+    return module.partition(".")[0] in sys.stdlib_module_names - {"__main__"}
 
 
 def _check_call(name: str, component: Any, annotation: Any, path: KeyPath) -> None:

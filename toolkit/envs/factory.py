@@ -10,11 +10,12 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from toolkit.config.components import BoundComponent, import_modules
+from toolkit.config.components import BoundComponent, copy_arguments, select_for_env
 from toolkit.config.environments import EnvFunction
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
+from toolkit.envs.constants import find_constants
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.info_keywords import read_info_keywords
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
@@ -53,8 +54,10 @@ def make_vec_env(
     :param wrap: applied last to each environment
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
-    maker, *layers = config.components.env, config.components.base_wrappers, config.components.wrappers
-    plain_config = config.model_copy()  # with the layers, all that a subprocess needs
+    components = config.components
+    maker, layers = components.env, [components.env, *components.base_wrappers, *components.wrappers]
+    n_base = len(components.base_wrappers)
+    plain_config = config.model_copy()  # with these, all that a subprocess needs
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
     first: gym.Env[Any, Any] | VecEnv | None = None  # what a function has returned already
@@ -63,9 +66,10 @@ def make_vec_env(
         nonlocal first
         try:
             base, first = first, None
-            base = _make_base(plain_config, maker, render_mode) if base is None else base
+            own_maker, *own = select_for_env(layers, plain_config, index)
+            base = _make_base(plain_config, own_maker, render_mode) if base is None else base
             env: gym.Env[Any, Any] = _add_layers(
-                plain_config, base, *layers, is_alone=in_subprocesses, relabels=relabels
+                plain_config, base, own[:n_base], own[n_base:], is_alone=in_subprocesses, relabels=relabels
             )
         except ConfigError as error:
             if in_subprocesses or not index:
@@ -84,10 +88,10 @@ def make_vec_env(
             first = _make_base(config, maker, render_mode)
         venv = _drive_vec_env(first, config, wrap) if isinstance(first, VecEnv) else InProcessVecEnv(factories)
     try:
-        for wrapper in config.components.vec_wrappers:
+        for wrapper in components.vec_wrappers:
             if relabels:
                 check_vec_wrapper(wrapper, config)
-            venv = wrapper.build(venv, **_get_gamma(wrapper, config.components.algorithm))
+            venv = wrapper.build(venv, **_get_gamma(wrapper, components.algorithm))
         recorder = EpisodeRecorder(venv, accepts_infinity=accepts_infinity(config))
         recorder.seed(seed)
     except BaseException:
@@ -179,7 +183,6 @@ def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None
 
     :raises ConfigError: if it cannot be built, or the config has keys that a vec env cannot have
     """
-    import_modules(config)  # this may be another process than the one that resolved the config
     arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
     arguments |= list_arguments(config)
     base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
@@ -209,14 +212,18 @@ def _add_layers(
         checked = check_return_values(base, copies=bool(wrappers))
         monitor = RawMonitor(checked, partial(read_info_keywords, config))
         env: gym.Env[Any, Any] = monitor
+        constants: list[Any] = []
         for wrapper in wrappers:
-            env = wrapper.build(env)
+            arguments = copy_arguments(wrapper.arguments)
+            env = wrapper.build_with(arguments, env)
             built.append((wrapper, env))
+            constants += find_constants(wrapper, arguments)
         if relabels:
             env = guard_rewards(env, built, config)
         if problems := find_space_problems(env, config):
             raise config.make_error(problems)
-        return ReplayableEpisodes(env, monitor, is_alone=is_alone, reset_options=config.env.reset_options)
+        options = config.env.reset_options
+        return ReplayableEpisodes(env, monitor, is_alone=is_alone, reset_options=options, constants=constants)
     except BaseException:
         base.close()
         raise

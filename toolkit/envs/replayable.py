@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
 from typing import Any, NamedTuple, SupportsFloat
@@ -269,6 +269,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     :param monitor: the :class:`RawMonitor` among them; what resets it resets the environment itself
     :param is_alone: whether nothing else in this process draws from the global generators
     :param reset_options: passed to every reset without options of its own
+    :param constants: objects in wrappers that are no state, because every process makes them itself
     """
 
     def __init__(
@@ -278,8 +279,10 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         *,
         is_alone: bool = False,
         reset_options: Mapping[str, Any] | None = None,
+        constants: Sequence[Any] = (),
     ) -> None:
         super().__init__(env)
+        self._constants = constants
         self._monitor = monitor
         self._reset_options = dict(reset_options or {}) or None
         self._seed = 0
@@ -649,7 +652,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 layer.update_running_mean = False
 
     def _capture_layers(self) -> list[tuple[gym.Env[Any, Any], capture.CapturedState]]:
-        layers, outside = self._layers(), [self, self._monitor, self.unwrapped]
+        layers, outside = self._layers(), [self, self._monitor, self.unwrapped, *self._constants]
         starts = itertools.repeat(None) if self._start is None else self._start
         return [
             (layer, _NO_STATE if type(layer) in _WITHOUT_STATE else capture.capture(layer, [*outside, *layers], start))

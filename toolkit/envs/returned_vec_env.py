@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from toolkit.config.schema import EnvConfig, RunConfig
+from toolkit.config.values import has_per_env
 from toolkit.envs.replayable import ReplayableEpisodes, iterate_layers
 from toolkit.envs.vec_env import InProcessVecEnv
 from toolkit.utils.errors import Problem
@@ -152,6 +153,8 @@ def refuse_unfit_keys(config: RunConfig, venv: VecEnv, render_mode: str | None) 
         for key in _NEEDS_SINGLE
         if getattr(env, key) != EnvConfig.model_fields[key].default
     ]
+    if has_per_env(env.params):
+        problems.append(Problem(("env", "params"), f"cannot have per_env: {text}", "do it in the function"))
     if env.n_envs not in (1, venv.num_envs):
         problems.append(Problem(("env", "n_envs"), f"cannot be {env.n_envs}: the VecEnv has {venv.num_envs}"))
     problems += [

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
-from toolkit.config.components import BoundComponent
+from toolkit.config.components import BoundComponent, find_doubts
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
 from toolkit.training.callbacks import RunCallback, SuccessCriterion
@@ -51,6 +51,7 @@ def find_config_warnings(config: ResolvedConfig) -> list[Problem]:
         *_find_wrapper_order_problems(values),
         *_find_idle_callbacks(values),
         *_find_useless_keys(values),
+        *find_doubts(config, config.components),
     ]
 
 

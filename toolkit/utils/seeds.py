@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _RUN_BITS, _EPISODE_BITS = 30, 31  # an environment's index is added to a seed of 30 bits
 
 
@@ -38,6 +43,29 @@ def derive_generator_seeds(seed: int, index: int) -> list[int]:
     import numpy as np
 
     return [int(word) for word in np.random.SeedSequence(seed, spawn_key=(index, 0)).generate_state(3)]
+
+
+@contextmanager
+def fix_global_seeds() -> Iterator[None]:
+    """Let a block draw the same numbers from the global generators each time, and others afterwards as without it.
+
+    These are Python's, NumPy's and, if it is imported, torch's on the CPU.
+    """
+    import numpy as np
+
+    python_state, numpy_state, torch = random.getstate(), np.random.get_state(), sys.modules.get("torch")
+    torch_state = torch.default_generator.get_state() if torch else None
+    random.seed(0)
+    np.random.seed(0)
+    if torch:
+        torch.default_generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        if torch:
+            torch.default_generator.set_state(torch_state)
 
 
 def _derive(seed: int, key: int, bits: int) -> int:

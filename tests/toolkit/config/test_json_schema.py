@@ -298,7 +298,7 @@ def test_components_and_parameters_have_descriptions(schema: dict[str, Any]) -> 
     names = {choice.get("const"): choice.get("description") for choice in schema["$defs"]["wrappers"]["anyOf"]}
     assert names["clip_reward"] == "Clips the rewards for an environment between an upper and lower bound."
     assert find_params_schema("success", schema, "callbacks")["properties"]["episodes"] == {
-        "type": "integer",
+        "anyOf": [{"type": "integer"}, {"$ref": "#/$defs/function"}, {"$ref": "#/$defs/call"}],
         "description": "size of the window, at least 1",
         "default": 100,
     }
