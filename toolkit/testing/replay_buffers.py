@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from toolkit.config.load import ResolvedConfig
+from toolkit.config.compose import apply_overrides
+from toolkit.config.load import ResolvedConfig, resolve_document
+from toolkit.config.signatures import read_signature
 from toolkit.envs.factory import make_vec_env
+from toolkit.snapshots.capture import CapturedState
+from toolkit.snapshots.replay_buffer import capture_own_state, find_unsaved_parts
 from toolkit.testing.component import (
     DEFAULT_ENV,
     NO_PARAMS,
@@ -30,6 +33,7 @@ from toolkit.testing.component import (
 )
 from toolkit.testing.short_runs import crash_and_resume, find_different_tensors, join_names, train_briefly
 from toolkit.training.model import build_model
+from toolkit.utils.errors import ConfigError
 
 _N_ENVS = (1, 2)
 _N_STEPS = 200  # vector steps, more than the buffer holds
@@ -53,7 +57,8 @@ def check_replay_buffer(
     """Check that a replay buffer stores and samples what it is given, trains repeatably, and can be resumed.
 
     With one environment and with two, it gets the transitions of random actions, more than it holds. Its minibatches
-    must consist of observations and actions that it holds, in the shapes and types of SB3's. Rewards and next
+    must consist of observations and actions that it holds, in the shapes and types of SB3's. With
+    ``optimize_memory_usage`` it does the same, or refuses to be built. Rewards and next
     observations are its own affair, as hindsight and n-step returns change them. Last, it trains an algorithm, whose
     weights must be the same after a crash and ``toolkit resume``.
 
@@ -68,9 +73,21 @@ def check_replay_buffer(
         component = {"name": name, "params": dict(params)}
         for n_envs in _N_ENVS:
             config = _make_config(component, algorithm, env, n_envs)
-            label = config.components.algorithm.arguments["replay_buffer_class"].__name__
-            _check_contents(label, config)
-        _check_training(label, config)
+            cls = config.components.algorithm.arguments["replay_buffer_class"]
+            _check_contents(cls.__name__, config)
+        label = f"{cls.__name__} with optimize_memory_usage"
+        _check_contents(label, _save_memory(config, cls), is_optional=True)
+        _check_training(cls.__name__, config)
+
+
+def _save_memory(config: ResolvedConfig, cls: type[Any]) -> ResolvedConfig:
+    """Return a config with ``optimize_memory_usage``, and without what SB3's buffers cannot do together with it."""
+    document = config.to_document()
+    prefix, keys = "algorithm.params", {"optimize_memory_usage": True}
+    if "handle_timeout_termination" in read_signature(cls).parameters:
+        keys["replay_buffer_class.params.handle_timeout_termination"] = False
+    apply_overrides(document, {f"{prefix}.{key}": value for key, value in keys.items()})
+    return resolve_document(document)
 
 
 def _make_config(component: dict[str, Any], algorithm: str, env: Env, n_envs: int) -> ResolvedConfig:
@@ -93,15 +110,21 @@ def _make_config(component: dict[str, Any], algorithm: str, env: Env, n_envs: in
     )
 
 
-def _check_contents(label: str, config: ResolvedConfig) -> None:
-    """Fill a buffer beyond its size, and check its size and its minibatches on the way."""
+def _check_contents(label: str, config: ResolvedConfig, *, is_optional: bool = False) -> None:
+    """Fill a buffer beyond its size, and check its size and its minibatches on the way.
+
+    :param is_optional: whether the buffer may refuse to be built
+    """
     venv = make_vec_env(config, seed=SEED)
     try:
-        with report_exceptions(f"building {label}", _SIGNATURE_ADVICE):
+        try:
             model: Any = build_model(config, venv, seed=SEED)
-        if not isinstance(model, OffPolicyAlgorithm) or model.replay_buffer is None:
-            raise ConformanceError(f"{type(model).__name__} has no replay buffer; pass an off-policy algorithm")
+        except ConfigError as error:
+            if is_optional:
+                return
+            raise ConformanceError(f"{label} cannot be built: {error.message}; {_SIGNATURE_ADVICE}") from error
         buffer: Any = model.replay_buffer
+        start = capture_own_state(buffer, [venv], None)
         if (buffer.buffer_size, buffer.n_envs) != (_BUFFER_SIZE // venv.num_envs, venv.num_envs):
             size = f"{buffer.buffer_size} steps of {buffer.n_envs} environments"
             advice = f"call super().__init__ with buffer_size={_BUFFER_SIZE} and n_envs={venv.num_envs} as they come"
@@ -122,6 +145,7 @@ def _check_contents(label: str, config: ResolvedConfig) -> None:
             _check_size(label, buffer, len(stored))
             if step in (_N_STEPS // 2, _N_STEPS + buffer.buffer_size - 1):
                 _check_minibatches(label, buffer, {pair for pairs in stored for pair in pairs})
+        _check_can_be_saved(label, buffer, capture_own_state(buffer, [venv], start and start.structure))
     finally:
         venv.close()
 
@@ -172,6 +196,8 @@ def _check_minibatches(label: str, buffer: ReplayBuffer, stored: set[_Pair]) -> 
     for index in range(_BATCH_SIZE):
         if _identify(observations, actions, index, buffer) not in stored:
             advice = "sample among the last buffer_size steps of each environment, and keep rows together"
+            if buffer.optimize_memory_usage:
+                advice = "leave out the step at pos, whose observation is overwritten, or refuse it in the constructor"
             raise ConformanceError(f"{label}.sample has an observation and action that it does not hold; {advice}")
 
 
@@ -179,6 +205,14 @@ def _to_arrays(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: tensor.numpy() for key, tensor in value.items()}
     return value.numpy()
+
+
+def _check_can_be_saved(label: str, buffer: ReplayBuffer, captured: CapturedState | None) -> None:
+    if unsaved := [*find_unsaved_parts(buffer), *(captured.unsaved if captured else ())]:
+        names = join_names(unsaved)
+        raise ConformanceError(
+            f"{label}: {names} cannot be saved, so a run could not be resumed exactly; {STATE_ADVICE}"
+        )
 
 
 def _check_training(label: str, config: ResolvedConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class Prioritized(ReplayBuffer):
 
     def __init__(self, *args: Any, exponent: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        assert not self.optimize_memory_usage, "the oldest step has a priority too"
         self.exponent = exponent
         self.priorities = np.zeros(self.buffer_size)
         self.highest = 1.0
@@ -40,6 +42,21 @@ class Unsaved(Prioritized):
         pass
 
 
+class Locked(ReplayBuffer):
+    def add(self, *args: Any) -> None:
+        super().add(*args)
+        self.lock = threading.Lock()
+
+
+class WithoutLast(ReplayBuffer):
+    """Forgets, to save memory, that the oldest observation is overwritten."""
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        if self.optimize_memory_usage:
+            return self._get_samples(np.full(batch_size, self.pos), env)
+        return super().sample(batch_size, env)
+
+
 class FlatRewards(ReplayBuffer):
     def sample(self, batch_size: int, env: Any = None) -> Any:
         batch = super().sample(batch_size, env)
@@ -52,7 +69,7 @@ class MixedRows(ReplayBuffer):
         return batch._replace(observations=batch.observations.flip(0))
 
 
-class OwnGenerator(ReplayBuffer):
+class OwnGenerator(Prioritized):
     def sample(self, batch_size: int, env: Any = None) -> Any:
         return self._get_samples(np.random.default_rng().integers(self.size(), size=batch_size), env)
 
@@ -75,6 +92,8 @@ def test_check_passes_buffer_with_state_of_its_own() -> None:
     ("cls", "message"),
     [
         (Unsaved, "a run that crashed and resumed has different weights"),
+        (Locked, "lock cannot be saved, so a run could not be resumed exactly"),
+        (WithoutLast, "with optimize_memory_usage.sample has an observation and action that it does not hold"),
         (FlatRewards, r"rewards have shape \(64,\)"),
         (MixedRows, "an observation and action that it does not hold"),
         (OwnGenerator, "the same seed trained different weights"),
