@@ -28,6 +28,7 @@ _log = logging.getLogger("toolkit")
 _NAMES = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
 _WRITE = "write it with numpy.savez, with arrays of numbers alone"
 _READ_ERRORS = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_N_COMPARED = 100
 _Observations = NDArray[Any] | dict[str, NDArray[Any]]
 
 
@@ -59,7 +60,9 @@ class DemonstrationsCallback(RunCallback):
         :raises ConfigError: if not
         """
         buffer = _get_replay_buffer(model)
-        _read_transitions(self.path, model, buffer)
+        transitions = _read_transitions(self.path, model, buffer)
+        if isinstance(buffer, HerReplayBuffer):
+            _warn_of_other_rewards(self.path, transitions, buffer)
 
     def _on_training_start(self) -> None:
         if self.context.is_resumed:  # the replay buffer of the snapshot has them
@@ -160,6 +163,21 @@ def _read_transitions(path: str, model: BaseAlgorithm, buffer: ReplayBuffer) -> 
     except _READ_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or has objects"
         _refuse(f"{path} cannot be read: {reason}", _WRITE)
+
+
+def _warn_of_other_rewards(path: str, transitions: _Transitions, buffer: HerReplayBuffer) -> None:
+    """Warn if the environments compute another reward than the file has: hindsight mixes both in one minibatch."""
+    observations: Any = transitions.observations
+    next_observations: Any = transitions.next_observations
+    goals = [next_observations["achieved_goal"][:_N_COMPARED], observations["desired_goal"][:_N_COMPARED]]
+    env: Any = buffer.env
+    (computed,) = env.env_method("compute_reward", *goals, [{}] * len(goals[0]), indices=[0])
+    computed, rewards = np.ravel(computed), transitions.rewards[:_N_COMPARED]
+    others = np.flatnonzero(~np.isclose(rewards, computed, rtol=1e-4, atol=1e-6))
+    if len(others):
+        index = others[0]
+        message = "%s: rewards[%d] is %g, but compute_reward gives %g for it: one minibatch will have both"
+        _log.warning(message, path, index, rewards[index], computed[index])
 
 
 class _Reader:

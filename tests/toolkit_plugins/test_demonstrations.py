@@ -260,6 +260,17 @@ def test_train_refuses_file_or_algorithm_and_leaves_nothing(
     assert files_in(working_directory) == before
 
 
+def test_hindsight_with_rewards_of_another_scale_warns(
+    working_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = play(GOAL_LINE)
+    dry_run(load_config(write(GOALS, arrays)))
+    assert not caplog.messages
+    dry_run(load_config(write(GOALS, arrays | {"rewards": 100 * arrays["rewards"]})))
+    (message,) = caplog.messages
+    assert "demos.npz: rewards[0] is -100, but compute_reward gives -1 for it" in message
+
+
 def test_hindsight_with_infos_is_refused(working_directory: Path) -> None:
     config = write(GOALS.replace("class: her", "class: {name: her, params: {copy_info_dict: true}}"), play(GOAL_LINE))
     with pytest.raises(Exception, match="copy_info_dict needs infos"):
