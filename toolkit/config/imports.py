@@ -16,7 +16,7 @@ import pickle
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
@@ -28,7 +28,7 @@ from types import CodeType, ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from toolkit.config.siblings import find_reached, find_siblings, make_import_function, read_with_siblings
+from toolkit.config.siblings import ImportFunction, SourceTree
 from toolkit.config.trust import is_restricted, read_trusted_code
 from toolkit.utils.errors import ComponentError
 
@@ -53,31 +53,30 @@ def import_file(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise ComponentError(f"file {path} does not exist")
-    return _import_source(path, read_with_siblings(path.absolute(), read_trusted_code))
+    return _import_source(path.absolute(), SourceTree.read(path.absolute(), read_trusted_code))
 
 
-def _import_source(path: Path, contents: Mapping[Path, bytes]) -> ModuleType:
+def _import_source(path: Path, tree: SourceTree) -> ModuleType:
     """Import a Python file, with the siblings that it imports.
 
-    :param contents: of the file and its siblings
+    :param tree: has the file and its siblings
     """
     import cloudpickle
 
-    path = path.absolute()
     version = hashlib.sha256()
-    for file, content in sorted(find_reached(path, contents).items()):
+    for file, content in sorted(tree.get_part(path).contents.items()):
         version.update(os.fsencode(file.resolve()) + b"\n" + content)
-    name = f"toolkit_file_{path.stem}_{version.hexdigest()[:8]}"
+    module_name = tree.get_module_name(path).replace(".", "_")
+    name = f"toolkit_file_{module_name}_{version.hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    _sources[name] = path, contents
-
-    def import_sibling(file: Path) -> ModuleType:
-        return _import_source(file, contents)
-
+    _sources[name] = path, tree
+    siblings = tree.find_siblings(path)
     module = _execute_module(
-        ModuleSpec(name, _SourceLoader(name, path, contents[path]), origin=str(path)),
-        make_import_function(siblings, import_sibling) if (siblings := find_siblings(path, contents[path])) else None,
+        ModuleSpec(name, _SourceLoader(name, path, tree.contents[path]), origin=str(path)),
+        ImportFunction(siblings, tree.get_package(path), lambda file: _import_source(file, tree))
+        if siblings
+        else None,
     )
     # No other process can import the file under this name, so a saved model has to contain its code.
     cloudpickle.register_pickle_by_value(module)
@@ -113,7 +112,7 @@ def load_with_files(data: bytes) -> Any:
     return pickle.loads(pickled)  # noqa: S301
 
 
-_sources: dict[str, tuple[Path, Mapping[Path, bytes]]] = {}  # file and contents of each module of a file, by its name
+_sources: dict[str, tuple[Path, SourceTree]] = {}  # by the name of the module
 
 
 class _FileFinder(MetaPathFinder, Loader):

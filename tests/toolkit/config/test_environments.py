@@ -201,6 +201,31 @@ def test_file_imports_siblings_also_in_functions(sibling: Path) -> None:
     assert "exchange" not in sys.modules
 
 
+@pytest.mark.parametrize("has_init", [True, False])
+@pytest.mark.parametrize(
+    ("statement", "expression"),
+    [
+        ("import helpers.fees", "helpers.fees.FEE"),
+        ("import helpers.fees as fees", "fees.FEE"),
+        ("from helpers import fees", "fees.FEE"),
+        ("from helpers.fees import FEE", "FEE"),
+        ("from helpers.fees import *", "FEE"),
+        ("import helpers.inner.deep, helpers.fees", "helpers.fees.FEE"),
+        ("from helpers.inner.deep import fee", "fee()"),
+    ],
+)
+def test_file_imports_package_beside_it(has_init: bool, statement: str, expression: str, module: Path) -> None:
+    inner = module.with_name("helpers") / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "fees.py").write_text("from .inner.deep import START\nFEE = START + 1\n")
+    (inner / "deep.py").write_text("START = 1\n\ndef fee():\n    from ..fees import FEE\n    return FEE\n")
+    if has_init:
+        (inner.parent / "__init__.py").write_text("from . import inner\n")
+        (inner / "__init__.py").write_text("")
+    module.write_text(f"{statement}\n{MARKET}Market.fee = {expression}\n")
+    assert find_env(f"{module}:Market").creator.fee == 2  # type: ignore[union-attr]
+
+
 def test_siblings_of_one_name_in_two_directories_are_separate(sibling: Path, tmp_path: Path) -> None:
     for file in (sibling, sibling.with_name("market.py")):
         (tmp_path / file.name).write_text(file.read_text().replace("OPEN = 1", "OPEN = 3"))
