@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from toolkit.training.run_directory import OWN_FILES
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
+# parameters that count from 1
+_COUNTS: dict[type[BaseCallback], tuple[str, ...]] = {
+    CheckpointCallback: ("save_freq",),
+    EvalCallback: ("n_eval_episodes",),
+}
 # attributes, and parameters, that are paths
 _PATHS: dict[type[BaseCallback], tuple[str, ...]] = {
     CheckpointCallback: ("save_path",),
@@ -40,7 +45,7 @@ def build_config_callback(config: ResolvedConfig, index: int, env: EvaluationEnv
     :raises ConfigError: if it cannot be built, or would write over files of the run directory
     """
     component = config.components.callbacks[index]
-    if problems := [*_find_overwritten(component)]:
+    if problems := [*_find_problems(component)]:
         raise config.make_error(problems)
     component = bind_callback(config, config.callbacks[index], component, run.absolute())
 
@@ -57,23 +62,26 @@ def build_config_callback(config: ResolvedConfig, index: int, env: EvaluationEnv
 def place_files(callbacks: Sequence[BaseCallback], run: Path) -> None:
     """Let SB3's callbacks write their relative paths under the run directory."""
     for callback in (nested for outermost in callbacks for nested in iterate_nested(outermost)):
-        for name in _list_paths(type(callback)):
+        for name in _list_names(_PATHS, type(callback)):
             if (path := getattr(callback, name, None)) is not None:
                 setattr(callback, name, os.path.join(run.absolute(), path))
 
 
-def _list_paths(cls: type[Any]) -> list[str]:
-    return [name for base, names in _PATHS.items() if issubclass(cls, base) for name in names]
+def _list_names(names_by_class: Mapping[type[BaseCallback], tuple[str, ...]], cls: type[Any]) -> list[str]:
+    return [name for base, names in names_by_class.items() if issubclass(cls, base) for name in names]
 
 
-def _find_overwritten(component: BoundComponent | NestedComponent) -> Iterator[Problem]:
-    """Yield a problem for each path that is one of the toolkit's own in a run directory."""
+def _find_problems(component: BoundComponent | NestedComponent) -> Iterator[Problem]:
+    """Yield what SB3 would not notice: paths of the toolkit's own files in a run directory, and counts below 1."""
     path: KeyPath = (*component.path, "params")
-    for name in _list_paths(component.cls):
+    for name in _list_names(_PATHS, component.cls):
         parts = Path(str(component.arguments.get(name, ""))).parts
         if (first := next((part for part in parts if part != RUN), None)) in OWN_FILES:
             yield Problem((*path, name), f"the toolkit writes '{first}' in the run directory", "choose another path")
+    for name in _list_names(_COUNTS, component.cls):
+        if isinstance(count := component.arguments.get(name), int) and count < 1:
+            yield Problem((*path, name), f"should be at least 1, not {count}")
     for value in component.arguments.values():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, NestedComponent):
-                yield from _find_overwritten(item)
+                yield from _find_problems(item)

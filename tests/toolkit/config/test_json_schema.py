@@ -95,6 +95,9 @@ def test_schema_accepts_shipped_configs(path: Path, schema: dict[str, Any]) -> N
         "algorithm: {name: recurrent_ppo, policy: MlpLstmPolicy, policy_params: {lstm_hidden_size: 8}}",
         "callbacks: [progress, {name: max_episodes, params: {max_episodes: 3}}, './mine.py:Callback']",
         "callbacks: [{name: 'mine:Callback', params: {anything: {a: 1}}}]",
+        "callbacks: [eval, {name: eval, params: {callback_on_new_best: './mine.py:Callback', log_path: '{run}/x'}}]",
+        "callbacks: [{name: eval, params: {callback_after_eval: {name: reward_threshold, params: "
+        "{reward_threshold: 1}}}}]",
         "name: other",
         "env: {id: CartPole-v1, wrappers: [angle_penalty, {name: clip_reward, params: {min_reward: -1}}]}",
         "env: {id: CartPole-v1, wrappers: [{name: angle_penalty}], max_episode_steps: null}",

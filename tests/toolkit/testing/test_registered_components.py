@@ -45,7 +45,6 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "terminal_reward_clip": {"params": {"success_steps": 195}},
     },
     "callbacks": {
-        "checkpoint": {"params": {"save_freq": 30, "save_path": "checkpoints"}},
         "eval": {"params": {"eval_freq": 16, "n_eval_episodes": 1, "log_path": ".", "verbose": 0}},
         "every_n_timesteps": {"params": {"n_steps": 50, "callback": "progress"}},
         "max_episodes": {"params": {"max_episodes": 5}, "changes_training": True},
@@ -81,6 +80,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # Components that are not checked here, and why.
 EXEMPT = {
+    ("callbacks", "checkpoint"): "test_config_callbacks.py trains with it",
     ("callbacks", "maskable_eval"): "needs action masks; test_config_callbacks.py trains with it",
     ("callbacks", "no_model_improvement"): "is nested in eval; test_config_callbacks.py trains with it",
     ("callbacks", "reward_threshold"): "is nested in eval; test_config_callbacks.py trains with it",

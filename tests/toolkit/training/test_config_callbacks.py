@@ -19,8 +19,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 from support import Toolkit, files_in
 
 import toolkit as tk
+from toolkit.config.load import read_config, resolve_config
 from toolkit.training.trainer import resume, train
-from toolkit.utils.errors import TrainingError
+from toolkit.utils.errors import ConfigError, TrainingError
 
 HEAD = """\
 timesteps: 256
@@ -202,7 +203,7 @@ def test_reward_threshold_stops_training() -> None:
 
 
 @pytest.mark.parametrize("wrappers", [["vec_normalize"], []], ids=["vec_normalize", "NormalizeObservation"])
-def test_own_subclass_evaluates_has_statistics_of_training(wrappers: list[str]) -> None:
+def test_own_subclass_evaluates_with_statistics_of_training(wrappers: list[str]) -> None:
     name = f"{__name__}:ComparesStatistics"
     parts = {
         "name": "own",
@@ -267,6 +268,10 @@ def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
             "callbacks.0.params.save_path: the toolkit writes 'snapshots' in the run directory; choose another path",
         ),
         (
+            "  - {name: checkpoint, params: {save_freq: 0, save_path: x}}",
+            "callbacks.0.params.save_freq: should be at least 1, not 0",
+        ),
+        (
             "  - {name: eval, params: {callback_after_eval: {name: no_improvement}}}",
             "callbacks.0.params.callback_after_eval.name: callback 'no_improvement' does not exist; "
             "did you mean 'no_model_improvement'?",
@@ -297,6 +302,15 @@ def test_invalid_callback_is_refused_with_its_place(lines: str, message: str, to
     assert checked.status == 2
     assert message in checked.err
     assert not Path("runs").exists()
+
+
+def test_nested_callback_of_stranger_does_not_run() -> None:
+    Path("mine.py").write_text("raise SystemExit('runs')")
+    Path("run").mkdir()
+    nested = "  - {name: eval, params: {log_path: '{run}', callback_after_eval: './mine.py:Mine'}}\n"
+    Path("run/config.yaml").write_text("name: mine\n" + HEAD + nested.replace("./", f"{Path().absolute()}/"))
+    with pytest.raises(ConfigError, match=r"callback_after_eval\.name: the code in .*mine\.py has not trained"):
+        resolve_config(read_config("run/config.yaml"))
 
 
 def test_maskable_eval_plays_valid_actions() -> None:
