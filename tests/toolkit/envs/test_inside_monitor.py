@@ -79,9 +79,8 @@ class SkipFrames(gym.Wrapper):
         return observation, total, terminated, truncated, info
 
 
-class Mask:
-    def __call__(self, env):
-        return env.legal()
+def find_legal_actions(env):
+    return env.legal()
 
 
 class AsksWhenBuilt(gym.Wrapper):
@@ -198,7 +197,7 @@ def test_checker_of_gymnasium_sees_what_base_wrappers_return(config_file: Path) 
 
 
 def test_mask_function_takes_the_raw_environment(config_file: Path) -> None:
-    params = {"action_mask_fn": {"name": locate(config_file, "Mask")}}
+    params = {"action_mask_fn": locate(config_file, "find_legal_actions")}
     masker = {"name": "sb3_contrib.common.wrappers:ActionMasker", "params": params}
     env = build(config_file, base_wrappers=[masker])
     env.reset(seed=0)
