@@ -66,7 +66,7 @@ class EnvConfig(StrictModel):
     max_episode_steps: Count | None = None
     """Time limit in steps of the environment with its base wrappers; by default its own."""
     params: Params = {}
-    """Keyword arguments to `gymnasium.make`."""
+    """Keyword arguments of the environment."""
     reset_options: Params = {}
     """Options of every reset of the environment."""
     n_envs: Annotated[Count, Field(le=10_000)] = 1

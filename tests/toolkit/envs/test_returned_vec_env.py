@@ -26,7 +26,8 @@ class Seedless(DummyVecEnv):
         raise AttributeError("seed")
 
 def make_games(n=3, cls=DummyVecEnv):
-    return cls([lambda: gym.make("CartPole-v1", max_episode_steps=12) for _ in range(n)])
+    made.append(cls([lambda: gym.make("CartPole-v1", max_episode_steps=12) for _ in range(n)]))
+    return made[-1]
 
 def make_seedless():
     return make_games(cls=Seedless)
@@ -98,6 +99,22 @@ def test_vec_env_trains_evaluates_and_resumes_with_new_episodes(
     assert rows
     assert read_rows("run")[0]["r"] == rows[0]["r"]
     assert all(float(row["r"]) == float(row["l"]) <= 12 for row in read_rows("run"))
+
+
+def test_new_episodes_after_resume_start_where_vec_env_stands(config: Path) -> None:
+    resolved = load_config(config)
+    interrupted, resumed = (make_vec_env(resolved, seed=seed) for seed in (0, 1))
+    interrupted.reset()
+    interrupted.step(np.array([0, 1, 0]))
+    states = interrupted.env_method("replay_state")
+    resumed.reset()
+    for index, state in enumerate(states):
+        resumed.env_method("replay", state, indices=[index])
+    for _ in range(2):
+        observations, _, dones, _ = resumed.step(np.array([1, 0, 1]))
+        games = resolved.components.env.cls.function.__globals__["made"][-1].envs
+        assert np.allclose(observations, [game.unwrapped.state for game in games])  # type: ignore[arg-type]
+    assert not dones.any()
 
 
 def test_trial_steps_whole_vec_env(config: Path) -> None:
