@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from toolkit.config.load import ResolvedConfig
@@ -13,6 +13,7 @@ from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
+from toolkit.snapshots.object_kinds import starts_anew
 from toolkit.snapshots.rng import (
     GeneratorStates,
     get_generator_states,
@@ -20,6 +21,7 @@ from toolkit.snapshots.rng import (
     seed_global_generators,
     set_generator_states,
 )
+from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.seeds import derive_run_seed
 
 
@@ -75,11 +77,17 @@ class EvaluationEnv:
         self.venv.episodes.replace([])
 
 
+def may_evaluate(callback: BaseCallback) -> bool:
+    """Return whether a callback, or one that it holds, has an environment to evaluate in."""
+    values = [value for item in iterate_nested(callback) for value in vars(item).values()]
+    return any(isinstance(item, EvalCallback) for item in iterate_nested(callback)) or any(map(starts_anew, values))
+
+
 class EvaluationGuard(BaseCallback):
     """Keeps evaluations and training apart, and lets evaluations repeat.
 
-    It ends an evaluation in the config's environment after the callbacks that may have started it. Another evaluation
-    environment that has no seed gets one.
+    It comes after each callback that may evaluate, and ends an evaluation in the config's environment. Another
+    evaluation environment that has no seed gets one.
     """
 
     def __init__(self, env: EvaluationEnv, others: Sequence[VecEnv], seed: int) -> None:

@@ -39,7 +39,7 @@ from toolkit.training.config_callbacks import build_config_callback, list_callba
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import prepare_eval_callbacks
-from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard
+from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard, may_evaluate
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -200,8 +200,10 @@ class _Session:
         """All callbacks, in the order in which they are called."""
         seed, others = derived_seed(self.config.seed, "callback"), list_own_eval_envs(self.saved_callbacks)
         guard = EvaluationGuard(self.evaluation_env, others, seed)
-        is_needed = self.evaluation_env.venv is not None or others
-        return [*self.saved_callbacks, *([guard] if is_needed else []), *self.displays]
+        guarded: list[BaseCallback] = []
+        for callback in self.saved_callbacks:
+            guarded += [callback, guard] if may_evaluate(callback) else [callback]
+        return [*guarded, *self.displays]
 
     @property
     def run_callbacks(self) -> list[RunCallback]:

@@ -98,6 +98,18 @@ class Normalized(EvalCallback):
         assert self.last_mean_reward > 0
 
 
+class Draws(BaseCallback):
+    """Draws a number from a global generator at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def _on_step(self) -> bool:
+        self.drawn.append(random.random())
+        return True
+
+
 class WritesNote(BaseCallback):
     """Writes into a directory where it is built, and where training ends."""
 
@@ -174,11 +186,15 @@ def test_run_that_moves_resumes_in_its_new_place(evaluated: Path) -> None:
     assert files_in(evaluated / "run" / "steps") == files_in(Path("new") / "steps")
 
 
-def test_evaluation_leaves_training_unchanged(evaluated: Path) -> None:
-    Path("plain.yaml").write_text(HEAD + "  - progress\n")
-    train(tk.load_config("plain.yaml"), Path("plain"))
-    weights = [PPO.load(run / "model.zip").policy.state_dict() for run in (evaluated / "run", Path("plain"))]
+def test_evaluation_leaves_training_and_later_callbacks_unchanged() -> None:
+    runs, draws = [], []
+    for name, callbacks in (("eval", EVAL), ("plain", "  - progress\n")):
+        Path(f"{name}.yaml").write_text(HEAD + callbacks)
+        runs.append(train(tk.load_config(f"{name}.yaml"), Path(name), [callback := Draws()]))
+        draws.append(callback.drawn)
+    weights = [PPO.load(run.model_path).policy.state_dict() for run in runs]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert draws[0] == draws[1]
 
 
 def test_training_stops_without_improvement_again_after_resume() -> None:
