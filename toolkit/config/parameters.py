@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from toolkit.config.registry import load_function
 from toolkit.config.signatures import bind_arguments
 from toolkit.config.values import (
     PER_ENV,
     find_per_env_problems,
     has_per_env,
     list_code_values,
-    load_function,
     max_per_env_values,
     read_code_value,
-    remembering_functions,
     select_for_env,
 )
 from toolkit.config.yaml_document import get_value, walk
@@ -36,7 +35,6 @@ class Parameters:
     :param supplied: parameters that the toolkit passes, with where their value comes from
     :param registered: parameters that the config does not have to repeat
     :param defaults: environments that the toolkit passes where the config does not
-    :param functions: those that the values name, by their path
     """
 
     owner: Callable[..., Any]
@@ -45,7 +43,6 @@ class Parameters:
     supplied: Mapping[str, str]
     registered: Mapping[str, Any] = field(default_factory=dict)
     defaults: Collection[str] = ()
-    functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def bind(self, n_envs: int | None) -> Bound:
         """Check the parameters for all environments.
@@ -93,22 +90,20 @@ class Parameters:
         return {name: select_for_env(value, index) for name, value in self.values.items() if name in names}
 
     def _bind(self, values: Mapping[str, Any]) -> Bound:
-        with remembering_functions(self.functions):
-            params = {**self.registered, **values}
-            arguments, problems = bind_arguments(self.owner, params, self.path, self.supplied, self.defaults)
+        params = {**self.registered, **values}
+        arguments, problems = bind_arguments(self.owner, params, self.path, self.supplied, self.defaults)
         return {name: arguments[name] for name in values if name in arguments}, problems
 
     def _check_other_env(self, index: int, names: Collection[str]) -> list[Problem]:
         """Check the parameters of another environment than the first; what they call is called when that is built."""
         called = {name: list_code_values(select_for_env(self.values[name], index)) for name in names}
         problems = self.bind_for_env(index, [name for name in names if not called[name]])[1]
-        with remembering_functions(self.functions):
-            for name, codes in called.items():
-                for code in codes:
-                    try:
-                        load_function(code.reference)
-                    except ComponentError as error:
-                        problems.append(Problem((*self.path, name), error.message, error.hint))
+        for name, codes in called.items():
+            for code in codes:
+                try:
+                    load_function(code.reference)
+                except ComponentError as error:
+                    problems.append(Problem((*self.path, name), error.message, error.hint))
         return problems
 
     def _get_name(self, problem: Problem) -> str | int:

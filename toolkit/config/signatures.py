@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit.config.registry import KINDS, find, has_callable_instances, list_entry_points, load_object
+from toolkit.config.registry import KINDS, find, has_callable_instances, list_entry_points, load_function, load_object
 from toolkit.config.type_hints import (
     allows,
     format_type,
@@ -32,7 +32,6 @@ from toolkit.config.values import (
     describe_value,
     is_code_path,
     is_per_env,
-    load_function,
     names_code,
     read_code_value,
 )

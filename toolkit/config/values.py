@@ -13,13 +13,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.config import registry
 from toolkit.config.yaml_document import walk
 from toolkit.utils.errors import ComponentError, KeyPath, Problem, describe_error, did_you_mean
 from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_memory_to_installed
@@ -29,7 +26,6 @@ _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _CODE_PATH = re.compile(rf"(?:[^:]+\.py|{_NAME}):{_NAME}")
 _KEYS = ("function", "call")
 PER_ENV = "per_env"
-_functions: ContextVar[dict[str, Callable[..., Any]] | None] = ContextVar("functions", default=None)
 
 
 # --- functions and what they return ---------------------------------------------------------------------------------
@@ -112,35 +108,6 @@ def list_code_values(value: Any) -> list[CodeValue]:
     """Return the functions and calls that a value describes, at any depth."""
     codes = (read_code_value(inner, True) for _, inner in walk(value))
     return [code for code in codes if code]
-
-
-@contextmanager
-def remembering_functions(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
-    """Let a block load each function once, also in another process that gets those of this one.
-
-    There, a function would otherwise belong to another copy of its file than the environment does.
-
-    :param functions: those that are loaded, by their path; the block adds others
-    """
-    token = _functions.set(functions)
-    try:
-        yield
-    finally:
-        _functions.reset(token)
-
-
-def load_function(reference: str) -> Callable[..., Any]:
-    """Import a function, class or other callable object, if its code may run.
-
-    :param reference: ``module:name`` or ``file.py:name``
-    :raises ComponentError: if it cannot be imported, may not run, or cannot be called
-    """
-    functions = _functions.get()
-    if functions is None:
-        return registry.load_function(reference)
-    if reference not in functions:
-        functions[reference] = registry.load_function(reference)
-    return functions[reference]
 
 
 def call_function(reference: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
