@@ -115,7 +115,8 @@ def _check_plain(value: Any, depth: int) -> Problem | None:
         case None | type() | Mapping() | list() | tuple() | Path() | str() | int() | float():
             pass
         case _:
-            message, hint = f"a {type(value).__name__} cannot stand in a config", "name a class, or give plain data"
+            message = f"a {type(value).__name__} cannot stand in a config"
+            hint = "name it: {'function': 'module:name'}" if callable(value) else "name a class, or give plain data"
     return Problem((), message, hint) if message else None
 
 

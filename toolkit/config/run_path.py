@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from toolkit.config.schema import RunConfig
+from toolkit.config.values import read_code_value
+from toolkit.config.yaml_document import walk
 from toolkit.utils.errors import KeyPath, Problem
 
 RUN = "{run}"
@@ -29,10 +31,17 @@ def replace_run(value: Any, directory: Path) -> Any:
 
 
 def find_misplaced_run(config: RunConfig) -> list[Problem]:
-    """Return a problem for each ``{run}`` outside the callbacks, where it would only be a text."""
+    """Return a problem for each ``{run}`` where it would only be a text: outside the callbacks, and in calls."""
     message, hint = f"{RUN} is the run directory only in the params of callbacks", "write another path"
     parts = {"env": config.env, "algorithm": config.algorithm}
-    return [Problem(path, message, hint) for path in _iterate_paths(parts, ())]
+    problems = [Problem(path, message, hint) for path in _iterate_paths(parts, ())]
+    called = f"{RUN} is not known yet when a function is called"
+    for index, callback in enumerate(config.callbacks):
+        path: KeyPath = ("callbacks", index, "params")
+        calls = [path + inner for inner, value in walk(callback.params) if read_code_value(value, True)]
+        texts = [inner for inner in _iterate_paths(callback.params, path) if any(inner[: len(c)] == c for c in calls)]
+        problems += [Problem(inner, called, "pass it to the callback itself") for inner in texts]
+    return problems
 
 
 def _iterate_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

@@ -51,6 +51,11 @@ class Market(gym.Env):
         return np.array([price]), float(self.cost(price * int(action))), self.day >= 5, False, {}
 
 
+class Levels(Market):
+    def __init__(self, level_seed: int = 3, **params):
+        super().__init__(**params)
+
+
 class Priced(gym.Wrapper):
     def __init__(self, env, prices=None, func=None, port=0):
         super().__init__(env)
@@ -190,11 +195,11 @@ def test_subprocess_makes_its_own_values(market: Path) -> None:
 
 
 def test_run_with_functions_and_calls_resumes_exactly(market: Path) -> None:
-    config = load_config(market, ["timesteps=192"])
+    config = load_config(market, ["timesteps=96"])
     whole = tk.train(config, "whole")
     params = yaml.safe_load(Path("whole/config.yaml").read_text())["env"]["params"]
     assert params["port"] == {"per_env": {"start": 9000}}
-    stopped = train_with_interruptions(config, Path("stopped"), (70, 130))
+    stopped = train_with_interruptions(config, Path("stopped"), (70,))
     assert not find_differences(whole.directory, stopped.directory)
     assert whole.evaluate(episodes=1).returns == stopped.evaluate(episodes=1).returns
 
@@ -287,7 +292,7 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
     [
         (
             f"{PRICES}.params.year=1990",
-            "market.yaml:6: env.params.prices: '{file}:load_prices' fails: ValueError: no prices for 1990 ({file}:39)",
+            "market.yaml:6: env.params.prices: '{file}:load_prices' fails: ValueError: no prices for 1990 ({file}:44)",
         ),
         (f"{PRICES}.params.yeer=2020", "env.params.prices.params.yeer: unknown parameter; did you mean 'year'?"),
         (f"{PRICES}.params.year=soon", "env.params.prices.params.year: should be int, not 'soon'"),
@@ -352,6 +357,10 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
             "env.params.options={per_env: [{call: ./market.py:make_config}, {call: ./market.py:make}]}",
             "env.params.options: '{file}' has no 'make'",
         ),
+        (
+            "callbacks=[{name: checkpoint, params: {a: {call: ./market.py:halve, params: {progress: '{run}'}}}}]",
+            "callbacks.0.params.a.params.progress: {{run}} is not known yet when a function is called",
+        ),
         ("algorithm.params.n_steps={per_env: {start: 16}}", "algorithm.params.n_steps: 'per_env' has no meaning here"),
         (
             "algorithm.policy_params.net_arch={per_env: [4, 4]}",
@@ -412,6 +421,12 @@ def test_check_names_seed_that_makes_environments_equal(name: str, market: Path)
     )
     assert not list_warnings(market, f"{name}=7", "env.n_envs=1")
     assert not list_warnings(market, f"{name}={{per_env: {{start: 7}}}}")
+
+
+def test_check_names_default_seed_of_environments(market: Path) -> None:
+    (warning,) = list_warnings(market, "env.id=./market.py:Levels")
+    assert warning.startswith("env.params.level_seed: is 3 by default in all 2 environments")
+    assert not list_warnings(market, "env.id=./market.py:Levels", "env.params.level_seed={per_env: [1, 2]}")
 
 
 # --- trust ----------------------------------------------------------------------------------------------------------
