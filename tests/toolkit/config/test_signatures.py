@@ -139,7 +139,7 @@ def test_every_problem_is_reported() -> None:
 def test_supplied_parameter_is_refused_with_its_source(kind: str, name: str) -> None:
     component = {
         **{"algorithms": DoubleDQN, "policies": DQN.policy_aliases["MlpPolicy"]},
-        **{"wrappers": TerminalRewardClip, "vec_wrappers": VecNormalize},
+        **{"wrappers": TerminalRewardClip, "vec_wrappers": VecNormalize, "replay_buffers": ReplayBuffer},
     }
     problems = bind_arguments(component[kind], {name: 1}, (), KINDS[kind].supplied)[1]
     assert [problem.text({}) for problem in problems] == [

@@ -277,7 +277,7 @@ def test_faulty_subprocess_environment_raises_error_and_ends_all_processes(fault
 @pytest.mark.parametrize(
     ("fault", "status", "message"),
     [
-        ("raise", 2, "faulty.yaml:2: env: 'faulty:Faulty-v0' cannot be built: RuntimeError: the arm is stuck"),
+        ("raise", 2, "faulty.yaml:2: env: 'Faulty-v0' cannot be built: RuntimeError: the arm is stuck"),
         ("exit", 1, "error: the process of environment 0 ended with status 7"),
         ("hang", 1, "error: environment 0 did not start within 3 s"),
     ],
@@ -306,7 +306,7 @@ def test_environment_that_cannot_be_built_is_reported_with_its_line(
     wrong = ["--set", f"env.params={{fault: {fault}, where: start}}", *settings]
     refused = toolkit("train", "faulty.yaml", *wrong, "--out", "run")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert refused.err.startswith(f"faulty.yaml:2: env: 'faulty:Faulty-v0' {message}")
+    assert refused.err.startswith(f"faulty.yaml:2: env: 'Faulty-v0' {message}")
     assert not Path("run").exists()
 
 
