@@ -37,7 +37,6 @@ EVAL = """\
       n_eval_episodes: 3
       log_path: evaluations
       best_model_save_path: best
-      verbose: 0
 """
 STOP = "      callback_after_eval: {name: no_model_improvement, params: {max_no_improvement_evals: 1}}\n"
 
@@ -149,6 +148,13 @@ def test_eval_writes_raw_returns_and_best_model_under_run_directory(evaluated: P
     assert read_progress(evaluated / "run", "eval/mean_reward") == pytest.approx(evaluations["results"].mean(axis=1))
     model = PPO.load(evaluated / "run" / "best" / "best_model.zip")
     assert model.num_timesteps == evaluations["timesteps"][evaluations["results"].mean(axis=1).argmax()]
+
+
+@pytest.mark.parametrize("verbose", ["", "      verbose: 1\n"])
+def test_evaluation_is_printed_if_verbose(verbose: str, toolkit: Toolkit) -> None:
+    Path("config.yaml").write_text(HEAD + EVAL + verbose)
+    finished = toolkit("train", "config.yaml", "--set", "timesteps=40", "--out", "run", "--quiet")
+    assert ("Eval num_timesteps=40" in finished.err) == bool(verbose)
 
 
 def test_checkpoints_are_sb3s_own_files(evaluated: Path) -> None:
