@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 from small_runs import StopAt, find_differences, make_config
-from support import files_in
+from support import files_in, wait_until
 
 from toolkit import Run, train
 from toolkit.training.trainer import resume
@@ -30,15 +30,15 @@ class ExtractAt(StopAt):
         self.destination = destination
 
     def _on_step(self) -> bool:
-        for number in itertools.count() if self.num_timesteps == self.timestep else ():
-            extracted = self.destination.with_name(f"extracted-{number}")
-            if self.remote.exists():
-                self.remote.extract(extracted)
-                if all((extracted / "snapshots" / name).exists() for name in ("150", "scores.json")):
-                    extracted.rename(self.destination)
-                    break
-            time.sleep(0.05)
+        if self.num_timesteps == self.timestep:
+            wait_until(self._has_extracted)
         return True
+
+    def _has_extracted(self) -> bool:
+        shutil.rmtree(self.destination, ignore_errors=True)
+        if self.remote.exists():
+            self.remote.extract(self.destination)
+        return (self.destination / "snapshots" / "150").exists()
 
 
 def test_run_resumes_elsewhere_from_uploaded_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ class DamagedArchiveError(RunError):
     """An archive that differs from what was written."""
 
 
-def write(directory: Path, data: Any) -> None:
+def write(directory: Path, data: Any, before_rename: Callable[[], object] = lambda: None) -> None:
     """Write an archive to a directory that does not exist yet.
 
     It is written under another name, synced and renamed, so that a crash at any instant leaves it whole or absent.
 
     :param data: plain data; without the arrays at most 16 MiB of JSON and 500,000 lists and mappings
+    :param before_rename: called when everything is written, just before the archive has its name
     :raises OSError: if it cannot be written, :func:`read` would refuse it, or the directory exists and is not empty.
         Then no part of the archive remains, and an existing directory is unchanged
     """
@@ -58,6 +59,7 @@ def write(directory: Path, data: Any) -> None:
         for name in (_STATE, _ARRAYS, _SUMS):
             sync(temporary / name)
         sync(temporary)
+        before_rename()
         temporary.rename(directory)
         sync(directory.parent)
     except SafetensorError as error:  # also if the disk is full

@@ -96,8 +96,11 @@ class SnapshotStore:
         if directory.exists():
             return
         try:
-            archive.write(directory, capture() | {"config": self._config.to_yaml()})
-            self._prune({timesteps: score})
+            state = capture() | {"config": self._config.to_yaml()}
+            scores = self._read_scores() | ({} if score is None else {directory.name: score})
+            # whoever copies the directory meanwhile has the score of each snapshot
+            archive.write(directory, state, before_rename=lambda: self._write_scores(scores))
+            self._prune(scores)
         except OSError as error:
             location = f": {error.filename}" if error.filename else ""
             _log.warning("no snapshot at timestep %d: %s%s", timesteps, error.strerror or error, location)
@@ -109,16 +112,18 @@ class SnapshotStore:
         every = self._config.snapshots.every_timesteps
         return timesteps // every if every else 0
 
-    def _prune(self, new_scores: dict[int, float | None]) -> None:
+    def _prune(self, scores: dict[str, float]) -> None:
         directories = [*archive.list_archives(self._root)]
         names = {directory.name for directory in directories}
-        scores = {name: score for name, score in self._read_scores().items() if name in names}
-        scores |= {str(timesteps): score for timesteps, score in new_scores.items() if score is not None}
+        scores = {name: score for name, score in scores.items() if name in names}
         best = max(scores, key=lambda name: (scores[name], int(name)), default=None)
         for directory in directories[self._config.snapshots.keep :]:
             if directory.name != best:
                 archive.remove(directory)
                 scores.pop(directory.name, None)
+        self._write_scores(scores)
+
+    def _write_scores(self, scores: dict[str, float]) -> None:
         with atomic_file(self._root / _SCORES) as path:
             path.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8", newline="")
 

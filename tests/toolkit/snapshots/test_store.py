@@ -30,6 +30,22 @@ def test_store_keeps_latest_and_best_snapshots(tmp_path: Path) -> None:
     assert {*scores} == {*names}
 
 
+def test_score_is_on_disk_before_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is made of the run meanwhile lacks no score."""
+    scored: list[bool] = []
+
+    rename = Path.rename
+
+    def look_and_rename(path: Path, target: Path) -> Path:
+        if target.parent.name == "snapshots":
+            scored.append(target.name in json.loads((target.parent / "scores.json").read_text()))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", look_and_rename)
+    train(make_config(timesteps=250), tmp_path / "run", [StopAt()])
+    assert scored == [True]
+
+
 def test_snapshots_are_saved_by_the_clock(tmp_path: Path) -> None:
     run = train(make_config("a2c", snapshots={"every_minutes": 1e-9, "keep": 1000}, timesteps=50), tmp_path / "run")
     assert snapshot_names(run.directory) == [str(timesteps) for timesteps in range(0, 50, 5)]
