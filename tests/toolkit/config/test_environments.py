@@ -159,7 +159,9 @@ def test_video_of_class_without_render_mode_is_refused(toolkit: Toolkit) -> None
 
 @pytest.mark.parametrize("env_id", ["gymnasium:make", "torch.hub:load", "toolkit:train", "__main__:make_market"])
 def test_opened_run_calls_no_function_of_installed_package(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "make_market", lambda: None, raising=False)
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "make_market", lambda: None, raising=False)
+    monkeypatch.setattr(main, "__file__", __file__, raising=False)  # a process of pytest-xdist has none
     Path("run").mkdir()
     write_config(env_id).rename("run/config.yaml")
     with pytest.raises(ConfigError, match=r"run/config.yaml:2: env.id: .*has not trained this run here"):
