@@ -18,32 +18,18 @@ from toolkit.reports.thumbnails import MAX_BYTES, WIDTH
 
 GALLERY, PAGE = Path("benchmarks/gallery"), Path("docs/gallery.md")
 UNMEASURED = {
-    "acrobot_ddqn",
     "cartpole_500_ddqn",
-    "cartpole_a2c",
-    "cartpole_ars",
-    "cartpole_ddqn",
-    "cartpole_dqn",
-    "cartpole_fast",
     "cartpole_qrdqn",
     "cartpole_recurrent_ppo",
-    "cartpole_time_ppo",
     "cartpole_trpo",
-    "course_angle",
     "course_ddqn",
-    "course_dqn",
-    "course_graded",
     "frozenlake_ddqn",
     "inverted_pendulum_ppo",
     "lunarlander_ddqn",
     "minigrid_ppo",
     "mountaincar_ddqn",
     "pendulum_crossq",
-    "pendulum_ddpg",
-    "pendulum_sac",
-    "pendulum_td3",
     "pendulum_tqc",
-    "taxi_maskable_ppo",
 }
 
 
