@@ -239,6 +239,11 @@ def test_check_names_what_does_not_fit(
             "demo.yaml:8: callbacks.0: PPO has no replay buffer; choose an off-policy algorithm",
         ),
         ("callbacks.0.params.path=other.npz", "other.npz does not exist; correct the path"),
+        (
+            "callbacks.0={name: every_n_timesteps, params: {n_steps: 1, callback: {name: demonstrations, params: "
+            "{path: other.npz}}}}",
+            "other.npz does not exist; correct the path",
+        ),
         ("callbacks.0.params.path=demo.yaml", "demo.yaml is not an .npz; write it with numpy.savez"),
         ("callbacks.0.params.path=text.npz", "text.npz cannot be read: it is damaged, or has objects"),
         (

@@ -15,7 +15,7 @@ from toolkit.config.yaml_document import Document
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 _FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w./-]+")  # the module of `module:Name` does not end in .py
-_DATA_FILE = re.compile(r"[^:]*\.npz")
+_DATA_FILE = re.compile(r"(?!\{run\})[^:]*\.npz")  # a path in the run directory is absolute
 _TOO_DEEP = f"is nested more than {yaml_document.MAX_DEPTH} levels deep"
 
 

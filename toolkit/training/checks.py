@@ -26,6 +26,7 @@ from toolkit.config.components import BoundComponent, find_doubts
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
 from toolkit.training.callbacks import RunCallback, SuccessCriterion
+from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, Problem, describe_error
 from toolkit.utils.log import log_problems
 from toolkit.utils.vec_envs import iterate_vec_wrappers
@@ -218,16 +219,21 @@ def refuse_unfit_normalization(config: ResolvedConfig, model: BaseAlgorithm) -> 
 
 
 def find_callback_problems(component: BoundComponent, callback: BaseCallback, model: BaseAlgorithm) -> list[Problem]:
-    """Return what keeps a callback from its work with a model, as its ``check_model`` says."""
-    if not isinstance(callback, RunCallback):
-        return []
-    try:
-        callback.check_model(model)
-    except ConfigError as error:
-        return [replace(problem, path=(*component.path, *problem.path)) for problem in error.problems]
-    except Exception as error:
-        return [Problem(component.path, f"'{component.name}' does not fit: {describe_error(error)}")]
-    return []
+    """Return what keeps a callback, and those that it holds, from their work, as their ``check_model`` says."""
+    problems = []
+    for nested in iterate_nested(callback):
+        if not isinstance(nested, RunCallback):
+            continue
+        try:
+            nested.check_model(model)
+        except ConfigError as error:
+            for problem in error.problems:
+                inner = problem.path if nested is callback else ()  # the config's path of a nested one is not known
+                problems.append(replace(problem, path=(*component.path, *inner)))
+        except Exception as error:
+            name = component.name if nested is callback else type(nested).__name__
+            problems.append(Problem(component.path, f"'{name}' does not fit: {describe_error(error)}"))
+    return problems
 
 
 def refuse_lone_environment(config: ResolvedConfig) -> None:

@@ -271,14 +271,14 @@ def test_check_names_unfit_eval_env(
 
 
 def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
-    params = "{folder: '{run}/notes', text: '{x} {{run} {}', nested: {'{run}': ['{run}']}}"
+    params = "{folder: '{run}/notes', text: '{x} {{run} {}', nested: {'{run}': ['{run}', '{run}/x.npz']}}"
     Path("note.yaml").write_text(HEAD + f"  - {{name: '{__name__}:WritesNote', params: {params}}}\n")
     before = files_in(Path())
     assert toolkit("check", "note.yaml").status == 0
     assert files_in(Path()) == before
     assert toolkit("train", "note.yaml", "--out", "run", "--quiet").status == 0
     run = Path("run").absolute()
-    assert Path("run/notes/note.txt").read_text() == f"{{x}} {{{run} {{}} {{'{{run}}': ['{run}']}}"
+    assert Path("run/notes/note.txt").read_text() == f"{{x}} {{{run} {{}} {{'{{run}}': ['{run}', '{run}/x.npz']}}"
     assert "{run}/notes" in Path("run/config.yaml").read_text()
 
 
