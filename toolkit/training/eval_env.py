@@ -65,11 +65,13 @@ class EvaluationEnv:
 
     def _begin_evaluation(self) -> None:
         training_env = self._model.get_env()
-        if self.venv is None or training_env is None or self._timestep == self._model.num_timesteps:
+        if self.venv is None or training_env is None:
+            return
+        if self._training_generators is None:  # also where another callback has evaluated at this timestep
+            self._training_generators = get_generator_states()
+        if self._timestep == self._model.num_timesteps:
             return
         self._timestep = self._model.num_timesteps
-        if self._training_generators is None:
-            self._training_generators = get_generator_states()
         load_wrapper_states(self.venv, capture_wrapper_states(training_env))
         seed = derive_run_seed(self._seed, self._timestep)
         self.venv.seed(seed)

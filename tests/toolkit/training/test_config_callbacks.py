@@ -194,7 +194,7 @@ def test_run_that_moves_resumes_in_its_new_place(evaluated: Path) -> None:
 
 def test_evaluation_leaves_training_and_later_callbacks_unchanged() -> None:
     runs, draws = [], []
-    for name, callbacks in (("eval", EVAL), ("plain", "  - progress\n")):
+    for name, callbacks in (("eval", EVAL + EVAL), ("plain", "  - progress\n")):
         Path(f"{name}.yaml").write_text(HEAD + callbacks)
         runs.append(train(tk.load_config(f"{name}.yaml"), Path(name), [callback := Draws()]))
         draws.append(callback.drawn)
