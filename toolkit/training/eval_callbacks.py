@@ -86,7 +86,7 @@ def prepare_eval_callbacks(
 
 
 def _find_parent_problem(callback: BaseCallback, outermost: BaseCallback) -> tuple[str, str] | None:
-    """Return why a callback that asks the ``EvalCallback`` around it for the best mean return cannot do so."""
+    """Return why a callback cannot ask the ``EvalCallback`` around it for the best mean return, or never stops."""
     parameters = {
         StopTrainingOnNoModelImprovement: "callback_after_eval",
         StopTrainingOnRewardThreshold: "callback_on_new_best",
@@ -94,6 +94,10 @@ def _find_parent_problem(callback: BaseCallback, outermost: BaseCallback) -> tup
     for cls, parameter in parameters.items():
         if isinstance(callback, cls) and (callback is outermost or not isinstance(callback.parent, _MAY_HOLD)):
             return f"{type(callback).__name__} needs an EvalCallback around it", f"name it in the {parameter} of eval"
+    is_on_new_best = getattr(callback.parent, "callback_on_new_best", None) is callback
+    if is_on_new_best and isinstance(callback, StopTrainingOnNoModelImprovement):
+        message = f"{type(callback).__name__} never stops training in callback_on_new_best"
+        return message, "name it in the callback_after_eval of eval"
     return None
 
 

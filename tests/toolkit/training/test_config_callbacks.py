@@ -303,6 +303,11 @@ def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
             "callbacks.0.params.callback_after_eval.params.max_no_improvement_evals: required parameter is missing",
         ),
         (
+            EVAL + STOP.replace("callback_after_eval", "callback_on_new_best"),
+            "callbacks.0: StopTrainingOnNoModelImprovement never stops training in callback_on_new_best; "
+            "name it in the callback_after_eval of eval",
+        ),
+        (
             "  - {name: no_model_improvement, params: {max_no_improvement_evals: 1}}",
             "callbacks.0: StopTrainingOnNoModelImprovement needs an EvalCallback around it; "
             "name it in the callback_after_eval of eval",
