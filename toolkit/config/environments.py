@@ -91,6 +91,8 @@ def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
     if name in _list_old_ids():
         message = f"environment '{name}' is registered in the package gym, not in gymnasium"
         raise ComponentError(message, _advise_shimmy(name))
+    if name.endswith(".py"):
+        raise ComponentError(f"'{env_id}' is a file, not an environment", f"name what makes it: {env_id}:Name")
     modules = [*modules, module] if module else modules
     raise ComponentError(f"environment '{name}' does not exist", _suggest_env(name, gym.registry, modules))
 
@@ -103,7 +105,8 @@ def bind_env_params(env: EnvConfig, maker: EnvMaker) -> tuple[Parameters, dict[s
     import gymnasium as gym
 
     supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
-    for_make = inspect.signature(gym.make).parameters.keys() - supplied.keys()
+    # an environment's own parameters may be called as these two of gymnasium.make
+    for_make = inspect.signature(gym.make).parameters.keys() - supplied.keys() - {"id", "kwargs"}
     own_values = {name: value for name, value in env.params.items() if name not in for_make}
     creator = maker.creator or _accept_all
     parameters = Parameters(creator, own_values, ("env", "params"), supplied, maker.defaults)

@@ -61,6 +61,7 @@ def make_vec_env(
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
     first: gym.Env[Any, Any] | VecEnv | None = None  # what a function has returned already
+    bases: list[gym.Env[Any, Any]] = []
 
     def make(index: int) -> gym.Env[Any, Any]:
         nonlocal first
@@ -68,6 +69,7 @@ def make_vec_env(
             base, first = first, None
             own_maker, *own = select_for_env(layers, plain_config, index)
             base = _make_base(plain_config, own_maker, render_mode) if base is None else base
+            _refuse_same_env(base, bases, plain_config)
             env: gym.Env[Any, Any] = _add_layers(
                 plain_config, base, own[:n_base], own[n_base:], is_alone=in_subprocesses, relabels=relabels
             )
@@ -119,6 +121,19 @@ def _drive_vec_env(base: VecEnv, config: ResolvedConfig, wrap: WrapEnv | None) -
     except BaseException:
         base.close()
         raise
+
+
+def _refuse_same_env(base: gym.Env[Any, Any] | VecEnv, others: list[gym.Env[Any, Any]], config: RunConfig) -> None:
+    """Add an environment to those of this process, if it is another one than these.
+
+    :raises ConfigError: if it is one of them
+    """
+    if isinstance(base, VecEnv):
+        return
+    if any(base.unwrapped is other.unwrapped for other in others):
+        message = f"'{config.env.name}' returns the same environment again"
+        raise config.make_error([Problem(("env", "id"), message, "return a new one at each call")])
+    others.append(base)
 
 
 def _hint_at_subprocesses(error: ConfigError, config: RunConfig) -> ConfigError:

@@ -54,6 +54,14 @@ class NoEnv:
 def make_market(size, **params):
     return Market(size, **params)
 
+def make_by_id(id, kwargs=None):
+    return Market([id, kwargs])
+
+market = Market()
+
+def return_market():
+    return market
+
 PRICES = [1.0]
 """
 CONFIG = """\
@@ -125,6 +133,19 @@ def test_function_by_path_gets_checked_params(env_id: str, monkeypatch: pytest.M
     assert env.get_attr("prices") == [5, 5]
 
 
+def test_params_may_be_called_like_those_of_gymnasium_make() -> None:
+    overrides = ["env.params.id={per_env: {start: 3}}", "env.params.kwargs={call: ./market.py:Blind}"]
+    config = load_config(write_config("./market.py:make_by_id"), overrides)
+    (first_id, first), (second_id, _) = make_vec_env(config, seed=0).get_attr("prices")
+    assert (first_id, second_id, type(first).__name__) == (3, 4, "Blind")
+
+
+def test_function_that_returns_one_environment_twice_is_refused() -> None:
+    config = load_config(write_config("./market.py:return_market"))
+    with pytest.raises(ConfigError, match=r"^mine.yaml:2: env.id: 'return_market' returns the same .* a new one"):
+        make_vec_env(config, seed=0)
+
+
 def test_class_gets_time_limit_that_it_takes() -> None:
     assert make_vec_env(load_config(write_config("./market.py:Clock")), seed=0).get_attr("limit") == [7, 7]
 
@@ -136,6 +157,7 @@ def test_class_gets_time_limit_that_it_takes() -> None:
         ("./market.py:NoEnv", "does not make an environment: the class is not a subclass of gymnasium.Env"),
         ("./market.py:PRICES", "cannot be called: it is an object of type list"),
         ("./market.py:Qqqqqq-v1", "env.id: environment 'Qqqqqq-v1' does not exist; {file} registered nothing"),
+        ("./market.py", "'./market.py' is a file, not an environment; name what makes it: ./market.py:Name"),
         ("./absent.py:Market", "absent.py does not exist"),
         ("subprocess:run", "env.id: 'subprocess:run' belongs to Python's standard library"),
         ("subprocess:Popen", "env.id: 'subprocess:Popen' does not make an environment"),
