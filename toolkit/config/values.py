@@ -23,7 +23,7 @@ from toolkit.utils.memory import installed_memory, is_memory_shortage, limit_mem
 from toolkit.utils.seeds import fix_global_seeds
 
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
-_CODE_PATH = re.compile(rf"(?:[^:]+\.py|{_NAME}):{_NAME}")
+_CODE_PATH = re.compile(rf"(?:.+\.py|{_NAME}):{_NAME}")
 _KEYS = ("function", "call")
 PER_ENV = "per_env"
 

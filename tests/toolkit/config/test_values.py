@@ -17,6 +17,7 @@ from support import Toolkit
 import toolkit as tk
 from toolkit.config.load import ResolvedConfig, load_config, read_config, resolve_config
 from toolkit.config.signatures import bind_arguments
+from toolkit.config.values import is_code_path
 from toolkit.envs.factory import make_vec_env
 from toolkit.training.checks import find_config_warnings
 from toolkit.tuning.search_space import override_config
@@ -209,6 +210,10 @@ def test_large_result_in_wrapper_is_no_state(market: Path) -> None:
     run = tk.train(load_config(market, overrides), "run")
     assert max(file.stat().st_size for file in run.directory.rglob("*") if file.is_file()) < 1e6
     assert run.evaluate(episodes=1).returns
+
+
+def test_path_through_directory_with_colon_is_that_of_function() -> None:
+    assert is_code_path("/data/run:1/market.py:load_prices")
 
 
 def test_override_reaches_parameter_of_call(market: Path) -> None:
