@@ -18,6 +18,7 @@ from toolkit.config.compose import apply_override, shadows
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.schema import Params
 from toolkit.config.validation import sort_problems
+from toolkit.config.values import read_code_value
 from toolkit.config.yaml_document import Document, get_locations
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.log import log_problems
@@ -272,6 +273,8 @@ def _format_value(value: Any) -> str:
     """Return a value as a part of a directory's name."""
     if isinstance(value, dict) and "name" in value:
         return _format_value(value["name"])  # a component
+    if code := read_code_value(value, True):
+        return _sanitize(f"{_format_value(code.reference)} {json.dumps(code.params)}").strip("-")
     if isinstance(value, dict):
         return _sanitize(json.dumps(value)).strip("-") or "none"
     if isinstance(value, list):

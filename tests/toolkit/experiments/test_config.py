@@ -12,6 +12,7 @@ from experiment_files import EXPERIMENT, write_file
 from support import PROJECT, SMALL_CONFIG, Toolkit, can_run, files_in
 
 from toolkit.experiments.config import load_plan
+from toolkit.experiments.variants import grid_labels
 
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiments").glob("*.yaml"))
 WRAPPER = """\
@@ -196,3 +197,10 @@ def test_million_runs_are_refused_at_once_without_yes(toolkit: Toolkit) -> None:
         2,
         "error: both.yaml: describes 1,000,000 runs\n--yes allows more than 1,000\n",
     )
+
+
+def test_grid_labels_name_function_and_params_of_calls() -> None:
+    values = [{"call": "/data/markets/of/the/world/market.py:load", "params": {"year": year}} for year in (1, 2)]
+    assert grid_labels({"env.params.prices": values}) == {
+        "env.params.prices": ["prices=load-year-1", "prices=load-year-2"]
+    }
