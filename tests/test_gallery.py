@@ -18,7 +18,6 @@ from toolkit.reports.thumbnails import MAX_BYTES, WIDTH
 
 GALLERY, PAGE = Path("benchmarks/gallery"), Path("docs/gallery.md")
 UNMEASURED = {
-    "cartpole_500_ddqn",
     "cartpole_qrdqn",
     "cartpole_recurrent_ppo",
     "cartpole_trpo",
