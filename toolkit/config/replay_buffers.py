@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from toolkit.config.registry import KINDS, find
-from toolkit.config.signatures import bind_arguments, read_signature
+from toolkit.config.signatures import bind_arguments, is_component, read_signature
 from toolkit.utils.errors import ComponentError, KeyPath, Problem
 
 CLASS, KWARGS = "replay_buffer_class", "replay_buffer_kwargs"  # SB3's parameters
@@ -34,7 +34,7 @@ def bind_replay_buffer(
     own_params = component.get("params", params.get(KWARGS)) or {}
     if "params" in component and KWARGS in params:
         problems.append(Problem((*path, KWARGS), f"{CLASS} has params already", "give one of the two"))
-    elif not _is_component(component) or not isinstance(own_params, dict):
+    elif not is_component(component) or not isinstance(component["name"], str) or not isinstance(own_params, dict):
         problems.append(Problem((*path, CLASS), "should be a component: a name, and params as a mapping"))
     else:
         try:
@@ -47,7 +47,3 @@ def bind_replay_buffer(
         problems.extend(own_problems)
         return others | {CLASS: cls, KWARGS: arguments}
     return others
-
-
-def _is_component(value: Mapping[str, Any]) -> bool:
-    return isinstance(value.get("name"), str) and value.keys() <= {"name", "params"}
