@@ -16,7 +16,7 @@ from toolkit.config.environments import bind_env_params, call_register_function,
 from toolkit.config.parameters import Parameters
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module
 from toolkit.config.replay_buffers import bind_replay_buffer
-from toolkit.config.run_path import find_misplaced_run, names_run, replace_run
+from toolkit.config.run_path import find_misplaced_run, has_run_directory, replace_run
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
 from toolkit.config.signatures import NestedComponent, bind_arguments, list_default_envs, read_signature
 from toolkit.config.trust import resolving_for
@@ -199,7 +199,7 @@ def bind_callback(config: RunConfig, callback: ComponentConfig, bound: BoundComp
 
     :raises ConfigError: with every problem
     """
-    if not names_run(callback.params):
+    if not has_run_directory(callback.params):
         return bound
     params, problems = replace_run(callback.params, run), list[Problem]()
     with resolving_for(config.origin):
@@ -211,7 +211,7 @@ def bind_callback(config: RunConfig, callback: ComponentConfig, bound: BoundComp
 
 
 def find_doubts(config: RunConfig, components: Components) -> list[Problem]:
-    """Find parameters that their components take, but hardly as they are meant."""
+    """Find valid parameters that are probably mistakes."""
     in_envs = (components.env, *components.base_wrappers, *components.wrappers)
     all_components = (*in_envs, *components.vec_wrappers, *components.callbacks, components.algorithm)
     problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""Find parameters that a component takes, but hardly as they are meant: paths as text, one seed for all."""
+"""Find valid parameters that are probably mistakes: paths passed as text, and one seed for all environments."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from toolkit.utils.errors import KeyPath, Problem
 RUN = "{run}"
 
 
-def names_run(value: Any) -> bool:
+def has_run_directory(value: Any) -> bool:
     """Return whether a text in a value has ``{run}``."""
     return any(True for _ in _iterate_paths(value, ()))
 

@@ -132,7 +132,7 @@ class EpisodeRecorder(VecEnvWrapper):
 
     :param accepts_infinity: whether observations may be infinite, for networks that can take it
     :ivar before_reset: called where all environments are about to be reset
-    :ivar starts_anew: whether nothing lasts from one reset of all environments to the next
+    :ivar is_stateless: whether nothing lasts from one reset of all environments to the next
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
     :ivar recent_steps: the last steps, if they are kept
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
@@ -142,7 +142,7 @@ class EpisodeRecorder(VecEnvWrapper):
         super().__init__(venv)
         self._accepts_infinity = accepts_infinity
         self.hides_monitor = False
-        self.starts_anew = False
+        self.is_stateless = False
         self.before_reset: Callable[[], None] = lambda: None
         self.episodes = EpisodeLog()
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs

@@ -384,7 +384,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return derive_episode_seed(self._seed, self._episode) if self._episode else self._seed
 
     @property
-    def starts_anew(self) -> bool:
+    def is_starting_anew(self) -> bool:
         """Whether the next step ends an episode that could not be replayed; the environment is not stepped."""
         return self._dropped is not None
 

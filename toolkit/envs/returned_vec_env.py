@@ -118,7 +118,7 @@ class ReturnedVecEnv(InProcessVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments, unless they have just started episodes in place of those that ended with a resume."""
-        if not any(layer.starts_anew for layer in self._iterate_replayable()):
+        if not any(layer.is_starting_anew for layer in self._iterate_replayable()):
             result = self._venv.step(self.actions)
             for member in self._members:
                 member.take_step(result, _list_reset_infos(self._venv))

@@ -26,7 +26,7 @@ from toolkit.snapshots.object_kinds import (
     is_frozen,
     is_object,
     is_restored_in_place,
-    starts_anew,
+    is_stateless_env,
 )
 from toolkit.snapshots.plain_data import (
     CONTAINER_TYPES,
@@ -240,7 +240,7 @@ class _Walk:
         return encode_container(container, lambda item, key: self.encode(item, path.item(key)))
 
     def _is_saved_elsewhere(self, value: Any, path: AttributePath) -> bool:
-        return id(value) in self._saved_elsewhere or id(value) in path.owners or starts_anew(value)
+        return id(value) in self._saved_elsewhere or id(value) in path.owners or is_stateless_env(value)
 
     def _first_path(self, value: Any, path: AttributePath) -> tuple[str, tuple[Any, ...]] | None:
         """Return where the walk met the same object before, if it did."""

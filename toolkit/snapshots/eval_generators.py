@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from toolkit.snapshots.object_kinds import starts_anew
+from toolkit.snapshots.object_kinds import is_stateless_env
 from toolkit.snapshots.plain_data import encode_value
 from toolkit.snapshots.restore import restore_value
 from toolkit.utils.callbacks import iterate_nested
@@ -18,7 +18,7 @@ def list_own_eval_envs(callbacks: Sequence[BaseCallback]) -> list[VecEnv]:
     """Return the environments that an ``EvalCallback`` has of its own, each once."""
     nested = [callback for outermost in callbacks for callback in iterate_nested(outermost)]
     envs = {id(item.eval_env): item.eval_env for item in nested if isinstance(item, EvalCallback)}
-    return [venv for venv in envs.values() if not starts_anew(venv)]
+    return [venv for venv in envs.values() if not is_stateless_env(venv)]
 
 
 def capture_eval_generators(callbacks: Sequence[BaseCallback]) -> list[dict[str, Any]]:

@@ -44,9 +44,9 @@ def is_object(value: Any) -> bool:
     return has_state_dict(value) or (is_written_in_python and not any(map(_get_own_slots, type(value).__mro__)))
 
 
-def starts_anew(value: Any) -> bool:
+def is_stateless_env(value: Any) -> bool:
     """Return whether a value is environments without state: each use of them starts from a seed."""
-    return isinstance(value, VecEnv) and getattr(value, "starts_anew", False)
+    return isinstance(value, VecEnv) and getattr(value, "is_stateless", False)
 
 
 def is_frozen(value: Any) -> bool:

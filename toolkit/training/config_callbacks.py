@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from toolkit.config.components import BoundComponent, bind_callback
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.registry import KINDS
-from toolkit.config.run_path import RUN, names_run
+from toolkit.config.run_path import RUN, has_run_directory
 from toolkit.config.signatures import NestedComponent
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.training.checks import describe_second_environment
@@ -35,7 +35,7 @@ _PATHS: dict[type[BaseCallback], tuple[str, ...]] = {
 
 def list_callbacks_with_run(config: ResolvedConfig) -> list[int]:
     """Return the indices of the config's callbacks with ``{run}`` in a parameter."""
-    return [index for index, callback in enumerate(config.callbacks) if names_run(callback.params)]
+    return [index for index, callback in enumerate(config.callbacks) if has_run_directory(callback.params)]
 
 
 def build_config_callback(config: ResolvedConfig, index: int, env: EvaluationEnv, run: Path) -> BaseCallback:

@@ -36,7 +36,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
-from toolkit.snapshots.object_kinds import starts_anew
+from toolkit.snapshots.object_kinds import is_stateless_env
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.vec_envs import iterate_vec_wrappers
@@ -73,7 +73,7 @@ def prepare_eval_callbacks(
                 problems.append(Problem(path, f"{name}{problem[0]}", problem[1]))
             if not isinstance(callback, EvalCallback):
                 continue
-            if not starts_anew(callback.eval_env):
+            if not is_stateless_env(callback.eval_env):
                 for text in _list_doubts(config, callback.eval_env):
                     _log.warning("%s%s %s", place, type(callback).__name__, text)
             _align(callback, model)
@@ -126,10 +126,10 @@ def _get_depth(venv: VecEnv | None) -> int | None:
 
 
 def _find_mask_problem(callback: EvalCallback, model: BaseAlgorithm) -> tuple[str, str] | None:
-    takes_masks = "action_masks" in inspect.signature(model.predict).parameters
-    if takes_masks and type(callback)._on_step is EvalCallback._on_step:
+    has_masks = "action_masks" in inspect.signature(model.predict).parameters
+    if has_masks and type(callback)._on_step is EvalCallback._on_step:
         return "SB3's EvalCallback passes no action masks, so it plays invalid actions", "use maskable_eval"
-    if not takes_masks and getattr(callback, "use_masking", False):
+    if not has_masks and getattr(callback, "use_masking", False):
         return f"{type(callback).__name__} passes action masks, but {type(model).__name__} takes none", "use eval"
     return None
 
@@ -157,12 +157,12 @@ def _list_doubts(config: ResolvedConfig, eval_env: VecEnv) -> list[str]:
     doubts = []
     if lacks := _list_missing_wrappers(config, eval_env):
         doubts.append(f"plays without {', '.join(lacks)}")
-    if _measures_normalized_rewards(eval_env):
+    if _has_normalized_returns(eval_env):
         doubts.append("measures normalized rewards; set norm_reward to false, or leave out eval_env")
     return doubts
 
 
-def _measures_normalized_rewards(eval_env: VecEnv) -> bool:
+def _has_normalized_returns(eval_env: VecEnv) -> bool:
     """Return whether returns are counted outside a ``VecNormalize`` that changes rewards."""
     layers = [*iterate_vec_wrappers(eval_env)]
     changes = [depth for depth, layer in enumerate(layers) if isinstance(layer, VecNormalize) and layer.norm_reward]

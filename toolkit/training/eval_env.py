@@ -13,7 +13,7 @@ from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
-from toolkit.snapshots.object_kinds import starts_anew
+from toolkit.snapshots.object_kinds import is_stateless_env
 from toolkit.snapshots.rng import (
     GeneratorStates,
     get_generator_states,
@@ -49,7 +49,7 @@ class EvaluationEnv:
         if self.venv is None:
             with preserve_rng_state():
                 self.venv = make_vec_env(self._config, seed=self._seed, n_envs=1, wrap=limit_episode_steps)
-            self.venv.before_reset, self.venv.starts_anew = self._begin_evaluation, True
+            self.venv.before_reset, self.venv.is_stateless = self._begin_evaluation, True
         return self.venv
 
     def end_evaluation(self) -> None:
@@ -79,10 +79,11 @@ class EvaluationEnv:
         self.venv.episodes.replace([])
 
 
-def may_evaluate(callback: BaseCallback) -> bool:
+def has_evaluation_env(callback: BaseCallback) -> bool:
     """Return whether a callback, or one that it holds, has an environment to evaluate in."""
-    values = [value for item in iterate_nested(callback) for value in vars(item).values()]
-    return any(isinstance(item, EvalCallback) for item in iterate_nested(callback)) or any(map(starts_anew, values))
+    nested = [*iterate_nested(callback)]
+    values = [value for item in nested for value in vars(item).values()]
+    return any(isinstance(item, EvalCallback) for item in nested) or any(map(is_stateless_env, values))
 
 
 class EvaluationGuard(BaseCallback):

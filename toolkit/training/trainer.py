@@ -39,7 +39,7 @@ from toolkit.training.config_callbacks import build_config_callback, list_callba
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import prepare_eval_callbacks
-from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard, may_evaluate
+from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard, has_evaluation_env
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -202,7 +202,7 @@ class _Session:
         guard = EvaluationGuard(self.evaluation_env, others, seed)
         guarded: list[BaseCallback] = []
         for callback in self.saved_callbacks:
-            guarded += [callback, guard] if may_evaluate(callback) else [callback]
+            guarded += [callback, guard] if has_evaluation_env(callback) else [callback]
         return [*guarded, *self.displays]
 
     @property
