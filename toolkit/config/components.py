@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,23 +61,28 @@ class BoundComponent:
     def build_with_envs(self, kind: Kind, make_env: Callable[[], Any]) -> Any:
         """Build a component, and those nested in it, with an environment for each parameter that lacks one.
 
-        A subclass that passes on its keyword arguments may pass an environment of its own, too. It gets none then.
+        It also gets the toolkit's defaults. A subclass that passes on its keyword arguments may pass one of these
+        arguments, too, such as an environment of its own. It does not get that argument then.
 
         :param make_env: called for each parameter that :func:`toolkit.config.signatures.list_default_envs` names
         :raises ConfigError: if a constructor raises
         """
-        names = list_default_envs(read_signature(self.cls), kind.defaults)
-        envs = {name: make_env() for name in names if name not in self.arguments}
+        signature = read_signature(self.cls)
+        more = {name: value for name, value in signature.toolkit_defaults.items() if name not in self.arguments}
+        env_names = list_default_envs(signature, kind.defaults)
+        more |= {name: make_env() for name in env_names if name not in self.arguments}
 
         def build_nested(nested: BoundComponent) -> Any:
             return nested.build_with_envs(kind, make_env)
 
-        try:
-            return self._build(copy_arguments(self.arguments), (), envs, build_nested)
-        except ConfigError as error:
-            if not any(f"multiple values for argument '{name}'" in str(error.__cause__) for name in envs):
-                raise
-        return self._build(copy_arguments(self.arguments), (), {}, build_nested)
+        while True:
+            try:
+                return self._build(copy_arguments(self.arguments), (), more, build_nested)
+            except ConfigError as error:
+                repeated = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error.__cause__))
+                if repeated is None or repeated[1] not in more:
+                    raise
+                del more[repeated[1]]
 
     def _build(
         self,
@@ -88,9 +93,7 @@ class BoundComponent:
     ) -> Any:
         def build_value(value: Any) -> Any:
             if isinstance(value, NestedComponent):
-                return build_nested(
-                    BoundComponent(value.name, value.path, value.cls, value.arguments, self.make_error)
-                )
+                return build_nested(self._bind_nested(value))
             return [*map(build_value, value)] if type(value) is list else value
 
         arguments = {name: build_value(value) for name, value in arguments.items()}
@@ -106,6 +109,17 @@ class BoundComponent:
                 hint = "reduce what sizes it: buffer_size, n_steps, net_arch, ..."
             problem = Problem(self._locate(error), f"'{self.name}' {message}: {describe_error(error)}", hint)
             raise self.make_error([problem]) from error
+
+    def iterate_nested(self) -> Iterator[BoundComponent]:
+        """Yield the component, and the callbacks and environments in its parameters, at any depth."""
+        yield self
+        for value in self.arguments.values():
+            for item in value if type(value) is list else [value]:
+                if isinstance(item, NestedComponent):
+                    yield from self._bind_nested(item).iterate_nested()
+
+    def _bind_nested(self, nested: NestedComponent) -> BoundComponent:
+        return BoundComponent(nested.name, nested.path, nested.cls, nested.arguments, self.make_error)
 
     def for_env(self, index: int) -> BoundComponent:
         """Return the component with the arguments of one environment, in any process.

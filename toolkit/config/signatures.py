@@ -45,10 +45,16 @@ class Signature:
 
     :param parameters: by name, with annotations that are evaluated where possible
     :param accepts_others: whether it takes other names too (``**kwargs`` that reach no known signature)
+    :param toolkit_defaults: what the toolkit passes in place of a default of the constructor, by parameter
     """
 
     parameters: dict[str, inspect.Parameter] = field(default_factory=dict)
     accepts_others: bool = False
+    toolkit_defaults: dict[str, Any] = field(default_factory=dict)
+
+
+# SB3's default of 1 prints between the lines of progress, and also with --quiet
+_TOOLKIT_DEFAULTS: dict[str, dict[str, Any]] = {"stable_baselines3.common.callbacks:EvalCallback": {"verbose": 0}}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,10 @@ class NestedComponent:
 
 
 def read_signature(component: Callable[..., Any]) -> Signature:
-    """Return the signature of a component; a class that passes ``**kwargs`` on has its parent's parameters too."""
+    """Return the signature of a component, with the defaults of the toolkit.
+
+    A class that passes ``**kwargs`` on has its parent's parameters too.
+    """
     if not isinstance(component, type):
         return _read_function(component)
     merged = Signature()
@@ -73,6 +82,10 @@ def read_signature(component: Callable[..., Any]) -> Signature:
         if "__init__" not in vars(cls) or cls is object:
             continue
         signature = _read_function(vars(cls)["__init__"], is_method=True)
+        for name, default in _TOOLKIT_DEFAULTS.get(f"{cls.__module__}:{cls.__qualname__}", {}).items():
+            signature.parameters[name] = signature.parameters[name].replace(default=default)
+            if name not in merged.parameters:
+                merged.toolkit_defaults[name] = default
         merged.parameters = {**signature.parameters, **merged.parameters}
         merged.accepts_others = signature.accepts_others
         if not signature.accepts_others:

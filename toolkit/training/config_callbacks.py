@@ -56,8 +56,6 @@ def build_config_callback(config: ResolvedConfig, index: int, env: EvaluationEnv
             raise describe_second_environment(config, component, error) from error
 
     callback: BaseCallback = component.build_with_envs(KINDS["callbacks"], build_env)
-    if isinstance(callback, EvalCallback) and "verbose" not in component.arguments:
-        callback.verbose = 0  # SB3's default prints between the lines of progress, and also with --quiet
     return callback
 
 
