@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ _RUN = "{run}"
 
 
 def make_relative(data: Any, run_directory: Path) -> Any:
-    """Return plain data with ``{run}`` where texts start with the path of the run directory."""
+    """Return plain data with ``{run}`` where texts start with the path of the run directory, or with a URL of it."""
     return _replace_start(data, str(run_directory.absolute()), _RUN)
 
 
@@ -24,5 +24,5 @@ def _replace_start(data: Any, old: str, new: str) -> Any:
         return {key: _replace_start(item, old, new) for key, item in data.items()}
     if isinstance(data, list):
         return [_replace_start(item, old, new) for item in data]
-    is_inside = isinstance(data, str) and (data == old or data.startswith(old + os.sep))
-    return new + data[len(old) :] if is_inside else data
+    match = re.match(rf"([a-z][a-z0-9+.-]*:///?)?{re.escape(old)}(?=[/\\]|$)", data) if isinstance(data, str) else None
+    return (match[1] or "") + new + data[match.end() :] if match else data
