@@ -73,12 +73,12 @@ def prepare_eval_callbacks(
                 problems.append(Problem(path, f"{name}{problem[0]}", problem[1]))
             if not isinstance(callback, EvalCallback):
                 continue
-            if not is_stateless_env(callback.eval_env):
-                for text in _list_doubts(config, callback.eval_env):
-                    _log.warning("%s%s %s", place, type(callback).__name__, text)
             _align(callback, model)
             if problem := _find_mask_problem(callback, model) or _find_statistics_problem(callback, model):
                 problems.append(Problem(path, f"{name}{problem[0]}", problem[1]))
+            elif not is_stateless_env(callback.eval_env):
+                for text in _list_doubts(config, model, callback.eval_env):
+                    _log.warning("%s%s %s", place, type(callback).__name__, text)
     if any(problem.path for problem in problems):
         raise config.make_error(problems)
     if problems:
@@ -152,14 +152,35 @@ def _is_sb3_evaluation(callback: EvalCallback) -> bool:
     return owner.__module__.partition(".")[0] in ("stable_baselines3", "sb3_contrib")
 
 
-def _list_doubts(config: ResolvedConfig, eval_env: VecEnv) -> list[str]:
+def _list_doubts(config: ResolvedConfig, model: BaseAlgorithm, eval_env: VecEnv) -> list[str]:
     """Say what makes an evaluation differ from one with the config's own environment."""
     doubts = []
     if lacks := _list_missing_wrappers(config, eval_env):
         doubts.append(f"plays without {', '.join(lacks)}")
+    if text := _describe_other_normalization(model.get_env(), eval_env):
+        doubts.append(text)
     if _has_normalized_returns(eval_env):
         doubts.append("measures normalized rewards; set norm_reward to false, or leave out eval_env")
     return doubts
+
+
+def _describe_other_normalization(training_env: VecEnv | None, eval_env: VecEnv) -> str | None:
+    """Say whether the agent sees normalized observations only in training, or only in evaluations."""
+    if training_env is None:
+        return None
+    if _has_vec_normalized_observations(training_env) and not _has_vec_normalized_observations(eval_env):
+        return "does not normalize observations, but training does; leave out eval_env"
+    if _has_normalized_observations(eval_env) and not _has_normalized_observations(training_env):
+        return "normalizes observations, but training does not; leave out eval_env"
+    return None
+
+
+def _has_normalized_observations(venv: VecEnv) -> bool:
+    return _has_vec_normalized_observations(venv) or any(venv.env_is_wrapped(NormalizeObservation))
+
+
+def _has_vec_normalized_observations(venv: VecEnv) -> bool:
+    return any(isinstance(layer, VecNormalize) and layer.norm_obs for layer in iterate_vec_wrappers(venv))
 
 
 def _has_normalized_returns(eval_env: VecEnv) -> bool:
