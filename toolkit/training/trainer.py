@@ -35,7 +35,12 @@ from toolkit.training.checks import (
     refuse_lone_environment,
     refuse_unfit_normalization,
 )
-from toolkit.training.config_callbacks import build_config_callback, list_callbacks_with_run, place_files
+from toolkit.training.config_callbacks import (
+    build_config_callback,
+    list_callbacks_with_run,
+    place_files,
+    refuse_unfit_callbacks,
+)
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import prepare_eval_callbacks
@@ -275,6 +280,7 @@ def _build_session(
         refuse_unfit_normalization(config, model)
         log_space_warnings(config, model)
         evaluation_env = EvaluationEnv(config, model)
+        refuse_unfit_callbacks(config)
         indices = range(len(config.callbacks))
         config_callbacks = [build_config_callback(config, index, evaluation_env, run) for index in indices]
         if sum(isinstance(callback, SuccessCriterion) for callback in config_callbacks) > 1:

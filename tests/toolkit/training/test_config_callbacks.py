@@ -84,10 +84,17 @@ class ComparesStatistics(EvalCallback):
 class Normalized(EvalCallback):
     """Evaluates in an environment of its own, as scripts do."""
 
-    def __init__(self, norm_reward: bool = False, has_statistics: bool = True, monitors: int = 0, **more: Any) -> None:
+    def __init__(
+        self,
+        norm_reward: bool = False,
+        norm_obs: bool = True,
+        has_statistics: bool = True,
+        monitors: int = 0,
+        **more: Any,
+    ) -> None:
         venv: Any = DummyVecEnv([lambda: gym.make("CartPole-v1")]) if monitors else make_vec_env("CartPole-v1", 1)
         if has_statistics:
-            venv = VecNormalize(venv, training=False, norm_reward=norm_reward)
+            venv = VecNormalize(venv, training=False, norm_obs=norm_obs, norm_reward=norm_reward)
         for _ in range(monitors):
             venv = VecMonitor(venv)
         super().__init__(venv, eval_freq=20, n_eval_episodes=1, verbose=0, **more)
@@ -106,6 +113,18 @@ class Draws(BaseCallback):
 
     def _on_step(self) -> bool:
         self.drawn.append(random.random())
+        return True
+
+
+class KeepsUrl(tk.RunCallback):
+    """Knows a URL in the run directory, also after a resume."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def _on_step(self) -> bool:
+        assert self.url == f"file://{self.context.run.directory.absolute()}/x"
         return True
 
 
@@ -132,7 +151,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with `eval` and `checkpoint`, beside the config."""
     directory = tmp_path_factory.mktemp("evaluated")
     checkpoint = "  - {name: checkpoint, params: {save_freq: 64, save_path: '{run}/steps', save_vecnormalize: true}}\n"
-    (directory / "config.yaml").write_text(HEAD + EVAL + STOP.replace("1}", "100}") + checkpoint)
+    url = f"  - {{name: '{__name__}:KeepsUrl', params: {{url: 'file://{{run}}/x'}}}}\n"
+    (directory / "config.yaml").write_text(HEAD + EVAL + STOP.replace("1}", "100}") + checkpoint + url)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         train(tk.load_config("config.yaml"), Path("run"), [StopAt()])
@@ -150,11 +170,19 @@ def test_eval_writes_raw_returns_and_best_model_under_run_directory(evaluated: P
     assert model.num_timesteps == evaluations["timesteps"][evaluations["results"].mean(axis=1).argmax()]
 
 
-@pytest.mark.parametrize("verbose", ["", "      verbose: 1\n"])
-def test_evaluation_is_printed_if_verbose(verbose: str, toolkit: Toolkit) -> None:
-    Path("config.yaml").write_text(HEAD + EVAL + verbose)
+@pytest.mark.parametrize(
+    ("callback", "is_verbose"),
+    [
+        ("{name: eval, params: {eval_freq: 20}}", False),
+        ("{name: every_n_timesteps, params: {n_steps: 40, callback: {name: eval, params: {eval_freq: 1}}}}", False),
+        ("{name: eval, params: {eval_freq: 20, verbose: 1}}", True),
+    ],
+)
+def test_evaluation_is_printed_if_verbose(callback: str, is_verbose: bool, toolkit: Toolkit) -> None:
+    Path("config.yaml").write_text(f"{HEAD}  - {callback}\n")
     finished = toolkit("train", "config.yaml", "--set", "timesteps=40", "--out", "run", "--quiet")
-    assert ("Eval num_timesteps=40" in finished.err) == bool(verbose)
+    assert read_progress(Path("run"), "eval/mean_reward")
+    assert ("Eval num_timesteps=40" in finished.err) == is_verbose
 
 
 def test_checkpoints_are_sb3s_own_files(evaluated: Path) -> None:
@@ -194,7 +222,10 @@ def test_run_that_moves_resumes_in_its_new_place(evaluated: Path) -> None:
 
 def test_evaluation_leaves_training_and_later_callbacks_unchanged() -> None:
     runs, draws = [], []
-    for name, callbacks in (("eval", EVAL + EVAL), ("plain", "  - progress\n")):
+    for name, callbacks in (
+        ("eval", EVAL + "  - {name: eval, params: {eval_freq: 20}}\n"),
+        ("plain", "  - progress\n"),
+    ):
         Path(f"{name}.yaml").write_text(HEAD + callbacks)
         runs.append(train(tk.load_config(f"{name}.yaml"), Path(name), [callback := Draws()]))
         draws.append(callback.drawn)
@@ -251,10 +282,23 @@ def test_own_eval_env_gets_statistics_and_seeds_of_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "status", "text"),
+    ("vec_wrapper", "params", "status", "text"),
     [
-        ("norm_reward: true, monitors: 1", 0, "measures normalized rewards; set norm_reward to false, or leave out"),
         (
+            "stable_baselines3.common.vec_env:VecCheckNan",
+            "monitors: 1",
+            0,
+            "callbacks.0: Normalized normalizes observations, but training does not; leave out eval_env",
+        ),
+        ("vec_normalize", "norm_obs: false, monitors: 1", 0, "does not normalize observations, but training does"),
+        (
+            "vec_normalize",
+            "norm_reward: true, monitors: 1",
+            0,
+            "measures normalized rewards; set norm_reward to false, or leave out",
+        ),
+        (
+            "vec_normalize",
             "has_statistics: false",
             2,
             "own.yaml:6: callbacks.0: the eval_env of Normalized is not wrapped as the training environments",
@@ -262,9 +306,10 @@ def test_own_eval_env_gets_statistics_and_seeds_of_training() -> None:
     ],
 )
 def test_check_names_unfit_eval_env(
-    params: str, status: int, text: str, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+    vec_wrapper: str, params: str, status: int, text: str, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Path("own.yaml").write_text(HEAD + f"  - {{name: '{__name__}:Normalized', params: {{{params}}}}}\n")
+    head = HEAD.replace("vec_normalize", vec_wrapper)
+    Path("own.yaml").write_text(head + f"  - {{name: '{__name__}:Normalized', params: {{{params}}}}}\n")
     checked = toolkit("check", "own.yaml")
     assert checked.status == status
     assert text in caplog.text + checked.err
@@ -288,6 +333,34 @@ def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
         (
             "  - {name: checkpoint, params: {save_freq: 9, save_path: ./snapshots/x}}",
             "callbacks.0.params.save_path: the toolkit writes 'snapshots' in the run directory; choose another path",
+        ),
+        (
+            "  - {name: eval, params: {log_path: a/../snapshots}}",
+            "callbacks.0.params.log_path: the toolkit writes 'snapshots' in the run directory; choose another path",
+        ),
+        (
+            "  - {name: checkpoint, params: {save_freq: 9, save_path: 'file://{run}/x'}}",
+            "callbacks.0.params.save_path: 'file://{run}/x' is a URL, but SB3 writes into directories; write a path",
+        ),
+        (
+            EVAL + "  - {name: eval, params: {log_path: '{run}/evaluations'}}",
+            "callbacks.1.params.log_path: writes the same files as callbacks.0.params.log_path; choose another path",
+        ),
+        (
+            "  - {name: checkpoint, params: {save_freq: 9, save_path: best}}\n"
+            "  - {name: eval, params: {callback_on_new_best: "
+            "{name: checkpoint, params: {save_freq: 1, save_path: ./best}}}}",
+            "callbacks.1.params.callback_on_new_best.params.save_path: writes the same files as "
+            "callbacks.0.params.save_path; choose another path, or another name_prefix",
+        ),
+        (
+            "  - {name: every_n_timesteps, params: {n_steps: 9, callback: {name: success, params: {threshold: 9}}}}",
+            "callbacks.0.params.callback: 'success' decides the success of the run, so it cannot be inside another "
+            "callback; name it directly in callbacks",
+        ),
+        (
+            "  - {name: eval, params: {eval_freq: 0}}",
+            "callbacks.0.params.eval_freq: should be at least 1, not 0",
         ),
         (
             "  - {name: checkpoint, params: {save_freq: 0, save_path: x}}",
