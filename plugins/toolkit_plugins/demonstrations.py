@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from gymnasium import spaces
+from numpy.lib import format as npy_format
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -25,10 +28,18 @@ from toolkit.utils.vec_envs import iterate_vec_wrappers
 
 _log = logging.getLogger("toolkit")
 
-_NAMES = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated")
+_SCALARS = ("rewards", "terminated", "truncated")
 _WRITE = "write it with numpy.savez, with arrays of numbers alone"
+_TERMINAL_END = (
+    "the last transition that an environment gets is in the middle of an episode, and counts as terminal without "
+    "handle_timeout_termination"
+)
 _READ_ERRORS = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _N_COMPARED = 100
+_HEADER_READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+_FOLLOWS_EPISODES = (NStepReplayBuffer, HerReplayBuffer)
+_checked_steps: WeakKeyDictionary[ReplayBuffer, WeakKeyDictionary[RunCallback, int]] = WeakKeyDictionary()
+"""For each replay buffer, the steps that each callback will add, once it is checked."""
 _Observations = NDArray[Any] | dict[str, NDArray[Any]]
 
 
@@ -60,15 +71,20 @@ class DemonstrationsCallback(RunCallback):
         :raises ConfigError: if not
         """
         buffer = _get_replay_buffer(model)
-        transitions = _read_transitions(self.path, model, buffer)
+        others = _checked_steps.setdefault(buffer, WeakKeyDictionary())
+        others.pop(self, None)
+        transitions = _read_transitions(self.path, model, buffer, sum(others.values()))
+        others[self] = transitions.count_steps(buffer)
         if isinstance(buffer, HerReplayBuffer):
             _warn_of_other_rewards(self.path, transitions, buffer)
+        if transitions.find_ends_of_stretches(buffer).any() and not buffer.handle_timeout_termination:
+            _log.warning("%s: %s", self.path, _TERMINAL_END)
 
     def _on_training_start(self) -> None:
         if self.context.is_resumed:  # the replay buffer of the snapshot has them
             return
         buffer = _get_replay_buffer(self.model)
-        transitions = _read_transitions(self.path, self.model, buffer)
+        transitions = _read_transitions(self.path, self.model, buffer, buffer.size())
         transitions.fill(buffer)
         _log.info("%s: the replay buffer starts with %d transitions", self.path, buffer.size() * buffer.n_envs)
 
@@ -90,19 +106,36 @@ class _Transitions:
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
 
+    def count_steps(self, buffer: ReplayBuffer) -> int:
+        """Return the length of the stretch that each of a buffer's environments gets."""
+        return len(self.rewards) // buffer.n_envs
+
     def fill(self, buffer: ReplayBuffer) -> None:
-        """Add the transitions to an empty buffer, a stretch of them for each of its environments."""
-        n_steps = len(self.rewards) // buffer.n_envs
-        steps = np.arange(n_steps * buffer.n_envs).reshape(buffer.n_envs, n_steps).T
-        is_timeout = self.truncated & ~self.terminated
-        is_timeout[steps[-1]] |= ~self.terminated[steps[-1]]  # another episode follows in the buffer
+        """Add the transitions to a buffer, a stretch of them for each of its environments."""
+        is_timeout = self.truncated & ~self.terminated | self.find_ends_of_stretches(buffer)
         is_end = self.terminated | is_timeout
-        for rows in steps:
+        for rows in self._list_rows(buffer):
             infos = [{"TimeLimit.truncated": bool(value)} for value in is_timeout[rows]]
             observations, next_observations = (
                 _take(part, rows) for part in (self.observations, self.next_observations)
             )
             buffer.add(observations, next_observations, self.actions[rows], self.rewards[rows], is_end[rows], infos)
+
+    def find_ends_of_stretches(self, buffer: ReplayBuffer) -> NDArray[np.bool_]:
+        """Return, for each transition, whether its stretch ends there in the middle of an episode.
+
+        What a buffer gets next belongs to another episode. A buffer to which every end is terminal has to know it only
+        if it follows episodes.
+        """
+        is_end = np.zeros(len(self.rewards), bool)
+        if buffer.handle_timeout_termination or isinstance(buffer, _FOLLOWS_EPISODES):
+            is_end[self._list_rows(buffer)[-1]] = True
+        return is_end & ~(self.terminated | self.truncated)
+
+    def _list_rows(self, buffer: ReplayBuffer) -> NDArray[np.int_]:
+        """Return the transitions that are added together, one of each environment: (steps, n_envs)."""
+        n_steps = self.count_steps(buffer)
+        return np.arange(n_steps * buffer.n_envs).reshape(buffer.n_envs, n_steps).T
 
     def find_gap(self) -> int | None:
         """Return the first transition whose episode goes on, but not with the next transition."""
@@ -145,19 +178,21 @@ def _get_replay_buffer(model: BaseAlgorithm) -> ReplayBuffer:
     return buffer
 
 
-def _read_transitions(path: str, model: BaseAlgorithm, buffer: ReplayBuffer) -> _Transitions:
+def _read_transitions(path: str, model: BaseAlgorithm, buffer: ReplayBuffer, n_used_steps: int) -> _Transitions:
     """Read a file of transitions.
 
+    :param n_used_steps: steps of the buffer that other files fill
     :raises ConfigError: if it cannot be read, or does not fit the model's spaces and its replay buffer
     """
     try:
         file = np.load(path, allow_pickle=False) if path.endswith(".npz") else None
         if not isinstance(file, NpzFile):
-            _refuse(f"{path} is not an .npz", _WRITE)
+            _refuse(f"{path or 'an empty path'} is not an .npz", _WRITE)
         with file:
-            return _Reader(path, file, model, buffer).read()
+            return _Reader(path, file, model, buffer, n_used_steps).read()
     except FileNotFoundError:
-        _refuse(f"{path} does not exist", "correct the path, or write the file")
+        hint = "correct the path, or write the file before training"
+        _refuse(f"{path} does not exist", "write the home directory for ~" if "~" in Path(path).parts else hint)
     except MemoryError:
         _refuse(f"{path} does not fit into memory", "write fewer transitions")
     except _READ_ERRORS as error:
@@ -181,21 +216,30 @@ def _warn_of_other_rewards(path: str, transitions: _Transitions, buffer: HerRepl
 
 
 class _Reader:
-    """Reads the arrays of an open file, and checks them against a model's spaces."""
+    """Reads the arrays of an open file, and checks them against a model's spaces.
 
-    def __init__(self, path: str, file: Mapping[str, Any], model: BaseAlgorithm, buffer: ReplayBuffer) -> None:
+    Types and shapes of all arrays are checked before one is unpacked: it may be far larger than its file.
+    """
+
+    def __init__(
+        self, path: str, file: NpzFile, model: BaseAlgorithm, buffer: ReplayBuffer, n_used_steps: int
+    ) -> None:
         self._path = path
         self._file = file
         self._model = model
         self._buffer = buffer
+        self._n_used_steps = n_used_steps
         self._n = 0
 
     def read(self) -> _Transitions:
         transposer = _find_transposer(self._model)
         space: Any = transposer.venv.observation_space if transposer else self._model.observation_space
-        self._check_names(space)
+        arrays = self._list_arrays(space)
+        self._check_names(arrays)
+        self._check_size()
+        for name, part in arrays.items():
+            self._check_header(name, part)
         rewards = self._read_numbers("rewards", None)
-        self._check_size(rewards)
         observations, next_observations = (
             self._read_observations(name, space) for name in ("observations", "next_observations")
         )
@@ -209,28 +253,60 @@ class _Reader:
         self._check_order(transitions)
         return transitions
 
-    def _check_names(self, space: spaces.Space[Any]) -> None:
-        expected = [*_NAMES]
+    def _list_arrays(self, space: spaces.Space[Any]) -> dict[str, spaces.Space[Any] | None]:
+        """Return the arrays that the file must have, with their spaces; None is for one number a transition."""
+        parts = {"": space}
         if isinstance(space, spaces.Dict):
-            expected = [f"{name}/{key}" for name in ("observations", "next_observations") for key in space.spaces]
-            expected += [name for name in _NAMES if "observations" not in name]
+            parts = {f"/{key}": part for key, part in space.spaces.items()}
+        names = ("observations", "next_observations")
+        arrays = {f"{name}{key}": part for name in names for key, part in parts.items()}
+        return {**arrays, "actions": self._model.action_space, **dict.fromkeys(_SCALARS)}
+
+    def _check_names(self, expected: Collection[str]) -> None:
         if missing := [name for name in expected if name not in self._file]:
             found = f"it has {', '.join(self._file)}" if len(self._file) else "it is empty"
             _refuse(f"{self._path} has no array '{missing[0]}': {found}", f"name the arrays {', '.join(expected)}")
 
-    def _check_size(self, rewards: NDArray[Any]) -> None:
-        n_envs, self._n = self._buffer.n_envs, len(rewards)
-        n_free = self._buffer.buffer_size - self._buffer.size()  # another file may have filled a part
+    def _read_header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return the shape and the type of an array."""
+        archive: Any = self._file.zip
+        with archive.open(name if name in archive.namelist() else f"{name}.npy") as file:
+            version = npy_format.read_magic(file)
+            if version not in _HEADER_READERS:  # only of arrays with named fields
+                raise ValueError("unknown version of an array")
+            shape, _, dtype = _HEADER_READERS[version](file)
+            return shape, dtype
+
+    def _check_size(self) -> None:
+        shape, _ = self._read_header("rewards")
+        if len(shape) != 1:
+            self._refuse_shape("rewards", shape, f"({', '.join(map(str, shape[:1])) or 'N'},)")
+        n_envs, (self._n,) = self._buffer.n_envs, shape
+        n_free = self._buffer.buffer_size - self._n_used_steps
         if self._n < n_envs:
             _refuse(f"{self._path} has {self._n} transitions, fewer than env.n_envs, {n_envs}", "write more")
         if self._n // n_envs > n_free:
+            others = " beside those of other files" if self._n_used_steps else ""
             message = (
                 f"{self._path} has {self._n:,} transitions, but the replay buffer has room for {n_free * n_envs:,}"
             )
-            _refuse(message, "raise algorithm.params.buffer_size, or write fewer")
+            _refuse(message + others, "raise algorithm.params.buffer_size, or write fewer")
+
+    def _check_header(self, name: str, space: spaces.Space[Any] | None) -> None:
+        shape, dtype = self._read_header(name)
+        expected = (self._n,) if space is None else (self._n, *(space.shape or ()))
+        if dtype.hasobject:
+            _refuse(f"{self._path}: '{name}' has objects", _WRITE)
+        if shape != expected:
+            self._refuse_shape(name, shape, str(expected))
+        if dtype.kind not in "biuf":
+            _refuse(f"{self._path}: '{name}' has the type {dtype}, not numbers", _WRITE)
+        if space is not None and dtype.kind == "f" and np.dtype(space.dtype).kind != "f":
+            message = f"{self._path}: '{name}' has the type {dtype}, but its space has {space.dtype}"
+            _refuse(message, "write whole numbers")
 
     def _check_order(self, transitions: _Transitions) -> None:
-        if not isinstance(self._buffer, NStepReplayBuffer | HerReplayBuffer):
+        if not isinstance(self._buffer, _FOLLOWS_EPISODES):
             return
         gap = transitions.find_gap()
         if gap is not None:
@@ -247,24 +323,14 @@ class _Reader:
 
     def _read_flags(self, name: str) -> NDArray[np.bool_]:
         array = self._file[name]
-        if array.shape != (self._n,):
-            self._refuse_shape(name, array, (self._n,))
-        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        if not np.isin(array, (0, 1)).all():
             _refuse(f"{self._path}: '{name}' should be true or false for each transition", "write an array of bool")
-        return array.astype(bool)  # type: ignore[no-any-return]
+        return array.astype(bool)
 
     def _read_numbers(self, name: str, space: spaces.Space[Any] | None) -> NDArray[Any]:
         """Return an array in the type of its space; None is for rewards, which have a number each."""
         array = self._file[name]
-        shape = array.shape[:1] or (1,) if space is None else (self._n, *(space.shape or ()))
         dtype = np.dtype(np.float32 if space is None else space.dtype)
-        if array.shape != shape:
-            self._refuse_shape(name, array, shape)
-        if array.dtype.kind not in "biuf":
-            _refuse(f"{self._path}: '{name}' has the type {array.dtype}, not numbers", _WRITE)
-        if array.dtype.kind == "f" and dtype.kind != "f":
-            message = f"{self._path}: '{name}' has the type {array.dtype}, but its space has {dtype}"
-            _refuse(message, "write whole numbers")
         low, high = _get_bounds(space)
         with np.errstate(over="ignore"):
             converted = array.astype(dtype)
@@ -272,16 +338,15 @@ class _Reader:
         is_outside = ~((values >= low) & (values <= high) & np.isfinite(values))
         if is_outside.any():
             index = tuple(map(int, np.argwhere(is_outside)[0]))
-            place = f"{name}[{', '.join(map(str, index))}]"
-            expected = "finite" if space is None else f"in {space}"
-            _refuse(
-                f"{self._path}: {place} is {array[index]}, which is not {expected}", "correct the file or the space"
-            )
-        return converted  # type: ignore[no-any-return]
+            message = f"{self._path}: {name}[{', '.join(map(str, index))}] is {array[index]}, which is not"
+            if space is None:
+                _refuse(f"{message} finite", "correct the file")
+            _refuse(f"{message} in {space}", "correct the file or the space")
+        return converted
 
-    def _refuse_shape(self, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> NoReturn:
-        message = f"{self._path}: '{name}' has the shape {array.shape}, not {shape}"
-        _refuse(message, "write a row for each transition, in the shape of the space")
+    def _refuse_shape(self, name: str, shape: tuple[int, ...], expected: str) -> NoReturn:
+        row = "a number" if name in _SCALARS else "a row, in the shape of the space,"
+        _refuse(f"{self._path}: '{name}' has the shape {shape}, not {expected}", f"write {row} for each transition")
 
 
 def _find_transposer(model: BaseAlgorithm) -> VecTransposeImage | None:

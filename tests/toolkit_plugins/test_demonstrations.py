@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,44 @@ def test_each_environment_gets_stretch_of_file(working_directory: Path) -> None:
     assert np.array_equal(timeouts == 1, is_cut)
 
 
-def test_two_files_must_fit_together(working_directory: Path) -> None:
-    twice = CARTPOLE.replace("snapshots", "  - {name: demonstrations, params: {path: ./demos.npz}}\nsnapshots")
-    assert train_and_keep(write(twice, play("CartPole-v1"))).n_steps == N
-    with pytest.raises(TrainingError, match="has 40 transitions, but the replay buffer has room for 30"):
-        train(load_config(write(twice.replace("200", "70"), play("CartPole-v1"))), Path("small"))
+TWICE = CARTPOLE.replace("snapshots", "  - {name: demonstrations, params: {path: ./demos.npz}}\nsnapshots")
+
+
+def test_two_files_fill_replay_buffer_together(working_directory: Path) -> None:
+    assert train_and_keep(write(TWICE, play("CartPole-v1"))).n_steps == N
+
+
+def test_check_refuses_files_that_replay_buffer_cannot_hold_together(
+    working_directory: Path, toolkit: Toolkit
+) -> None:
+    checked = toolkit("check", write(TWICE.replace("200", "70"), play("CartPole-v1")))
+    problem = "demos.npz has 40 transitions, but the replay buffer has room for 30 beside those of other files; raise"
+    assert checked.status == 2
+    assert checked.err.startswith(f"demo.yaml:9: callbacks.1.params.path: {working_directory}/{problem}")
+
+
+@pytest.mark.parametrize(("n_steps", "n_terminal"), [(1, 0), (3, 1)])
+def test_end_of_file_is_terminal_only_if_buffer_must_know_it(
+    n_steps: int, n_terminal: int, working_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = f"n_steps: {n_steps}, replay_buffer_kwargs: {{handle_timeout_termination: false}}, train_freq"
+    arrays = {name: array[:5] for name, array in play("CartPole-v1").items()}
+    assert not arrays["terminated"].any()
+    config = write(CARTPOLE.replace("train_freq", params).replace("n_envs: 2", "n_envs: 1"), arrays)
+    assert train_and_keep(config).arrays["dones"][:5].sum() == n_terminal
+    warning = "in the middle of an episode, and counts as terminal without handle_timeout_termination"
+    assert sum(warning in message for message in caplog.messages) == n_terminal
+
+
+def test_array_of_wrong_shape_is_refused_before_it_is_unpacked(working_directory: Path, toolkit: Toolkit) -> None:
+    arrays = dict(play("CartPole-v1"))
+    del arrays["observations"]
+    config = write(CARTPOLE, arrays)
+    with zipfile.ZipFile("demos.npz", "a") as archive, archive.open("observations.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (N, 10**8)}
+        np.lib.format.write_array_header_1_0(file, header)  # the numbers themselves do not follow
+    checked = toolkit("check", config)
+    assert "demos.npz: 'observations' has the shape (40, 100000000), not (40, 4); write a row" in checked.err
 
 
 def test_transitions_beyond_last_full_row_are_left_out(working_directory: Path) -> None:
@@ -205,10 +239,15 @@ def change(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (CARTPOLE, change(actions=(3, 2)), r"actions\[3\] is 2, which is not in Discrete\(2\); correct"),
         (CARTPOLE, change(observations=((7, 2), np.nan)), r"observations\[7, 2\] is nan, which is not in Box"),
         (CARTPOLE, change(next_observations=((5, 0), 9.0)), r"next_observations\[5, 0\] is 9.0, which is not in Box"),
-        (CARTPOLE, change(rewards=(2, np.inf)), r"rewards\[2\] is inf, which is not finite"),
+        (CARTPOLE, change(rewards=(2, np.inf)), r"rewards\[2\] is inf, which is not finite; correct the file$"),
+        (
+            CARTPOLE,
+            change(rewards=np.float32(1)),
+            r"'rewards' has the shape \(\), not \(N,\); write a number for each",
+        ),
         (CARTPOLE, change(rewards=lambda array: array[:, None]), r"'rewards' has the shape \(40, 1\), not \(40,\)"),
         (CARTPOLE, change(truncated=lambda array: array + 2), "'truncated' should be true or false for each"),
-        (CARTPOLE, change(observations=np.array([{}] * N)), "cannot be read: it is damaged, or has objects; write it"),
+        (CARTPOLE, change(observations=np.array([{}] * N)), "'observations' has objects; write it"),
         (CARTPOLE, change(observations=np.full((N, 4), "x")), "'observations' has the type <U1, not numbers; write"),
         (CARTPOLE.replace("200", "38"), change(), "has 40 transitions, but the replay buffer has room for 38; raise"),
         (CARTPOLE.replace("n_envs: 2", "n_envs: 41"), change(), "has 40 transitions, fewer than env.n_envs, 41"),
@@ -244,6 +283,8 @@ def test_check_names_what_does_not_fit(
             "{path: other.npz}}}}",
             "other.npz does not exist; correct the path",
         ),
+        ("callbacks.0.params.path='~/demos.npz'", "~/demos.npz does not exist; write the home directory for ~"),
+        ("callbacks.0.params.path=''", "callbacks.0.params.path: an empty path is not an .npz; write it"),
         ("callbacks.0.params.path=demo.yaml", "demo.yaml is not an .npz; write it with numpy.savez"),
         ("callbacks.0.params.path=text.npz", "text.npz cannot be read: it is damaged, or has objects"),
         (
