@@ -285,6 +285,7 @@ def test_check_names_what_does_not_fit(
         ),
         ("callbacks.0.params.path='~/demos.npz'", "~/demos.npz does not exist; write the home directory for ~"),
         ("callbacks.0.params.path=''", "callbacks.0.params.path: an empty path is not an .npz; write it"),
+        ("callbacks.0.params.path='{run}/demos.npz'", ".path: {run}/demos.npz does not exist; correct the path, or"),
         ("callbacks.0.params.path=demo.yaml", "demo.yaml is not an .npz; write it with numpy.savez"),
         ("callbacks.0.params.path=text.npz", "text.npz cannot be read: it is damaged, or has objects"),
         (

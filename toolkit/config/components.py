@@ -163,8 +163,12 @@ class BoundComponent:
         return str(self.make_error([Problem(self._locate(warning), text)]))
 
     def _locate(self, error: BaseException) -> KeyPath:
-        """Return the path of the only parameter that an exception mentions, or else the component's."""
-        mentioned = {*re.findall(r"\w+", str(error))} & self.arguments.keys()
+        """Return the path of the only parameter whose name or text an exception mentions, or else the component's."""
+        text = str(error)
+        mentioned = {*re.findall(r"\w+", text)} & self.arguments.keys()
+        quoted = {*re.findall("'([^']*)'", text)}
+        if not mentioned:
+            mentioned = {name for name, value in self.arguments.items() if isinstance(value, str) and value in quoted}
         return (*self.path, "params", *mentioned) if len(mentioned) == 1 else self.path
 
 
@@ -251,9 +255,8 @@ def select_for_env(components: Sequence[BoundComponent], config: RunConfig, inde
 
 
 def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Components | None, list[Problem]]:
-    problems = _check_imports(config.import_modules)
+    problems = [*find_misplaced_run(config), *_check_imports(config.import_modules)]
     env = _bind_env(config, problems)
-    problems += find_misplaced_run(config)
 
     def bind_all(kind: Kind, configs: Sequence[ComponentConfig], path: KeyPath) -> tuple[BoundComponent, ...]:
         n_envs = config.env.n_envs if kind.name == "wrappers" else None

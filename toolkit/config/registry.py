@@ -6,8 +6,9 @@ Listing names imports nothing; finding a component imports its module.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from operator import attrgetter
@@ -19,6 +20,7 @@ from toolkit.config.imports import check_call, import_by_name, import_file
 from toolkit.utils.errors import ComponentError, describe_error, did_you_mean
 
 _ALIAS = re.compile("(Mlp|Cnn|MultiInput)(Lstm)?Policy")  # SB3's and sb3_contrib's names under policy_aliases
+_SAME_CLASS = 0.9  # similarity of names that mean one class, as difflib measures it
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ def get_entry_point(kind: Kind, name: str) -> EntryPoint:
     """
     claims = list_entry_points(kind)
     if name not in claims:
-        hint = did_you_mean(name, [*claims]) or f"`toolkit plugins {kind.name}` lists all"
+        hint = _suggest_name_of_class(name, claims) or did_you_mean(name, [*claims])
+        hint = hint or f"`toolkit plugins {kind.name}` lists all"
         if kind.name == "policies" and _ALIAS.fullmatch(name):
             hint = "algorithms have this alias, each for its own class: see `toolkit plugins algorithms NAME`"
         raise ComponentError(f"{kind.singular} '{name}' does not exist", hint)
@@ -190,6 +193,14 @@ def get_entry_point(kind: Kind, name: str) -> EntryPoint:
         owners = " and ".join(f"{get_provider(claim)} ({claim.value})" for claim in claims[name])
         raise ComponentError(f"{kind.singular} '{name}' is claimed by {owners}", "name the one you mean by its path")
     return claims[name][0]
+
+
+def _suggest_name_of_class(name: str, claims: Mapping[str, Sequence[EntryPoint]]) -> str:
+    """Suggest the registered name of the class that a text names, such as ``her`` for ``HerReplayBuffer``."""
+    matches = {registered: EntryPoint.pattern.match(claim[0].value) for registered, claim in claims.items()}
+    names = {match["attr"].lower(): registered for registered, match in matches.items() if match and match["attr"]}
+    close = get_close_matches(name.lower(), names, n=1, cutoff=_SAME_CLASS)
+    return f"did you mean '{names[close[0]]}'?" if close else ""
 
 
 def add_provider(error: ComponentError, kind: Kind, entry_point: EntryPoint) -> ComponentError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from toolkit.config.registry import KINDS, find
-from toolkit.config.signatures import bind_arguments, is_component, read_signature
+from toolkit.config.signatures import bind_arguments, describe_supplied, is_component, read_signature
 from toolkit.utils.errors import ComponentError, KeyPath, Problem
 
 CLASS, KWARGS = "replay_buffer_class", "replay_buffer_kwargs"  # SB3's parameters
@@ -26,7 +26,12 @@ def bind_replay_buffer(
         problem
     """
     value = params.get(CLASS)
-    if not isinstance(value, str | dict) or CLASS not in read_signature(algorithm).parameters:
+    if CLASS not in read_signature(algorithm).parameters:
+        return params
+    if value is None and isinstance(kwargs := params.get(KWARGS), dict):
+        names = [name for name in kwargs if name in _KIND.supplied]
+        problems += [describe_supplied((*path, KWARGS, name), _KIND.supplied) for name in names]
+    if not isinstance(value, str | dict):
         return params
     others = {name: other for name, other in params.items() if name not in (CLASS, KWARGS)}
     component = {"name": value} if isinstance(value, str) else value

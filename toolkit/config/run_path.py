@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from toolkit.config.schema import RunConfig
+from toolkit.config.signatures import is_component
 from toolkit.config.values import read_code_value
-from toolkit.config.yaml_document import walk
+from toolkit.config.yaml_document import get_value, walk
 from toolkit.utils.errors import KeyPath, Problem
 
 RUN = "{run}"
+_IN_PATH = re.compile(r"[^:]*/\{run\}")  # but not in the path of a URL
 
 
 def has_run_directory(value: Any) -> bool:
@@ -30,18 +34,39 @@ def replace_run(value: Any, directory: Path) -> Any:
     return value.replace(RUN, str(directory)) if isinstance(value, str) else value
 
 
+def show_run(problem: Problem, directory: Path) -> Problem:
+    """Return a problem with ``{run}`` in place of the path of the directory that it stands for."""
+    message, hint = (text.replace(str(directory), RUN) for text in (problem.message, problem.hint))
+    return replace(problem, message=message, hint=hint)
+
+
 def find_misplaced_run(config: RunConfig) -> list[Problem]:
-    """Return a problem for each ``{run}`` where it would only be a text: outside the callbacks, and in calls."""
-    message, hint = f"{RUN} is the run directory only in the params of callbacks", "write another path"
-    parts = {"env": config.env, "algorithm": config.algorithm}
-    problems = [Problem(path, message, hint) for path in _iterate_paths(parts, ())]
-    called = f"{RUN} is not known yet when a function is called"
+    """Return a problem for each ``{run}`` that is not the start of a path in the params of callbacks."""
+    message, hint = f"{RUN} is the run directory only in the params of callbacks", "remove it"
+    names = [{"name": callback.name} for callback in config.callbacks]
+    parts = {"import_modules": config.import_modules, "env": config.env, "algorithm": config.algorithm}
+    problems = [Problem(path, message, hint) for path in _iterate_paths(parts | {"callbacks": names}, ())]
     for index, callback in enumerate(config.callbacks):
-        path: KeyPath = ("callbacks", index, "params")
-        calls = [path + inner for inner, value in walk(callback.params) if read_code_value(value, True)]
-        texts = [inner for inner in _iterate_paths(callback.params, path) if any(inner[: len(c)] == c for c in calls)]
-        problems += [Problem(inner, called, "pass it to the callback itself") for inner in texts]
+        problems += _find_misplaced_in_params(callback.params, ("callbacks", index, "params"))
     return problems
+
+
+def _find_misplaced_in_params(params: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
+    """Yield a problem for each ``{run}`` in what a callback calls, in names of components, and inside a path."""
+    calls = [inner for inner, value in walk(params) if read_code_value(value, True)]
+    names = [(*inner, "name") for inner, value in walk(params) if is_component(value)]
+    for inner in _iterate_paths(params, ()):
+        text: str = get_value(params, inner)
+        if any(inner[: len(call)] == call for call in calls):
+            message = f"{RUN} is not known yet when a function is called"
+            yield Problem((*path, *inner), message, "pass it to the callback itself")
+        elif inner in names:
+            yield Problem(
+                (*path, *inner), f"{RUN} is the run directory only in parameters, not in a name", "remove it"
+            )
+        elif _IN_PATH.match(text):
+            message = f"{RUN} is an absolute path, which nothing can stand before"
+            yield Problem((*path, *inner), message, f"write {text[text.index(RUN) :]}")
 
 
 def _iterate_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

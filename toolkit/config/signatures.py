@@ -24,6 +24,7 @@ from toolkit.config.type_hints import (
     is_mapping_type,
     is_numpy_type,
     is_union,
+    list_texts_of_members,
     make_type_adapter,
 )
 from toolkit.config.values import (
@@ -115,7 +116,8 @@ def bind_arguments(
     for name, value in params.items():
         try:
             if name in supplied:
-                raise _MismatchError((*path, name), f"cannot be set here: it comes from {supplied[name]}")
+                problems.append(describe_supplied((*path, name), supplied))
+                continue
             arguments[name] = convert(value, _find_annotation(name, allowed, params, path), (*path, name))
         except _MismatchError as error:
             problems.append(error.problem)
@@ -124,6 +126,11 @@ def bind_arguments(
         if name not in optional and parameter.default is inspect.Parameter.empty:
             problems.append(Problem((*path, name), "required parameter is missing"))
     return arguments, problems
+
+
+def describe_supplied(path: KeyPath, supplied: Mapping[str, str]) -> Problem:
+    """Return the problem that a config sets a parameter, the last key of the path, that the toolkit passes."""
+    return Problem(path, f"cannot be set here: it comes from {supplied[str(path[-1])]}")
 
 
 def list_default_envs(signature: Signature, names: Collection[str]) -> list[str]:
@@ -166,6 +173,7 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     if annotation is inspect.Parameter.empty:
         return _convert_items(value, path)
     if isinstance(value, str):
+        _check_member(value, annotation, path)
         value = _find_code(value, annotation, path)
     if is_component(value) and not allows(annotation, is_mapping_type):
         name, value = value["name"], _build_component(value, annotation, path)
@@ -177,6 +185,13 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     if isinstance(value, list) and allows(annotation, is_callback_list_type):
         return [convert(item, typing.get_args(annotation)[0], (*path, index)) for index, item in enumerate(value)]
     return _validate(value, annotation, path)
+
+
+def _check_member(value: str, annotation: Any, path: KeyPath) -> None:
+    """Refuse a text that names no member where the annotation is ``SomeEnum | str``."""
+    texts = list_texts_of_members(annotation)
+    if texts and value.lower() not in {text.lower() for text in texts}:
+        raise _MismatchError(path, f"should be {' or '.join(map(repr, texts))}, not {value!r}", "")
 
 
 def _find_code(value: str, annotation: Any, path: KeyPath) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import types
 import typing
@@ -38,6 +39,16 @@ def format_type(annotation: Any) -> str:
         return str(annotation).replace("typing.", "").replace("collections.abc.", "")
     except Exception:  # an annotation may be any object
         return "any"
+
+
+def list_texts_of_members(annotation: Any) -> list[str]:
+    """Return the names, in lower case, and the textual values of members that ``SomeEnum | str`` allows; else none."""
+    parts = typing.get_args(annotation) if is_union(annotation) else ()
+    enums = [part for part in parts if isinstance(part, type) and issubclass(part, enum.Enum)]
+    if str not in parts:
+        return []
+    texts = [(name.lower(), member.value) for cls in enums for name, member in cls.__members__.items()]
+    return [*dict.fromkeys(text for pair in texts for text in pair if isinstance(text, str))]
 
 
 def is_union(annotation: Any) -> bool:

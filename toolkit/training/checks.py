@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import gymnasium as gym
 from gymnasium.wrappers import NormalizeReward
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, EveryNTimesteps
@@ -25,6 +26,7 @@ from stable_baselines3.common.vec_env import (
 from toolkit.config.components import BoundComponent, find_doubts
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
+from toolkit.envs.relabelling import has_relabelled_rewards
 from toolkit.training.callbacks import RunCallback, SuccessCriterion
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, Problem, describe_error
@@ -48,6 +50,7 @@ def find_config_warnings(config: ResolvedConfig) -> list[Problem]:
     return [
         *_find_rollout_problems(values),
         *find_obstacles_to_learning(config),
+        *_find_early_hindsight(values),
         *_find_other_gammas(values),
         *_find_wrapper_order_problems(values),
         *_find_idle_callbacks(values),
@@ -134,6 +137,22 @@ def _find_late_updates(values: _Values) -> Iterator[Problem]:
     elif values.rollout and "exploration_initial_eps" in arguments and isinstance(interval, int) and interval > end:
         message = f"{interval:,} is beyond the run's {wanted:,} timesteps: the target network is never updated"
         yield Problem((*_ALGORITHM_PARAMS, "target_update_interval"), message, hint)
+
+
+def _find_early_hindsight(values: _Values) -> Iterator[Problem]:
+    """Find updates that may begin before an episode has ended: hindsight cannot sample then."""
+    config, starts = values.config, values.algorithm.get("learning_starts")
+    has_demonstrations = any(callback.name == "demonstrations" for callback in config.callbacks)
+    if not has_relabelled_rewards(config) or has_demonstrations or not values.rollout or not isinstance(starts, int):
+        return
+    first = (starts // values.rollout[1] + 1) * values.rollout[1]
+    limit = config.env.max_episode_steps or getattr(gym.registry.get(config.env.name), "max_episode_steps", None)
+    if first < (limit or 1) * config.env.n_envs or (limit is None and starts == 0):
+        message = (
+            f"updates begin at timestep {first:,}, perhaps before an episode has ended: hindsight needs whole ones"
+        )
+        steps = f"{limit * config.env.n_envs:,}" if limit else "the steps of an episode times env.n_envs"
+        yield Problem((*_ALGORITHM_PARAMS, "learning_starts"), message, f"set it to {steps} or more")
 
 
 def _find_other_gammas(values: _Values) -> Iterator[Problem]:

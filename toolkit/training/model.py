@@ -29,6 +29,7 @@ from toolkit.snapshots.restore import RESTORE_ERRORS
 from toolkit.snapshots.rng import preserve_rng_state
 from toolkit.snapshots.weights import find_unreadable_weights, load_weights
 from toolkit.training.device import find_device_problem
+from toolkit.training.replay_buffer_checks import describe_unfit_replay_buffer, refuse_negative_goals
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError
 
@@ -50,6 +51,7 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
 
     :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
     """
+    refuse_negative_goals(config)
     components = config.components
     algorithm = components.algorithm
     if find_device_problem(config):
@@ -68,7 +70,8 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
                 "choose an algorithm for this action space (continuous: sac, td3, ppo; discrete: double_dqn, ppo)",
             )
             raise config.make_error([problem]) from cause
-        if unfit := _describe_unfit_images(config, env, str(cause)):
+        unfit = _describe_unfit_images(config, env, str(cause))
+        if unfit := unfit or describe_unfit_replay_buffer(config, env.observation_space, str(cause)):
             raise config.make_error([unfit]) from cause
         raise
     train_freq = getattr(model, "train_freq", None)

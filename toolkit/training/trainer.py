@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,6 +20,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_config
 from toolkit.config.registry import KINDS, find
+from toolkit.config.run_path import show_run
 from toolkit.config.schema import RunConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env, try_rewards
@@ -53,7 +54,7 @@ from toolkit.training.run_directory import RunDirectory
 from toolkit.training.space_checks import log_space_warnings
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.callbacks import iterate_nested
-from toolkit.utils.errors import Problem, RunError, TrainingError, describe_error
+from toolkit.utils.errors import ConfigError, Problem, RunError, TrainingError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 _log = logging.getLogger("toolkit")
@@ -254,12 +255,29 @@ def _open_session(
 
     :param run: the run directory; without one, ``{run}`` in the parameters of callbacks names a temporary directory
     """
-    with nullcontext(run) if run else TemporaryDirectory() as directory:
-        session = _build_session(config, callbacks, [*displays], Path(directory))
+    directory = run or Path(mkdtemp())
+    with nullcontext() if run else _show_run_in_errors(config, directory):
+        try:
+            session = _build_session(config, callbacks, [*displays], directory)
+        finally:
+            if run is None:
+                shutil.rmtree(directory, ignore_errors=True)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+@contextmanager
+def _show_run_in_errors(config: ResolvedConfig, directory: Path) -> Iterator[None]:
+    """Put ``{run}`` in place of the directory that it names into errors about the config."""
     try:
-        yield session
-    finally:
-        session.close()
+        yield
+    except ConfigError as error:
+        problems = [show_run(problem, directory) for problem in error.problems]
+        if problems == [*error.problems]:
+            raise
+        raise config.make_error(problems) from error.__cause__
 
 
 def _build_session(

@@ -131,15 +131,16 @@ def make_printable(text: str, max_length: int = 600) -> str:
 
 
 def did_you_mean(wrong: str, candidates: Sequence[str], present: Sequence[str] = (), max_listed: int = 30) -> str:
-    """Suggest the closest known name; list all if none is close.
+    """Suggest the closest known name, whatever its case; list all if none is close.
 
     :param present: names that exist already, and are suggested last
     :param max_listed: list nothing if there are more names
     """
     absent = [name for name in candidates if name not in present]
     for names, cutoff in ((absent, 0.75), (present, 0.6), (absent, 0.6)):
-        if close := get_close_matches(wrong, names, n=1, cutoff=cutoff):
-            return f"did you mean '{close[0]}'?"
+        by_lower_case = {name.lower(): name for name in reversed(names)}
+        if close := get_close_matches(wrong.lower(), by_lower_case, n=1, cutoff=cutoff):
+            return f"did you mean '{by_lower_case[close[0]]}'?"
     return f"known: {', '.join(sorted(absent))}" if 0 < len(absent) <= max_listed else ""
 
 

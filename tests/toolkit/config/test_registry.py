@@ -98,6 +98,8 @@ def test_unknown_kind_is_refused_with_suggestion(name: str, hint: str) -> None:
         ("callbacks", "sucess", "did you mean 'success'?"),
         ("schedules", "xyz", "known: constant, exponential, harmonic, linear"),
         ("policies", "DuelingMlpPolcy", "did you mean 'DuelingMlpPolicy'?"),
+        ("callbacks", "EvalCallback", "did you mean 'eval'?"),
+        ("algorithms", "DQN", "did you mean 'dqn'?"),
         ("wrappers", "", "known: "),
     ],
 )

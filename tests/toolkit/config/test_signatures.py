@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -92,9 +93,22 @@ def test_unknown_kwargs_accept_any_name() -> None:
     assert bind(factory, mine=1, other="x") == {"mine": 1, "other": "x"}
 
 
+class Mode(enum.Enum):
+    NEXT_STEP = "NextStep"
+    NEVER = 0
+
+
+def test_text_for_enumeration_names_member() -> None:
+    def component(mode: Mode | str) -> None: ...
+
+    for text in ("next_step", "NextStep", "NEVER"):
+        assert bind(component, mode=text) == {"mode": text}
+    assert list_problems(component, mode="nxt") == ["mode: should be 'next_step' or 'NextStep' or 'never', not 'nxt'"]
+
+
 def test_broken_annotation_does_not_hide_others() -> None:
     class Component:
-        def __init__(self, known: int, unknown: "NoSuchName") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+        def __init__(self, known: int, unknown: NoSuchName) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
     assert list_problems(Component, known="x", unknown="anything") == ["known: should be int, not 'x'"]
 

@@ -10,6 +10,7 @@ import gymnasium
 import in_process_launcher
 import numpy as np
 import pytest
+from goal_line import GOAL_LINE
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import VecNormalize
 from support import CONFIGS, SMALL_CONFIG, toolkit_process
@@ -41,6 +42,7 @@ def normalize(params: str = "", *, outside: str = "", inside: str = "") -> str:
 
 
 DQN = "algorithm: {{name: dqn, params: {{learning_starts: 50, target_update_interval: 100, {0}}}}}\n"
+GOALS = DQN.replace("{0}", "replay_buffer_class: her").replace("50", "{0}")
 IMAGE_DQN = DQN.format("buffer_size: 100").replace("dqn,", "dqn, policy: CnnPolicy,")
 PPO = "algorithm: {{name: ppo, params: {{n_steps: 64, {0}}}}}\n"
 WARNINGS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -94,6 +96,18 @@ WARNINGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"n_envs": 3},
         "3: algorithm.params.batch_size: updates need 384 timesteps, but timesteps is 300: nothing is learnt; "
         "lower it, or increase timesteps",
+    ),
+    "hindsight from the start": (
+        GOALS.format(0),
+        {"env": GOAL_LINE},
+        "3: algorithm.params.learning_starts: updates begin at timestep 4, perhaps before an episode has ended: "
+        "hindsight needs whole ones; set it to the steps of an episode times env.n_envs or more",
+    ),
+    "hindsight in the first episodes": (
+        GOALS.format(79),
+        {"env": GOAL_LINE, "n_envs": 2, "more": "max_episode_steps: 45"},
+        "3: algorithm.params.learning_starts: updates begin at timestep 80, perhaps before an episode has ended: "
+        "hindsight needs whole ones; set it to 90 or more",
     ),
     "rewards normalized for another gamma": (
         PPO.format("gamma: 0.9"),
@@ -185,6 +199,14 @@ VALID = {
         {},
     ),
     "a soft target": ("algorithm: {name: sac, params: {target_update_interval: 1_000}}", {"env": "Pendulum-v1"}),
+    "hindsight after whole episodes": (
+        GOALS.format(90),
+        {"env": GOAL_LINE, "n_envs": 2, "more": "max_episode_steps: 45"},
+    ),
+    "hindsight with demonstrations": (
+        GOALS.format(0) + "callbacks: [{name: demonstrations, params: {path: a.npz}}]",
+        {"env": GOAL_LINE},
+    ),
     "random search": ("algorithm: {name: ars, policy: LinearPolicy}", {}),
 }
 
@@ -211,6 +233,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"env": "Images-v0", "more": normalize("norm_obs: false")},
         "2: env.vec_wrappers.0: the replay buffer of 'dqn' needs it outside 'VecTransposeImage', which changes "
         "observations; put 'stable_baselines3.common.vec_env:VecTransposeImage' before 'vec_normalize'",
+    ),
+    "a text that the algorithm cannot read": (
+        "algorithm: {name: sac, params: {target_entropy: automatic}}",
+        {"env": "Pendulum-v1"},
+        "3: algorithm.params.target_entropy: 'sac' cannot be built: ValueError: could not convert string to float: ",
     ),
     "a device of another machine": (
         PPO.format("device: 'cuda:7'"),

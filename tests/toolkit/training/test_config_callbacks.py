@@ -391,7 +391,23 @@ def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
         ),
         (
             "  - progress\nalgorithm: {params: {tensorboard: '{run}/logs'}}",
-            "algorithm.params.tensorboard: {run} is the run directory only in the params of callbacks",
+            "algorithm.params.tensorboard: {run} is the run directory only in the params of callbacks; remove it",
+        ),
+        (
+            "  - progress\nenv: {id: '{run}'}",
+            "env.id: {run} is the run directory only in the params of callbacks; remove it",
+        ),
+        (
+            "  - '{run}/mine.py:Mine'",
+            "callbacks.0.name: {run} is the run directory only in the params of callbacks; remove it",
+        ),
+        (
+            "  - {name: eval, params: {callback_after_eval: {name: '{run}/mine.py:Mine'}}}",
+            "callbacks.0.params.callback_after_eval.name: {run} is the run directory only in parameters",
+        ),
+        (
+            "  - {name: checkpoint, params: {save_freq: 9, save_path: './{run}/x'}}",
+            "callbacks.0.params.save_path: {run} is an absolute path, which nothing can stand before; write {run}/x",
         ),
     ],
 )
