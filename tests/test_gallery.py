@@ -17,19 +17,7 @@ from toolkit.reports.gallery_page import format_page
 from toolkit.reports.thumbnails import MAX_BYTES, WIDTH
 
 GALLERY, PAGE = Path("benchmarks/gallery"), Path("docs/gallery.md")
-UNMEASURED = {
-    "cartpole_qrdqn",
-    "cartpole_recurrent_ppo",
-    "cartpole_trpo",
-    "course_ddqn",
-    "frozenlake_ddqn",
-    "inverted_pendulum_ppo",
-    "lunarlander_ddqn",
-    "minigrid_ppo",
-    "mountaincar_ddqn",
-    "pendulum_crossq",
-    "pendulum_tqc",
-}
+UNMEASURED = {"cartpole_recurrent_ppo", "pendulum_crossq", "pendulum_tqc"}
 
 
 @pytest.fixture(scope="module")
