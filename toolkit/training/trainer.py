@@ -218,8 +218,8 @@ class _Session:
 
     @property
     def criterion(self) -> SuccessCriterion | None:
-        """The run's success criterion."""
-        return next((item for item in self.config_callbacks if isinstance(item, SuccessCriterion)), None)
+        """The run's success criterion, also one that Python passed."""
+        return next((item for item in self.run_callbacks if isinstance(item, SuccessCriterion)), None)
 
     def rebuild_callbacks(self, run: Path) -> None:
         """Build the callbacks again that name the run directory, which exists now."""
@@ -301,7 +301,8 @@ def _build_session(
         refuse_unfit_callbacks(config)
         indices = range(len(config.callbacks))
         config_callbacks = [build_config_callback(config, index, evaluation_env, run) for index in indices]
-        if sum(isinstance(callback, SuccessCriterion) for callback in config_callbacks) > 1:
+        nested = [item for callback in [*config_callbacks, *callbacks] for item in iterate_nested(callback)]
+        if sum(isinstance(callback, SuccessCriterion) for callback in nested) > 1:
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])
         prepare_eval_callbacks(config, model, dict(enumerate(config_callbacks)), callbacks)
         monitor_writer = MonitorCsvWriter(env)

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from small_runs import StopAt, find_differences, train_with_interruptions
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize, unwrap_vec_normalize
 from support import Toolkit, files_in
 
 import toolkit as tk
 from toolkit.config.load import read_config, resolve_config
+from toolkit.config.registry import KINDS, find
 from toolkit.training.trainer import resume, train
 from toolkit.utils.errors import ConfigError, TrainingError
 
@@ -253,6 +254,14 @@ def test_reward_threshold_stops_training() -> None:
     run = train(tk.load_config("stop.yaml"), Path("run"))
     assert run.result is not None
     assert run.result["timesteps"] == 40
+
+
+def test_criterion_from_python_decides_success_where_it_is_nested() -> None:
+    Path("plain.yaml").write_text(HEAD + "  - progress\n")
+    criterion = find(KINDS["callbacks"], "success")(threshold=1, episodes=1)
+    run = train(tk.load_config("plain.yaml"), Path("run"), [EveryNTimesteps(40, criterion)])
+    assert run.result is not None
+    assert (run.result["status"], run.result["success"]["timestep"]) == ("success", run.result["timesteps"])
 
 
 @pytest.mark.parametrize("wrappers", [["vec_normalize"], []], ids=["vec_normalize", "NormalizeObservation"])
