@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from toolkit.config.load import ResolvedConfig
+from toolkit.config.registry import KINDS, find
+from toolkit.config.signatures import read_signature
+from toolkit.envs.factory import make_vec_env
 from toolkit.snapshots.plain_data import is_equal
+from toolkit.snapshots.rng import find_drawn_generators, get_generator_states
 from toolkit.testing.component import (
     DEFAULT_ENV,
     NO_PARAMS,
+    SEED,
     STATE_ADVICE,
     ConformanceError,
     Env,
@@ -29,6 +37,10 @@ from toolkit.testing.short_runs import (
     join_names,
     train_briefly,
 )
+from toolkit.training.checks import find_callback_problems
+from toolkit.training.config_callbacks import build_config_callback
+from toolkit.training.eval_env import EvaluationEnv
+from toolkit.training.model import build_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
 from toolkit.utils.text import format_count
@@ -45,33 +57,42 @@ def check_callback(
     *,
     params: Mapping[str, Any] = NO_PARAMS,
     env: Env = DEFAULT_ENV,
+    algorithm: str = "ppo",
     changes_training: bool = False,
 ) -> None:
     """Check that a callback works with one and four environments, leaves training unchanged, and can be resumed.
 
+    Its ``check_model`` must leave the model and the random generators as they are.
+
     :param callback: its name or its class
     :param params: arguments of its constructor
-    :param env: where PPO trains for a few hundred timesteps: a Gymnasium id, or a mapping like ``env`` in the YAML
+    :param env: where it trains for a few hundred timesteps: a Gymnasium id, or a mapping like ``env`` in the YAML
+    :param algorithm: what trains there: an algorithm for the environment's actions
     :param changes_training: whether it may change the weights or end training early
     :raises ConformanceError: with the first promise that it breaks, and what to change
     :raises ToolkitError: if the callback does not exist or cannot be built
     """
     with name_component(callback) as name:
         for n_envs in _ENV_COUNTS:
-            _check_with(n_envs, {"name": name, "params": dict(params)}, env, changes_training)
+            callbacks = [{"name": name, "params": dict(params)}]
+            config, bare = (_make_config(env, n_envs, algorithm, items) for items in (callbacks, []))
+            _check_with(config, None if changes_training else bare)
 
 
-def _check_with(n_envs: int, callback: dict[str, Any], env: Env, changes_training: bool) -> None:
-    """Check the callback in trainings with a number of environments."""
-    config = _make_config(env, n_envs, [callback])
-    label = config.components.callbacks[0].cls.__name__
+def _check_with(config: ResolvedConfig, bare: ResolvedConfig | None) -> None:
+    """Check the callback in trainings.
+
+    :param bare: the config without the callback; ``None`` if that may change training
+    """
+    label, n_envs = config.components.callbacks[0].cls.__name__, config.env.n_envs
     with TemporaryDirectory() as folder:
+        _check_that_model_check_changes_nothing(label, config, Path(folder))
         reference = TrainingObserver()
-        if not changes_training:
-            train(_make_config(env, n_envs, []), Path(folder) / "without", [reference])
+        if bare:
+            train(bare, Path(folder) / "without", [reference])
         failure = f"{label}: training with {format_count(n_envs, 'environment')} failed"
         run, observer = train_briefly(config, Path(folder) / "with", failure, f"correct what was raised; {_PER_ENV}")
-        if not changes_training:
+        if bare:
             _check_training_unchanged(label, observer, reference)
         if observer.unsaved:
             names = join_names(observer.unsaved)
@@ -82,15 +103,39 @@ def _check_with(n_envs: int, callback: dict[str, Any], env: Env, changes_trainin
             _check_resume(label, config, run, observer)
 
 
-def _make_config(env: Env, n_envs: int, callbacks: list[dict[str, Any]]) -> ResolvedConfig:
-    params = {"n_steps": _ROLLOUT_TIMESTEPS // n_envs, "batch_size": 32, "n_epochs": 1}
+def _make_config(env: Env, n_envs: int, algorithm: str, callbacks: list[dict[str, Any]]) -> ResolvedConfig:
+    steps, cls = _ROLLOUT_TIMESTEPS // n_envs, find(KINDS["algorithms"], algorithm)
+    params = {"n_steps": steps, "n_epochs": 1, "batch_size": 32}
+    if issubclass(cls, OffPolicyAlgorithm):
+        params = {"train_freq": steps, "learning_starts": 0, "buffer_size": 10_000, "batch_size": 32}
+    params = {name: value for name, value in params.items() if name in read_signature(cls).parameters}
     return make_config(
         timesteps=_TIMESTEPS,
         env={**make_env_config(env), "n_envs": n_envs},
-        algorithm={"name": "ppo", "params": params, "policy_params": {"net_arch": [8]}},
+        algorithm={"name": algorithm, "params": params, "policy_params": {"net_arch": [8]}},
         callbacks=callbacks,
         snapshots={"every_timesteps": _ROLLOUT_TIMESTEPS, "every_minutes": None},
     )
+
+
+def _check_that_model_check_changes_nothing(label: str, config: ResolvedConfig, folder: Path) -> None:
+    """Let the callback, and those that it holds, check a model as `toolkit check` does."""
+    with closing(make_vec_env(config, seed=SEED)) as venv:
+        model = build_model(config, venv, seed=SEED)
+        with closing(EvaluationEnv(config, model)) as evaluation_env:
+            callback = build_config_callback(config, 0, evaluation_env, folder)
+            weights, generators = copy.deepcopy(model.policy), get_generator_states()
+            problems = find_callback_problems(config.components.callbacks[0], callback, model)
+            changes = find_drawn_generators(generators, get_generator_states())
+    if problems:
+        raise config.make_error(problems)
+    changes = [f"the generator of {name}" for name in changes]
+    changes += [f"the weights ({name})" for name in find_different_tensors(weights, model.policy)]
+    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer and model.replay_buffer.size():
+        changes.append("the replay buffer")
+    if changes:
+        advice = "it is called by `toolkit check`, and not on resume: move this to _on_training_start"
+        raise ConformanceError(f"{label}.check_model changed {join_names(changes)}; {advice}")
 
 
 def _check_training_unchanged(label: str, observer: TrainingObserver, reference: TrainingObserver) -> None:
@@ -129,7 +174,8 @@ def _check_resume(label: str, config: ResolvedConfig, run: RunDirectory, uninter
     if differences:
         names = join_names(sorted(differences))
         raise ConformanceError(
-            f"{label}: a run that crashed and resumed differs from an uninterrupted one: {names}; {STATE_ADVICE}"
+            f"{label}: a run that crashed and resumed differs from an uninterrupted one: {names}; {STATE_ADVICE}; "
+            "ask self.context.is_resumed, of a RunCallback, before what is done once"
         )
 
 
@@ -154,7 +200,9 @@ def _state_of(observer: TrainingObserver) -> dict[str, Any]:
 
 
 def _read_columns(run: RunDirectory) -> dict[str, tuple[str, ...]]:
-    """Return the columns of progress.csv, without times."""
+    """Return the columns of progress.csv, without times; none if training ended before a log was due."""
+    if not (run.directory / "progress.csv").exists():
+        return {}
     with (run.directory / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else ()) if not name.startswith("time/")]

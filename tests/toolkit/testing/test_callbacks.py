@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from toolkit import RunCallback
 from toolkit.testing import ConformanceError, check_callback
 
 
@@ -74,6 +76,35 @@ class FailsToLoad(LosesCount):
         self.count = state["cuont"]
 
 
+class DrawsInCheck(RunCallback):
+    def check_model(self, model):
+        torch.rand(1)
+        with torch.no_grad():
+            next(model.policy.parameters()).add_(1)
+
+    def _on_step(self):
+        return True
+
+
+class FillsInCheck(DrawsInCheck):
+    def check_model(self, model):
+        space = model.observation_space
+        observation = np.zeros((model.n_envs, *space.shape))
+        zeros = np.zeros(model.n_envs)
+        model.replay_buffer.add(observation, observation, zeros, zeros, zeros, [{}] * model.n_envs)
+
+
+class ChangesWeightsAgain(RunCallback):
+    """Does what must be done once, without asking whether training is resumed."""
+
+    def _on_training_start(self):
+        with torch.no_grad():
+            next(self.model.policy.parameters()).add_(0.01)
+
+    def _on_step(self):
+        return True
+
+
 BROKEN_CALLBACKS: list[tuple[type[BaseCallback], str]] = [
     (ReturnsNone, r"ended training at timestep 1 of 256; _on_step returns True.*changes_training=True"),
     (StopsAt100, r"ended training at timestep 100 of 256; .*changes_training=True"),
@@ -81,6 +112,7 @@ BROKEN_CALLBACKS: list[tuple[type[BaseCallback], str]] = [
     (SingleEnvOnly, r"with 4 environments failed: ValueError.*one entry per environment"),
     (HoldsIterator, r"numbers cannot be saved, .*state_dict and load_state_dict"),
     (LosesCount, r"differs from an uninterrupted one: progress.csv \(mine/count\); .*state_dict"),
+    (DrawsInCheck, r"check_model changed the generator of torch, the weights \(.*move this to _on_training_start"),
     (FailsToLoad, r"`toolkit resume` after a crash failed: .*cuont.*load_state_dict"),
 ]
 
@@ -96,3 +128,18 @@ def test_callback_may_hold_times_and_change_training_if_allowed(callback: type[B
 def test_broken_callback_is_reported_with_advice(callback: type[BaseCallback], message: str) -> None:
     with pytest.raises(ConformanceError, match=f"(?s){callback.__name__}.*{message}"):
         check_callback(callback)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("callback", "algorithm", "message"),
+    [
+        (FillsInCheck, "dqn", r"FillsInCheck\.check_model changed the replay buffer; .*not on resume"),
+        (ChangesWeightsAgain, "a2c", r"ChangesWeightsAgain: .* the weights \(.*ask self\.context\.is_resumed"),
+    ],
+)
+def test_callback_that_changes_training_is_checked_with_its_algorithm(
+    callback: type[BaseCallback], algorithm: str, message: str
+) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_callback(callback, algorithm=algorithm, changes_training=True)

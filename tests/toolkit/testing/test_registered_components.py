@@ -84,7 +84,7 @@ EXEMPT = {
     ("callbacks", "maskable_eval"): "needs action masks; test_config_callbacks.py trains with it",
     ("callbacks", "no_model_improvement"): "is nested in eval; test_config_callbacks.py trains with it",
     ("callbacks", "reward_threshold"): "is nested in eval; test_config_callbacks.py trains with it",
-    ("callbacks", "demonstrations"): "needs a replay buffer, and PPO has none; test_demonstrations.py checks it",
+    ("callbacks", "demonstrations"): "needs a file of transitions; test_demonstrations.py checks it",
     ("wrappers", "atari"): "skips frames on purpose; test_extras.py plays a game with it",
     ("launchers", "ray"): "test_ray_launcher.py checks it on a cluster",
 }
