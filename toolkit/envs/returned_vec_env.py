@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from toolkit.config.schema import EnvConfig, RunConfig
 from toolkit.config.values import has_per_env
 from toolkit.envs.replayable import ReplayableEpisodes, iterate_layers
+from toolkit.envs.spaces import sample_allowed
 from toolkit.envs.vec_env import InProcessVecEnv
 from toolkit.utils.errors import Problem
 
@@ -31,6 +32,8 @@ class MemberEnv(gym.Env[Any, Any]):
     def __init__(self, venv: VecEnv, index: int) -> None:
         self.observation_space, self.action_space = venv.observation_space, venv.action_space
         self._index = index
+        if _has_masks(venv):
+            self.action_masks = lambda: venv.env_method("action_masks", indices=[index])[0]
         self._start: tuple[Any, dict[str, Any]] = (None, {})
         self._step: tuple[Any, float, bool, bool, dict[str, Any]] = (None, 0.0, False, False, {})
 
@@ -66,7 +69,7 @@ class MemberEnv(gym.Env[Any, Any]):
 
 
 class FirstMember(MemberEnv):
-    """The first environment of a vec env, for a trial: all others get the same actions."""
+    """The first environment of a vec env, for a trial: all others get the same actions, or random ones if masked."""
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv, 0)
@@ -79,7 +82,11 @@ class FirstMember(MemberEnv):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the vec env."""
-        self.take_step(self._venv.step(np.array([action] * self._venv.num_envs)), _list_reset_infos(self._venv))
+        actions = [action] * self._venv.num_envs
+        if hasattr(self, "action_masks"):
+            masks = self._venv.env_method("action_masks")
+            actions[1:] = [sample_allowed(self.action_space, mask) for mask in masks[1:]]
+        self.take_step(self._venv.step(np.array(actions)), _list_reset_infos(self._venv))
         return super().step(action)
 
     def close(self) -> None:
@@ -167,6 +174,14 @@ def refuse_unfit_keys(config: RunConfig, venv: VecEnv, render_mode: str | None) 
     if problems:
         venv.close()
         raise config.make_error(problems)
+
+
+def _has_masks(venv: VecEnv) -> bool:
+    """Return whether the environments of a vec env say which actions are legal, as sb3-contrib asks for it."""
+    try:
+        return venv.has_attr("action_masks")
+    except Exception:  # SB3's raise AttributeError, others anything
+        return False
 
 
 def _list_reset_infos(venv: VecEnv) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
 
 from toolkit.config.schema import RunConfig
 from toolkit.utils.errors import Problem
@@ -116,3 +117,21 @@ def _find_start(space: gym.Space[Any]) -> str:
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
         return str(np.asarray(space.start).tolist())
     return ""
+
+
+def sample_allowed(space: gym.Space[Any], masks: ArrayLike) -> Any:
+    """Return a random action that masks allow.
+
+    :param masks: as ``action_masks()`` of sb3-contrib: one for each value of each action
+    """
+    return space.sample(_convert_masks(np.asarray(masks, np.int8).ravel(), space))
+
+
+def _convert_masks(masks: NDArray[np.int8], space: gym.Space[Any]) -> Any:
+    """Convert the masks of sb3-contrib, one for each value of each action, to those of Gymnasium's spaces."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(np.split(masks, np.cumsum(space.nvec)[:-1]))
+    if isinstance(space, gym.spaces.MultiBinary):
+        allows_zero, allows_one = masks.reshape(*space.shape, 2).T
+        return np.where(allows_zero & allows_one, 2, allows_one).astype(np.int8)
+    return masks

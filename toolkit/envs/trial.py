@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import read_is_success, require_finite
 from toolkit.envs.factory import accepts_infinity, derived_seed, make_env
-from toolkit.envs.spaces import find_unusual_spaces
+from toolkit.envs.spaces import find_unusual_spaces, sample_allowed
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.errors import ConfigError, FaultyEnvironmentError, Problem, ToolkitError, describe_error
 
@@ -75,8 +75,7 @@ class _Trial:
         if not self._env.has_wrapper_attr("action_masks"):
             return space.sample()
         with self._report_errors("fails at action_masks()"):
-            masks = np.asarray(self._env.get_wrapper_attr("action_masks")(), np.int8)
-            return space.sample(_convert_masks(masks.ravel(), space))
+            return sample_allowed(space, self._env.get_wrapper_attr("action_masks")())
 
     def _check_observation(self, observation: Any) -> None:
         space = self._env.observation_space
@@ -121,13 +120,3 @@ class _Trial:
         except Exception as error:  # an environment can raise anything
             hint = suggest_base_wrappers(error) or hint
             raise self._make_error(f"{what}: {describe_error(error)}", hint) from error
-
-
-def _convert_masks(masks: NDArray[np.int8], space: gym.Space[Any]) -> Any:
-    """Convert the masks of sb3-contrib, one for each value of each action, to those of Gymnasium's spaces."""
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return tuple(np.split(masks, np.cumsum(space.nvec)[:-1]))
-    if isinstance(space, gym.spaces.MultiBinary):
-        allows_zero, allows_one = masks.reshape(*space.shape, 2).T
-        return np.where(allows_zero & allows_one, 2, allows_one).astype(np.int8)
-    return masks

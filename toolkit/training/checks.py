@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -235,6 +236,18 @@ def refuse_unfit_normalization(config: ResolvedConfig, model: BaseAlgorithm) -> 
             return
         if layer.observation_space != layer.venv.observation_space:
             raise config.make_error([_describe_unfit_order(config, normalizer, type(layer))])
+
+
+def refuse_missing_masks(config: ResolvedConfig, model: BaseAlgorithm) -> None:
+    """Refuse an algorithm that asks for masks of actions where no environment has any.
+
+    :raises ConfigError: if it is ``MaskablePPO``, or like it
+    """
+    parameter, env = inspect.signature(model.learn).parameters.get("use_masking"), model.get_env()
+    if parameter is not None and parameter.default is True and env is not None and not env.has_attr("action_masks"):
+        message = f"'{config.algorithm.name}' needs action_masks(), which '{config.env.name}' does not have"
+        hint = "add the base wrapper sb3_contrib.common.wrappers:ActionMasker, or 'info_action_mask'"
+        raise config.make_error([Problem(("algorithm", "name"), message, hint)])
 
 
 def find_callback_problems(component: BoundComponent, callback: BaseCallback, model: BaseAlgorithm) -> list[Problem]:

@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from toolkit.config.environments import EnvFunction
 from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_config
 from toolkit.config.registry import KINDS, find
 from toolkit.config.run_path import show_run
@@ -27,13 +28,14 @@ from toolkit.envs.factory import derived_seed, make_vec_env, try_rewards
 from toolkit.snapshots import training_state
 from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTraining
 from toolkit.snapshots.eval_generators import list_own_eval_envs
-from toolkit.snapshots.rng import seed_global_generators
+from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
 from toolkit.training.checks import (
     find_callback_problems,
     find_obstacles_to_learning,
     refuse_lone_environment,
+    refuse_missing_masks,
     refuse_unfit_normalization,
 )
 from toolkit.training.config_callbacks import (
@@ -84,6 +86,9 @@ def train(
     try_rewards(resolved)
     with _open_session(resolved, callbacks, _progress_display(config, progress_bar)) as session:
         _check_callbacks(resolved, session)
+        if isinstance(resolved.components.env.cls, EnvFunction):  # may return one environment twice: not at the end
+            with preserve_rng_state():
+                refuse_lone_environment(resolved)
         with limit_torch_threads(session.model):  # environment.json has the threads that training uses
             run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
@@ -296,6 +301,7 @@ def _build_session(
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         keep_recent_steps(env)
         refuse_unfit_normalization(config, model)
+        refuse_missing_masks(config, model)
         log_space_warnings(config, model)
         evaluation_env = EvaluationEnv(config, model)
         refuse_unfit_callbacks(config)

@@ -32,6 +32,22 @@ def make_games(n=3, cls=DummyVecEnv):
 def make_seedless():
     return make_games(cls=Seedless)
 
+class Masked(gym.Wrapper):
+    def reset(self, **kwargs):
+        self.side = 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        assert action == self.side, "masked"
+        self.side = 1 - self.side
+        return super().step(action)
+
+    def action_masks(self):
+        return [self.side == 0, self.side == 1]
+
+def make_masked(cls=DummyVecEnv):
+    return cls([lambda: Masked(gym.make("CartPole-v1"))] * 2)
+
 def make_single():
     made.append(gym.make("CartPole-v1"))
     return made[-1]
@@ -155,3 +171,12 @@ def test_function_is_called_once_for_each_environment() -> None:
     config = load_config(write_config("make_single"), ["env.n_envs=2"])
     assert make_vec_env(config, seed=0).num_envs == 2
     assert len(config.components.env.cls.function.__globals__["made"]) == 2
+
+
+def test_masks_of_vec_env_reach_maskable_ppo(toolkit: Toolkit) -> None:
+    algorithm = "{name: maskable_ppo, params: {n_steps: 16, batch_size: 16, n_epochs: 1}}"
+    path = write_config("make_masked")
+    path.write_text(path.read_text().replace("{name: a2c, policy_params: {net_arch: [4]}}", algorithm))
+    assert toolkit("check", path).status == 0
+    assert toolkit("train", path, "--out", "run", "--quiet").status == 0
+    assert toolkit("evaluate", "run", "--episodes", "2").status == 0

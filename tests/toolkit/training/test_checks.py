@@ -370,3 +370,10 @@ def test_run_of_a_missing_device_evaluates_and_resumes_on_the_cpu(
     resume(run)
     assert "this machine has no 'cuda:7': training continues differently, on the CPU" in caplog.text
     assert re.search(r"config\.yaml:\d+: algorithm\.params\.device: ", caplog.text)
+
+
+@pytest.mark.parametrize("more", ["", "vec_env: subproc"])
+def test_maskable_algorithm_without_masks_is_refused(more: str) -> None:
+    config = load_config(write("algorithm: maskable_ppo\n", more=more))
+    with pytest.raises(ConfigError, match=r"^c.yaml:3: algorithm.name: .*needs action_masks.*CartPole-v1"):
+        dry_run(config)
