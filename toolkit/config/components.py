@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.config.doubts import find_equal_seeds, find_paths_as_text
 from toolkit.config.environments import bind_env_params, call_register_function, find_env
 from toolkit.config.parameters import Parameters
-from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module
+from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, suggest_file
 from toolkit.config.replay_buffers import bind_replay_buffer
 from toolkit.config.run_path import find_misplaced_run, has_run_directory, replace_run
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
@@ -209,7 +209,8 @@ def find_components(config: RunConfig) -> tuple[Components | None, list[Problem]
     :return: ``None`` if the algorithm cannot be found, and every problem
     """
     with resolving_for(config.origin) as code:
-        return _find_components(config, code)
+        components, problems = _find_components(config, code)
+    return components, [suggest_file(problem, config.get_directory(problem.path)) for problem in problems]
 
 
 def bind_callback(config: RunConfig, callback: ComponentConfig, bound: BoundComponent, run: Path) -> BoundComponent:

@@ -14,6 +14,7 @@ from toolkit.config.parameters import Parameters
 from toolkit.config.registry import load_function, load_module, load_object
 from toolkit.config.schema import EnvConfig
 from toolkit.config.signatures import read_signature
+from toolkit.config.values import describe_value
 from toolkit.utils.errors import ComponentError, Problem, describe_error, did_you_mean
 
 if TYPE_CHECKING:
@@ -172,12 +173,13 @@ def _advise_shimmy(env_id: str) -> str:
 
 
 def _make_by_path(
-    spec: EnvSpec, *, max_episode_steps: int | None = None, render_mode: str | None = None, **params: Any
+    spec: EnvSpec, /, *, max_episode_steps: int | None = None, render_mode: str | None = None, **params: Any
 ) -> gym.Env[Any, Any]:
     """Make the environment of a class or function, which gets those of the toolkit's arguments that it takes."""
     import gymnasium as gym
 
     taken = _select_taken(spec.entry_point, max_episode_steps, render_mode)  # type: ignore[arg-type]  # not a string
+    taken |= {name: params.pop(name) for name in ("id",) if name in params}  # gymnasium.make has a parameter id
     env = gym.make(replace(spec, kwargs=taken), max_episode_steps=max_episode_steps, **params)
     if render_mode is not None and env.render_mode is None:
         env.close()
@@ -206,6 +208,7 @@ class EnvFunction:
 
     def __call__(
         self,
+        /,
         *,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -213,6 +216,7 @@ class EnvFunction:
         **params: Any,
     ) -> gym.Env[Any, Any] | VecEnv:
         """Call the function, and put the layers of ``gymnasium.make`` around an environment."""
+        import gymnasium as gym
         from gymnasium.envs.registration import EnvSpec
         from stable_baselines3.common.vec_env import VecEnv
 
@@ -220,6 +224,8 @@ class EnvFunction:
         if isinstance(made, VecEnv):
             return made
         _refuse_old_class(self.name, type(made))
+        if not isinstance(made, gym.Env):
+            raise ComponentError(f"it returns {describe_value(made)}, not an environment")
         return _make_by_path(
             EnvSpec(self.name, lambda **_: made),
             max_episode_steps=max_episode_steps,

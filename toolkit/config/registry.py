@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from toolkit.config.imports import check_call, import_by_name, import_file
-from toolkit.utils.errors import ComponentError, describe_error, did_you_mean
+from toolkit.utils.errors import ComponentError, Problem, describe_error, did_you_mean
 
+_MISSING_MODULE = re.compile(r"(.* cannot be made: )?module '(?P<module>.*)' does not exist")
+_IS_PACKAGE_MISSING = "is its package installed here?"
 _ALIAS = re.compile("(Mlp|Cnn|MultiInput)(Lstm)?Policy")  # SB3's and sb3_contrib's names under policy_aliases
 _SAME_CLASS = 0.9  # similarity of names that mean one class, as difflib measures it
 
@@ -279,12 +281,24 @@ def load_module(source: str) -> ModuleType:
         return import_file(Path(source)) if source.endswith(".py") else import_by_name(source)
     except ModuleNotFoundError as error:
         if source == error.name or source.startswith(f"{error.name}."):
-            raise ComponentError(f"module '{error.name}' does not exist", "is its package installed here?") from error
+            raise ComponentError(f"module '{error.name}' does not exist", _IS_PACKAGE_MISSING) from error
         raise ComponentError(f"importing '{source}' failed: {describe_error(error)}") from error
     except ComponentError:
         raise
     except (Exception, SystemExit) as error:
         raise ComponentError(f"importing '{source}' failed: {describe_error(error)}") from error
+
+
+def suggest_file(problem: Problem, directory: Path) -> Problem:
+    """Suggest the file that has the name of a missing module.
+
+    :param directory: of the config
+    """
+    match = _MISSING_MODULE.fullmatch(problem.message)
+    if match is None or problem.hint != _IS_PACKAGE_MISSING:
+        return problem
+    file = Path(*match["module"].split(".")).with_suffix(".py")
+    return replace(problem, hint=f"name the file: ./{file.as_posix()}") if (directory / file).is_file() else problem
 
 
 def _check_kind(kind: Kind, name: str, component: Any) -> type[Any]:
@@ -299,7 +313,10 @@ def _check_kind(kind: Kind, name: str, component: Any) -> type[Any]:
         return component  # type: ignore[no-any-return]
     expected = f"a subclass of {kind.base.replace(':', '.')}" if kind.base else "a class with callable objects"
     actual = f"the class {component.__name__}" if is_class else f"an object of type {type(component).__name__}"
-    raise ComponentError(f"'{name}' is not a valid {kind.singular}: it should be {expected}, not {actual}")
+    message = f"'{name}' is not a valid {kind.singular}: it should be {expected}, not {actual}"
+    is_function = isinstance(component, FunctionType)
+    advice = "write a class, or wrap the environment in a function that env.id names"
+    raise ComponentError(message, advice if is_function and kind.name == "wrappers" else "")
 
 
 def has_callable_instances(cls: type[Any]) -> bool:

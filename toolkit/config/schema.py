@@ -6,6 +6,7 @@ This module knows the shape of a config. :mod:`toolkit.config.components` checks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
@@ -157,6 +158,12 @@ class RunConfig(StrictModel):
     def make_error(self, problems: Sequence[Problem]) -> ConfigError:
         """Return the error that reports problems with the file and line of each."""
         return ConfigError(problems, self._locations)
+
+    def get_directory(self, path: KeyPath) -> Path:
+        """Return the directory that relative files in a value start at: that of the file which has the value."""
+        place = Problem(path, "").nearest(self._locations)
+        location = "" if place is None else self._locations[place]
+        return Path() if location.startswith("--set") else Path(location.rpartition(":")[0]).parent
 
     def to_document(self) -> Document:
         """Return the whole config, defaults included, as plain data.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -14,6 +15,7 @@ from toolkit.config.components import BoundComponent, copy_arguments, select_for
 from toolkit.config.environments import EnvFunction
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
+from toolkit.config.values import has_per_env
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
 from toolkit.envs.constants import find_constants
 from toolkit.envs.episodes import EpisodeRecorder
@@ -27,6 +29,7 @@ from toolkit.utils.errors import ConfigError, Problem
 from toolkit.utils.seeds import derive_run_seed
 
 _STREAMS = ("training", "evaluation", "video", "confirmation", "callback")
+_built_envs: WeakValueDictionary[int, gym.Env[Any, Any] | VecEnv] = WeakValueDictionary()  # in this process, by id
 WrapEnv = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 
@@ -61,22 +64,20 @@ def make_vec_env(
 
     relabels = n_envs is None and has_relabelled_rewards(config)  # other environments fill no replay buffer
     first: gym.Env[Any, Any] | VecEnv | None = None  # what a function has returned already
-    bases: list[gym.Env[Any, Any]] = []
 
     def make(index: int) -> gym.Env[Any, Any]:
         nonlocal first
+        base, first = first, None
+        own_maker, *own = select_for_env(layers, plain_config, index)
         try:
-            base, first = first, None
-            own_maker, *own = select_for_env(layers, plain_config, index)
             base = _make_base(plain_config, own_maker, render_mode) if base is None else base
-            _refuse_same_env(base, bases, plain_config)
             env: gym.Env[Any, Any] = _add_layers(
                 plain_config, base, own[:n_base], own[n_base:], is_alone=in_subprocesses, relabels=relabels
             )
         except ConfigError as error:
             if in_subprocesses or not index:
                 raise
-            raise _hint_at_subprocesses(error, plain_config) from error
+            raise _hint_at_subprocesses(error, plain_config, index) from error
         return wrap(env) if wrap else env
 
     in_subprocesses = config.env.vec_env == "subproc" and n_envs is None and wrap is None
@@ -123,22 +124,24 @@ def _drive_vec_env(base: VecEnv, config: ResolvedConfig, wrap: WrapEnv | None) -
         raise
 
 
-def _refuse_same_env(base: gym.Env[Any, Any] | VecEnv, others: list[gym.Env[Any, Any]], config: RunConfig) -> None:
-    """Add an environment to those of this process, if it is another one than these.
+def _refuse_known_env(base: gym.Env[Any, Any] | VecEnv, config: RunConfig) -> None:
+    """Refuse an environment that was built before, also for another use: two would step and reset the same object.
 
-    :raises ConfigError: if it is one of them
+    :raises ConfigError: if it was
     """
-    if isinstance(base, VecEnv):
-        return
-    if any(base.unwrapped is other.unwrapped for other in others):
+    env = base if isinstance(base, VecEnv) else base.unwrapped
+    if _built_envs.get(id(env)) is env:
         message = f"'{config.env.name}' returns the same environment again"
         raise config.make_error([Problem(("env", "id"), message, "return a new one at each call")])
-    others.append(base)
+    _built_envs[id(env)] = env
 
 
-def _hint_at_subprocesses(error: ConfigError, config: RunConfig) -> ConfigError:
+def _hint_at_subprocesses(error: ConfigError, config: RunConfig, index: int) -> ConfigError:
     """Say of an environment that could be built once in this process, and not again, what may help."""
+    env = config.env
     hint = "one could be built: if a process can have only one, set env.vec_env to subproc"
+    if has_per_env([env.params, *(layer.params for layer in (*env.base_wrappers, *env.wrappers))]):
+        hint = f"this is environment {index}, which has values of its own"
     return config.make_error([replace(problem, hint=problem.hint or hint) for problem in error.problems])
 
 
@@ -201,6 +204,7 @@ def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None
     arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
     arguments |= list_arguments(config)
     base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
+    _refuse_known_env(base, config)
     if isinstance(base, VecEnv):
         refuse_unfit_keys(config, base, render_mode)
     return base

@@ -54,8 +54,15 @@ class NoEnv:
 def make_market(size, **params):
     return Market(size, **params)
 
-def make_by_id(id, kwargs=None):
+def make_by_id(id, kwargs=None, spec=None):
     return Market([id, kwargs])
+
+def make_nothing():
+    return None
+
+class ById(Market):
+    def __init__(self, id, kwargs, spec):
+        super().__init__([id, kwargs])
 
 market = Market()
 
@@ -133,9 +140,10 @@ def test_function_by_path_gets_checked_params(env_id: str, monkeypatch: pytest.M
     assert env.get_attr("prices") == [5, 5]
 
 
-def test_params_may_be_called_like_those_of_gymnasium_make() -> None:
+@pytest.mark.parametrize("name", ["make_by_id", "ById"])
+def test_params_may_be_called_like_those_of_gymnasium_make(name: str) -> None:
     overrides = ["env.params.id={per_env: {start: 3}}", "env.params.kwargs={call: ./market.py:Blind}"]
-    config = load_config(write_config("./market.py:make_by_id"), overrides)
+    config = load_config(write_config(f"./market.py:{name}"), [*overrides, "env.params.spec=3"])
     (first_id, first), (second_id, _) = make_vec_env(config, seed=0).get_attr("prices")
     assert (first_id, second_id, type(first).__name__) == (3, 4, "Blind")
 
@@ -144,6 +152,14 @@ def test_function_that_returns_one_environment_twice_is_refused() -> None:
     config = load_config(write_config("./market.py:return_market"))
     with pytest.raises(ConfigError, match=r"^mine.yaml:2: env.id: 'return_market' returns the same .* a new one"):
         make_vec_env(config, seed=0)
+
+
+@pytest.mark.parametrize("callback", ["eval", "{name: success, params: {threshold: 0, confirm_episodes: 1}}"])
+def test_environment_of_training_is_not_that_of_evaluation(callback: str) -> None:
+    config = load_config(write_config("./market.py:return_market"), ["env.n_envs=1", f"callbacks=[{callback}]"])
+    with pytest.raises(ConfigError, match="'return_market' returns the same environment again"):
+        tk.train(config, "run")
+    assert not Path("run").exists()
 
 
 def test_class_gets_time_limit_that_it_takes() -> None:
@@ -159,6 +175,10 @@ def test_class_gets_time_limit_that_it_takes() -> None:
         ("./market.py:Qqqqqq-v1", "env.id: environment 'Qqqqqq-v1' does not exist; {file} registered nothing"),
         ("./market.py", "'./market.py' is a file, not an environment; name what makes it: ./market.py:Name"),
         ("./absent.py:Market", "absent.py does not exist"),
+        (
+            "market:Market",
+            "'market:Market' cannot be made: module 'market' does not exist; name the file: ./market.py",
+        ),
         ("subprocess:run", "env.id: 'subprocess:run' belongs to Python's standard library"),
         ("subprocess:Popen", "env.id: 'subprocess:Popen' does not make an environment"),
     ],
@@ -167,6 +187,17 @@ def test_path_of_no_environment_is_refused_with_its_line(env_id: str, message: s
     error = read_error(env_id)
     assert error.startswith("mine.yaml:2: env.id: ")
     assert message.format(file=Path("market.py").resolve()) in error
+
+
+def test_function_that_returns_no_environment_is_refused() -> None:
+    config = load_config(write_config("./market.py:make_nothing"))
+    with pytest.raises(ConfigError, match=r"^mine.yaml:2: env: '.*' cannot be built: it returns None, not an env"):
+        make_vec_env(config, seed=0)
+
+
+def test_function_as_base_wrapper_is_refused_with_advice() -> None:
+    error = read_error("./market.py:Market", "env.base_wrappers=[./market.py:make_market]")
+    assert error.endswith("; write a class, or wrap the environment in a function that env.id names")
 
 
 def test_misspelled_parameter_of_class_is_refused() -> None:
