@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import sys
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib.machinery import PathFinder
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from toolkit.config.registry import load_object
 from toolkit.config.signatures import is_component, read_signature
 from toolkit.config.type_hints import is_union
-from toolkit.config.values import is_code_path, is_per_env, read_code_value
+from toolkit.config.values import is_code_path, is_per_env, names_code, read_code_value, select_for_env
 from toolkit.utils.errors import ComponentError, KeyPath, Problem
 
 _UNTYPED = (inspect.Parameter.empty, Any, object)
@@ -35,6 +40,8 @@ def _find_texts(value: Any, annotation: Any, path: KeyPath) -> Iterator[Problem]
     if code := read_code_value(value, True):
         with suppress(ComponentError):  # the check of the parameters has reported it
             yield from find_paths_as_text(load_object(code.reference), code.params, (*path, "params"))
+    elif names_code(value):
+        yield _describe_near_miss(value, path)
     elif is_component(value) and annotation not in _UNTYPED:
         return  # its class is built
     elif isinstance(value, Mapping | list):
@@ -56,32 +63,78 @@ def _get_item_annotation(annotation: Any) -> Any:
     return types[0][0] if len(types) == 1 else str
 
 
+def _describe_near_miss(value: Mapping[str, Any], path: KeyPath) -> Problem:
+    """Say why a mapping is not read as the function or call that it names."""
+    try:
+        read_code_value(value, False)
+    except ComponentError as error:
+        return Problem(path, f"is passed as a mapping: {error.message}", error.hint)
+    raise AssertionError(value)
+
+
 def _exists(code_path: str) -> bool:
-    """Return whether a path is that of a file, or of something in a module that can be called."""
-    source, _, _ = code_path.rpartition(":")
+    """Return whether a path is that of a file, or of a function or class in a module; nothing is imported."""
+    source, _, name = code_path.rpartition(":")
     if source.endswith(".py"):
         return Path(source).is_file()
-    with suppress(ComponentError):
-        return callable(load_object(code_path))
-    return False
+    name = name.partition(".")[0]
+    if source in sys.modules:
+        return callable(vars(sys.modules[source]).get(name))
+    file = _find_source(source)
+    return file is not None and name in _list_definitions(file)
+
+
+def _find_source(module: str) -> Path | None:
+    """Return the source file of a module that is not imported."""
+    directories = None
+    for name in accumulate(module.split("."), "{}.{}".format):
+        spec = PathFinder.find_spec(name, directories)
+        if spec is None:
+            return None
+        directories = spec.submodule_search_locations
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _list_definitions(file: Path) -> set[str]:
+    """Return the names of the functions and classes that a Python file defines, or imports by name."""
+    names = set[str]()
+    with suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.parse(file.read_bytes()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.ImportFrom):
+                names |= {alias.asname or alias.name for alias in node.names}
+    return names
 
 
 def find_equal_seeds(
     component: Callable[..., Any], params: Mapping[str, Any], path: KeyPath, n_envs: int
 ) -> Iterator[Problem]:
-    """Find whole numbers named like a seed that are the same in all environments of a run.
+    """Find whole numbers named like a seed that are the same in several environments of a run.
 
     :param path: where the config has the parameters
     """
-    defaults = {
-        name: parameter.default
-        for name, parameter in read_signature(component).parameters.items()
-        if name not in params
-    }
-    for values, origin in ((params, ""), (defaults, " by default")):
-        for place, seed in _iterate_seeds(values, path) if n_envs > 1 else ():
-            message = f"is {seed}{origin} in all {n_envs} environments, which may therefore be equal"
-            yield Problem(place, message, f"{{per_env: {{start: {seed}}}}} gives environment i {seed} + i")
+    if n_envs == 1:
+        return
+    seeds: dict[KeyPath, list[int]] = {}
+    for index in range(n_envs):
+        for place, seed in _iterate_seeds(select_for_env(dict(params), index), path):
+            seeds.setdefault(place, []).append(seed)
+    for place, values in seeds.items():
+        yield from _describe_equal_seeds(place, values, n_envs)
+    parameters = read_signature(component).parameters.items()
+    defaults = {name: parameter.default for name, parameter in parameters if name not in params}
+    for place, seed in _iterate_seeds(defaults, path):
+        yield from _describe_equal_seeds(place, [seed] * n_envs, n_envs, " by default")
+
+
+def _describe_equal_seeds(path: KeyPath, seeds: list[int], n_envs: int, origin: str = "") -> Iterator[Problem]:
+    """Describe the most frequent seed, if several environments have it."""
+    ((seed, count),) = Counter(seeds).most_common(1)
+    if count > 1:
+        number = f"all {n_envs}" if count == n_envs else f"{count} of {n_envs}"
+        message = f"is {seed}{origin} in {number} environments, which may therefore be equal"
+        yield Problem(path, message, f"{{per_env: {{start: {seed}}}}} gives environment i {seed} + i")
 
 
 def _iterate_seeds(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:

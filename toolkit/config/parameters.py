@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
 from toolkit.config.registry import load_function
-from toolkit.config.signatures import bind_arguments
+from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.values import (
     PER_ENV,
     find_per_env_problems,
     has_per_env,
     list_code_values,
+    locate_for_env,
     max_per_env_values,
     read_code_value,
     select_for_env,
@@ -55,7 +56,7 @@ class Parameters:
         problems = find_per_env_problems(self.values, self.path, n_envs)
         wrong = {self._get_name(problem) for problem in problems}
         names = self.values.keys() - wrong
-        arguments, more_problems = self._bind(self._select(names, 0))
+        arguments, more_problems = self._bind_selected(names, 0)
         problems += [problem for problem in more_problems if self._get_name(problem) not in wrong]
         for index in range(1, max_per_env_values(self.values)):
             problems += self._check_other_env(index, [name for name in names if has_per_env(self.values[name])])
@@ -63,7 +64,7 @@ class Parameters:
 
     def bind_for_env(self, index: int, names: Collection[str]) -> Bound:
         """Bind some of the parameters for one environment, also in another process."""
-        arguments, problems = self._bind(self._select(names, index))
+        arguments, problems = self._bind_selected(names, index)
         return arguments, [problem for problem in problems if self._get_name(problem) in names]
 
     def list_names_per_env(self) -> set[str]:
@@ -86,8 +87,18 @@ class Parameters:
                     results.append(get_value(arguments, tuple(takewhile(lambda key: key != PER_ENV, path))))
         return results
 
-    def _select(self, names: Collection[str], index: int) -> dict[str, Any]:
-        return {name: select_for_env(value, index) for name, value in self.values.items() if name in names}
+    def _bind_selected(self, names: Collection[str], index: int) -> Bound:
+        selected = {name: select_for_env(value, index) for name, value in self.values.items() if name in names}
+        arguments, problems = self._bind(selected)
+        return arguments, [self._locate(problem, index) for problem in problems]
+
+    def _locate(self, problem: Problem, index: int) -> Problem:
+        """Return a problem of a value that one environment gets, with its place in the config."""
+        name, path = self._get_name(problem), problem.path[len(self.path) :]
+        signature = read_signature(self.owner)
+        if name in self.supplied or not (signature.accepts_others or name in signature.parameters):
+            return problem  # of the name
+        return replace(problem, path=(*self.path, *locate_for_env(dict(self.values), path, index)))
 
     def _bind(self, values: Mapping[str, Any]) -> Bound:
         params = {**self.registered, **values}
@@ -96,14 +107,16 @@ class Parameters:
 
     def _check_other_env(self, index: int, names: Collection[str]) -> list[Problem]:
         """Check the parameters of another environment than the first; what they call is called when that is built."""
-        called = {name: list_code_values(select_for_env(self.values[name], index)) for name in names}
-        problems = self.bind_for_env(index, [name for name in names if not called[name]])[1]
-        for name, codes in called.items():
-            for code in codes:
+        selected = {name: select_for_env(self.values[name], index) for name in names}
+        called = {name for name, value in selected.items() if list_code_values(value)}
+        problems = self.bind_for_env(index, [name for name in names if name not in called])[1]
+        for path, value in walk({name: selected[name] for name in called}):
+            if code := read_code_value(value, True):
                 try:
                     load_function(code.reference)
                 except ComponentError as error:
-                    problems.append(Problem((*self.path, name), error.message, error.hint))
+                    problem = Problem((*self.path, *path, code.key), error.message, error.hint)
+                    problems.append(self._locate(problem, index))
         return problems
 
     def _get_name(self, problem: Problem) -> str | int:

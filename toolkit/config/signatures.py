@@ -7,6 +7,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from toolkit.config.type_hints import (
 from toolkit.config.values import (
     CodeValue,
     call_function,
+    can_be_used_once,
     describe_value,
     is_code_path,
     is_per_env,
@@ -271,12 +273,21 @@ def _make_value(code: CodeValue, annotation: Any, path: KeyPath) -> Any:
 
 def _call(code: CodeValue, function: Callable[..., Any], path: KeyPath) -> Any:
     arguments, problems = bind_arguments(function, code.params, (*path, "params"), {})
+    if problems and problems[0].path == (*path, "params", "self"):
+        hint = "name a function that makes the object and calls its method"
+        raise _MismatchError((*path, code.key), f"'{code.reference}' is a method, which needs an object", hint)
     if problems:
         raise _MismatchError(problems[0].path, problems[0].message, problems[0].hint)
     try:
-        return call_function(code.reference, function, arguments)
+        value = call_function(code.reference, function, arguments)
     except ComponentError as error:
         raise _MismatchError(path, error.message, error.hint) from error
+    if not can_be_used_once(value):
+        return value
+    with suppress(AttributeError):
+        value.close()
+    message = f"'{code.reference}' returns {describe_value(value)}, which is empty after its first use"
+    raise _MismatchError(path, message, "return a list or an array, or pass the function itself: {function: PATH}")
 
 
 def _validate(value: Any, annotation: Any, path: KeyPath) -> Any:

@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,19 @@ def call_function(reference: str, function: Callable[..., Any], arguments: Mappi
         raise ComponentError(f"'{reference}' fails: {describe_error(error)}") from error
 
 
+def can_be_used_once(value: Any) -> bool:
+    """Return whether an object is empty after its first use, and cannot be copied before: a generator, for example."""
+    if isinstance(value, Coroutine):
+        return True
+    if not isinstance(value, Iterator | AsyncIterator):
+        return False
+    try:
+        copy.deepcopy(value)
+    except Exception:  # of any class
+        return True
+    return False
+
+
 def describe_value(value: Any) -> str:
     """Describe a value that a function returned: a number or a short text itself, of others the type."""
     is_short = isinstance(value, bool | int | float | type(None)) or (isinstance(value, str) and len(value) <= 80)
@@ -160,6 +174,25 @@ def select_for_env(value: Any, index: int) -> Any:
     if isinstance(value, Mapping):
         return {key: select_for_env(item, index) for key, item in value.items()}
     return [select_for_env(item, index) for item in value] if isinstance(value, list) else value
+
+
+def locate_for_env(value: Any, path: KeyPath, index: int) -> KeyPath:
+    """Return where a config has what one environment gets.
+
+    :param value: as for :func:`select_for_env`
+    :param path: in what that returns
+    """
+    place: KeyPath = ()
+    for key in (*path, None):
+        while is_per_env(value):
+            choices = value[PER_ENV]
+            step = "start" if isinstance(choices, Mapping) else index % len(choices)
+            value, place = choices[step], (*place, PER_ENV, step)
+        if key is not None:
+            place = (*place, key)
+            is_inside = key in value if isinstance(value, Mapping) else isinstance(value, list)
+            value = value[key] if is_inside else None
+    return place
 
 
 def max_per_env_values(params: Mapping[str, Any]) -> int:

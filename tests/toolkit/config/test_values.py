@@ -55,6 +55,8 @@ class Market(gym.Env):
 class Levels(Market):
     def __init__(self, level_seed: int = 3, **params):
         super().__init__(**params)
+        if level_seed < 0:
+            raise ValueError("no level")
 
 
 class Priced(gym.Wrapper):
@@ -100,6 +102,22 @@ def make_large():
 
 def make_config():
     return {"fee": 0.1}
+
+
+def iterate_prices():
+    return iter([1.0] * 8)
+
+
+def yield_prices():
+    yield 1.0
+
+
+def open_prices():
+    return open(__file__)
+
+
+async def wait():
+    pass
 """
 CONFIG = """\
 timesteps: 64
@@ -167,6 +185,30 @@ def test_call_is_made_once_and_each_env_has_own_result(market: Path) -> None:
     first.prices[:] = 0
     assert second.prices.all()
     assert (first.cost(3), first.cost) == (9, second.cost)
+
+
+def test_iterator_that_can_be_copied_is_new_for_each_env(market: Path) -> None:
+    first, second = get_envs(load_config(market, [f"{PRICES}={{call: ./market.py:iterate_prices}}"]))
+    assert [*first.prices] == [*second.prices] != []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "env.params.other={per_env: [1, {call: ./market.py:load_prices, params: {year: 1990}}]}",
+            r"env.params.other.per_env.1: '.*:load_prices' fails: ValueError: no prices for 1990 \S+$",
+        ),
+        (
+            "env.params.level_seed={per_env: [1, -1]}",
+            r"no level .*; this is environment 1, which has values of",
+        ),
+    ],
+)
+def test_value_that_fails_in_second_env_is_named(override: str, message: str, market: Path) -> None:
+    config = load_config(market, ["env.id=./market.py:Levels", override])
+    with pytest.raises(ConfigError, match=message):
+        make_vec_env(config, seed=0)
 
 
 def test_every_env_has_own_per_env_value(market: Path) -> None:
@@ -297,7 +339,7 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
     [
         (
             f"{PRICES}.params.year=1990",
-            "market.yaml:6: env.params.prices: '{file}:load_prices' fails: ValueError: no prices for 1990 ({file}:44)",
+            "market.yaml:6: env.params.prices: '{file}:load_prices' fails: ValueError: no prices for 1990 ({file}:46)",
         ),
         (f"{PRICES}.params.yeer=2020", "env.params.prices.params.yeer: unknown parameter; did you mean 'year'?"),
         (f"{PRICES}.params.year=soon", "env.params.prices.params.year: should be int, not 'soon'"),
@@ -326,6 +368,17 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
             f"{COST}={{function: ./market.py:halve, call: ./market.py:halve}}",
             "env.params.cost: 'function' cannot stand beside 'call'; keep one",
         ),
+        *(
+            (
+                f"{PRICES}={{call: ./market.py:{name}}}",
+                f"env.params.prices: '{{file}}:{name}' returns a {kind}, which is empty after its first use; return a",
+            )
+            for name, kind in (("yield_prices", "generator"), ("open_prices", "TextIOWrapper"), ("wait", "coroutine"))
+        ),
+        (
+            f"{PRICES}={{call: ./market.py:Halving.__call__}}",
+            "env.params.prices.call: '{file}:Halving.__call__' is a method, which needs an object; name a function",
+        ),
         (f"{COST}={{function: ./market.py:np.pi}}", "env.params.cost.function: '{file}:np.pi' cannot be called"),
         (
             f"{RATE}={{call: ./market.py:make_config}}",
@@ -347,7 +400,8 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
             f"{PORT}={{per_env: [1, 2, 3]}}",
             "env.params.port.per_env: has 3 values for 2 environments; give one for each, or set env.n_envs to 3",
         ),
-        (f"{PORT}={{per_env: [1, x]}}", "env.params.port: should be int, not 'x'"),
+        (f"{PORT}={{per_env: [1, x]}}", "env.params.port.per_env.1: should be int, not 'x'"),
+        (f"{PORT}z={{per_env: [1, x]}}", "env.params.portz: unknown parameter; did you mean 'port'?"),
         (f"{PORT}={{per_env: {{start: x}}}}", "env.params.port.per_env.start: should be a number, not 'x'"),
         (
             f"{PORT}={{per_env: {{start: 1, step: 2}}}}",
@@ -360,7 +414,7 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
         (f"{PORT}={{per_env: [1, 2], start: 1}}", "env.params.port.per_env: cannot stand beside 'start'"),
         (
             "env.params.options={per_env: [{call: ./market.py:make_config}, {call: ./market.py:make}]}",
-            "env.params.options: '{file}' has no 'make'",
+            "env.params.options.per_env.1.call: '{file}' has no 'make'",
         ),
         (
             "callbacks=[{name: checkpoint, params: {a: {call: ./market.py:halve, params: {progress: '{run}'}}}}]",
@@ -408,6 +462,21 @@ def test_text_that_is_no_path_of_code_is_not_asked_about(text: str, market: Path
     assert not list_warnings(market, f"env.params.other={text}")
 
 
+def test_check_finds_functions_of_modules_without_import(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path().absolute())
+    Path("packages").mkdir()
+    Path("packages/__init__.py").touch()
+    Path("packages/fees.py").write_text("raise SystemExit('imported')\ndef fee(): pass\n")
+    assert len(list_warnings(market, "env.params.other=packages.fees:fee")) == 1
+    assert not list_warnings(market, "env.params.other=packages.fees:master")
+
+
+@pytest.mark.parametrize("place", ["env.params.other.price", "env.params.options"])
+def test_check_asks_about_mapping_that_is_nearly_a_call(place: str, market: Path) -> None:
+    (warning,) = list_warnings(market, f"{place}={{call: ./market.py:make_config, year: 2020}}")
+    assert warning == f"{place}: is passed as a mapping: 'call' cannot stand beside 'year'; known: params"
+
+
 def test_check_names_text_before_it_tries_the_environment(
     market: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -426,6 +495,9 @@ def test_check_names_seed_that_makes_environments_equal(name: str, market: Path)
     )
     assert not list_warnings(market, f"{name}=7", "env.n_envs=1")
     assert not list_warnings(market, f"{name}={{per_env: {{start: 7}}}}")
+    (warning,) = list_warnings(market, f"{name}={{per_env: [7, 8, 7]}}", "env.n_envs=3")
+    assert warning.startswith(f"{name}: is 7 in 2 of 3 environments, which may therefore be equal; ")
+    assert not list_warnings(market, "env.params.options={per_env: [{seed: 7}, {seed: 8}]}")
 
 
 def test_check_names_default_seed_of_environments(market: Path) -> None:
