@@ -18,8 +18,9 @@ from toolkit.config.compose import apply_override, shadows
 from toolkit.config.load import ResolvedConfig, resolve_document
 from toolkit.config.schema import Params
 from toolkit.config.validation import sort_problems
-from toolkit.config.values import read_code_value
+from toolkit.config.values import is_per_env, names_code, read_code_value
 from toolkit.config.yaml_document import Document, get_locations
+from toolkit.utils.data import iterate_leaves
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 from toolkit.utils.log import log_problems
 from toolkit.utils.text import abbreviate
@@ -263,10 +264,38 @@ def grid_labels(grid: Grid) -> dict[str, list[str]]:
         key = dotted.rpartition(".")[2]
         key = dotted if last_keys[key] > 1 or key.isdecimal() else key
         texts = [_format_value(value) for value in values]
-        if len({text.casefold() for text in texts}) < len(texts):
+        if _has_equal(texts) and any(map(_describes_code, values)):
+            texts = _format_differences(values)
+        if _has_equal(texts):
             texts = [f"{text}-{index}" for index, text in enumerate(texts)]
         labels[dotted] = [f"{_sanitize(key)}={text}" for text in texts]
     return labels
+
+
+def _has_equal(texts: Sequence[str]) -> bool:
+    """Return whether two texts are the same in a file system that ignores case."""
+    return len({text.casefold() for text in texts}) < len(texts)
+
+
+def _describes_code(value: Any) -> bool:
+    """Return whether a value has a function, a call, or values for each environment."""
+    return any(names_code(inner) or is_per_env(inner) for _, inner in yaml_document.walk(value))
+
+
+def _format_differences(values: Sequence[Any]) -> list[str]:
+    """Return of each value what is not the same in all of them, with the last key of each part."""
+    leaves = [dict(iterate_leaves(value)) for value in values]
+    same = {path for path, part in leaves[0].items() if all(others.get(path, others) == part for others in leaves)}
+    texts = [
+        "-".join(f"{_format_key(path)}{_format_value(part)}" for path, part in parts.items() if path not in same)
+        for parts in leaves
+    ]
+    return [text[:_MAX_VALUE_LENGTH] or "none" for text in texts]
+
+
+def _format_key(path: KeyPath) -> str:
+    """Return the name of a part of a value; an item of a list has none."""
+    return f"{_sanitize(str(path[-1]))}-" if path and isinstance(path[-1], str) else ""
 
 
 def _format_value(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -199,8 +200,25 @@ def test_million_runs_are_refused_at_once_without_yes(toolkit: Toolkit) -> None:
     )
 
 
-def test_grid_labels_name_function_and_params_of_calls() -> None:
-    values = [{"call": "/data/markets/of/the/world/market.py:load", "params": {"year": year}} for year in (1, 2)]
-    assert grid_labels({"env.params.prices": values}) == {
-        "env.params.prices": ["prices=load-year-1", "prices=load-year-2"]
-    }
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (
+            [{"call": "/data/markets/of/the/world/market.py:load", "params": {"year": year}} for year in (1, 2)],
+            ["prices=load-year-1", "prices=load-year-2"],
+        ),
+        (
+            [
+                {
+                    "call": "./market.py:load_prices",
+                    "params": {"market": "of the whole world", "days": 5, "year": year},
+                }
+                for year in (1, 2)
+            ],
+            ["prices=year-1", "prices=year-2"],
+        ),
+        ([{"per_env": ["of the first world", "of the second world", x]} for x in "ab"], ["prices=a", "prices=b"]),
+    ],
+)
+def test_grid_labels_name_differences_of_calls(values: list[Any], labels: list[str]) -> None:
+    assert grid_labels({"env.params.prices": values}) == {"env.params.prices": labels}
