@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
 
 from toolkit.config.compose import apply_overrides
 from toolkit.config.load import ResolvedConfig, resolve_document
@@ -39,6 +41,7 @@ _N_ENVS = (1, 2)
 _N_STEPS = 200  # vector steps, more than the buffer holds
 _BUFFER_SIZE = 240
 _BATCH_SIZE = 64
+_EPISODE_STEPS = 5
 _TIMESTEPS = 240
 _SIGNATURE_ADVICE = (
     "take what SB3's algorithms pass: buffer_size, observation_space, action_space, device, n_envs and "
@@ -57,7 +60,8 @@ def check_replay_buffer(
     """Check that a replay buffer stores and samples what it is given, trains repeatably, and can be resumed.
 
     With one environment and with two, it gets the transitions of random actions, more than it holds. Its minibatches
-    must consist of observations and actions that it holds, in the shapes and types of SB3's. With
+    must consist of observations and actions that it holds, in the shapes and types of SB3's. An episode that a time
+    limit ends is not terminal, and observations are normalized with the statistics that it is given. With
     ``optimize_memory_usage`` it does the same, or refuses to be built. Rewards and next
     observations are its own affair, as hindsight and n-step returns change them. Last, it trains an algorithm, whose
     weights must be the same after a crash and ``toolkit resume``.
@@ -75,6 +79,7 @@ def check_replay_buffer(
             config = _make_config(component, algorithm, env, n_envs)
             cls = config.components.algorithm.arguments["replay_buffer_class"]
             _check_contents(cls.__name__, config)
+        _check_time_limits_and_normalization(cls.__name__, config)
         label = f"{cls.__name__} with optimize_memory_usage"
         _check_contents(label, _save_memory(config, cls), is_optional=True)
         _check_training(cls.__name__, config)
@@ -148,6 +153,30 @@ def _check_contents(label: str, config: ResolvedConfig, *, is_optional: bool = F
         _check_can_be_saved(label, buffer, capture_own_state(buffer, [venv], start and start.structure))
     finally:
         venv.close()
+
+
+def _check_time_limits_and_normalization(label: str, config: ResolvedConfig) -> None:
+    """Store the first observations again and again, in episodes that a time limit ends, and sample them."""
+    with closing(make_vec_env(config, seed=SEED)) as venv:
+        model: Any = build_model(config, venv, seed=SEED)
+        buffer, observation = model.replay_buffer, model.get_env().reset()
+        for step in range(4 * _EPISODE_STEPS):
+            actions = np.array([model.action_space.sample() for _ in range(venv.num_envs)])
+            is_end = np.full(venv.num_envs, step % _EPISODE_STEPS == _EPISODE_STEPS - 1)
+            infos = [{"TimeLimit.truncated": bool(value)} for value in is_end]
+            buffer.add(observation, observation, actions, np.zeros(venv.num_envs), is_end, infos)
+        if buffer.handle_timeout_termination and buffer.sample(_BATCH_SIZE).dones.any():
+            advice = "store info['TimeLimit.truncated'], and sample dones * (1 - timeouts) as ReplayBuffer does"
+            raise ConformanceError(f"{label}.sample: dones are 1 where a time limit ended an episode; {advice}")
+        if isinstance(venv.observation_space, spaces.Box) and venv.observation_space.dtype == np.float32:
+            normalizer: Any = VecNormalize(venv, training=False)
+            normalizer.obs_rms.mean += 1
+            sampled = buffer.sample(_BATCH_SIZE, env=normalizer).observations.numpy()
+            is_close = np.isclose(sampled[:, None], normalizer.normalize_obs(observation), rtol=1e-4, atol=1e-5)
+            is_row: Any = is_close.reshape(*is_close.shape[:2], -1).all(axis=2)
+            if not is_row.any(axis=1).all():
+                advice = "pass them through self._normalize_obs(..., env), and rewards through self._normalize_reward"
+                raise ConformanceError(f"{label}.sample does not normalize observations by its argument env; {advice}")
 
 
 def _is_box(model: Any) -> bool:

@@ -84,6 +84,16 @@ class Uncounted(ReplayBuffer):
         return self.pos
 
 
+class EveryEndTerminal(ReplayBuffer):
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        super().add(obs, next_obs, action, reward, done, [{} for _ in infos])
+
+
+class NeverNormalized(ReplayBuffer):
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        return super().sample(batch_size)
+
+
 def test_check_passes_buffer_with_state_of_its_own() -> None:
     check_replay_buffer(Prioritized, params={"exponent": 1.0})
 
@@ -96,6 +106,8 @@ def test_check_passes_buffer_with_state_of_its_own() -> None:
         (WithoutLast, "with optimize_memory_usage.sample has an observation and action that it does not hold"),
         (FlatRewards, r"rewards have shape \(64,\)"),
         (MixedRows, "an observation and action that it does not hold"),
+        (EveryEndTerminal, "dones are 1 where a time limit ended an episode"),
+        (NeverNormalized, "does not normalize observations by its argument env"),
         (OwnGenerator, "the same seed trained different weights"),
         (Larger, "has room for 480 steps of 1 environments"),
         (Uncounted, r"size\(\) is 0 with 240 stored steps"),
