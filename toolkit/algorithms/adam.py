@@ -80,6 +80,25 @@ def get_adam_state(optimizer: th.optim.Optimizer) -> AdamState | None:
     return AdamState(*map(list, zip(*map(_get_state, states), strict=True))) if all(states) else None  # type: ignore[arg-type]
 
 
+def create_adam_state(optimizer: th.optim.Optimizer) -> AdamState:
+    """Create the state of a plain Adam as its first step with all parameters does, and return it.
+
+    ``optimizer.step`` itself would import PyTorch's compiler, which takes a second or more.
+    """
+    options = optimizer.param_groups[0]
+    for parameter in options["params"]:
+        if not optimizer.state[parameter]:
+            zeros = (th.zeros_like(parameter, memory_format=th.preserve_format) for _ in range(2))
+            step_device = parameter.device if options["fused"] else "cpu"
+            optimizer.state[parameter] = {
+                "step": th.zeros((), dtype=th.float32, device=step_device),
+                **dict(zip(("exp_avg", "exp_avg_sq"), zeros, strict=True)),
+            }
+    return AdamState(
+        *map(list, zip(*(_get_state(optimizer.state[parameter]) for parameter in options["params"]), strict=True))
+    )
+
+
 @th.no_grad()
 def step_adam(
     options: dict[str, Any], parameters: Any, gradients: list[th.Tensor], state: AdamState, **overrides: Any

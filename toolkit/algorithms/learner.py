@@ -17,7 +17,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from toolkit.algorithms.adam import AdamState, clip_gradients, get_adam_state, is_plain_adam, step_adam
+from toolkit.algorithms.adam import clip_gradients, create_adam_state, get_adam_state, is_plain_adam, step_adam
 from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
 from toolkit.algorithms.networks import Networks
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
@@ -106,13 +106,11 @@ class Learner:
             elif self._can_run_compiled() and (compiled := self._get_compiled_update(config, optimizer, batch)):
                 return compiled(optimizer.param_groups[0]["lr"], batch).tolist()
 
-        state = None if self._obstacle else get_adam_state(optimizer)
-
         def step_optimizer(loss: th.Tensor) -> None:
-            if state is None:
+            if self._obstacle:
                 _step_as_sb3(model, loss, config.max_grad_norm)
             else:
-                _step_plain_adam(optimizer, self._target_parameters, loss, config.max_grad_norm, state)
+                _step_plain_adam(optimizer, self._target_parameters, loss, config.max_grad_norm)
 
         minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
         online = self._online.get_function(self._online.is_known and not self._have_hooks)
@@ -198,7 +196,6 @@ def _step_plain_adam(
     other_parameters: list[nn.Parameter],
     loss: th.Tensor,
     max_grad_norm: float,
-    state: AdamState,
 ) -> None:
     """Make the same step for a plain Adam, without what is around the arithmetic.
 
@@ -213,7 +210,7 @@ def _step_plain_adam(
     other_gradients = [parameter.grad for parameter in other_parameters if parameter.grad is not None]
     clip_gradients(gradients + other_gradients, max_grad_norm)
     if len(gradients) == len(parameters):
-        step_adam(options, parameters, gradients, state)
+        step_adam(options, parameters, gradients, get_adam_state(optimizer) or create_adam_state(optimizer))
     else:
         optimizer.step()
 

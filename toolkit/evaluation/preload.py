@@ -10,8 +10,6 @@ import gc
 
 gc.disable()
 try:
-    import torch._dynamo  # the first optimizer imports it
-
     import toolkit.algorithms
     import toolkit.evaluation.evaluate
     import toolkit.training.trainer
