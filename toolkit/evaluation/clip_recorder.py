@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, SupportsFloat
@@ -14,7 +16,7 @@ import gymnasium as gym
 from gymnasium.wrappers import RecordVideo
 
 from toolkit.envs.replayable import RAW_EPISODE, iterate_layers
-from toolkit.evaluation.frames import convert_frame, find_single_color, scale_frames
+from toolkit.evaluation.frames import Frame, convert_frame, find_single_color, scale_frames
 from toolkit.evaluation.video_files import VideoFormat, write_gif_at_rate, write_mp4
 from toolkit.utils.errors import RecordingError
 
@@ -106,10 +108,9 @@ class ClipRecorder(RecordVideo):
         frames = scale_frames(raw_frames)
         declared_fps = self._timed_layer.metadata.get("render_fps")
         fps = _read_frame_rate(declared_fps)
-        files = []
-        for suffix in self._formats:
-            files.append(Path(self.video_folder) / f"{self.episode_id}.{suffix}")
-            {"mp4": write_mp4, "gif": write_gif_at_rate}[suffix](files[-1], frames, fps or _DEFAULT_FPS)
+        files = [Path(self.video_folder) / f"{self.episode_id}.{suffix}" for suffix in self._formats]
+        with ThreadPoolExecutor() as pool:  # ffmpeg is another process, so MP4 and GIF are written at once
+            [*pool.map(partial(_write_video, frames, fps or _DEFAULT_FPS), files)]
         doubts = []
         if (color := find_single_color(frames)) is not None:
             doubts.append(f"shows one colour throughout, RGB {color}: check what the environment's render() draws")
@@ -179,6 +180,10 @@ def _find_timed_layer(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
             if declared != inner:
                 break
     return layer
+
+
+def _write_video(frames: Sequence[Frame], fps: float, path: Path) -> None:
+    {".mp4": write_mp4, ".gif": write_gif_at_rate}[path.suffix](path, frames, fps)
 
 
 def _read_frame_rate(declared: Any) -> float | None:
