@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ OWN_FILES = {
     *("config.yaml", "environment.json", "monitor.csv", "progress.csv", "tensorboard", "snapshots", "model.zip"),
     *("wrappers", "videos", "result.json", "evaluation.json", "traceback.txt"),
 }
+_FIELD = re.compile(r"^(Name|Version): *(.+?)\s*$", re.MULTILINE)  # of a package's metadata
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")
 
 
@@ -224,7 +226,16 @@ def _environment() -> dict[str, Any]:
 @cache
 def _packages() -> dict[str, str]:
     """Return the version of every package; cached, because it reads hundreds of files."""
-    return dict(sorted((dist.name, dist.version) for dist in distributions()))
+    return dict(sorted(map(_read_name_and_version, distributions())))
+
+
+def _read_name_and_version(distribution: Distribution) -> tuple[str, str]:
+    """Read the two fields alone: to parse all metadata takes fifteen times as long."""
+    header, _, _ = (distribution.read_text("METADATA") or "").partition("\n\n")
+    fields = dict(_FIELD.findall(header))
+    if {"Name", "Version"} <= fields.keys():
+        return fields["Name"], fields["Version"]
+    return distribution.name, distribution.version
 
 
 def _versions() -> dict[str, str | None]:
