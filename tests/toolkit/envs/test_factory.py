@@ -477,7 +477,11 @@ def test_render_mode_argument_reaches_environment() -> None:
             "env.wrappers.1.params.index",
             "have no number of index 4",
         ),
-        ("{id: FrozenLake-v1, params: {map_name: 9x9}}", "env", "'FrozenLake-v1' cannot be built: KeyError"),
+        (
+            "{id: FrozenLake-v1, params: {map_name: 9x9}}",
+            "env.params.map_name",
+            "'FrozenLake-v1' cannot be built: KeyError",
+        ),
     ],
     ids=["wrapper", "second_wrapper", "environment"],
 )
