@@ -28,6 +28,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.policies import DuelingHead, DuelingQNetwork
 from toolkit.algorithms.stock import get_functions, get_parameters, hides_class_attribute, is_torch_plain
 from toolkit.algorithms.targets import QFunction
@@ -81,6 +82,8 @@ class FastQNetwork:
         #: whether the network is an MLP of known layers, so that it is fast as long as nothing is put around these
         self.has_bare_layers = bool(layers)
         self._layers = [_as_function(layer) for layer in layers]
+        #: computes gradients of an MLP on the CPU; None for other networks
+        self.gradients = MlpGradients(layers) if MlpGradients.can_run(layers) else None
         self._numpy_layers = _NumpyLayers(layers) if _NumpyLayers.can_run(layers) else None
         self._attributes = [vars(module) for module in network.modules() if module._parameters]
         self._space = getattr(network, "observation_space", None)

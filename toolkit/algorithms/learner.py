@@ -14,16 +14,18 @@ from typing import Any
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from toolkit.algorithms.adam import clip_gradients, create_adam_state, get_adam_state, is_plain_adam, step_adam
 from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
+from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.networks import Networks
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
 from toolkit.algorithms.stock import is_torch_plain
 from toolkit.algorithms.targets import Minibatch, QFunction
-from toolkit.algorithms.updates import UpdateConfig, update_networks
+from toolkit.algorithms.updates import UpdateConfig, update_layers, update_networks
 
 _log = logging.getLogger(__name__)
 _MAX_COMPILATIONS = 8
@@ -106,19 +108,30 @@ class Learner:
             elif self._can_run_compiled() and (compiled := self._get_compiled_update(config, optimizer, batch)):
                 return compiled(optimizer.param_groups[0]["lr"], batch).tolist()
 
-        def step_optimizer(loss: th.Tensor) -> None:
-            if self._obstacle:
-                _step_as_sb3(model, loss, config.max_grad_norm)
-            else:
-                _step_plain_adam(optimizer, self._target_parameters, loss, config.max_grad_norm)
-
         minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
         online = self._online.get_function(self._online.is_known and not self._have_hooks)
         target: QFunction = self._target.network
         if self._target.is_known and not self._have_hooks:
             target = self._target.get_function(is_stock=True)
-        losses = update_networks(config, online, target, minibatch, step_optimizer)
+        max_norm = config.max_grad_norm
+        layers = None if self._obstacle else self._get_layers()
+        if layers is not None and isinstance(minibatch, ReplayBufferSamples):
+            step_gradients = partial(_step_by_gradients, optimizer, max_norm)
+            losses = update_layers(config, online, layers, target, minibatch, step_gradients)
+        else:
+            step_loss = partial(_step_plain_adam, optimizer, self._target_parameters, max_norm)
+            if self._obstacle:
+                step_loss = partial(_step_as_sb3, model, max_norm)
+            losses = update_networks(config, online, target, minibatch, step_loss)
         return [loss.item() for loss in losses]
+
+    def _get_layers(self) -> MlpGradients | None:
+        """Return what computes the online network's gradients as autograd would now; None if only autograd can."""
+        layers, parameters = self._online.gradients, self._parameters
+        if layers is None or not self._can_run_compiled() or parameters[0].device.type != "cpu":
+            return None
+        is_plain = not (any(map(_is_frozen_or_hooked, parameters)) or _have_gradients(self._target_parameters))
+        return layers if is_plain else None
 
     def _can_run_compiled(self) -> bool:
         """Return whether a compiled update does what its modules and functions would do now."""
@@ -182,7 +195,20 @@ class Learner:
         return "the network has modules that may compute differently in training mode"
 
 
-def _step_as_sb3(model: DQN, loss: th.Tensor, max_grad_norm: float) -> None:
+def _step_by_gradients(optimizer: th.optim.Optimizer, max_grad_norm: float, gradients: list[th.Tensor]) -> None:
+    """Make a step of a plain Adam with gradients of all its parameters, which have them afterwards."""
+    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
+        parameter.grad = gradient
+    clip_gradients(gradients, max_grad_norm)
+    _apply_gradients(optimizer, gradients)
+
+
+def _apply_gradients(optimizer: th.optim.Optimizer, gradients: list[th.Tensor]) -> None:
+    options = optimizer.param_groups[0]
+    step_adam(options, options["params"], gradients, get_adam_state(optimizer) or create_adam_state(optimizer))
+
+
+def _step_as_sb3(model: DQN, max_grad_norm: float, loss: th.Tensor) -> None:
     """Make a step of the optimizer as ``DQN.train`` does."""
     optimizer = model.policy.optimizer
     optimizer.zero_grad()
@@ -192,17 +218,13 @@ def _step_as_sb3(model: DQN, loss: th.Tensor, max_grad_norm: float) -> None:
 
 
 def _step_plain_adam(
-    optimizer: th.optim.Optimizer,
-    other_parameters: list[nn.Parameter],
-    loss: th.Tensor,
-    max_grad_norm: float,
+    optimizer: th.optim.Optimizer, other_parameters: list[nn.Parameter], max_grad_norm: float, loss: th.Tensor
 ) -> None:
     """Make the same step for a plain Adam, without what is around the arithmetic.
 
     :param other_parameters: those of the policy that the optimizer does not step
     """
-    options = optimizer.param_groups[0]
-    parameters = options["params"]
+    parameters = optimizer.param_groups[0]["params"]
     for parameter in parameters:
         parameter.grad = None
     loss.backward()  # type: ignore[no-untyped-call]
@@ -210,7 +232,7 @@ def _step_plain_adam(
     other_gradients = [parameter.grad for parameter in other_parameters if parameter.grad is not None]
     clip_gradients(gradients + other_gradients, max_grad_norm)
     if len(gradients) == len(parameters):
-        step_adam(options, parameters, gradients, get_adam_state(optimizer) or create_adam_state(optimizer))
+        _apply_gradients(optimizer, gradients)
     else:
         optimizer.step()
 

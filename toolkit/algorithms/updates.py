@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.targets import (
     Minibatch,
     QFunction,
@@ -17,6 +19,18 @@ from toolkit.algorithms.targets import (
 )
 
 LOSSES = {"huber": "smooth_l1_loss", "mse": "mse_loss"}  # functions of `torch.nn.functional`
+_MEAN: Any = 1  # a reduction; PyTorch declares it as text
+_ONE = th.ones(())  # the gradient of a loss by itself
+_LOSS_FUNCTIONS: dict[str, tuple[Callable[..., th.Tensor], Callable[..., th.Tensor]]] = {
+    "huber": (
+        lambda values, targets: th._C._nn.smooth_l1_loss(values, targets, _MEAN, 1.0),
+        lambda values, targets: th.ops.aten.smooth_l1_loss_backward(_ONE, values, targets, _MEAN, 1.0),
+    ),
+    "mse": (
+        lambda values, targets: th._C._nn.mse_loss(values, targets, _MEAN),
+        lambda values, targets: th.ops.aten.mse_loss_backward(_ONE, values, targets, _MEAN),
+    ),
+}
 
 
 class UpdateConfig(NamedTuple):
@@ -52,6 +66,34 @@ def update_networks(
         loss = getattr(F, LOSSES[config.loss])(values, targets)
         step_optimizer(loss)
         losses.append(loss.detach())
+    return losses
+
+
+def update_layers(
+    config: UpdateConfig,
+    online: QFunction,
+    layers: MlpGradients,
+    target: QFunction,
+    batch: ReplayBufferSamples,
+    step_optimizer: Callable[[list[th.Tensor]], None],
+) -> list[th.Tensor]:
+    """Do what :func:`update_networks` does, to the bit, with gradients that are computed layer by layer.
+
+    :param step_optimizer: makes one step of the optimizer for the gradients of the parameters
+    """
+    compute_loss, compute_gradient = _LOSS_FUNCTIONS[config.loss]
+    losses = []
+    with th.no_grad():
+        targets = compute_targets(config, online, target, batch)
+        actions = batch.actions.long()
+        for _ in range(config.n_epochs):
+            all_values = layers.forward(batch.observations)
+            values = all_values if config.loss_over_all_actions else all_values.gather(dim=1, index=actions)
+            losses.append(compute_loss(values, targets))
+            gradient = compute_gradient(values, targets)
+            if not config.loss_over_all_actions:
+                gradient = th.zeros_like(all_values).scatter_(1, actions, gradient)
+            step_optimizer(layers.backward(gradient))
     return losses
 
 
