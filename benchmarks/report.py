@@ -29,6 +29,7 @@ PAGES = (
     "solve",
     "solve_peers",
     "growth",
+    "vector_envs",
     "features",
     "process",
     "snapshot",

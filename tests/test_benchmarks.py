@@ -95,6 +95,16 @@ def test_growth_page_has_a_table_per_quantity(run_benchmark: RunBenchmark) -> No
         assert f" | {speed} | {ratio} |\n" in page.partition(f"| {quantity} |")[2]
 
 
+def test_vector_envs_page_has_the_ratio_of_each_number(run_benchmark: RunBenchmark) -> None:
+    measured, page = run_benchmark("vector_envs", "--envs", "2", "3", "--steps", "20", "--repeats", "2")
+    for n_envs, seconds in measured.items():
+        ratios = [theirs / ours for theirs, ours in zip(seconds["dummy"], seconds["vector"], strict=True)]
+        speed = format_spread([20 * int(n_envs) / duration for duration in seconds["vector"]], 0)
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {n_envs} | ")]
+        assert f" | {speed} | " in line
+        assert line.endswith(f" | {format_spread(ratios, 1)} |")
+
+
 def test_features_page_has_the_added_time_of_each(run_benchmark: RunBenchmark) -> None:
     measured, page = run_benchmark("features", "--envs", "2", "--steps", "30", "--repeats", "2")
     whole, trained, bare = (

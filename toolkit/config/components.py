@@ -313,7 +313,7 @@ def _bind_env(config: RunConfig, problems: list[Problem]) -> BoundComponent:
     env = config.env
     try:
         if not problems:  # an environment is registered when its module is imported
-            maker = find_env(env.id, config.import_modules)
+            maker = find_env(env.id, config.import_modules, as_batch=env.vec_env == "vector")
             parameters, arguments, more_problems = bind_env_params(env, maker)
             problems.extend(more_problems)
             return BoundComponent(env.name, ("env",), maker.make, arguments, config.make_error, parameters)

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config.parameters import Parameters
-from toolkit.config.registry import load_function, load_module, load_object
+from toolkit.config.registry import KINDS, list_entry_points, load_function, load_module, load_object
 from toolkit.config.schema import EnvConfig
 from toolkit.config.signatures import read_signature
 from toolkit.config.values import describe_value
@@ -20,6 +20,7 @@ from toolkit.utils.errors import ComponentError, Problem, describe_error, did_yo
 if TYPE_CHECKING:
     import gymnasium as gym
     from gymnasium.envs.registration import EnvSpec
+    from gymnasium.vector import VectorEnv
     from stable_baselines3.common.vec_env import VecEnv
 
 _ATTRIBUTE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -34,7 +35,7 @@ class EnvMaker:
     :param defaults: parameters that the environment's registration gives
     """
 
-    make: Callable[..., gym.Env[Any, Any] | VecEnv]
+    make: Callable[..., gym.Env[Any, Any] | VecEnv | VectorEnv[Any, Any, Any]]
     creator: Callable[..., Any] | None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,11 +66,12 @@ def _call_once(function: Callable[[], Any]) -> None:
     function()
 
 
-def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
+def find_env(env_id: str, modules: Sequence[str] = (), *, as_batch: bool = False) -> EnvMaker:
     """Find the environment that a config names; it is not built.
 
     :param env_id: a registered id, ``module:Env-v0``, or the path of a class or function
     :param modules: the config's ``import_modules``, which are imported already
+    :param as_batch: whether the ``vector_entry_point`` of a registration makes the environment, if it has one
     :raises ComponentError: if it does not exist, or its code may not run
     """
     import gymnasium as gym
@@ -79,12 +81,18 @@ def find_env(env_id: str, modules: Sequence[str] = ()) -> EnvMaker:
         _import_module(module, env_id)
     if name in gym.registry:
         spec = gym.registry[name]
+        if as_batch and spec.vector_entry_point and name not in list_entry_points(KINDS["vector_envs"]):
+            return _make_batch_maker(name, spec.vector_entry_point, spec)
         creator = load_object(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         _refuse_old_class(env_id, creator)
         # a file cannot be imported by gym.make, nor by its name in another process
         return EnvMaker(partial(gym.make, spec if module.endswith(".py") else env_id), creator, spec.kwargs)
     if module and _ATTRIBUTE.fullmatch(name):
         creator = _load_creator(env_id)
+        if isinstance(creator, type) and issubclass(creator, gym.vector.VectorEnv):
+            if not as_batch:
+                raise ComponentError(f"'{env_id}' steps several environments in one call", "set env.vec_env to vector")
+            return _make_batch_maker(name, creator)
         if not isinstance(creator, type):
             return EnvMaker(EnvFunction(name, creator), creator)
         spec = gym.envs.registration.EnvSpec(name, creator)  # type: ignore[arg-type]  # of gymnasium.Env
@@ -106,6 +114,8 @@ def bind_env_params(env: EnvConfig, maker: EnvMaker) -> tuple[Parameters, dict[s
     import gymnasium as gym
 
     supplied = {"render_mode": "whether a video is made", "max_episode_steps": "env.max_episode_steps"}
+    if isinstance(maker.make, VectorEnvClass):
+        supplied |= {"num_envs": "env.n_envs", "autoreset_mode": "the toolkit"}
     # an environment's own parameters may be called as these two of gymnasium.make
     for_make = inspect.signature(gym.make).parameters.keys() - supplied.keys() - {"id", "kwargs"}
     own_values = {name: value for name, value in env.params.items() if name not in for_make}
@@ -140,7 +150,7 @@ def _load_creator(path: str) -> Callable[..., Any]:
     if not isinstance(creator, type):
         return load_function(path)
     _refuse_old_class(path, creator)
-    if not issubclass(creator, gym.Env):
+    if not issubclass(creator, gym.Env | gym.vector.VectorEnv):
         message = f"'{path}' does not make an environment: the class is not a subclass of gymnasium.Env"
         raise ComponentError(message)
     return creator
@@ -181,10 +191,14 @@ def _make_by_path(
     taken = _select_taken(spec.entry_point, max_episode_steps, render_mode)  # type: ignore[arg-type]  # not a string
     taken |= {name: params.pop(name) for name in ("id",) if name in params}  # gymnasium.make has a parameter id
     env = gym.make(replace(spec, kwargs=taken), max_episode_steps=max_episode_steps, **params)
+    _require_frames(env, spec.id, render_mode)
+    return env
+
+
+def _require_frames(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], name: str, render_mode: str | None) -> None:
     if render_mode is not None and env.render_mode is None:
         env.close()
-        raise ComponentError(f"it draws no frames: '{spec.id}' takes no render_mode")
-    return env
+        raise ComponentError(f"it draws no frames: '{name}' takes no render_mode")
 
 
 def _select_taken(
@@ -232,6 +246,48 @@ class EnvFunction:
             render_mode=render_mode,
             disable_env_checker=disable_env_checker,
         )
+
+
+@dataclass(frozen=True)
+class VectorEnvClass:
+    """A class of Gymnasium's ``VectorEnv``, or a function that returns one.
+
+    :param defaults: parameters that the environment's registration gives
+    :param max_episode_steps: of the registration
+    """
+
+    name: str
+    creator: Callable[..., VectorEnv[Any, Any, Any]]
+    defaults: Mapping[str, Any]
+    max_episode_steps: int | None = None
+
+    def __call__(
+        self, *, num_envs: int, max_episode_steps: int | None = None, render_mode: str | None = None, **params: Any
+    ) -> VectorEnv[Any, Any, Any]:
+        """Make environments that reset in the step that ends an episode, if they leave the choice.
+
+        :raises ComponentError: if they take no time limit where one is asked for
+        """
+        from gymnasium.vector import AutoresetMode
+
+        signature = read_signature(self.creator)
+        if max_episode_steps and "max_episode_steps" not in signature.parameters and not signature.accepts_others:
+            raise ComponentError(f"'{self.name}' takes no max_episode_steps")
+        supplied = _select_taken(self.creator, max_episode_steps or self.max_episode_steps, render_mode)
+        if "autoreset_mode" in signature.parameters:
+            supplied["autoreset_mode"] = AutoresetMode.SAME_STEP
+        env = self.creator(**{**supplied, **self.defaults, **params}, num_envs=num_envs)
+        _require_frames(env, self.name, render_mode)
+        return env
+
+
+def _make_batch_maker(
+    name: str, creator: Callable[..., VectorEnv[Any, Any, Any]] | str, spec: EnvSpec | None = None
+) -> EnvMaker:
+    creator = load_object(creator) if isinstance(creator, str) else creator
+    defaults = spec.kwargs if spec else {}
+    maker = VectorEnvClass(name, creator, defaults, spec.max_episode_steps if spec else None)
+    return EnvMaker(maker, creator, defaults)
 
 
 def _suggest_env(env_id: str, registered_ids: Collection[str], modules: Sequence[str]) -> str:

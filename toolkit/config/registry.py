@@ -91,6 +91,15 @@ KINDS = {
                 "env": "the environment",
             },
         ),
+        Kind(
+            "vector_envs",
+            "gymnasium.vector:VectorEnv",
+            {
+                "num_envs": "env.n_envs",
+                "max_episode_steps": "env.max_episode_steps",
+                "render_mode": "whether a video is made",
+            },
+        ),
         Kind("wrappers", "gymnasium:Wrapper", {"env": "the environment"}),
         Kind("vec_wrappers", "stable_baselines3.common.vec_env:VecEnvWrapper", {"venv": "the environments"}),
         Kind(

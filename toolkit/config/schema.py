@@ -72,8 +72,8 @@ class EnvConfig(StrictModel):
     """Options of every reset of the environment."""
     n_envs: Annotated[Count, Field(le=10_000)] = 1
     """Number of environments that step together."""
-    vec_env: Literal["dummy", "subproc"] = "dummy"
-    """Whether they step in this process or each in its own (SB3's DummyVecEnv, SubprocVecEnv)."""
+    vec_env: Literal["dummy", "subproc", "vector", "envpool"] = "dummy"
+    """Whether they step in this process, each in its own (SB3's DummyVecEnv, SubprocVecEnv), or all in one call."""
     step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds that a step or reset may take with `vec_env: subproc`."""
     base_wrappers: tuple[Component, ...] = ()

@@ -12,11 +12,12 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from toolkit.config.components import BoundComponent, copy_arguments, select_for_env
-from toolkit.config.environments import EnvFunction
+from toolkit.config.environments import EnvFunction, VectorEnvClass
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.config.values import has_per_env
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
+from toolkit.envs.batch_factory import make_batch_env, make_lone_env
 from toolkit.envs.constants import find_constants
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.info_keywords import read_info_keywords
@@ -84,7 +85,9 @@ def make_vec_env(
     factories = [partial(make, index) for index in range(n_envs or config.env.n_envs)]
     step_timeout = config.env.step_timeout
     venv: VecEnv
-    if in_subprocesses:
+    if config.env.vec_env in ("vector", "envpool") and n_envs is None and wrap is None:
+        venv = make_batch_env(config)
+    elif in_subprocesses:
         venv = SubprocessVecEnv(factories, step_timeout, seed)
     else:
         if isinstance(maker.cls, EnvFunction):
@@ -203,6 +206,8 @@ def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None
     """
     arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
     arguments |= list_arguments(config)
+    if isinstance(maker.cls, VectorEnvClass):
+        return make_lone_env(config, maker, render_mode)
     base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
     _refuse_known_env(base, config)
     if isinstance(base, VecEnv):

@@ -237,9 +237,19 @@ def _sum_rewards(rewards: list[float]) -> float:
 
     :raises FaultyEnvironmentError: if it is no number that statistics of returns can take
     """
+    total = math.nan
     with suppress(OverflowError, ValueError):  # of infinite rewards, or of their sum
-        if abs(total := math.fsum(rewards)) <= LARGEST_RETURN:  # false for nan, too
-            return total
+        total = math.fsum(rewards)
+    return check_return(total)
+
+
+def check_return(total: float) -> float:
+    """Return the sum of an episode's raw rewards.
+
+    :raises FaultyEnvironmentError: if it is no number that statistics of returns can take
+    """
+    if abs(total) <= LARGEST_RETURN:  # false for nan, too
+        return total
     message = f"the environment returns rewards whose sum over an episode is not finite, or beyond {LARGEST_RETURN:g}"
     raise FaultyEnvironmentError(message, "correct them in the environment: wrappers do not change its raw return")
 

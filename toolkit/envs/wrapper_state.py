@@ -47,17 +47,22 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
     if "n_envs" not in states:
         _load_former_states(venv, states)
         return
-    venv.env_method("take_over", states["wrappers"], states["changed"])
+    _take_over(venv, states)
     if _load_vec_wrappers(venv, states):
         seeds = venv.unwrapped._seeds
         venv.reset()  # makes the objects that the vec wrappers do not have yet
         venv.unwrapped._seeds = seeds
-        venv.env_method("take_over", states["wrappers"], states["changed"])
+        _take_over(venv, states)
         for name in _load_vec_wrappers(venv, states):
             warn_of_missing(name)
     _freeze_statistics(venv)
     if (recorder := _find_recorder(venv)) is not None:
         recorder.taken_over = states
+
+
+def _take_over(venv: VecEnv, states: dict[str, Any]) -> None:
+    if states["wrappers"] or states["changed"]:  # those of a batch have nothing that others could take over
+        venv.env_method("take_over", states["wrappers"], states["changed"])
 
 
 def list_vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:

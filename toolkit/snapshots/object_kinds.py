@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
@@ -23,10 +24,11 @@ STATIC_TYPES = (  # the same objects whenever a config is built
     *(type, FunctionType, MethodType, BuiltinFunctionType, functools.partial, ModuleType, np.ufunc, Path),
     *(torch.device, torch.dtype, np.dtype, gym.Space, Logger, logging.Logger),
 )
-_OPAQUE_TYPES = (gym.Env, VecEnv, BaseAlgorithm, BaseException)  # attributes are not their whole state
+_OPAQUE_TYPES = (gym.Env, VectorEnv, VecEnv, BaseAlgorithm, BaseException)  # attributes are not their whole state
 _REFERENCES = {
     BaseCallback: {"model", "parent", "locals", "globals", "context"},
     gym.Wrapper: {"env", "_cached_spec", "_metadata", "_saved_kwargs"},
+    VectorEnv: {"env", "metadata", "_metadata", "spec"},
     VecEnv: {"venv", "class_attributes", "metadata", "render_mode", "reset_infos", "_seeds", "_options"},
 }
 

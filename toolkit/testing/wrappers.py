@@ -33,6 +33,7 @@ from toolkit.testing.component import (
     report_exceptions,
 )
 from toolkit.testing.scripted_env import MARKED_OPTIONS
+from toolkit.testing.vector_forms import check_vector_form
 from toolkit.testing.wrapper_harness import (
     ResetLearnedState,
     Step,
@@ -81,6 +82,7 @@ def check_wrapper(
         _check_state_transfer(config)
         _check_render_and_close(config)
         _check_gymnasium_checker(config, bare_warnings)
+        check_vector_form(config)
 
 
 def _check_bare_env(config: ResolvedConfig) -> set[str]:

@@ -5,7 +5,82 @@ from __future__ import annotations
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from numpy.typing import NDArray
+
+BatchStep = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+
+
+class _VectorStepRewards(VectorWrapper[Any, Any, Any, Any, Any]):
+    """Base of wrappers of a batch whose rewards depend on the 0-based numbers of the steps in their episodes."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self._step_numbers = np.full(env.num_envs, -1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environments, or those of a mask, and their step numbers."""
+        self._step_numbers[(options or {}).get("reset_mask", slice(None))] = -1
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> BatchStep:
+        """Step the environments and replace their rewards by those of :meth:`_shape_rewards`."""
+        observations, rewards, terminations, truncations, info = self.env.step(actions)
+        self._step_numbers += 1
+        rewards = self._shape_rewards(rewards.astype(np.float64), terminations | truncations)
+        return observations, rewards, terminations, truncations, info
+
+    def _shape_rewards(self, rewards: NDArray[np.float64], are_last_steps: NDArray[np.bool_]) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+
+class VectorTerminalRewardClip(_VectorStepRewards):
+    """:class:`TerminalRewardClip` for environments that step as one batch."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], success_steps: int = 195) -> None:
+        super().__init__(env)
+        self.success_steps = success_steps
+
+    def _shape_rewards(self, rewards: NDArray[np.float64], are_last_steps: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.where(are_last_steps, np.where(self._step_numbers >= self.success_steps, 1.0, -1.0), 0.0)
+
+
+class VectorGradedTerminalReward(_VectorStepRewards):
+    """:class:`GradedTerminalReward` for environments that step as one batch."""
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        midpoint: int = 99,
+        scale: float = 0.01,
+        keep_step_rewards: bool = False,
+    ) -> None:
+        super().__init__(env)
+        self.midpoint = midpoint
+        self.scale = scale
+        self.keep_step_rewards = keep_step_rewards
+
+    def _shape_rewards(self, rewards: NDArray[np.float64], are_last_steps: NDArray[np.bool_]) -> NDArray[np.float64]:
+        step_rewards = rewards if self.keep_step_rewards else np.zeros_like(rewards)
+        return np.where(are_last_steps, (self._step_numbers - self.midpoint) * self.scale, step_rewards)
+
+
+class VectorAnglePenalty(VectorWrapper[Any, Any, Any, Any, Any]):
+    """:class:`AnglePenalty` for environments that step as one batch."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], scale: float = 2.0, index: int = 2) -> None:
+        super().__init__(env)
+        _check_index(env.single_observation_space, index)
+        self.scale = scale
+        self.index = index
+
+    def step(self, actions: Any) -> BatchStep:
+        """Step the environments and subtract the penalties."""
+        observations, rewards, terminations, truncations, info = self.env.step(actions)
+        penalties = self.scale * np.abs(observations[:, self.index].astype(np.float64))
+        return observations, rewards.astype(np.float64) - penalties, terminations, truncations, info
 
 
 class _StepRewardWrapper(gym.RewardWrapper[Any, Any]):
@@ -37,6 +112,8 @@ class TerminalRewardClip(_StepRewardWrapper, RecordConstructorArgs):
     :param success_steps: an episode that ends at this 0-based step or later is a success
     """
 
+    vector_form = VectorTerminalRewardClip
+
     def __init__(self, env: gym.Env[Any, Any], success_steps: int = 195) -> None:
         RecordConstructorArgs.__init__(self, success_steps=success_steps)
         super().__init__(env)
@@ -57,6 +134,8 @@ class GradedTerminalReward(_StepRewardWrapper, RecordConstructorArgs):
     :param scale: reward for each step beyond the midpoint
     :param keep_step_rewards: keep the rewards before the end, for example those of a wrapper further inside
     """
+
+    vector_form = VectorGradedTerminalReward
 
     def __init__(
         self, env: gym.Env[Any, Any], midpoint: int = 99, scale: float = 0.01, keep_step_rewards: bool = False
@@ -81,12 +160,12 @@ class AnglePenalty(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
     :raises ValueError: if the observations have no number of that index
     """
 
+    vector_form = VectorAnglePenalty
+
     def __init__(self, env: gym.Env[Any, Any], scale: float = 2.0, index: int = 2) -> None:
         RecordConstructorArgs.__init__(self, scale=scale, index=index)
         super().__init__(env)
-        space = env.observation_space
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not 0 <= index < space.shape[0]:
-            raise ValueError(f"the observations {space} have no number of index {index}")
+        _check_index(env.observation_space, index)
         self.scale = scale
         self.index = index
 
@@ -95,3 +174,8 @@ class AnglePenalty(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
         observation, reward, terminated, truncated, info = self.env.step(action)
         penalty = self.scale * abs(float(observation[self.index]))
         return observation, float(reward) - penalty, terminated, truncated, info
+
+
+def _check_index(space: gym.Space[Any], index: int) -> None:
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not 0 <= index < space.shape[0]:
+        raise ValueError(f"the observations {space} have no number of index {index}")

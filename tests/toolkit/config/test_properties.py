@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from toolkit.config.registry import KINDS, find, list_entry_points
 from toolkit.config.schema import RunConfig
 from toolkit.config.signatures import read_signature
 from toolkit.training.trainer import dry_run
-from toolkit.utils.errors import ConfigError
+from toolkit.utils.errors import ComponentError, ConfigError
 
 _HOME = tempfile.TemporaryDirectory()  # until Python exits
 configuration.set_hypothesis_home_dir(_HOME.name)  # else it leaves a folder in the tree
@@ -138,7 +138,8 @@ def list_parameter_names() -> list[str]:
     names = {"render_mode", "max_episode_steps", "disable_env_checker", "g", "self", "env", "policy_kwargs", "kwargs"}
     for kind in KINDS.values():
         for name in list_entry_points(kind):
-            names |= {*read_signature(find(kind, name)).parameters}
+            with suppress(ComponentError):  # its extra is not installed
+                names |= {*read_signature(find(kind, name)).parameters}
     return sorted(names)
 
 

@@ -24,6 +24,7 @@ from toolkit.config.signatures import bind_arguments, read_signature
 from toolkit.config.type_hints import format_type
 from toolkit_plugins.schedules import Linear
 from toolkit_plugins.success import MeanReturnSuccess
+from toolkit_plugins.vector_envs import CartPole
 from toolkit_plugins.video import RecordVideoCallback
 from toolkit_plugins.wrappers.rewards import TerminalRewardClip
 
@@ -148,12 +149,15 @@ def test_every_problem_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind.name, name) for kind in KINDS.values() for name in kind.supplied], ids="-".join
+    ("kind", "name"),
+    [(kind.name, name) for kind in KINDS.values() for name in kind.supplied],
+    ids=str,
 )
 def test_supplied_parameter_is_refused_with_its_source(kind: str, name: str) -> None:
     component = {
         **{"algorithms": DoubleDQN, "policies": DQN.policy_aliases["MlpPolicy"]},
         **{"wrappers": TerminalRewardClip, "vec_wrappers": VecNormalize, "replay_buffers": ReplayBuffer},
+        "vector_envs": CartPole,
     }
     problems = bind_arguments(component[kind], {name: 1}, (), KINDS[kind].supplied)[1]
     assert [problem.text({}) for problem in problems] == [

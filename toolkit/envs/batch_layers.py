@@ -1,0 +1,188 @@
+"""Layers around a Gymnasium ``VectorEnv``, inside and outside a config's wrappers.
+
+Inside the toolkit, environments that step as one batch never reset by themselves: what ends returns its last
+observation, and ``reset(options={"reset_mask": mask})`` starts new episodes. This is Gymnasium's
+``AutoresetMode.DISABLED``. So a wrapper sees each step as that of a single environment.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import wrappers
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from numpy.typing import NDArray
+
+from toolkit.config.schema import RunConfig
+from toolkit.envs.info_keywords import read_info_keywords
+from toolkit.envs.replayable import check_return
+from toolkit.utils.errors import FaultyEnvironmentError
+
+BatchStep = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+RESET_MASK = "reset_mask"
+GYMNASIUM_FORMS = {  # they do to each row what the class of the same name does to an environment, and have no state
+    getattr(wrappers, name): getattr(wrappers.vector, name)
+    for name in (
+        *("ClipReward", "ClipAction", "RescaleAction", "DtypeObservation", "FilterObservation"),
+        *("FlattenObservation", "GrayscaleObservation", "RescaleObservation", "ReshapeObservation"),
+        "ResizeObservation",
+    )
+}
+
+
+class SameStepReset(VectorWrapper[Any, Any, Any, Any, Any]):
+    """Hold back the resets of a batch that resets in the step that ends an episode (``AutoresetMode.SAME_STEP``).
+
+    :raises FaultyEnvironmentError: if it gives no last observations where episodes end
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        self._first_observations: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset all environments, or return the first observations of those that have been reset already."""
+        if options is not None and RESET_MASK in options:
+            return self._first_observations, {}
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> BatchStep:
+        """Step all environments; return the last observation of an episode that ends."""
+        observations, rewards, terminations, truncations, info = self.env.step(actions)
+        ended = terminations | truncations
+        if ended.any():
+            if "final_obs" not in info:
+                name = type(self.env.unwrapped).__name__
+                raise FaultyEnvironmentError(f"{name} gives no info['final_obs'] where an episode ends")
+            self._first_observations = observations
+            observations = _replace_rows(observations, info["final_obs"], ended)
+            info = {**info, **info.get("final_info", {})}
+        return observations, rewards, terminations, truncations, info
+
+
+class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
+    """Sum up the raw rewards of each environment, and keep each completed episode until :meth:`pop_episode`.
+
+    :param config: names the info keywords
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], config: RunConfig) -> None:
+        super().__init__(env)
+        self._config = config
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, np.int64)
+        self._start = time.time()
+        self._completed: dict[int, dict[str, Any]] = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset all environments, or those of a mask."""
+        rows = slice(None) if options is None else options.get(RESET_MASK, slice(None))
+        self._returns[rows], self._lengths[rows] = 0.0, 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> BatchStep:
+        """Step all environments, and keep the episodes that end."""
+        step = self.env.step(actions)
+        _, rewards, terminations, truncations, info = step
+        self._returns += rewards
+        self._lengths += 1
+        for index in np.flatnonzero(terminations | truncations).tolist():
+            seconds = round(time.time() - self._start, 6)
+            episode = {"r": check_return(float(self._returns[index])), "l": int(self._lengths[index]), "t": seconds}
+            own_info = select_info(info, index) if self._config.env.info_keywords else {}
+            self._completed[index] = episode | read_info_keywords(self._config, own_info)
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known of the running episodes."""
+        return {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+
+    def pop_episode(self, index: int) -> dict[str, Any] | None:
+        """Return the episode that an environment has completed since the last call; None if it has not."""
+        return self._completed.pop(index, None)
+
+
+class LoneEnv(gym.Env[Any, Any]):
+    """The environment of a batch of one, which never resets by itself, as a single environment."""
+
+    def __init__(self, batch: VectorEnv[Any, Any, Any]) -> None:
+        self.observation_space, self.action_space = batch.single_observation_space, batch.single_action_space
+        self.metadata, self.render_mode, self.spec = batch.metadata, batch.render_mode, batch.spec
+        self._batch = batch
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment."""
+        observations, info = self._batch.reset(seed=seed, options=options)
+        return select_row(observations, 0), select_info(info, 0)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step the environment."""
+        actions = np.array([action], self.action_space.dtype)
+        observations, rewards, terminations, truncations, info = self._batch.step(actions)
+        end = bool(terminations[0]), bool(truncations[0])
+        return select_row(observations, 0), float(rewards[0]), *end, select_info(info, 0)
+
+    def render(self) -> Any:
+        """Return a frame."""
+        frames = self._batch.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Close the batch."""
+        self._batch.close()
+
+
+def select_info(info: dict[str, Any], index: int) -> dict[str, Any]:
+    """Return the ``info`` of one environment: a batch has an array under each key, and a mask under ``_KEY``."""
+    own: dict[str, Any] = {}
+    for key, values in info.items():
+        mask = info.get(f"_{key}")
+        is_mask = key.startswith("_") and key[1:] in info
+        if is_mask or (mask is not None and not mask[index]):
+            continue
+        if isinstance(values, dict):
+            own[key] = select_info(values, index)
+        elif isinstance(values, np.ndarray) and values.ndim:
+            own[key] = values[index]
+    return own
+
+
+def select_row(observations: Any, index: int) -> Any:
+    """Return the observation of one environment."""
+    if isinstance(observations, dict):
+        return {key: rows[index] for key, rows in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(rows[index] for rows in observations)
+    return observations[index]
+
+
+def _replace_rows(observations: Any, others: Any, mask: NDArray[np.bool_]) -> Any:
+    """Return observations in new arrays, with some rows those of others."""
+    if isinstance(observations, dict):
+        return {key: _replace_rows(rows, _get_part(others, key, mask), mask) for key, rows in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(_replace_rows(rows, _get_part(others, key, mask), mask) for key, rows in enumerate(observations))
+    replaced = observations.copy()
+    if isinstance(others, np.ndarray) and others.dtype == object:
+        replaced[mask] = np.stack([*others[mask]])
+    else:
+        replaced[mask] = others[mask]
+    return replaced
+
+
+def _get_part(others: Any, key: str | int, mask: NDArray[np.bool_]) -> Any:
+    """Return one array of last observations: of a dict or tuple of them, or of an array of dicts or tuples."""
+    if not isinstance(others, np.ndarray):
+        return others[key]
+    parts = np.empty(len(others), object)
+    for index in np.flatnonzero(mask):
+        parts[index] = others[index][key]
+    return parts
