@@ -39,6 +39,9 @@ def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
             return _nest(["algorithm", "params", CLASS], lines)
         case "schedules":
             return _nest(["algorithm", "params", _find_caller(component)], lines)
+        case "vector_envs":
+            keys = ["id: ...", f"vec_env: {name}"] if name == "envpool" else [f"id: {name}", "vec_env: vector"]
+            return _nest(["env"], [*keys, *lines[1:]])
         case "launchers" | "samplers" | "pruners":
             return _nest([kind.singular], lines)
     entry = [f"- {lines[0]}", *(f"  {line}" for line in lines[1:])] if lines[1:] else [f"- {dump_inline(name)}"]
