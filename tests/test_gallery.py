@@ -17,7 +17,7 @@ from toolkit.reports.gallery_page import format_page
 from toolkit.reports.thumbnails import MAX_BYTES, WIDTH
 
 GALLERY, PAGE = Path("benchmarks/gallery"), Path("docs/gallery.md")
-UNMEASURED = {"cartpole_recurrent_ppo", "pendulum_crossq", "pendulum_tqc"}
+UNMEASURED = {"cartpole_recurrent_ppo"}
 
 
 @pytest.fixture(scope="module")
