@@ -35,10 +35,9 @@ def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
         case "policies":
             policy_params = _make_params("policy_params", kind, component)
             return _nest(["algorithm"], [f"policy: {dump_inline(name)}", *policy_params])
-        case "replay_buffers":
-            return _nest(["algorithm", "params", CLASS], lines)
-        case "schedules":
-            return _nest(["algorithm", "params", _find_caller(component)], lines)
+        case "replay_buffers" | "schedules":
+            parameter = CLASS if kind.name == "replay_buffers" else _find_caller(component)
+            return _nest(["algorithm", "params", parameter], lines)
         case "vector_envs":
             keys = ["id: ...", f"vec_env: {name}"] if name == "envpool" else [f"id: {name}", "vec_env: vector"]
             return _nest(["env"], [*keys, *lines[1:]])

@@ -17,6 +17,8 @@ from toolkit.config.schema import EnvConfig, RunConfig
 from toolkit.config.values import has_per_env
 from toolkit.envs.batch_env import BatchVecEnv
 from toolkit.envs.batch_layers import GYMNASIUM_FORMS, BatchMonitor, LoneEnv, SameStepReset
+from toolkit.envs.relabelling import has_relabelled_rewards
+from toolkit.envs.spaces import find_space_problems
 from toolkit.utils.errors import ComponentError, KeyPath, Problem
 
 _UNFIT_KEYS = {
@@ -54,7 +56,10 @@ def make_batch_env(config: ResolvedConfig) -> BatchVecEnv:
         env = monitor = BatchMonitor(env, config)
         for form in wrapper_forms:
             env = form.build(env)
-        return BatchVecEnv(env, monitor)
+        venv = BatchVecEnv(env, monitor)
+        if problems := find_space_problems(venv, config):
+            raise config.make_error(problems)
+        return venv
     except BaseException:
         env.close()
         raise
@@ -94,6 +99,9 @@ def _find_unfit_keys(config: ResolvedConfig) -> list[Problem]:
         for key, hint in _UNFIT_KEYS.items()
         if getattr(env, key) != EnvConfig.model_fields[key].default
     ]
+    if has_relabelled_rewards(config):
+        message = "cannot ask environments that step as one for the rewards of other goals"
+        problems.append(Problem(("algorithm", "params", "replay_buffer_class"), message, _ONE_BY_ONE))
     if has_per_env(env.params):
         problems.append(Problem(("env", "params"), "cannot have per_env with env.vec_env: vector", _ONE_BY_ONE))
     return problems

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.vec_env import VecEnv
 
 from toolkit.config.schema import RunConfig
 from toolkit.utils.errors import Problem
@@ -19,7 +20,7 @@ _FLATTEN = "add the wrapper gymnasium.wrappers:FlattenObservation"
 _SHIFT = "add the wrapper 'zero_start'"
 
 
-def find_space_problems(env: gym.Env[Any, Any], config: RunConfig) -> list[Problem]:
+def find_space_problems(env: gym.Env[Any, Any] | VecEnv, config: RunConfig) -> list[Problem]:
     """Find what SB3 does not support in the spaces of a wrapped environment; some of it, SB3 does not notice.
 
     SB3 counts the values of ``Discrete`` and ``MultiDiscrete`` from 0, whatever their start is. It gives real numbers
@@ -28,9 +29,12 @@ def find_space_problems(env: gym.Env[Any, Any], config: RunConfig) -> list[Probl
     faults = [
         *(
             (f"an observation space that SB3 does not support: {text}", hint)
-            for text, hint in _check_observations(env)
+            for text, hint in _check_observations(env.observation_space)
         ),
-        *((f"an action space that SB3 does not support: {text}", hint) for text, hint in _check_action(env)),
+        *(
+            (f"an action space that SB3 does not support: {text}", hint)
+            for text, hint in _check_action(env.action_space)
+        ),
     ]
     return [Problem(("env",), f"'{config.env.name}' has {text}", hint) for text, hint in faults]
 
@@ -62,9 +66,8 @@ def _describe_unusual_box(space: spaces.Box, place: str) -> _Faults:
         yield message, "images are uint8, from 0 to 255"
 
 
-def _check_observations(env: gym.Env[Any, Any]) -> _Faults:
+def _check_observations(space: gym.Space[Any]) -> _Faults:
     """Check the observation space, or its parts."""
-    space = env.observation_space
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _check_observation(part, f" inside Dict ({key!r})")
@@ -90,9 +93,8 @@ def _check_observation(space: gym.Space[Any], place: str) -> _Faults:
         yield f"{name} of shape {space.shape}, without a number", "return what the agent needs to know"
 
 
-def _check_action(env: gym.Env[Any, Any]) -> _Faults:
+def _check_action(space: gym.Space[Any]) -> _Faults:
     """Check an action space that algorithms do not refuse themselves."""
-    space = env.action_space
     name = type(space).__name__
     if isinstance(space, spaces.Box):
         yield from _check_box_action(space)

@@ -64,6 +64,11 @@ class Locked(Walk):
         super().__init__(num_envs)
         self.engine = (number for number in range(9))
 
+class Textual(Walk):
+    def __init__(self, num_envs):
+        super().__init__(num_envs)
+        self.single_observation_space = gym.spaces.Text(3)
+
 class Plain(gym.Wrapper):
     pass
 """
@@ -171,6 +176,11 @@ def test_evaluation_plays_class_of_vector_env_alone(config: Path) -> None:
     [
         (["env.vec_env=dummy"], "walk.py:Walk' steps several environments in one call; set env.vec_env to vector"),
         (["env.id=./walk.py:Late"], "env.vec_env: cannot be vector: Late resets environments only in the step after"),
+        (["env.id=./walk.py:Textual"], "env: 'Textual' has an observation space that SB3 does not support: Text"),
+        (
+            ["algorithm={name: dqn, params: {replay_buffer_class: her}}"],
+            "algorithm.params.replay_buffer_class: cannot ask environments that step as one for the rewards of other",
+        ),
         (["env.id=FrozenLake-v1"], "env.vec_env: cannot be vector: 'FrozenLake-v1' has no form that steps all"),
         (
             ["env.wrappers=[./walk.py:Plain]"],
