@@ -239,7 +239,8 @@ class EnvFunction:
             return made
         _refuse_old_class(self.name, type(made))
         if not isinstance(made, gym.Env):
-            raise ComponentError(f"it returns {describe_value(made)}, not an environment")
+            hint = "name the class itself, with env.vec_env: vector" if isinstance(made, gym.vector.VectorEnv) else ""
+            raise ComponentError(f"it returns {describe_value(made)}, not an environment", hint)
         return _make_by_path(
             EnvSpec(self.name, lambda **_: made),
             max_episode_steps=max_episode_steps,
@@ -254,12 +255,20 @@ class VectorEnvClass:
 
     :param defaults: parameters that the environment's registration gives
     :param max_episode_steps: of the registration
+    :param has_single_env: whether the registration has an environment that steps alone, too
     """
 
     name: str
     creator: Callable[..., VectorEnv[Any, Any, Any]]
     defaults: Mapping[str, Any]
     max_episode_steps: int | None = None
+    has_single_env: bool = True
+
+    @property
+    def can_render(self) -> bool:
+        """Whether it takes a ``render_mode``."""
+        signature = read_signature(self.creator)
+        return "render_mode" in signature.parameters or signature.accepts_others
 
     def __call__(
         self, *, num_envs: int, max_episode_steps: int | None = None, render_mode: str | None = None, **params: Any
@@ -286,7 +295,8 @@ def _make_batch_maker(
 ) -> EnvMaker:
     creator = load_object(creator) if isinstance(creator, str) else creator
     defaults = spec.kwargs if spec else {}
-    maker = VectorEnvClass(name, creator, defaults, spec.max_episode_steps if spec else None)
+    limit, has_single_env = (spec.max_episode_steps, spec.entry_point is not None) if spec else (None, False)
+    maker = VectorEnvClass(name, creator, defaults, limit, has_single_env)
     return EnvMaker(maker, creator, defaults)
 
 

@@ -14,17 +14,13 @@ from toolkit.config.environments import VectorEnvClass
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.registry import KINDS, find, list_entry_points
 from toolkit.config.schema import EnvConfig, RunConfig
-from toolkit.config.values import has_per_env
 from toolkit.envs.batch_env import BatchVecEnv
-from toolkit.envs.batch_layers import GYMNASIUM_FORMS, BatchMonitor, LoneEnv, SameStepReset
+from toolkit.envs.batch_layers import GYMNASIUM_FORMS, BatchMonitor, SameStepReset, SingleEnv
 from toolkit.envs.relabelling import has_relabelled_rewards
 from toolkit.envs.spaces import find_space_problems
-from toolkit.utils.errors import ComponentError, KeyPath, Problem
+from toolkit.utils.errors import ComponentError, Problem
 
-_UNFIT_KEYS = {
-    "reset_options": "set params of the environment",
-    "step_timeout": "it needs env.vec_env: subproc",
-}
+_NEEDS_SINGLE = ("reset_options", "step_timeout")
 _ONE_BY_ONE = "set env.vec_env to dummy or subproc"
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
@@ -41,11 +37,8 @@ def make_batch_env(config: ResolvedConfig) -> BatchVecEnv:
     except ComponentError as error:
         raise config.make_error([*problems, Problem(("env", "vec_env"), error.message, error.hint)]) from error
     base_forms, wrapper_forms = (
-        [_find_wrapper_form(wrapper, (*path, index), problems) for index, wrapper in enumerate(wrappers)]
-        for path, wrappers in (
-            (("env", "base_wrappers"), components.base_wrappers),
-            (("env", "wrappers"), components.wrappers),
-        )
+        [_find_wrapper_form(config, wrapper, problems) for wrapper in wrappers]
+        for wrappers in (components.base_wrappers, components.wrappers)
     )
     if problems:
         raise config.make_error(problems)
@@ -65,12 +58,12 @@ def make_batch_env(config: ResolvedConfig) -> BatchVecEnv:
         raise
 
 
-def make_lone_env(config: RunConfig, maker: BoundComponent, render_mode: str | None) -> LoneEnv:
+def make_single_env(config: RunConfig, maker: BoundComponent, render_mode: str | None) -> SingleEnv:
     """Make one environment of a class of batches.
 
     :raises ConfigError: if it cannot be built
     """
-    return LoneEnv(_make_base(config, maker, 1, render_mode))
+    return SingleEnv(_make_base(config, maker, 1, render_mode))
 
 
 def _find_env_form(config: ResolvedConfig) -> BoundComponent:
@@ -85,7 +78,7 @@ def _find_env_form(config: ResolvedConfig) -> BoundComponent:
     if isinstance(component.cls, VectorEnvClass):
         return component
     if config.env.name not in list_entry_points(kind):
-        message = f"cannot be vector: '{config.env.name}' has no form that steps all environments in one call"
+        message = f"cannot be vector: Gymnasium and the plugins have no vectorized version of '{config.env.name}'"
         raise ComponentError(message, _ONE_BY_ONE)
     spec = gym.registry[config.env.name]
     form = find(kind, config.env.name)
@@ -93,49 +86,71 @@ def _find_env_form(config: ResolvedConfig) -> BoundComponent:
 
 
 def _find_unfit_keys(config: ResolvedConfig) -> list[Problem]:
-    env = config.env
+    """Find what environments cannot have that step as one."""
+    env, hint = config.env, _advise_other_vec_env(config)
+    text = f"with env.vec_env: {env.vec_env}"
     problems = [
-        Problem(("env", key), "cannot be set with env.vec_env: vector", hint)
-        for key, hint in _UNFIT_KEYS.items()
+        Problem(("env", key), f"cannot be set {text}", hint)
+        for key in _NEEDS_SINGLE
         if getattr(env, key) != EnvConfig.model_fields[key].default
     ]
     if has_relabelled_rewards(config):
-        message = "cannot ask environments that step as one for the rewards of other goals"
-        problems.append(Problem(("algorithm", "params", "replay_buffer_class"), message, _ONE_BY_ONE))
-    if has_per_env(env.params):
-        problems.append(Problem(("env", "params"), "cannot have per_env with env.vec_env: vector", _ONE_BY_ONE))
+        message = f"cannot ask environments for the rewards of other goals {text}"
+        problems.append(Problem(("algorithm", "params", "replay_buffer_class"), message, hint))
+    components = config.components
+    problems += [
+        Problem((*layer.path, "params"), f"cannot have per_env {text}", hint)
+        for layer in (components.env, *components.base_wrappers, *components.wrappers)
+        if layer.parameters is not None and layer.parameters.list_names_per_env()
+    ]
+    maker = components.env.cls
+    if isinstance(maker, VectorEnvClass) and not maker.can_render:
+        problems += [
+            Problem(("callbacks", index), f"cannot make videos: '{env.name}' takes no render_mode")
+            for index, callback in enumerate(config.callbacks)
+            if callback.name == "record_video"
+        ]
     return problems
 
 
-def _find_wrapper_form(wrapper: BoundComponent, path: KeyPath, problems: list[Problem]) -> BoundComponent:
+def _advise_other_vec_env(config: ResolvedConfig) -> str:
+    """Return the advice to step environments one by one, if they can."""
+    maker = config.components.env.cls
+    return "" if isinstance(maker, VectorEnvClass) and not maker.has_single_env else _ONE_BY_ONE
+
+
+def _find_wrapper_form(config: ResolvedConfig, wrapper: BoundComponent, problems: list[Problem]) -> BoundComponent:
     """Return a wrapper with the class of its batch form in place of its own; add a problem if it has none."""
-    form = _get_wrapper_form(wrapper.cls)
-    if form is None:
-        message = f"'{wrapper.name}' has no form for env.vec_env: vector"
-        hint = f"give the class a vector_form, a gymnasium.vector.VectorWrapper; or {_ONE_BY_ONE}"
-        problems.append(Problem(path, message, hint))
+    form = vars(wrapper.cls).get("vector_form", GYMNASIUM_FORMS.get(wrapper.cls))  # a subclass may do something else
+    if not (isinstance(form, type) and issubclass(form, VectorWrapper)):
+        message = f"'{wrapper.name}' has no vector_form, which env.vec_env: {config.env.vec_env} needs"
+        advice = _advise_other_vec_env(config)
+        hint = "set it to a subclass of gymnasium.vector.VectorWrapper" + (f"; or {advice}" if advice else "")
+        problems.append(Problem(wrapper.path, message, hint))
     return replace(wrapper, cls=form)
-
-
-def _get_wrapper_form(cls: Any) -> type[VectorWrapper[Any, Any, Any, Any, Any]] | None:
-    """Return the class that does to a batch what a wrapper does to one environment; None if there is none."""
-    form: type[VectorWrapper[Any, Any, Any, Any, Any]] | None
-    form = vars(cls).get("vector_form", GYMNASIUM_FORMS.get(cls))  # not inherited: a subclass may do something else
-    return form
 
 
 def _make_base(config: RunConfig, maker: BoundComponent, n_envs: int, render_mode: str | None = None) -> AnyVectorEnv:
     """Make a batch that never resets by itself.
 
-    :raises ConfigError: if it cannot be built, or resets in the step after an episode's end
+    :raises ConfigError: if it cannot be built, has another number of environments, or resets in the step after an
+        episode's end
     """
     limit = config.env.max_episode_steps
     env: AnyVectorEnv = maker.build(num_envs=n_envs, max_episode_steps=limit, render_mode=render_mode)
-    mode = env.metadata.get("autoreset_mode")
+    name, mode = type(env).__name__, env.metadata.get("autoreset_mode")
+    if env.num_envs != n_envs:
+        env.close()
+        message = f"cannot be {n_envs}: {name} makes {env.num_envs} environments"
+        raise config.make_error([Problem(("env", "n_envs"), message)])
     if mode == AutoresetMode.DISABLED:
         return env
     if mode == AutoresetMode.SAME_STEP:
         return SameStepReset(env)
     env.close()
-    message = f"cannot be vector: {type(env).__name__} resets environments only in the step after an episode's end"
-    raise config.make_error([Problem(("env", "vec_env"), message, _ONE_BY_ONE)])
+    if mode == AutoresetMode.NEXT_STEP:
+        message = f"cannot be vector: {name} resets environments only in the step after an episode's end"
+        raise config.make_error([Problem(("env", "vec_env"), message, _ONE_BY_ONE)])
+    message = f"cannot be used: metadata['autoreset_mode'] of {name} is {mode!r}"
+    hint = "set it to gymnasium.vector.AutoresetMode.DISABLED or SAME_STEP"
+    raise config.make_error([Problem(("env", "id"), message, hint)])

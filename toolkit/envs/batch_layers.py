@@ -23,6 +23,7 @@ from toolkit.utils.errors import FaultyEnvironmentError
 
 BatchStep = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 RESET_MASK = "reset_mask"
+_FINAL = ("final_obs", "final_info")
 GYMNASIUM_FORMS = {  # they do to each row what the class of the same name does to an environment, and have no state
     getattr(wrappers, name): getattr(wrappers.vector, name)
     for name in (
@@ -36,31 +37,38 @@ GYMNASIUM_FORMS = {  # they do to each row what the class of the same name does 
 class SameStepReset(VectorWrapper[Any, Any, Any, Any, Any]):
     """Hold back the resets of a batch that resets in the step that ends an episode (``AutoresetMode.SAME_STEP``).
 
-    :raises FaultyEnvironmentError: if it gives no last observations where episodes end
+    :raises FaultyEnvironmentError: if it gives no last observations where episodes end, or something outside ends
+        others
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        self._first_observations: Any = None
+        self._ended = np.zeros(env.num_envs, np.bool_)
+        self._started: tuple[Any, dict[str, Any]] = (None, {})  # what the last resets returned
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset all environments, or return the first observations of those that have been reset already."""
-        if options is not None and RESET_MASK in options:
-            return self._first_observations, {}
-        return self.env.reset(seed=seed, options=options)
+        if options is None or RESET_MASK not in options:
+            return self.env.reset(seed=seed, options=options)
+        if (options[RESET_MASK] & ~self._ended).any():
+            name = type(self.env.unwrapped).__name__
+            message = f"{name} resets by itself, so a wrapper cannot end its episodes"
+            raise FaultyEnvironmentError(message, "use AutoresetMode.DISABLED in the class")
+        return self._started
 
     def step(self, actions: Any) -> BatchStep:
-        """Step all environments; return the last observation of an episode that ends."""
+        """Step all environments; return the last observation and info of an episode that ends."""
         observations, rewards, terminations, truncations, info = self.env.step(actions)
-        ended = terminations | truncations
+        self._ended = ended = np.asarray(terminations, np.bool_) | np.asarray(truncations, np.bool_)
         if ended.any():
             if "final_obs" not in info:
                 name = type(self.env.unwrapped).__name__
                 raise FaultyEnvironmentError(f"{name} gives no info['final_obs'] where an episode ends")
-            self._first_observations = observations
+            of_starts = {key: values for key, values in info.items() if key.lstrip("_") not in _FINAL}
+            self._started = observations, of_starts
             observations = _replace_rows(observations, info["final_obs"], ended)
-            info = {**info, **info.get("final_info", {})}
+            info = _merge_info(of_starts, info.get("final_info", {}), ended)
         return observations, rewards, terminations, truncations, info
 
 
@@ -79,23 +87,43 @@ class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
         self._completed: dict[int, dict[str, Any]] = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset all environments, or those of a mask."""
-        rows = slice(None) if options is None else options.get(RESET_MASK, slice(None))
-        self._returns[rows], self._lengths[rows] = 0.0, 0
+        """Reset all environments, or those of a mask, and keep the episodes that a mask cuts short."""
+        if options is None or RESET_MASK not in options:
+            self._returns[:], self._lengths[:] = 0.0, 0
+            self._completed.clear()
+        else:
+            for index in np.flatnonzero(options[RESET_MASK] & (self._lengths > 0)).tolist():
+                self._complete_episode(index)
         return self.env.reset(seed=seed, options=options)
 
     def step(self, actions: Any) -> BatchStep:
-        """Step all environments, and keep the episodes that end."""
-        step = self.env.step(actions)
-        _, rewards, terminations, truncations, info = step
+        """Step all environments, and keep the episodes that end.
+
+        :raises FaultyEnvironmentError: if there is not one reward for each environment
+        """
+        observations, rewards, *ends, info = self.env.step(actions)
+        rewards = np.asarray(rewards)
+        if rewards.shape != self._returns.shape:
+            message = f"{type(self.env.unwrapped).__name__} returns rewards of shape {rewards.shape}"
+            raise FaultyEnvironmentError(f"{message}, not {self._returns.shape}", "return one for each environment")
+        terminations, truncations = (np.asarray(flags, np.bool_) for flags in ends)
         self._returns += rewards
         self._lengths += 1
         for index in np.flatnonzero(terminations | truncations).tolist():
-            seconds = round(time.time() - self._start, 6)
-            episode = {"r": check_return(float(self._returns[index])), "l": int(self._lengths[index]), "t": seconds}
-            own_info = select_info(info, index) if self._config.env.info_keywords else {}
-            self._completed[index] = episode | read_info_keywords(self._config, own_info)
-        return step
+            self._complete_episode(index)
+            if self._config.env.info_keywords:
+                self._completed[index] |= read_info_keywords(self._config, select_info(info, index))
+        return observations, rewards, terminations, truncations, info
+
+    def _complete_episode(self, index: int) -> None:
+        """Keep an episode, added to one that ended before it without a reset."""
+        before = self._completed.get(index, {"r": 0.0, "l": 0})
+        self._completed[index] = {
+            "r": before["r"] + check_return(float(self._returns[index])),
+            "l": before["l"] + int(self._lengths[index]),
+            "t": round(time.time() - self._start, 6),
+        }
+        self._returns[index], self._lengths[index] = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is known of the running episodes."""
@@ -110,7 +138,7 @@ class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
         return self._completed.pop(index, None)
 
 
-class LoneEnv(gym.Env[Any, Any]):
+class SingleEnv(gym.Env[Any, Any]):
     """The environment of a batch of one, which never resets by itself, as a single environment."""
 
     def __init__(self, batch: VectorEnv[Any, Any, Any]) -> None:
@@ -150,7 +178,7 @@ def select_info(info: dict[str, Any], index: int) -> dict[str, Any]:
             continue
         if isinstance(values, dict):
             own[key] = select_info(values, index)
-        elif isinstance(values, np.ndarray) and values.ndim:
+        elif isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.ndim):
             own[key] = values[index]
     return own
 
@@ -162,6 +190,32 @@ def select_row(observations: Any, index: int) -> Any:
     if isinstance(observations, tuple):
         return tuple(rows[index] for rows in observations)
     return observations[index]
+
+
+def _merge_info(info: dict[str, Any], others: dict[str, Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the ``info`` of a batch, with some rows those of another."""
+    merged: dict[str, Any] = {}
+    for key in {*info, *others}:
+        if key.startswith("_") and key[1:] in {*info, *others}:
+            continue
+        own, other = info.get(key), others.get(key)
+        if isinstance(own, dict) or isinstance(other, dict):
+            merged[key] = _merge_info(own or {}, other or {}, mask)
+            continue
+        rows = np.full(len(mask), None, object)
+        for values, is_taken in ((own, ~mask), (other, mask)):
+            if values is not None:
+                for index in np.flatnonzero(is_taken):
+                    rows[index] = values[index]
+        merged[key] = rows
+        merged[f"_{key}"] = np.where(mask, _get_info_mask(others, key, mask), _get_info_mask(info, key, mask))
+    return merged
+
+
+def _get_info_mask(info: dict[str, Any], key: str, like: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which environments have a key in the ``info`` of a batch: without a mask, all of them."""
+    default = np.full(len(like), key in info)
+    return np.asarray(info.get(f"_{key}", default), np.bool_)
 
 
 def _replace_rows(observations: Any, others: Any, mask: NDArray[np.bool_]) -> Any:

@@ -17,7 +17,7 @@ from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.config.values import has_per_env
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
-from toolkit.envs.batch_factory import make_batch_env, make_lone_env
+from toolkit.envs.batch_factory import make_batch_env, make_single_env
 from toolkit.envs.constants import find_constants
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.info_keywords import read_info_keywords
@@ -207,7 +207,7 @@ def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None
     arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
     arguments |= list_arguments(config)
     if isinstance(maker.cls, VectorEnvClass):
-        return make_lone_env(config, maker, render_mode)
+        return make_single_env(config, maker, render_mode)
     base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
     _refuse_known_env(base, config)
     if isinstance(base, VecEnv):

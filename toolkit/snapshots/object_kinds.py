@@ -12,7 +12,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
@@ -28,7 +29,8 @@ _OPAQUE_TYPES = (gym.Env, VectorEnv, VecEnv, BaseAlgorithm, BaseException)  # at
 _REFERENCES = {
     BaseCallback: {"model", "parent", "locals", "globals", "context"},
     gym.Wrapper: {"env", "_cached_spec", "_metadata", "_saved_kwargs"},
-    VectorEnv: {"env", "metadata", "_metadata", "spec"},
+    VectorEnv: {"metadata", "_metadata"},
+    VectorWrapper: {"env"},
     VecEnv: {"venv", "class_attributes", "metadata", "render_mode", "reset_infos", "_seeds", "_options"},
 }
 
@@ -73,7 +75,9 @@ def get_transient_attributes(owner: Any) -> set[str]:
 
 def get_reference_attributes(owner: Any) -> set[str]:
     """Return the names of attributes that only refer to the run around an object."""
-    return {name for owner_type, names in _REFERENCES.items() if isinstance(owner, owner_type) for name in names}
+    names = {name for owner_type, names in _REFERENCES.items() if isinstance(owner, owner_type) for name in names}
+    has_gymnasium_spec = isinstance(owner, VectorEnv) and isinstance(vars(owner).get("spec"), EnvSpec)
+    return names | {"spec"} if has_gymnasium_spec else names
 
 
 def _get_own_slots(owner_type: type[Any]) -> list[str]:

@@ -18,14 +18,14 @@ from toolkit import load
 from toolkit.config.load import load_config
 from toolkit.envs.factory import make_vec_env
 from toolkit.training.trainer import train
-from toolkit.utils.errors import ConfigError
+from toolkit.utils.errors import ConfigError, FaultyEnvironmentError
 from toolkit_plugins.vector_envs import CartPole
 from toolkit_plugins.wrappers.rewards import AnglePenalty, GradedTerminalReward, TerminalRewardClip
 
 WALK = """\
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 class Walk(VectorEnv):
@@ -56,6 +56,19 @@ class Walk(VectorEnv):
             self.places[ended], self.steps[ended] = 0, 0
         return self.observe(), rewards, terminated, truncated, info
 
+class Told(Walk):
+    def step(self, actions):
+        *results, info = super().step(actions)
+        ended, places = results[2] | results[3], np.round(info["final_obs"][:, 0] if info else self.places)
+        info = {"place": np.round(self.places), "_place": ~ended}
+        if ended.any():
+            info["start"], info["_start"] = np.round(self.places), ended
+            info["final_obs"] = places[:, None].astype(np.float32)
+            info["final_info"] = {
+                "place": places, "_place": ended, "is_success": places > 0, "_is_success": ended
+            }
+        return *results, info
+
 class Late(Walk):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
@@ -63,6 +76,64 @@ class Locked(Walk):
     def __init__(self, num_envs):
         super().__init__(num_envs)
         self.engine = (number for number in range(9))
+
+class Modeless(Walk):
+    metadata = {}
+
+class Lonely(Walk):
+    def __init__(self, num_envs):
+        super().__init__(1)
+
+class Coarse(Walk):
+    def __init__(self, num_envs):
+        super().__init__(num_envs)
+        self.single_observation_space = gym.spaces.Box(0, 255, (1,), np.uint8)
+
+class Precise(Walk):
+    def observe(self):
+        return self.places[:, None]
+
+class Simulated(Walk):
+    def __init__(self, num_envs):
+        super().__init__(num_envs)
+        self.env = (number for number in range(9))
+
+class Masked(Walk):
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def reset(self, *, seed=None, options=None):
+        if options is None:
+            return super().reset(seed=seed)
+        self.places[options["reset_mask"]] = self.steps[options["reset_mask"]] = 0
+        return self.observe(), {}
+
+    def step(self, actions):
+        self.places += 2 * actions - 1
+        self.steps += 1
+        info = {"place": self.places.copy(), "_place": np.ones(self.num_envs, bool)}
+        terminated, truncated = abs(self.places) > self.goal, self.steps >= self.limit
+        return self.observe(), np.ones(self.num_envs), terminated, truncated, info
+
+def make_walk():
+    return Walk(4)
+
+class VectorShort(VectorWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.counts, self.total = np.zeros(env.num_envs, int), 0
+
+    def reset(self, *, seed=None, options=None):
+        self.counts[(options or {}).get("reset_mask", slice(None))] = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions):
+        observations, rewards, terminated, truncated, info = self.env.step(actions)
+        self.counts += 1
+        self.total += 1
+        return observations, rewards, terminated, truncated | (self.counts >= 2), info
+
+class Short(gym.Wrapper):
+    vector_form = VectorShort
 
 class Textual(Walk):
     def __init__(self, num_envs):
@@ -147,6 +218,76 @@ def test_batch_leaves_steps_as_sb3_expects_them(config: Path) -> None:
     assert [episode.is_success for episode in env.episodes] == [1.0] * 4
 
 
+def test_info_of_environments_whose_episode_goes_on_is_kept(config: Path) -> None:
+    env = make_vec_env(load_config(config, ["env.id=./walk.py:Told"]), seed=0)
+    env.reset()
+    for _ in range(2):
+        env.step(np.array([0, 1, 0, 1]))
+    _, _, dones, infos = env.step(np.array([1, 1, 1, 1]))
+    assert [*dones] == [False, True, False, True]
+    assert [info.get("place") for info in infos] == [-1, 3, -1, 3]
+    assert [info.get("is_success") for info in infos] == [None, True, None, True]
+    assert [info.get("start") for info in env.unwrapped.reset_infos] == [None, 0, None, 0]
+
+
+def test_wrapper_may_end_episodes_of_batch(config: Path) -> None:
+    overrides = ["env.id=./walk.py:Masked", "env.wrappers=[./walk.py:Short]"]
+    env = make_vec_env(load_config(config, overrides), seed=0)
+    env.reset()
+    for _ in range(4):
+        *_, infos = env.step(np.array([0, 1, 0, 1]))
+    assert [info["TimeLimit.truncated"] for info in infos] == [True] * 4
+    assert [(episode.raw_return, episode.length) for episode in env.episodes] == [(2, 2)] * 8
+
+
+def test_wrapper_cannot_end_episodes_of_batch_that_resets_itself(config: Path) -> None:
+    env = make_vec_env(load_config(config, ["env.wrappers=[./walk.py:Short]"]), seed=0)
+    env.reset()
+    env.step(np.ones(4, int))
+    with pytest.raises(FaultyEnvironmentError, match=r"Walk resets by itself, so a wrapper cannot end its episodes"):
+        env.step(np.ones(4, int))
+
+
+def test_observations_of_batch_have_the_type_of_their_space(config: Path) -> None:
+    env = make_vec_env(load_config(config, ["env.id=./walk.py:Precise"]), seed=0)
+    assert env.reset().dtype == np.float32  # type: ignore[union-attr]
+    assert env.step(np.ones(4, int))[0].dtype == np.float32  # type: ignore[union-attr]
+    coarse = make_vec_env(load_config(config, ["env.id=./walk.py:Coarse"]), seed=0)
+    with pytest.raises(FaultyEnvironmentError, match="its space has uint8, which loses fractions"):
+        coarse.reset()
+
+
+def test_simulator_under_any_name_is_named_at_the_start(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(load_config(config, ["env.id=./walk.py:Simulated", "timesteps=20"]), Path("run"))
+    assert "not exact after `toolkit resume`: Simulated: env" in caplog.messages
+
+
+def test_what_wrappers_of_batch_have_learned_is_missed_with_a_warning(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ["env.id=./walk.py:Masked", "env.wrappers=[./walk.py:Short]", "timesteps=20"]
+    train(load_config(config, overrides), Path("run"))
+    (message,) = caplog.messages
+    assert message.endswith("does not have wrapper VectorShort: total: evaluation starts with the initial value")
+
+
+def test_resumed_batch_starts_other_episodes_than_the_first(config: Path) -> None:
+    env = make_vec_env(load_config(config, ["env.id=./walk.py:Locked"]), seed=0)
+    env.reset()
+    first = env.step(np.ones(4, int))[0]
+    (state, *_) = env.env_method("replay_state")
+    env.env_method("drop_episode", state, indices=[0])
+    *_, dones, _ = env.step(np.ones(4, int))
+    assert dones.all()
+    assert not np.allclose(env.step(np.ones(4, int))[0], first)  # type: ignore[arg-type]
+
+
+def test_attribute_is_found_in_any_layer_of_batch(config: Path) -> None:
+    env = make_vec_env(load_config(config, ["env.params={goal: 7}"]), seed=0)
+    assert env.get_attr("goal") == [7] * 4
+    assert not env.has_attr("nothing")
+
+
 def test_time_limit_truncates_in_batch(config: Path) -> None:
     env = make_vec_env(load_config(config, ["env.max_episode_steps=2"]), seed=0)
     env.reset()
@@ -179,17 +320,31 @@ def test_evaluation_plays_class_of_vector_env_alone(config: Path) -> None:
         (["env.id=./walk.py:Textual"], "env: 'Textual' has an observation space that SB3 does not support: Text"),
         (
             ["algorithm={name: dqn, params: {replay_buffer_class: her}}"],
-            "algorithm.params.replay_buffer_class: cannot ask environments that step as one for the rewards of other",
+            "algorithm.params.replay_buffer_class: cannot ask environments for the rewards of other goals",
         ),
-        (["env.id=FrozenLake-v1"], "env.vec_env: cannot be vector: 'FrozenLake-v1' has no form that steps all"),
+        (
+            ["env.id=FrozenLake-v1"],
+            "env.vec_env: cannot be vector: Gymnasium and the plugins have no vectorized version of 'FrozenLake-v1'",
+        ),
         (
             ["env.wrappers=[./walk.py:Plain]"],
-            "walk.py:Plain' has no form for env.vec_env: vector; give the class a vector_form",
+            "walk.py:Plain' has no vector_form, which env.vec_env: vector needs; set it to a subclass",
         ),
-        (["env.base_wrappers=[zero_start]"], "env.base_wrappers.0: 'zero_start' has no form for env.vec_env: vector"),
+        (
+            ["env.base_wrappers=[zero_start]"],
+            "env.base_wrappers.0: 'zero_start' has no vector_form, which env.vec_env: vector needs",
+        ),
         (["env.reset_options={a: 1}"], "env.reset_options: cannot be set with env.vec_env: vector"),
         (["env.step_timeout=3"], "env.step_timeout: cannot be set with env.vec_env: vector"),
         (["env.params={goal: {per_env: {start: 1}}}"], "env.params: cannot have per_env with env.vec_env: vector"),
+        (
+            ["env.wrappers=[{name: angle_penalty, params: {index: {per_env: [0, 0, 0, 0]}}}]"],
+            "env.wrappers.0.params: cannot have per_env with env.vec_env: vector",
+        ),
+        (["callbacks=[record_video]"], "callbacks.0: cannot make videos: 'Walk' takes no render_mode"),
+        (["env.id=./walk.py:Modeless"], "env.id: cannot be used: metadata['autoreset_mode'] of Modeless is None; set"),
+        (["env.id=./walk.py:Lonely"], "env.n_envs: cannot be 4: Lonely makes 1 environments"),
+        (["env.id=./walk.py:make_walk", "env.vec_env=dummy"], "name the class itself, with env.vec_env: vector"),
         (["env.params={gaol: 2}"], "env.params.gaol: unknown parameter; did you mean 'goal'?"),
         (["env.params={num_envs: 2}"], "env.params.num_envs: cannot be set here: it comes from env.n_envs"),
     ],
