@@ -17,7 +17,6 @@ from toolkit.reports.gallery_page import format_page
 from toolkit.reports.thumbnails import MAX_BYTES, WIDTH
 
 GALLERY, PAGE = Path("benchmarks/gallery"), Path("docs/gallery.md")
-UNMEASURED = {"cartpole_recurrent_ppo"}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +54,7 @@ def replace_runs(entry: GalleryEntry, n_solved: int) -> GalleryEntry:
 
 
 def test_every_config_is_measured(entries: dict[str, GalleryEntry]) -> None:
-    """Remove a config from the set above when its result is in the gallery."""
-    configs = {path.stem for path in (PROJECT / "configs").glob("*.yaml")}
-    assert configs - entries.keys() == UNMEASURED
+    assert entries.keys() >= {path.stem for path in (PROJECT / "configs").glob("*.yaml")}
 
 
 def test_configs_have_the_values_that_were_measured(entries: dict[str, GalleryEntry], headers: Any) -> None:
