@@ -190,7 +190,7 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
 
 
 def _check_member(value: str, annotation: Any, path: KeyPath) -> None:
-    """Refuse a text that names no member where the annotation is ``SomeEnum | str``."""
+    """Refuse a text that names no member of an enum of SB3 where the annotation is ``SomeEnum | str``."""
     texts = list_texts_of_members(annotation)
     if texts and value.lower() not in {text.lower() for text in texts}:
         raise _MismatchError(path, f"should be {' or '.join(map(repr, texts))}, not {value!r}", "")
@@ -286,7 +286,7 @@ def _call(code: CodeValue, function: Callable[..., Any], path: KeyPath) -> Any:
         return value
     with suppress(AttributeError):
         value.close()
-    message = f"'{code.reference}' returns {describe_value(value)}, which is empty after its first use"
+    message = f"'{code.reference}' returns {describe_value(value)}, which can be read only once"
     raise _MismatchError(path, message, "return a list or an array, or pass the function itself: {function: PATH}")
 
 

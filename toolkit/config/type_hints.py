@@ -42,9 +42,13 @@ def format_type(annotation: Any) -> str:
 
 
 def list_texts_of_members(annotation: Any) -> list[str]:
-    """Return the names, in lower case, and the textual values of members that ``SomeEnum | str`` allows; else none."""
+    """Return the texts that SB3 converts to members where a parameter is ``SomeEnum | str`` with an enum of SB3.
+
+    They are names in lower case, and values. Other annotations have none: beside another enum, any text may be valid.
+    """
     parts = typing.get_args(annotation) if is_union(annotation) else ()
-    enums = [part for part in parts if isinstance(part, type) and issubclass(part, enum.Enum)]
+    classes = [part for part in parts if isinstance(part, type) and issubclass(part, enum.Enum)]
+    enums = [cls for cls in classes if cls.__module__.partition(".")[0] in ("stable_baselines3", "sb3_contrib")]
     if str not in parts:
         return []
     texts = [(name.lower(), member.value) for cls in enums for name, member in cls.__members__.items()]

@@ -129,7 +129,7 @@ def call_function(reference: str, function: Callable[..., Any], arguments: Mappi
 
 
 def can_be_used_once(value: Any) -> bool:
-    """Return whether an object is empty after its first use, and cannot be copied before: a generator, for example."""
+    """Return whether an object can be read only once, and not be copied before: a generator, for example."""
     if isinstance(value, Coroutine):
         return True
     if not isinstance(value, Iterator | AsyncIterator):

@@ -15,6 +15,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import GoalSelectionStrategy
 from support import SMALL_CONFIG
 
 from toolkit.algorithms.double_dqn import DoubleDQN
@@ -94,17 +95,24 @@ def test_unknown_kwargs_accept_any_name() -> None:
     assert bind(factory, mine=1, other="x") == {"mine": 1, "other": "x"}
 
 
-class Mode(enum.Enum):
-    NEXT_STEP = "NextStep"
-    NEVER = 0
+def test_text_for_enumeration_of_sb3_names_member() -> None:
+    def component(strategy: GoalSelectionStrategy | str) -> None: ...
+
+    for text in ("future", "FUTURE"):
+        assert bind(component, strategy=text) == {"strategy": text}
+    message = "strategy: should be 'future' or 'final' or 'episode', not 'futur'"
+    assert list_problems(component, strategy="futur") == [message]
 
 
-def test_text_for_enumeration_names_member() -> None:
-    def component(mode: Mode | str) -> None: ...
+class Color(enum.Enum):
+    RED = "red"
 
-    for text in ("next_step", "NextStep", "NEVER"):
-        assert bind(component, mode=text) == {"mode": text}
-    assert list_problems(component, mode="nxt") == ["mode: should be 'next_step' or 'NextStep' or 'never', not 'nxt'"]
+
+def test_any_text_is_valid_beside_other_enumerations() -> None:
+    def component(color: Color | str) -> None: ...
+
+    for text in ("red", "#ff0000"):
+        assert bind(component, color=text) == {"color": text}
 
 
 def test_broken_annotation_does_not_hide_others() -> None:

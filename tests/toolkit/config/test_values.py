@@ -371,7 +371,7 @@ PRICES, COST, PORT, RATE = "env.params.prices", "env.params.cost", "env.params.p
         *(
             (
                 f"{PRICES}={{call: ./market.py:{name}}}",
-                f"env.params.prices: '{{file}}:{name}' returns a {kind}, which is empty after its first use; return a",
+                f"env.params.prices: '{{file}}:{name}' returns a {kind}, which can be read only once; return a",
             )
             for name, kind in (("yield_prices", "generator"), ("open_prices", "TextIOWrapper"), ("wait", "coroutine"))
         ),
