@@ -17,7 +17,8 @@ from toolkit.config.yaml_document import get_value, walk
 from toolkit.utils.errors import KeyPath, Problem
 
 RUN = "{run}"
-_IN_PATH = re.compile(r"[^:]*/\{run\}")  # but not in the path of a URL
+_BEFORE = re.compile(r"[^:]*[\w./~}-]\{run\}")  # part of a path before {run}; but a URL has its scheme there
+_AFTER = re.compile(r"\{run\}(?=\w)")
 
 
 def has_run_directory(value: Any) -> bool:
@@ -64,9 +65,19 @@ def _find_misplaced_in_params(params: Mapping[str, Any], path: KeyPath) -> Itera
             yield Problem(
                 (*path, *inner), f"{RUN} is the run directory only in parameters, not in a name", "remove it"
             )
-        elif _IN_PATH.match(text):
-            message = f"{RUN} is an absolute path, which nothing can stand before"
-            yield Problem((*path, *inner), message, f"write {text[text.index(RUN) :]}")
+        elif problem := _check_path((*path, *inner), text):
+            yield problem
+
+
+def _check_path(path: KeyPath, text: str) -> Problem | None:
+    """Return the problem that a text is a path with ``{run}`` elsewhere than in its first part, alone."""
+    if _BEFORE.match(text):
+        rest = text.rpartition(RUN)[2]
+        return Problem(path, f"{RUN} is an absolute path, so a path can only start with it", f"write {RUN}{rest}")
+    if _AFTER.search(text):
+        message = f"{text!r} is beside the run directory, not inside it"
+        return Problem(path, message, f"write {_AFTER.sub(f'{RUN}/', text)}")
+    return None
 
 
 def _iterate_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

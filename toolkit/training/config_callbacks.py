@@ -92,9 +92,8 @@ def _find_problems(component: BoundComponent) -> Iterator[Problem]:
     """Yield what SB3 would not notice: paths that are not meant for callbacks, counts below 1, a lost success."""
     path: KeyPath = (*component.path, "params")
     for name, file in _list_files(component):
-        directory = str(component.get_argument(name))
-        if "://" in directory:
-            yield Problem((*path, name), f"'{directory}' is a URL, but SB3 writes into directories", "write a path")
+        if problem := _check_directory(str(component.get_argument(name)), (*path, name)):
+            yield problem
         first = os.path.relpath(os.path.dirname(file), RUN).split(os.sep)[0]
         if first in OWN_FILES:
             yield Problem((*path, name), f"the toolkit writes '{first}' in the run directory", "choose another path")
@@ -104,6 +103,18 @@ def _find_problems(component: BoundComponent) -> Iterator[Problem]:
     if issubclass(component.cls, SuccessCriterion) and len(component.path) > 2:
         message = f"'{component.name}' decides the success of the run, so it cannot be inside another callback"
         yield Problem(component.path, message, "name it directly in callbacks")
+
+
+def _check_directory(directory: str, path: KeyPath) -> Problem | None:
+    """Return the problem that SB3 would make a directory that the text does not mean."""
+    if "://" in directory:
+        return Problem(path, f"'{directory}' is a URL, but SB3 writes into directories", "write a path")
+    if directory.startswith("~"):
+        hint = f"write the absolute path, or one under {RUN}"
+        return Problem(path, f"'{directory}' would be a directory named ~: SB3 does not expand it", hint)
+    if RUN in directory and not f"{directory}/".startswith(f"{RUN}/"):
+        return Problem(path, f"'{directory}' is not inside the run directory", f"start with {RUN}/")
+    return None
 
 
 def _find_shared_files(components: Sequence[BoundComponent]) -> Iterator[Problem]:

@@ -325,14 +325,17 @@ def test_check_names_unfit_eval_env(
 
 
 def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
-    params = "{folder: '{run}/notes', text: '{x} {{run} {}', nested: {'{run}': ['{run}', '{run}/x.npz']}}"
+    params = "{folder: '{run}/notes', text: '{x} {{run} {}', nested: {'{run}': ['sqlite:///{run}/x.db', '{run}']}}"
     Path("note.yaml").write_text(HEAD + f"  - {{name: '{__name__}:WritesNote', params: {params}}}\n")
     before = files_in(Path())
     assert toolkit("check", "note.yaml").status == 0
     assert files_in(Path()) == before
     assert toolkit("train", "note.yaml", "--out", "run", "--quiet").status == 0
     run = Path("run").absolute()
-    assert Path("run/notes/note.txt").read_text() == f"{{x}} {{{run} {{}} {{'{{run}}': ['{run}', '{run}/x.npz']}}"
+    assert (
+        Path("run/notes/note.txt").read_text()
+        == f"{{x}} {{{run} {{}} {{'{{run}}': ['sqlite:///{run}/x.db', '{run}']}}"
+    )
     assert "{run}/notes" in Path("run/config.yaml").read_text()
 
 
@@ -416,7 +419,29 @@ def test_run_in_parameters_names_run_directory(toolkit: Toolkit) -> None:
         ),
         (
             "  - {name: checkpoint, params: {save_freq: 9, save_path: './{run}/x'}}",
-            "callbacks.0.params.save_path: {run} is an absolute path, which nothing can stand before; write {run}/x",
+            "callbacks.0.params.save_path: {run} is an absolute path, so a path can only start with it; write {run}/x",
+        ),
+        (
+            "  - {name: checkpoint, params: {save_freq: 9, save_path: 'a{run}'}}",
+            "callbacks.0.params.save_path: {run} is an absolute path, so a path can only start with it; write {run}",
+        ),
+        (
+            "  - {name: eval, params: {log_path: '{run}{run}/x'}}",
+            "callbacks.0.params.log_path: {run} is an absolute path, so a path can only start with it; write {run}/x",
+        ),
+        (
+            f"  - {{name: '{__name__}:WritesNote', params: {{folder: x, text: x, nested: {{x: '{{run}}x'}}}}}}",
+            "callbacks.0.params.nested.x: '{run}x' is beside the run directory, not inside it; write {run}/x",
+        ),
+        (
+            "  - {name: checkpoint, params: {save_freq: 9, save_path: '{run}.steps'}}",
+            "callbacks.0.params.save_path: '{run}.steps' is not inside the run directory; start with {run}/",
+        ),
+        (
+            EVAL + "  - {name: eval, params: {callback_after_eval: "
+            "{name: checkpoint, params: {save_freq: 1, save_path: ~/logs}}}}",
+            "callbacks.1.params.callback_after_eval.params.save_path: '~/logs' would be a directory named ~: SB3 does "
+            "not expand it; write the absolute path, or one under {run}",
         ),
     ],
 )
