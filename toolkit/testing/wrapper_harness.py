@@ -26,12 +26,13 @@ _CONSTRUCTOR_ADVICE = "call super().__init__(env) first in its constructor"
 
 
 class Step(NamedTuple):
-    """The result of a reset or a step."""
+    """The result of a reset or a step; ``info`` is None where it does not have to be the same."""
 
     observation: Any
     reward: Any = 0.0
     terminated: Any = False
     truncated: Any = False
+    info: Any = None
 
     @property
     def is_last(self) -> bool:
