@@ -6,6 +6,7 @@ from typing import Any
 
 import envpool
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -18,7 +19,9 @@ class EnvPoolBatch(VectorEnv[Any, Any, Any]):
     :param task_id: EnvPool's id
     :param num_envs: number of environments
     :param max_episode_steps: time limit; by default EnvPool's own
-    :param params: other options of the task, such as ``frame_skip``
+    :param params: parameters that EnvPool's task and Gymnasium's class have in common, such as ``ctrl_cost_weight``
+        of ``HalfCheetah-v5``; the toolkit checks them against Gymnasium's class
+    :raises TypeError: if an observation is no single array
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
@@ -29,7 +32,11 @@ class EnvPoolBatch(VectorEnv[Any, Any, Any]):
         self._options = {"num_envs": num_envs, **limit, **params}
         self._task_id = task_id
         self._make_pool(seed=0)
-        self.single_observation_space, self.single_action_space = self._pool.observation_space, self._pool.action_space
+        space = self._pool.observation_space
+        if not isinstance(space, Box | Discrete):
+            self._pool.close()
+            raise TypeError(f"observations in one array are needed, not {type(space).__name__}")
+        self.single_observation_space, self.single_action_space = space, self._pool.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -48,6 +55,7 @@ class EnvPoolBatch(VectorEnv[Any, Any, Any]):
             return self._observations, _select_numbers(info)
         indices = np.flatnonzero(mask)
         observations, info = self._pool.reset(indices)
+        self._observations = self._observations.copy()
         self._observations[info["env_id"]] = observations
         return self._observations, {}
 
