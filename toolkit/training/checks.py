@@ -150,7 +150,8 @@ def _find_early_hindsight(values: _Values) -> Iterator[Problem]:
     limit = config.env.max_episode_steps or getattr(gym.registry.get(config.env.name), "max_episode_steps", None)
     if first < (limit or 1) * config.env.n_envs or (limit is None and starts == 0):
         message = (
-            f"updates begin at timestep {first:,}, perhaps before an episode has ended: hindsight needs whole ones"
+            f"updates begin at timestep {first:,}, perhaps before an episode has ended, "
+            "but HerReplayBuffer samples from completed episodes"
         )
         steps = f"{limit * config.env.n_envs:,}" if limit else "the steps of an episode times env.n_envs"
         yield Problem((*_ALGORITHM_PARAMS, "learning_starts"), message, f"set it to {steps} or more")

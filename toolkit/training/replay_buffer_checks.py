@@ -1,4 +1,4 @@
-"""What keeps a replay buffer from being built, or from the transitions of its environments."""
+"""Check that a replay buffer can be built, and can store the transitions of its environments."""
 
 from __future__ import annotations
 

@@ -100,14 +100,15 @@ WARNINGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "hindsight from the start": (
         GOALS.format(0),
         {"env": GOAL_LINE},
-        "3: algorithm.params.learning_starts: updates begin at timestep 4, perhaps before an episode has ended: "
-        "hindsight needs whole ones; set it to the steps of an episode times env.n_envs or more",
+        "3: algorithm.params.learning_starts: updates begin at timestep 4, perhaps before an episode has ended, "
+        "but HerReplayBuffer samples from completed episodes; set it to the steps of an episode times env.n_envs "
+        "or more",
     ),
     "hindsight in the first episodes": (
         GOALS.format(79),
         {"env": GOAL_LINE, "n_envs": 2, "more": "max_episode_steps: 45"},
-        "3: algorithm.params.learning_starts: updates begin at timestep 80, perhaps before an episode has ended: "
-        "hindsight needs whole ones; set it to 90 or more",
+        "3: algorithm.params.learning_starts: updates begin at timestep 80, perhaps before an episode has ended, "
+        "but HerReplayBuffer samples from completed episodes; set it to 90 or more",
     ),
     "rewards normalized for another gamma": (
         PPO.format("gamma: 0.9"),
