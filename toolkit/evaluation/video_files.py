@@ -19,6 +19,8 @@ _COLORS = ("-colorspace", "smpte170m", "-color_range", "tv")
 _N_CODES = 1 << 24  # of colours
 _N_CELLS = 1 << 15  # of similar colours: 8 levels of each channel
 _SAMPLE_SIZE = 1 << 16  # pixels
+_MIN_DURATION = 20  # milliseconds of a frame in a GIF: browsers slow down shorter ones
+_MAX_DURATION = 655_350  # 2**16 - 1 hundredths of a second
 
 
 def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
@@ -37,7 +39,7 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 def write_gif_at_rate(path: Path, frames: Sequence[Frame], fps: float) -> None:
-    """Write a GIF that plays in real time.
+    """Write a GIF that plays in real time, except for pictures of more than 655 seconds.
 
     GIF counts time in hundredths of a second, and browsers slow down frames shorter than two. So frames above 50 per
     second are dropped. The last frame stays.
@@ -50,13 +52,13 @@ def write_gif_at_rate(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 def write_gif(path: Path, frames: Sequence[Frame], durations: Sequence[int], n_colors: int = 255) -> None:
-    """Write frames of equal size as a GIF that repeats.
+    """Write frames of equal size as a GIF that repeats. Equal frames in a row become one.
 
     All frames share a palette, which avoids flicker. If all of them together have no more colours than it, the GIF
     has exactly these. Dithering would make the file larger. Pixels that a frame does not change are transparent in it:
     the file is smaller.
 
-    :param durations: milliseconds of each frame
+    :param durations: milliseconds of each frame; a picture stays for at least 20, and at most 655,350
     :param n_colors: largest number of colours, 8 to 255
     """
     colors = _find_colors(frames, n_colors)
@@ -68,8 +70,16 @@ def write_gif(path: Path, frames: Sequence[Frame], durations: Sequence[int], n_c
         indexed = _index_colors(frames, colors)
     unused = next(code for code in range(_N_CODES) if code not in _encode_colors(palette))
     palette = np.concatenate([palette, _decode_colors(np.array([unused]))])  # its last colour means: as before
-    images = [*_draw_changes(indexed, palette)]
-    options = {"append_images": images[1:], "duration": [*durations], "loop": 0, "palette": palette.tobytes()}
+    images: list[Any] = []
+    shown: list[int] = []  # milliseconds of each image
+    for image, duration in zip(_draw_changes(indexed, palette), durations, strict=True):
+        if image is None:
+            shown[-1] += duration
+        else:
+            images.append(image)
+            shown.append(duration)
+    shown = [min(max(duration, _MIN_DURATION), _MAX_DURATION) for duration in shown]
+    options = {"append_images": images[1:], "duration": shown, "loop": 0, "palette": palette.tobytes()}
     # Pillow's own search for unchanged pixels takes ten times as long as all the rest
     images[0].save(path, "GIF", save_all=True, optimize=False, transparency=len(palette) - 1, disposal=1, **options)
 
@@ -119,12 +129,18 @@ def _iterate_changed_rows(frames: Sequence[Frame]) -> Iterator[tuple[Frame, NDAr
 
 
 def _draw_changes(indexed_frames: Iterator[NDArray[np.uint8]], palette: Frame) -> Iterator[Any]:
-    """Yield images of frames, in which pixels that the frame before has already are of the palette's last colour."""
+    """Yield images of frames, in which pixels that the frame before has already are of the palette's last colour.
+
+    None stands for a frame that equals the one before.
+    """
     from PIL import Image
 
     previous: NDArray[np.uint8] | None = None
     for indices in indexed_frames:
         is_drawn = np.False_ if previous is None else indices == previous
+        if is_drawn.all():
+            yield None
+            continue
         image = Image.fromarray(np.where(is_drawn, np.uint8(len(palette) - 1), indices))
         image.putpalette(palette.tobytes())
         yield image

@@ -15,13 +15,13 @@ import pytest
 from decoding import decode
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit import load_config, train
 from toolkit.config.load import resolve_config
 from toolkit.evaluation.video import log_doubts, record_clips
-from toolkit.evaluation.video_files import VideoFormat, write_gif
+from toolkit.evaluation.video_files import VideoFormat, write_gif, write_gif_at_rate
 from toolkit.reports.thumbnails import write_thumbnail
 from toolkit.training.model import load_model
 from toolkit.utils.errors import RecordingError
@@ -292,6 +292,25 @@ def test_gif_shows_small_object_of_its_own_color(n_colors: int) -> None:
     last = decode(Path("small.gif")).frames[-1].astype(int)
     assert (last[50:52, 40:42] == (255, 0, 255)).all()
     assert np.abs(last - frames[-1]).mean() < 32
+
+
+@pytest.mark.parametrize(
+    ("steps", "fps", "durations"),
+    [
+        ([0], 0.001, [655_350]),
+        ([0, 0, 0], 0.004, [655_350]),
+        ([0, 1, 1, 2], 0.0025, [400_000, 655_350, 400_000]),
+        ([0, 1, 1, 2], 10, [100, 200, 100]),
+        ([0], 200, [20]),
+        ([0, 1, 2], 70, [30, 20]),
+    ],
+)
+def test_gif_frame_stays_as_long_as_format_and_browsers_allow(
+    steps: list[int], fps: float, durations: list[int]
+) -> None:
+    write_gif_at_rate(Path("still.gif"), [shade(step) for step in steps], fps)
+    with Image.open("still.gif") as gif:
+        assert [frame.info["duration"] for frame in ImageSequence.Iterator(gif)] == durations
 
 
 def test_gif_keeps_colors_that_differ_by_one_level(film: Film) -> None:
