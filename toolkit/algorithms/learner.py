@@ -184,6 +184,9 @@ class Learner:
         """Return why Adam's step, as a function, cannot replace the optimizer's methods now; ``None`` if it can."""
         if not networks.have_stock_steps or not is_plain_adam(optimizer):
             return "the optimizer is not Adam or AdamW, or uses amsgrad, hooks or other methods or networks"
+        all_parameters = [*self._parameters, *self._target_parameters]
+        if len({*map(id, all_parameters)}) < len(all_parameters):
+            return "layers share a parameter"
         optimized = optimizer.param_groups[0]["params"]
         if len(optimized) != len(self._parameters) or not all(map(operator.is_, optimized, self._parameters)):
             return "the optimizer's parameters are not the network's, in the same order"

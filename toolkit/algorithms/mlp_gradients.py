@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[
 class MlpGradients:
     """A forward pass of an MLP, and the backward pass that follows it.
 
-    :param layers: linear layers, ReLU and tanh; their parameters may change at any time
+    :param layers: linear layers, ReLU and tanh; their parameters may change at any time, but no two share one
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
@@ -36,9 +36,10 @@ class MlpGradients:
 
     @staticmethod
     def can_run(layers: list[nn.Module]) -> bool:
-        """Return whether all layers are known, and the first is linear."""
+        """Return whether all layers are known, the first is linear, and no linear layer is there twice."""
+        linear = [layer for layer in layers if type(layer) is nn.Linear]
         is_known = all(type(layer) is nn.Linear or type(layer) in _ACTIVATIONS for layer in layers)
-        return is_known and bool(layers) and type(layers[0]) is nn.Linear
+        return is_known and bool(linear) and layers[0] is linear[0] and len({*linear}) == len(linear)
 
     @th.no_grad()
     def forward(self, observations: th.Tensor) -> th.Tensor:

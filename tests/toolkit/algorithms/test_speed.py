@@ -438,6 +438,33 @@ def reorder_optimizer_parameters(model: Any) -> None:
     model.policy.optimizer = th.optim.Adam([weight, out_bias, out_weight, bias], lr=1e-3)
 
 
+def insert_layers(model: Any, layers: Callable[[], list[th.nn.Module]]) -> None:
+    """Insert the same layers behind the first activation of both networks, and optimize the parameters of all."""
+    for network in (model.q_net, model.q_net_target):
+        th.manual_seed(5)
+        first, activation, last = network.q_net
+        network.q_net = th.nn.Sequential(first, activation, *layers(), last)
+    model.policy.optimizer = th.optim.Adam(model.q_net.parameters(), lr=1e-3)
+
+
+def use_layer_twice(model: Any) -> None:
+    insert_layers(model, lambda: [*(th.nn.Linear(8, 8), th.nn.ReLU())] * 2)
+
+
+def make_tied_layers() -> list[th.nn.Module]:
+    layers = [th.nn.Linear(8, 8), th.nn.Linear(8, 8)]
+    layers[1].weight = layers[0].weight
+    return [layers[0], th.nn.ReLU(), layers[1], th.nn.ReLU()]
+
+
+def tie_weights(model: Any) -> None:
+    insert_layers(model, make_tied_layers)
+
+
+def share_first_layer_with_target_network(model: Any) -> None:
+    model.q_net_target.q_net[0] = model.q_net.q_net[0]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -446,17 +473,39 @@ def reorder_optimizer_parameters(model: Any) -> None:
         freeze_layer_without_optimizing_it,
         reorder_optimizer_parameters,
         replace_layer,
+        use_layer_twice,
+        tie_weights,
+        share_first_layer_with_target_network,
     ],
 )
 def test_modified_network_learns_like_stock_dqn(change: Callable[[Any], None]) -> None:
     def train_changed_model(cls: type[DQN], **params: Any) -> Any:
-        model = make_model(cls, **params)
+        model = make_model(cls, max_grad_norm=0.05, **params)
         change(model)
         return model.learn(model.learning_starts + UPDATES)
 
     assert (
         compute_distance(train_changed_model(DoubleDQN, double=False, compile=False), train_changed_model(DQN)) < CLOSE
     )
+
+
+@pytest.mark.parametrize(
+    ("activation", "n_autograd_passes"), [(th.nn.ReLU, 0), (th.nn.Tanh, 0), (th.nn.Sigmoid, UPDATES)]
+)
+def test_known_layers_learn_without_autograd(
+    activation: type[th.nn.Module], n_autograd_passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[th.Tensor] = []
+    run_backward = th.Tensor.backward
+
+    def count_pass(loss: th.Tensor) -> None:
+        passes.append(loss)
+        run_backward(loss)
+
+    monkeypatch.setattr(th.Tensor, "backward", count_pass)
+    model = make_model(DoubleDQN, compile=False, policy_kwargs={"activation_fn": activation})
+    model.learn(model.learning_starts + UPDATES)
+    assert (model._n_updates, len(passes)) == (UPDATES, n_autograd_passes)
 
 
 class Float64Observations(VecEnvWrapper):
