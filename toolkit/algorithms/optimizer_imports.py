@@ -14,7 +14,7 @@ _WRAPPED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 _CACHE = "__dynamo_disable"  # attribute under which `torch._compile` keeps the method that its wrapper calls
 
 
-def spare_compiler() -> None:
+def avoid_compiler_import() -> None:
     """Let the wrapped methods of optimizers call the methods themselves, unless the compiler is imported already."""
     if "torch._dynamo" in sys.modules:
         return

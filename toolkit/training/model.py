@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from toolkit.algorithms.optimizer_imports import spare_compiler
+from toolkit.algorithms.optimizer_imports import avoid_compiler_import
 from toolkit.config.components import copy_arguments
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import EpisodeRecorder
@@ -53,7 +53,7 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
     :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
     """
     refuse_negative_goals(config)
-    spare_compiler()
+    avoid_compiler_import()
     components = config.components
     algorithm = components.algorithm
     if find_device_problem(config):
