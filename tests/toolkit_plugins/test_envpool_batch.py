@@ -90,9 +90,10 @@ def test_seed_makes_environments_anew(pools: list[StubPool]) -> None:
 
 def test_mask_resets_its_environments_alone(pools: list[StubPool]) -> None:
     batch = make_batch()
-    batch.reset(seed=10)
+    first, _ = batch.reset(seed=10)
     for _ in range(2):
         last, rewards, terminations, truncations, info = batch.step(np.array([0, 1, 1]))
+    assert first.tolist() == [[10, 0], [11, 0], [12, 0]]
     assert ([*rewards], terminations.any(), truncations.any()) == ([0, 1, 1], False, False)
     assert [[*info], [*info["speed"]]] == [["speed"], [4, 4, 4]]
     started, info = batch.reset(options={"reset_mask": np.array([True, False, True])})
