@@ -288,6 +288,13 @@ def test_component_reference_lists_every_component(kind: Any) -> None:
     assert {row[0]: row[1] for row in parameter_rows} == parameters
 
 
+def test_kinds_are_listed_in_order_where_they_are_named() -> None:
+    commands, package = ((DOCS / page).read_text() for page in ("reference/commands.md", "howto/plugin-package.md"))
+    (sentence,) = re.findall(r"`KIND` is ([^.]*)\.", commands)
+    assert re.findall(r"`(\w+)`", sentence) == [*KINDS]
+    assert re.findall(r"^\| `toolkit\.(\w+)` \|", package, re.MULTILINE) == [*KINDS]
+
+
 def parameters_of(name: str, cls: type[Any], supplied: Any) -> dict[str, str]:
     parameters = inspect.signature(cls).parameters.values()
     return {
