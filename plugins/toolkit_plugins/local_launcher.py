@@ -20,7 +20,8 @@ from toolkit.utils import processes
 from toolkit.utils.errors import ToolkitError, describe_error
 from toolkit.utils.log import configure_logging
 
-_PRELOADED = ("toolkit.evaluation.preload", "scipy.stats")  # the latter for evaluations
+# the compiler once, so that each run need not import it; scipy for evaluations
+_PRELOADED = ("toolkit.evaluation.preload", "toolkit.evaluation.preload_compiler", "scipy.stats")
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _SIGNAL_GRACE = 0.5  # seconds
 _MAIN_GUARD_HINT = "put the training of the script under `if __name__ == '__main__':`"

@@ -85,8 +85,8 @@ def test_job_fails_if_its_log_cannot_be_written(working_directory: Path, capfd: 
 
 @pytest.mark.usefixtures("own_fork_server")
 def test_jobs_start_with_imported_modules() -> None:
-    launch([make_job(jobs.write_imported, names=["toolkit.evaluation.preload", "scipy.stats"])])
-    assert Path("all/job/text").read_text() == "True True"
+    launch([make_job(jobs.write_imported, names=["toolkit.evaluation.preload", "torch._dynamo", "scipy.stats"])])
+    assert Path("all/job/text").read_text() == "True True True"
 
 
 @pytest.mark.skipif("OMP_NUM_THREADS" in os.environ, reason="the variable sets the threads")

@@ -15,6 +15,7 @@ from toolkit.cli.output import print_line
 from toolkit.utils.signals import Interrupted, raise_on_signals
 
 if TYPE_CHECKING:
+    from toolkit.config.schema import RunConfig
     from toolkit.training.run_directory import RunDirectory
 
 EXIT_FAILED = 1
@@ -67,6 +68,13 @@ def preload_after_check() -> Iterator[None]:
             import toolkit.evaluation.preload  # noqa: F401
     finally:
         gc.enable()
+
+
+def preload_for_training(config: RunConfig) -> None:
+    """Import PyTorch's compiler if training needs it: all algorithms do, except DoubleDQN with a plain Adam."""
+    if config.algorithm.name != "double_dqn":
+        with suppress(ImportError):
+            import toolkit.evaluation.preload_compiler  # noqa: F401
 
 
 def show_notes(quiet: bool = False) -> None:

@@ -17,6 +17,7 @@ from toolkit.cli.shared import (
     Trust,
     open_run,
     preload_after_check,
+    preload_for_training,
     print_outcome,
     show_notes,
 )
@@ -38,6 +39,7 @@ def train(
 
     with preload_after_check():
         run_config = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    preload_for_training(run_config)
     from toolkit.training.callbacks import SuccessCriterion
     from toolkit.training.checks import log_config_warnings
     from toolkit.training.trainer import train as train_run
@@ -58,6 +60,7 @@ def resume(run: RunPath = None, quiet: QuietRun = False, trust: Trust = False) -
     """Resume an interrupted run from its latest valid snapshot."""
     with preload_after_check():
         opened_run = open_run(run, trust)
+    preload_for_training(opened_run.config)
     from toolkit.training.trainer import resume as resume_run
 
     show_notes(quiet)

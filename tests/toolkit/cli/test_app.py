@@ -105,6 +105,24 @@ def test_absent_file_is_reported_before_torch_is_imported(command: str) -> None:
     assert errors.startswith("absent.yaml: ")
 
 
+def test_double_dqn_trains_without_importing_compiler(config_file: Path) -> None:
+    status, modules, errors = imported_by(["train", str(config_file), "--quiet"])
+    assert status == 0, errors
+    assert "stable_baselines3" in modules
+    assert "torch._dynamo" not in modules
+
+
+def test_other_algorithms_train_with_preloaded_compiler(
+    config_file: Path, toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "toolkit.evaluation.preload_compiler"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    algorithm = "algorithm={name: ppo, params: {n_steps: 50, batch_size: 50}}"
+    finished = toolkit("train", config_file, "--quiet", "--set", algorithm)
+    assert finished.status == 0, finished.err
+    assert module in sys.modules
+
+
 def imported_by(command: list[str], first: str = "") -> tuple[int, set[str], str]:
     """Run a command in a process of its own; return its status, the modules that it imported, and its stderr."""
     program = f"""\
