@@ -20,9 +20,8 @@ from toolkit.envs.batch_layers import (
     BatchMonitor,
     SameStepReset,
     select_info,
-    select_row,
 )
-from toolkit.envs.observations import ObservationFormat, copy_arrays
+from toolkit.envs.observations import ObservationFormat, copy_arrays, select_row
 from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.seeds import derive_episode_seed

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from toolkit.config.schema import RunConfig
 from toolkit.envs.info_keywords import read_info_keywords
+from toolkit.envs.observations import select_row
 from toolkit.envs.replayable import check_return
 from toolkit.utils.errors import FaultyEnvironmentError
 
@@ -181,15 +182,6 @@ def select_info(info: dict[str, Any], index: int) -> dict[str, Any]:
         elif isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.ndim):
             own[key] = values[index]
     return own
-
-
-def select_row(observations: Any, index: int) -> Any:
-    """Return the observation of one environment."""
-    if isinstance(observations, dict):
-        return {key: rows[index] for key, rows in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(rows[index] for rows in observations)
-    return observations[index]
 
 
 def _merge_info(info: dict[str, Any], others: dict[str, Any], mask: NDArray[np.bool_]) -> dict[str, Any]:

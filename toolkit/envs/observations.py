@@ -99,6 +99,15 @@ def copy_arrays(observation: Any) -> Any:
     return deepcopy(observation)
 
 
+def select_row(observations: Any, index: int) -> Any:
+    """Return the observation of one environment, from those of several in arrays (n_envs, ...)."""
+    if isinstance(observations, dict):
+        return {key: rows[index] for key, rows in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(rows[index] for rows in observations)
+    return observations[index]
+
+
 def _copy_array(part: _Part, observation: Any) -> Any:
     return np.array(part.get(observation), part.dtype).reshape(part.shape)[()]
 

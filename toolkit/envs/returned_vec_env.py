@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from toolkit.config.schema import EnvConfig, RunConfig
 from toolkit.config.values import has_per_env
+from toolkit.envs.observations import select_row
 from toolkit.envs.replayable import ReplayableEpisodes, iterate_layers
 from toolkit.envs.spaces import sample_allowed
 from toolkit.envs.vec_env import InProcessVecEnv
@@ -39,13 +40,13 @@ class MemberEnv(gym.Env[Any, Any]):
 
     def take_reset(self, observations: VecEnvObs, reset_infos: list[dict[str, Any]]) -> None:
         """Take what a reset of the vec env brought for this environment."""
-        self._start = _select(observations, self._index), dict(reset_infos[self._index])
+        self._start = select_row(observations, self._index), dict(reset_infos[self._index])
 
     def take_step(self, result: VecEnvStepReturn, reset_infos: list[dict[str, Any]]) -> None:
         """Take what a step of the vec env brought for this environment, and the reset that may have followed."""
         observations, rewards, dones, infos = result
         info = dict(infos[self._index])
-        last = observation = _select(observations, self._index)
+        last = observation = select_row(observations, self._index)
         is_truncated = bool(info.pop("TimeLimit.truncated", False))
         if is_done := bool(dones[self._index]):
             last = info.pop("terminal_observation", observation)
@@ -188,12 +189,3 @@ def _list_reset_infos(venv: VecEnv) -> list[dict[str, Any]]:
     """Return the infos of the last resets; a vec env that is not SB3's own may have none."""
     infos: list[dict[str, Any]] = getattr(venv, "reset_infos", None) or [{}] * venv.num_envs
     return infos
-
-
-def _select(observations: VecEnvObs, index: int) -> Any:
-    """Return the observation of one environment."""
-    if isinstance(observations, dict):
-        return {key: array[index] for key, array in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(array[index] for array in observations)
-    return observations[index]

@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from toolkit.config.load import ResolvedConfig
-from toolkit.envs.batch_layers import RESET_MASK, select_info, select_row
+from toolkit.envs.batch_layers import RESET_MASK, select_info
 from toolkit.envs.factory import make_env
+from toolkit.envs.observations import select_row
 from toolkit.envs.replayable import RAW_EPISODE
 from toolkit.testing.component import SEED, ConformanceError, report_exceptions
 from toolkit.testing.scripted_env import ScriptedEnd

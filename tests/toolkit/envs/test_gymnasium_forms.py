@@ -12,7 +12,8 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from toolkit.envs.batch_layers import GYMNASIUM_FORMS, RESET_MASK, select_info, select_row
+from toolkit.envs.batch_layers import GYMNASIUM_FORMS, RESET_MASK, select_info
+from toolkit.envs.observations import select_row
 
 BOX = spaces.Box(-5, 5, (2,), np.float32)
 IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
