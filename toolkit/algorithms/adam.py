@@ -88,11 +88,10 @@ def create_adam_state(optimizer: th.optim.Optimizer) -> AdamState:
     options = optimizer.param_groups[0]
     for parameter in options["params"]:
         if not optimizer.state[parameter]:
-            zeros = (th.zeros_like(parameter, memory_format=th.preserve_format) for _ in range(2))
-            step_device = parameter.device if options["fused"] else "cpu"
             optimizer.state[parameter] = {
-                "step": th.zeros((), dtype=th.float32, device=step_device),
-                **dict(zip(("exp_avg", "exp_avg_sq"), zeros, strict=True)),
+                "step": th.zeros((), dtype=th.float32, device=parameter.device if options["fused"] else "cpu"),
+                "exp_avg": th.zeros_like(parameter, memory_format=th.preserve_format),
+                "exp_avg_sq": th.zeros_like(parameter, memory_format=th.preserve_format),
             }
     return AdamState(
         *map(list, zip(*(_get_state(optimizer.state[parameter]) for parameter in options["params"]), strict=True))

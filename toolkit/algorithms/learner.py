@@ -105,7 +105,7 @@ class Learner:
         if self.should_compile:
             if obstacle := self._obstacle or self._find_obstacle_to_compiling():
                 self._stop_compiling(obstacle)
-            elif self._can_run_compiled() and (compiled := self._get_compiled_update(config, optimizer, batch)):
+            elif self._is_computing_plainly() and (compiled := self._get_compiled_update(config, optimizer, batch)):
                 return compiled(optimizer.param_groups[0]["lr"], batch).tolist()
 
         minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
@@ -128,13 +128,13 @@ class Learner:
     def _get_layers(self) -> MlpGradients | None:
         """Return what computes the online network's gradients as autograd would now; None if only autograd can."""
         layers, parameters = self._online.gradients, self._parameters
-        if layers is None or not self._can_run_compiled() or parameters[0].device.type != "cpu":
+        if layers is None or not self._is_computing_plainly() or parameters[0].device.type != "cpu":
             return None
         is_plain = not (any(map(_is_frozen_or_hooked, parameters)) or _have_gradients(self._target_parameters))
         return layers if is_plain else None
 
-    def _can_run_compiled(self) -> bool:
-        """Return whether a compiled update does what its modules and functions would do now."""
+    def _is_computing_plainly(self) -> bool:
+        """Return whether compiled updates, and gradients layer by layer, are what modules and autograd give now."""
         return not self._have_hooks and is_torch_plain() and th.is_grad_enabled() and not th.is_anomaly_enabled()
 
     def _get_compiled_update(

@@ -14,9 +14,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 _aten = th.ops.aten
 _Function = Callable[..., th.Tensor]
-_ACTIVATIONS: dict[
-    type[nn.Module], tuple[_Function, _Function]
-] = {  # functions forward and, from the gradient and what forward returned, backward
+# functions forward and, from the gradient and what forward returned, backward
+_ACTIVATIONS: dict[type[nn.Module], tuple[_Function, _Function]] = {
     nn.ReLU: (th.relu, lambda gradient, values: _aten.threshold_backward(gradient, values, 0)),
     nn.Tanh: (th.tanh, _aten.tanh_backward),
 }

@@ -22,7 +22,7 @@ from toolkit.envs.batch_layers import (
     select_info,
 )
 from toolkit.envs.observations import ObservationFormat, copy_arrays, select_row
-from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
+from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE, iterate_layers
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.seeds import derive_episode_seed
 
@@ -42,7 +42,7 @@ class BatchVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._format = ObservationFormat(batch_space(env.single_observation_space, env.num_envs))
         stateless = tuple(GYMNASIUM_FORMS.values())
-        self._layers = [layer for layer in _iterate_layers(env) if not isinstance(layer, stateless)]
+        self._layers = [layer for layer in iterate_layers(env) if not isinstance(layer, stateless)]
         self._start: list[capture.CapturedState] = []  # after the first reset
         self._seed = self._n_steps = 0
         self._last_rewards = np.zeros(env.num_envs, np.float32)
@@ -115,12 +115,12 @@ class BatchVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of the batch or a wrapper, once for each environment."""
-        layer = next((layer for layer in _iterate_layers(self.env) if hasattr(layer, attr_name)), self.env)
+        layer = next((layer for layer in iterate_layers(self.env) if hasattr(layer, attr_name)), self.env)
         return [getattr(layer, attr_name) for _ in self._get_indices(indices)]
 
     def has_attr(self, attr_name: str) -> bool:
         """Return whether the batch or a wrapper has an attribute, or whether :meth:`env_method` answers this name."""
-        return attr_name in _ANSWERS or any(hasattr(layer, attr_name) for layer in _iterate_layers(self.env))
+        return attr_name in _ANSWERS or any(hasattr(layer, attr_name) for layer in iterate_layers(self.env))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Refuse: the environments have their attributes in common.
@@ -254,11 +254,3 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "freeze_statistics": lambda *_: None,
     "watch_generators": lambda *_: None,
 }
-
-
-def _iterate_layers(env: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]:
-    """Yield a batch's wrappers, outermost first, and the batch inside them."""
-    yield env
-    while isinstance(env, VectorWrapper):
-        env = env.env
-        yield env

@@ -204,10 +204,10 @@ def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None
 
     :raises ConfigError: if it cannot be built, or the config has keys that a vec env cannot have
     """
-    arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
-    arguments |= list_arguments(config)
     if isinstance(maker.cls, VectorEnvClass):
         return make_single_env(config, maker, render_mode)
+    arguments: dict[str, Any] = {"max_episode_steps": config.env.max_episode_steps, "render_mode": render_mode}
+    arguments |= list_arguments(config)
     base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
     _refuse_known_env(base, config)
     if isinstance(base, VecEnv):

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.wrappers import (
     HumanRendering,
     NormalizeObservation,
@@ -60,6 +61,7 @@ _WITHOUT_EFFECT = {  # methods that only ask
     *("get_wrapper_attr", "has_wrapper_attr", "render", "close"),
 }
 _NUMBERS = (float, int, np.number)
+_Env = TypeVar("_Env", gym.Env[Any, Any], VectorEnv[Any, Any, Any])
 _SEQUENCES = (tuple, list)  # isinstance takes this in less time than a union
 
 
@@ -674,10 +676,10 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return [layer for layer in wrappers if not isinstance(layer, Monitor | ReturnValueChecker | TransparentLayer)]
 
 
-def iterate_layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """Yield an environment's wrappers, outermost first, and the environment inside them."""
+def iterate_layers(env: _Env) -> Iterator[_Env]:
+    """Yield the wrappers of an environment or a batch, outermost first, and what is inside them."""
     yield env
-    while isinstance(env, gym.Wrapper):
+    while isinstance(env, gym.Wrapper | VectorWrapper):
         env = env.env
         yield env
 
