@@ -1,9 +1,4 @@
-"""What all benchmarks share: sides measured in turns, the machine they run on, results as JSON and Markdown.
-
-    python benchmarks/report.py
-
-writes the pages of `benchmarks/results` into BENCHMARKS.md, below the line that marks where they begin.
-"""
+"""What all benchmarks share: sides measured in turns, the machine they run on, results as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -15,6 +10,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,24 +19,7 @@ from toolkit.utils.processes import read_cpu_name
 
 # This module does not import torch: `process.py` must use less memory than the processes that it measures.
 PROJECT = Path(__file__).resolve().parents[1]
-PAGES = (
-    "throughput",
-    "acting",
-    "solve",
-    "solve_peers",
-    "growth",
-    "vector_envs",
-    "features",
-    "process",
-    "snapshot",
-    "kill",
-    "experiment",
-    "launchers",
-    "report_runs",
-    "rewards",
-    "agents",
-)
-RESULTS_BEGIN = "<!-- what follows is written by `python benchmarks/report.py` -->"
+RESULTS = PROJECT / "benchmarks" / "results"
 _PACKAGES = ("sb3-toolkit", "stable-baselines3", "gymnasium", "torch", "numpy")
 
 T = TypeVar("T")
@@ -55,7 +34,7 @@ def make_parser(doc: str | None, repeats: int | None = 5) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if repeats:
         parser.add_argument("--repeats", type=int, default=repeats, help="how often each side is measured")
-    parser.add_argument("--results", type=Path, default=PROJECT / "benchmarks" / "results", help="where to write")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write")
     return parser
 
 
@@ -129,9 +108,11 @@ def write_page(
     :param placeholders: what the command shows instead of arguments that make sense only on this machine
     """
     title, _, *explanation = (doc or "").strip().split("\n\n")
-    command, machine = _format_command(placeholders or {}), describe_machine()
-    page = "\n\n".join([f"# {title.rstrip('.')}", f"`{command}`", _format_machine(machine), text, *explanation]) + "\n"
-    results = {"command": command, "machine": machine, "measured": measured}
+    command = _format_command(placeholders or {})
+    date, machine = datetime.now(UTC).date().isoformat(), describe_machine()
+    heading = [f"# {title.rstrip('.')}", f"`{command}`", f"{date}, {format_machine(machine)}"]
+    page = "\n\n".join([*heading, text, *explanation]) + "\n"
+    results = {"command": command, "date": date, "machine": machine, "measured": measured}
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (arguments.results / f"{name}.md").write_text(page, encoding="utf-8")
@@ -143,16 +124,8 @@ def print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def write_benchmarks_page() -> None:
-    """Write the pages of all results into BENCHMARKS.md, with their titles one level down."""
-    target, results = PROJECT / "BENCHMARKS.md", PROJECT / "benchmarks" / "results"
-    introduction, mark, _ = target.read_text(encoding="utf-8").partition(RESULTS_BEGIN)
-    pages = ((results / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
-    text = "\n".join(page.replace("\n## ", "\n### ").replace("# ", "## ", 1) for page in pages)
-    target.write_text(f"{introduction}{mark}\n\n{text}", encoding="utf-8")
-
-
-def _format_machine(machine: Mapping[str, Any]) -> str:
+def format_machine(machine: Mapping[str, Any]) -> str:
+    """Write what :func:`describe_machine` returns in one line."""
     parts = [machine["architecture"], machine["processor"], f"{machine['cores']} cores", machine["system"]]
     parts += [f"Python {machine['python']}", *(f"{name} {number}" for name, number in machine["packages"].items())]
     if machine["torch_threads"]:
@@ -165,7 +138,3 @@ def _format_command(placeholders: Mapping[str, str]) -> str:
     project = f"{PROJECT}{os.sep}"
     words = (placeholders.get(argument, argument.removeprefix(project)) for argument in sys.argv)
     return shlex.join(["python", *words])
-
-
-if __name__ == "__main__":
-    write_benchmarks_page()

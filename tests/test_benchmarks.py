@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ def run_benchmark(
         results = json.loads((tmp_path / f"{script}.json").read_text())
         page = (tmp_path / f"{script}.md").read_text()
         assert f"`{results['command']}`" in page
+        assert f"\n{results['date']}, " in page
         assert f"Python {results['machine']['python']}" in page
         assert page in capsys.readouterr().out
         return results["measured"], page
@@ -59,6 +61,31 @@ def run_benchmark(
 
 def format_spread(values: list[float], digits: int = 2) -> str:
     return f"{median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def test_benchmarks_page_shows_current_results(import_benchmark: ImportBenchmark) -> None:
+    page = (PROJECT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    assert page == import_benchmark("summary").format_page(), "run `python benchmarks/summary.py`"
+    assert len(re.findall(r"[^\s|-]+", page)) <= 900
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("results/*.json")), ids=lambda file: file.stem)
+def test_result_page_belongs_to_its_json(file: Path, import_benchmark: ImportBenchmark) -> None:
+    results = json.loads(file.read_text(encoding="utf-8"))
+    page = file.with_suffix(".md").read_text(encoding="utf-8")
+    machine = import_benchmark("report").format_machine(results["machine"])
+    assert f"\n`{results['command']}`\n\n{results['date']}, {machine}\n" in page
+
+
+@pytest.mark.parametrize(
+    ("figure", "is_met"), [(0.994, False), (0.996, True), (2.0, True), (2.004, True), (2.006, False)]
+)
+def test_figure_is_compared_with_target_as_written(
+    figure: float, is_met: bool, import_benchmark: ImportBenchmark
+) -> None:
+    row = import_benchmark("summary").Row("a quantity", figure, at_least=1, at_most=2)
+    assert row.is_met is is_met
+    assert ("**missed**" in row.format("solve", "command")[2]) is not is_met
 
 
 def test_throughput_page_has_ratios_of_each_side(run_benchmark: RunBenchmark) -> None:

@@ -42,6 +42,7 @@ DOCS = PROJECT / "docs"
 REFERENCE = DOCS / "reference"
 PAGES = [
     *(PROJECT / name for name in ("README.md", "README.ja.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    PROJECT / "BENCHMARKS.md",
     *sorted(DOCS.rglob("*.md")),
 ]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))

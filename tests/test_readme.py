@@ -1,4 +1,4 @@
-"""What both READMEs and BENCHMARKS.md show; test_docs.py checks their links, commands, YAML and Python."""
+"""What both READMEs show; test_docs.py checks their links, commands, YAML and Python."""
 
 from __future__ import annotations
 
@@ -37,16 +37,6 @@ def test_japanese_readme_has_the_same_commands_yaml_and_numbers() -> None:
     assert BLOCKS.findall(JAPANESE) == BLOCKS.findall(README)
     english, japanese = ({*re.findall(r"\d+(?:[.,]\d+)*", BLOCKS.sub("", text))} for text in (README, JAPANESE))
     assert english <= japanese
-
-
-def test_benchmarks_page_has_all_results() -> None:
-    page = (PROJECT / "BENCHMARKS.md").read_text(encoding="utf-8")
-    results = [*(PROJECT / "benchmarks" / "results").glob("*.md")]
-    assert len(results) == len([*(PROJECT / "benchmarks" / "results").glob("*.json")]) > 0
-    for result in results:
-        for line in result.read_text(encoding="utf-8").splitlines():
-            if line.startswith(("|", "`")):
-                assert line in page, result.name
 
 
 def test_mistakes_are_reported_as_shown(toolkit: Toolkit) -> None:

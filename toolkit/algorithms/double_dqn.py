@@ -39,7 +39,7 @@ from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import LOSSES, UpdateConfig
 
 _NEVER = sys.maxsize
-_MIN_UPDATES_TO_COMPILE = 50_000  # BENCHMARKS.md has what compiling costs and saves
+_MIN_UPDATES_TO_COMPILE = 50_000  # docs/explanation/speed.md: what compiling costs and saves
 _FRACTION, _INITIAL_EPS, _FINAL_EPS = 0.1, 1.0, 0.05  # of the linear exploration, by default
 
 

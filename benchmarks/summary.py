@@ -1,0 +1,291 @@
+"""Write BENCHMARKS.md: targets, and what was measured, from the JSON files in `benchmarks/results`.
+
+python benchmarks/summary.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from report import PROJECT, RESULTS, compute_ratios, format_machine, format_table
+
+PAGE = PROJECT / "BENCHMARKS.md"
+INTRODUCTION = """\
+# Benchmarks
+
+The toolkit meets {met} of {targets} targets. Figures are medians, and `2x` means twice as fast. The sides of a
+comparison take turns in one run. Each figure links to its page, which says what exactly was measured, with minimum and
+maximum. A JSON file beside that page has the raw numbers.
+[What limits the speed](docs/explanation/speed.md) explains them."""
+
+Measured = Any
+"""What a benchmark measured: ``measured`` in its JSON file."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, and its target if it has one."""
+
+    what: str
+    figure: float
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    unit: str = "x"
+
+    @property
+    def target(self) -> str:
+        """The target as text, or nothing."""
+        limits = {"at least": self.at_least, "at most": self.at_most}
+        return "".join(f"{bound} {limit:g}{self.unit}" for bound, limit in limits.items() if math.isfinite(limit))
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the figure meets the target, as far as it is written."""
+        return self.at_least <= round(self.figure, count_digits(self.figure)) <= self.at_most
+
+    def format(self, results: str, command: str) -> list[str]:
+        """Write the cells of the row.
+
+        :param results: name of the benchmark's files in `benchmarks/results`
+        """
+        figure = link(format_figure(self.figure, self.unit), results)
+        return [self.what, self.target, figure if self.is_met else f"{figure}, **missed**", f"`{command}`"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A figure that is better elsewhere, or without one of the toolkit's features."""
+
+    what: str
+    beside: str
+    figure: float
+    reason: str
+    unit: str = "x"
+
+    def format(self, results: str) -> list[str]:
+        """Write the cells of the row.
+
+        :param results: name of the benchmark's files in `benchmarks/results`
+        """
+        return [self.what, self.beside, link(format_figure(self.figure, self.unit), results), self.reason]
+
+
+def ratio(theirs: Iterable[float], ours: Iterable[float]) -> float:
+    """Return the median, over all repeats, of their time divided by ours."""
+    return median(compute_ratios(theirs, ours))
+
+
+def first(repeats: Iterable[Sequence[float]]) -> list[float]:
+    """Return the first number of each repeat: the seconds of a command, or the processor's time."""
+    return [numbers[0] for numbers in repeats]
+
+
+def list_solve_rows(measured: Measured) -> Iterator[Row]:
+    """List how soon CartPole is solved."""
+    outcomes = measured["seeds"].values()
+    ours, theirs = ([seed[side]["seconds"] or math.inf for seed in outcomes] for side in ("toolkit", "SB3 PPO"))
+    n_solved = sum(map(math.isfinite, ours))
+    yield Row(f"`cartpole_fast.yaml`: solved seeds of {len(ours)}", n_solved, at_least=len(ours), unit="")
+    yield Row("`cartpole_fast.yaml`: time to solve", median(ours), at_most=1, unit=" s")
+    yield Row("the same, beside SB3's PPO with RL Zoo's settings", median(theirs) / median(ours), at_least=10)
+
+
+def list_peer_rows(measured: Measured) -> Iterator[Row]:
+    """List how soon CartPole is solved beside a peer that has a Python environment of its own."""
+    outcomes = measured["seeds"].values()
+    ours, theirs = (
+        median(seed[side]["seconds"] or math.inf for seed in outcomes) for side in ("toolkit", "Tianshou DQN")
+    )
+    yield Row(f"the same, beside Tianshou's DQN, {len(outcomes)} seeds", theirs / ours, at_least=3)
+
+
+def list_step_rows(measured: Measured) -> Iterator[Row]:
+    """List the time of DoubleDQN's training step."""
+
+    def compare(row: str, side: str, parts: slice = slice(2)) -> float:
+        names = ("SB3 DQN", side)
+        theirs, ours = ([sum(step[parts]) for step in measured[row][name]["milliseconds"]] for name in names)
+        return ratio(theirs, ours)
+
+    rollout, update = slice(1), slice(1, 2)
+    yield Row("DoubleDQN, 16x16 network", compare("a", "eager"), at_least=2)
+    yield Row("DoubleDQN, 16x16 network, compiled", compare("a", "compiled"), at_least=5)
+    yield Row("DoubleDQN, RL Zoo's 256x256 network", compare("b", "eager"), at_least=1.6)
+    yield Row("DoubleDQN, RL Zoo's 256x256 network, compiled", compare("b", "compiled"), at_least=1.6)
+    acting = compare("c", "eager, on the toolkit's environments", rollout)
+    yield Row("DoubleDQN, 16 environments, acting alone", acting, at_least=2)
+    yield Row("DoubleDQN, images, updates alone", compare("d", "eager", update), at_least=1)
+    yield Row("DoubleDQN, 5 passes a step, compiled", compare("e", "compiled"), at_least=4)
+
+
+def list_vector_rows(measured: Measured) -> Iterator[Row]:
+    """List how fast environments step in one call."""
+    for size, sides in measured.items():
+        if int(size) >= 16:
+            yield Row(f"{int(size):,} CartPoles", ratio(sides["dummy"], sides["vector"]))
+
+
+def list_growth_rows(measured: Measured) -> Iterator[Row]:
+    """List the worst size of each quantity that grows."""
+    units = {"environments": "environments", "width": "units a layer", "buffer": "transitions in the replay buffer"}
+    for quantity, sizes in measured.items():
+        ratios = [ratio(sides["SB3 DQN"], sides["DoubleDQN"]) for sides in sizes.values()]
+        ends = " to ".join(f"{int(size):,}" for size in (min(sizes, key=int), max(sizes, key=int)))
+        yield Row(f"{ends} {units[quantity]}, worst of {len(sizes)} sizes", min(ratios), at_least=1)
+
+
+def list_command_rows(measured: Measured) -> Iterator[Row]:
+    """List the seconds of commands from start to exit."""
+    seconds = {command: first(repeats) for command, repeats in measured.items()}
+    yield Row("`toolkit --help`", median(seconds["toolkit --help"]), at_most=0.5, unit=" s")
+    check = ratio(seconds["toolkit check"], seconds["python -c 'import stable_baselines3'"])
+    yield Row("`toolkit check`, as a multiple of `import stable_baselines3`", check, at_most=1.3)
+    yield Row("`toolkit train configs/cartpole_fast.yaml`, with videos", median(seconds["toolkit train"]), unit=" s")
+
+
+def list_feature_rows(measured: Measured) -> Iterator[Row]:
+    """List what callbacks and loggers add to a training step."""
+    for n_envs, sides in measured.items():
+        names = ("success + progress + logging", "learn(), few updates", "learn()")
+        repeats = zip(*(first(sides[name]) for name in names), strict=True)
+        percent = median(100 * (trained - bare) / whole for trained, bare, whole in repeats)
+        yield Row(f"success, progress and logs, `n_envs: {n_envs}`: added time", percent, at_most=5, unit=" %")
+
+
+def list_snapshot_rows(measured: Measured) -> Iterator[Row]:
+    """List how long training stops for a snapshot."""
+    name, times = [*measured.items()][-1]
+    yield Row(f"writing {times['megabytes']:.0f} MB: {name}", median(times["writing"]), unit=" s")
+
+
+def list_kill_rows(measured: Measured) -> Iterator[Row]:
+    """List how many killed runs end as if they were not."""
+    kills, survived = (sum(case[key] for case in measured.values()) for key in ("kills", "survived"))
+    yield Row(f"identical results after {kills} kills and resumes", survived, at_least=kills, unit="")
+
+
+def list_experiment_rows(measured: Measured) -> Iterator[Row]:
+    """List the time of experiments, as a share of the time of their runs one after another."""
+    many, one = (
+        ratio(sides["experiment"], sides["one after another"]) for sides in (measured["many"], measured["one"])
+    )
+    yield Row("`toolkit experiment`, 10 runs on 2 cores, as a multiple of 10 times `train`", many, at_most=0.6)
+    yield Row("`toolkit experiment`, one run of 30 s, as a multiple of `train`", one, at_most=1.05)
+
+
+def list_launcher_rows(measured: Measured) -> Iterator[Row]:
+    """List the time of an experiment on Ray."""
+    yield Row("`launcher: ray`, as a multiple of `local`", ratio(measured["ray"], measured["local"]), at_most=1.1)
+
+
+def list_report_rows(measured: Measured) -> Iterator[Row]:
+    """List the seconds of the largest report."""
+    runs, sizes = [*measured.items()][-1]
+    yield Row(f"`toolkit report` on {int(runs):,} runs", median(first(sizes["seconds_and_mebibytes"])), unit=" s")
+
+
+def list_vector_losses(measured: Measured) -> Iterator[Loss]:
+    """List where stepping in one call loses."""
+    one, most = measured["1"], measured["256"]
+    reason = "one call on arrays of one row costs more than a step; it pays from 4 on"
+    yield Loss("one CartPole, `vec_env: vector`", "`vec_env: dummy`", ratio(one["dummy"], one["vector"]), reason)
+    alone = ratio(most["Gymnasium's alone"], most["vector"])
+    reason = "reward wrapper, raw returns, episode records"
+    yield Loss("256 CartPoles, `vec_env: vector`", "Gymnasium's own, bare", alone, reason)
+
+
+def list_acting_losses(measured: Measured) -> Iterator[Loss]:
+    """List where acting loses."""
+    sides = ("SB3 DQN", "eager, on the toolkit's environments")
+    theirs, ours = ([repeat["stepping the environments"] for repeat in measured[side]] for side in sides)
+    reason = "each episode is recorded, so that it can resume"
+    yield Loss("stepping 16 CartPoles one by one", "Stable-Baselines3", ratio(theirs, ours), reason)
+
+
+def list_compile_losses(measured: Measured) -> Iterator[Loss]:
+    """List what compiling costs."""
+    compiled = measured["a"]["compiled"]
+    warm_up = compiled["warm_up"] * median(map(sum, compiled["milliseconds"])) / 1e3
+    reason = "PyTorch compiles; `compile: auto` does it from 50,000 updates on"
+    yield Loss("compiled updates: start", "eager", compiled["start_seconds"] - warm_up, reason, " s more")
+
+
+GROUPS: dict[str, dict[str, Callable[[Measured], Iterator[Row]]]] = {
+    "Time to solve": {"solve": list_solve_rows, "solve_peers": list_peer_rows},
+    "A training step, beside Stable-Baselines3": {"throughput": list_step_rows, "features": list_feature_rows},
+    "Vectorized environments, beside those stepped one by one": {"vector_envs": list_vector_rows},
+    "Growth, beside Stable-Baselines3's DQN": {"growth": list_growth_rows},
+    "Commands": {"process": list_command_rows},
+    "Snapshots and resume": {"snapshot": list_snapshot_rows, "kill": list_kill_rows},
+    "Experiments and reports": {
+        "experiment": list_experiment_rows,
+        "launchers": list_launcher_rows,
+        "report_runs": list_report_rows,
+    },
+}
+LOSSES: dict[str, Callable[[Measured], Iterator[Loss]]] = {
+    "vector_envs": list_vector_losses,
+    "acting": list_acting_losses,
+    "throughput": list_compile_losses,
+}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(format_page(), encoding="utf-8")
+
+
+def format_page() -> str:
+    """Write the page as Markdown."""
+    names = dict.fromkeys(name for part in (*GROUPS.values(), LOSSES) for name in part)
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    met, tables = [], []
+    for heading, group in GROUPS.items():
+        rows = [(name, row) for name, list_rows in group.items() for row in list_rows(results[name]["measured"])]
+        met += [row.is_met for _, row in rows if row.target]
+        cells = [row.format(name, results[name]["command"]) for name, row in rows]
+        tables += [f"## {heading}", format_table(["what", "target", "measured", "command"], cells)]
+    losses = [
+        loss.format(name) for name, list_losses in LOSSES.items() for loss in list_losses(results[name]["measured"])
+    ]
+    tables += ["## Where the toolkit loses", format_table(["what", "beside", "measured", "reason"], losses)]
+    return "\n\n".join([INTRODUCTION.format(met=sum(met), targets=len(met)), format_machines(results), *tables]) + "\n"
+
+
+def format_machines(results: dict[str, Any]) -> str:
+    """Write on which machine and when each benchmark ran."""
+    machines = defaultdict(list)
+    for name, result in results.items():
+        machines[format_machine(result["machine"] | {"torch_threads": None})].append((result["date"], name))
+    lines = []
+    for machine, runs in machines.items():
+        dates = sorted({date for date, _ in runs})
+        lines.append(
+            f"- {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine}: {', '.join(name for _, name in runs)}"
+        )
+    return "\n".join(lines)
+
+
+def link(text: str, results: str) -> str:
+    """Write a link to the page of a benchmark."""
+    return f"[{text}]({(RESULTS / results).relative_to(PROJECT).as_posix()}.md)"
+
+
+def format_figure(figure: float, unit: str) -> str:
+    """Write a figure with its unit."""
+    return f"{figure:,.{count_digits(figure)}f}{unit}"
+
+
+def count_digits(figure: float) -> int:
+    """Return how many digits after the point are written."""
+    return 0 if figure == int(figure) or figure >= 100 else 1 if figure >= 10 else 2
+
+
+if __name__ == "__main__":
+    main()
