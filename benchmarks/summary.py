@@ -41,7 +41,7 @@ class Row:
     @property
     def target(self) -> str:
         """The target as text, or nothing."""
-        limits = {"at least": self.at_least, "at most": self.at_most}
+        limits = {"≥": self.at_least, "≤": self.at_most}
         return "".join(f"{bound} {limit:g}{self.unit}" for bound, limit in limits.items() if math.isfinite(limit))
 
     @property
@@ -93,7 +93,7 @@ def list_solve_rows(measured: Measured) -> Iterator[Row]:
     n_solved = sum(map(math.isfinite, ours))
     yield Row(f"`cartpole_fast.yaml`: solved seeds of {len(ours)}", n_solved, at_least=len(ours), unit="")
     yield Row("`cartpole_fast.yaml`: time to solve", median(ours), at_most=1, unit=" s")
-    yield Row("the same, beside SB3's PPO with RL Zoo's settings", median(theirs) / median(ours), at_least=10)
+    yield Row("faster than SB3's PPO with RL Zoo's settings", median(theirs) / median(ours), at_least=10)
 
 
 def list_peer_rows(measured: Measured) -> Iterator[Row]:
@@ -102,7 +102,7 @@ def list_peer_rows(measured: Measured) -> Iterator[Row]:
     ours, theirs = (
         median(seed[side]["seconds"] or math.inf for seed in outcomes) for side in ("toolkit", "Tianshou DQN")
     )
-    yield Row(f"the same, beside Tianshou's DQN, {len(outcomes)} seeds", theirs / ours, at_least=3)
+    yield Row(f"faster than Tianshou's DQN, {len(outcomes)} seeds", theirs / ours, at_least=3)
 
 
 def list_step_rows(measured: Measured) -> Iterator[Row]:
