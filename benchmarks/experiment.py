@@ -29,7 +29,6 @@ from report import (
 )
 
 TOOLKIT = str(Path(sys.executable).with_name("toolkit"))
-TARGETS = {"many": "at most 0.60", "one": "at most 1.05"}
 
 
 def main() -> None:
@@ -56,11 +55,10 @@ def main() -> None:
             f"{name}: {sizes[name][0]} x {sizes[name][1]:,} timesteps",
             *(format_spread(seconds, 1) for seconds in sides.values()),
             format_spread(compute_ratios(sides["experiment"], sides["one after another"])),
-            TARGETS[name],
         ]
         for name, sides in measured.items()
     ]
-    header = ["runs", "`toolkit train`, s", "`toolkit experiment`, s", "share", "target"]
+    header = ["runs", "`toolkit train`, s", "`toolkit experiment`, s", "share"]
     write_page("experiment", __doc__, format_table(header, rows), measured, arguments)
 
 
