@@ -77,6 +77,17 @@ def test_result_page_belongs_to_its_json(file: Path, import_benchmark: ImportBen
     assert f"\n`{results['command']}`\n\n{results['date']}, {machine}\n" in page
 
 
+def test_figures_of_benchmarks_page_are_on_linked_pages(import_benchmark: ImportBenchmark) -> None:
+    groups = import_benchmark("summary").GROUPS
+    for name, list_rows in {name: list_rows for group in groups.values() for name, list_rows in group.items()}.items():
+        measured = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())["measured"]
+        page = (BENCHMARKS / "results" / f"{name}.md").read_text()
+        digits = {"features": 1, "vector_envs": 1}.get(name, 2)
+        for row in list_rows(measured):
+            is_count, is_quotient_of_commands = not row.unit, "import stable_baselines3" in row.what
+            assert is_count or is_quotient_of_commands or f" {row.figure:.{digits}f} " in page, row
+
+
 @pytest.mark.parametrize(
     ("figure", "is_met"), [(0.994, False), (0.996, True), (2.0, True), (2.004, True), (2.006, False)]
 )
