@@ -16,8 +16,8 @@ _aten = th.ops.aten
 _Function = Callable[..., th.Tensor]
 # functions forward and, from the gradient and what forward returned, backward
 _ACTIVATIONS: dict[type[nn.Module], tuple[_Function, _Function]] = {
-    nn.ReLU: (th.relu, lambda gradient, values: _aten.threshold_backward(gradient, values, 0)),
-    nn.Tanh: (th.tanh, _aten.tanh_backward),
+    nn.ReLU: (th.relu, lambda gradient, values: _aten.threshold_backward.default(gradient, values, 0)),
+    nn.Tanh: (th.tanh, _aten.tanh_backward.default),
 }
 
 

@@ -24,11 +24,11 @@ _ONE = th.ones(())  # the gradient of a loss by itself
 _LOSS_FUNCTIONS: dict[str, tuple[Callable[..., th.Tensor], Callable[..., th.Tensor]]] = {
     "huber": (
         lambda values, targets: th._C._nn.smooth_l1_loss(values, targets, _MEAN, 1.0),
-        lambda values, targets: th.ops.aten.smooth_l1_loss_backward(_ONE, values, targets, _MEAN, 1.0),
+        lambda values, targets: th.ops.aten.smooth_l1_loss_backward.default(_ONE, values, targets, _MEAN, 1.0),
     ),
     "mse": (
         lambda values, targets: th._C._nn.mse_loss(values, targets, _MEAN),
-        lambda values, targets: th.ops.aten.mse_loss_backward(_ONE, values, targets, _MEAN),
+        lambda values, targets: th.ops.aten.mse_loss_backward.default(_ONE, values, targets, _MEAN),
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -406,3 +407,27 @@ def test_poles_of_batch_fall_as_those_of_gymnasium() -> None:
     started, _ = poles.reset(options={"reset_mask": terminations})
     assert (abs(started[terminations]) <= 0.05).all()
     assert (poles.state[:, ~terminations] == others).all()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("is_sutton_barto", [False, True])
+def test_batch_of_poles_computes_what_gymnasium_does_to_the_bit(is_sutton_barto: bool) -> None:
+    params = {"num_envs": 5, "max_episode_steps": 30, "sutton_barto_reward": is_sutton_barto}
+    ours, theirs = CartPole(**params), CartPoleVectorEnv(**params)
+    for poles in (ours, theirs):
+        poles.reset(seed=4)
+    for actions in np.random.default_rng(5).integers(0, 2, (100, 5)):
+        *results, _ = ours.step(actions)
+        *expected, _ = theirs.step(actions)
+        assert [(array.dtype, array.tobytes()) for array in results] == [
+            (array.dtype, array.tobytes()) for array in expected
+        ]
+        ours.reset(options={"reset_mask": results[2] | results[3]})
+        theirs.state, theirs.steps[:], theirs.prev_done[:] = ours.state.copy(), ours.steps, False
+
+
+@pytest.mark.parametrize("actions", [np.array([0, 2]), np.array([1])])
+def test_batch_of_poles_refuses_wrong_actions(actions: Any) -> None:
+    poles = CartPole(num_envs=2)
+    poles.reset(seed=0)
+    with pytest.raises(AssertionError, match="invalid"):
+        poles.step(actions)
