@@ -3,10 +3,10 @@
     python benchmarks/features.py [--envs 16 1] [--steps 400] [--repeats 25] [--compile auto|true|false]
                                   [--results DIR]
 
-The algorithm is that of configs/cartpole_fast.yaml, on one torch thread. Every episode has 100 steps for any
-actions, so that all trainings have equally many episodes. The trainings run in turns: in each repeat, each takes
-`--steps` steps of all environments. The time of updates varies more than the differences to measure. So there is one
-update in 100 such steps, except in the `learn()` that is the base of the percentages.
+The algorithm is that of configs/experiments/base/cartpole_few_updates.yaml, on one torch thread. Every episode has 100
+steps for any actions, so that all trainings have equally many episodes. The trainings run in turns: in each repeat,
+each takes `--steps` steps of all environments. The time of updates varies more than the differences to measure. So
+there is one update in 100 such steps, except in the `learn()` that is the base of the percentages.
 
 A feature's time is that of its training minus that of the training `beside` it, in the same repeat. The table has
 microseconds of an environment step, by the processor's time and by the clock. The percentage is the processor's time
@@ -41,6 +41,7 @@ from toolkit.training.model import build_model
 from toolkit.training.run_directory import RunDirectory
 
 WHOLE, BARE, TRAIN = "learn()", "learn(), few updates", "toolkit.train, no callbacks"
+CONFIG = PROJECT / "configs" / "experiments" / "base" / "cartpole_few_updates.yaml"
 EPISODE = 100  # steps
 SUCCESS = {"name": "success", "params": {"threshold": 1_000, "episodes": 100}}
 PROGRESS = {"name": "progress"}
@@ -140,7 +141,7 @@ def measure(n_envs: int, arguments: Any) -> dict[str, list[tuple[float, float]]]
         "algorithm.params.compile": arguments.compile,
         "algorithm.params.learning_starts": n_envs * arguments.steps // 2,  # in the first turn, which does not count
     }
-    jobs = make_trainings(toolkit.load_config(PROJECT / "configs" / "cartpole_fast.yaml", values))
+    jobs = make_trainings(toolkit.load_config(CONFIG, values))
     turns = {name: TakeTurns(arguments.steps) for name in jobs}
     with (
         tempfile.TemporaryDirectory() as directory,

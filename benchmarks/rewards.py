@@ -44,7 +44,7 @@ from toolkit.algorithms.targets import compute_double_dqn_target
 from toolkit.algorithms.updates import LOSSES
 from toolkit.utils.figures import INK, add_legend, distinct_colours, figure_style, style_axes
 
-FAST = PROJECT / "configs" / "cartpole_fast.yaml"
+FEW_UPDATES = PROJECT / "configs" / "experiments" / "base" / "cartpole_few_updates.yaml"
 DEFAULT = PROJECT / "configs" / "cartpole_ddqn.yaml"
 WRAPPERS = PROJECT / "configs" / "tune" / "cartpole_rewards.py"
 PROBE_INTERVAL = 2_000  # timesteps
@@ -287,28 +287,28 @@ def drop(outcomes: list[Outcome], *keys: str) -> list[Outcome]:
 
 
 def measure_rewards(trainer: Trainer) -> dict[str, Any]:
-    """Train the fast config with each reward, and keep all measures."""
-    gamma = toolkit.load_config(FAST).algorithm.params["gamma"]
+    """Train the config with few updates with each reward, and keep all measures."""
+    gamma = toolkit.load_config(FEW_UPDATES).algorithm.params["gamma"]
     return {
         name: {
             "bound": round_to_digits(reward.largest if reward.is_paid_once else reward.largest / (1 - gamma)),
-            "seeds": drop(trainer.train(FAST, reward.wrappers, {}), "lengths"),
+            "seeds": drop(trainer.train(FEW_UPDATES, reward.wrappers, {}), "lengths"),
         }
         for name, reward in REWARDS.items()
     }
 
 
 def measure_changes(trainer: Trainer) -> dict[str, Any]:
-    """Train the fast config with the environment's own reward and one change at a time."""
-    return {name: drop(trainer.train(FAST, [], change), "rows", "lengths") for name, change in CHANGES.items()}
+    """Train the config with few updates with the environment's own reward and one change at a time."""
+    return {name: drop(trainer.train(FEW_UPDATES, [], change), "rows", "lengths") for name, change in CHANGES.items()}
 
 
 def measure_steps(trainer: Trainer) -> dict[str, Any]:
-    """Train with the environment's own reward, from the fast config towards the default one, change by change."""
+    """Train with the environment's own reward, from few updates towards the default, change by change."""
     measured, overrides = {}, {}
     for name, change in STEPS_TO_DEFAULT.items():
         overrides |= change
-        measured[name] = drop(trainer.train(FAST, [], overrides), "rows", "lengths")
+        measured[name] = drop(trainer.train(FEW_UPDATES, [], overrides), "rows", "lengths")
     return measured
 
 
@@ -327,8 +327,8 @@ def measure_graded(trainer: Trainer) -> dict[str, Any]:
     """Train with the graded end for all timesteps; keep the last Q-values, and where late episodes end."""
     wrappers = REWARDS[GRADED].wrappers
     sides: dict[str, tuple[Path, list[Any], Overrides]] = {
-        "fast": (FAST, wrappers, {}),
-        "fast, limit terminal": (FAST, wrappers, LIMIT_TERMINAL),
+        "few updates": (FEW_UPDATES, wrappers, {}),
+        "few updates, limit terminal": (FEW_UPDATES, wrappers, LIMIT_TERMINAL),
         "default": (DEFAULT, wrappers, {}),
         "default, time observed": (DEFAULT, [*wrappers, TIME_AWARE], {}),
     }
@@ -384,7 +384,7 @@ def format_rewards(measured: Mapping[str, Any]) -> str:
     directions = {"TD error": "td_error", "slope": "slope", "share of ends": "last_step_share"}
     return "\n\n".join(
         [
-            "## The fast config, by reward",
+            "## Few updates, by reward",
             f"After {EARLY:,} timesteps:",
             format_table(
                 ["reward", "bound", *main],
@@ -423,7 +423,7 @@ def format_measures(rows: Sequence[Row], columns: Mapping[str, str]) -> list[str
 
 
 def format_changes(title: str, measured: Mapping[str, Any]) -> str:
-    """Write a table with a row for each change to the fast config."""
+    """Write a table with a row for each change to the config with few updates."""
     rows = [
         [
             name,
@@ -454,11 +454,11 @@ def format_graded(measured: Mapping[str, Any]) -> str:
     for text, sides in measured.items():
         gamma = float(text)
         cells = [text]
-        for name, is_terminal in (("fast", False), ("fast, limit terminal", True)):
+        for name, is_terminal in (("few updates", False), ("few updates, limit terminal", True)):
             cells.append(f"{compute_balancing_value(gamma, is_terminal):.3f}")
             cells.append(" / ".join(f"{outcome['q']:.3f}" for outcome in sides[name]))
         values.append(cells)
-        columns = ("default, time observed", "default", "fast")
+        columns = ("default, time observed", "default", "few updates")
         steps.append([text, f"{compute_best_step(gamma):.0f}", *(format_steps(sides[name]) for name in columns)])
     header = ["gamma", "bootstrapped: value", "bootstrapped: Q", "terminal: value", "terminal: Q"]
     return "\n\n".join(
@@ -467,7 +467,7 @@ def format_graded(measured: Mapping[str, Any]) -> str:
             "The value of balancing, and Q at the end of training, with a bootstrapped and a terminal time limit:",
             format_table(header, values),
             "The step t at which episodes end:",
-            format_table(["gamma", "best t", "default, time observed", "default", "fast"], steps),
+            format_table(["gamma", "best t", "default, time observed", "default", "few updates"], steps),
         ]
     )
 
@@ -513,8 +513,11 @@ def draw_figure(measured: Mapping[str, Any]) -> Figure:
 
 PARTS: dict[str, tuple[Callable[[Trainer], dict[str, Any]], Callable[[Mapping[str, Any]], str]]] = {
     "rewards": (measure_rewards, format_rewards),
-    "changes": (measure_changes, partial(format_changes, "The fast config with one change, own reward")),
-    "steps": (measure_steps, partial(format_changes, "From the fast config towards the default, own reward")),
+    "changes": (measure_changes, partial(format_changes, "Few updates with one change, own reward")),
+    "steps": (
+        measure_steps,
+        partial(format_changes, "From few updates towards the default, own reward"),
+    ),
     "default": (measure_default, format_default),
     "graded": (measure_graded, format_graded),
 }

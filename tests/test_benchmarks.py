@@ -262,7 +262,7 @@ def test_rewards_probe_leaves_training_unchanged(tmp_path: Path, import_benchmar
     hash_weights = import_benchmark("fingerprint").hash_weights
     probe = rewards.Probe()
     runs = [
-        toolkit.train(rewards.FAST, tmp_path / str(len(callbacks)), callbacks, timesteps=4_500)
+        toolkit.train(rewards.FEW_UPDATES, tmp_path / str(len(callbacks)), callbacks, timesteps=4_500)
         for callbacks in ([], [probe])
     ]
     assert len(probe.rows) == 2
