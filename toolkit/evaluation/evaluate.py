@@ -125,8 +125,8 @@ def estimate_interval(returns: Sequence[float]) -> tuple[float, float] | None:
     """
     if min(returns) == max(returns):
         return None
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     mean, error = np.mean(returns), np.std(returns, ddof=1) / math.sqrt(len(returns))
-    low, high = t.interval(0.95, len(returns) - 1, mean, error)
-    return float(low), float(high)
+    half_width = error * stdtrit(len(returns) - 1, 0.975)
+    return float(mean - half_width), float(mean + half_width)
