@@ -125,7 +125,8 @@ class LiveTable:
         self._file_time = (experiment.directory / EXPERIMENT_FILE).stat().st_mtime  # in the clock of the file system
 
     def end_run(self, run: PlannedRun, error: str | None) -> None:
-        """Count a run as ended; ``error`` says why it failed, if it did."""
+        """Count a run as ended; ``error`` says why it failed, if it did. Its files are read for the last time."""
+        self._tails[run.name].poll(self._file_time)
         self._errors[run.name] = error
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -151,10 +152,9 @@ class LiveTable:
         if tail is None:
             row.counts["done"] += 1
             return
-        has_begun = tail.poll(self._file_time)
         if run.name in self._errors:
             row.counts["done" if self._errors[run.name] is None else "failed"] += 1
-        elif has_begun:
+        elif tail.poll(self._file_time):
             row.counts["running"] += 1
             row.shares.append(min(1.0, tail.timesteps / run.variant.config.timesteps))
         else:
