@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from toolkit.utils import processes
 from toolkit.utils.errors import ToolkitError, describe_error
 from toolkit.utils.log import configure_logging
 
-# the compiler once, so that each run need not import it; scipy for evaluations
-_PRELOADED = ("toolkit.evaluation.preload", "toolkit.evaluation.preload_compiler", "scipy.stats")
+_PRELOADED = ("toolkit.experiments.preload",)
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _SIGNAL_GRACE = 0.5  # seconds
 _MAIN_GUARD_HINT = "put the training of the script under `if __name__ == '__main__':`"
@@ -52,7 +52,7 @@ class LocalLauncher(Launcher):
         :raises ToolkitError: if other processes cannot import the main script
         """
         _check_main_script()
-        context = processes.start_context(_PRELOADED)
+        self._context = context = processes.start_context([*_PRELOADED, *self.slow_imports])
         if context.get_start_method() == "forkserver":
             from multiprocessing import forkserver
 
@@ -74,7 +74,7 @@ class LocalLauncher(Launcher):
                 while len(running) >= self._n_workers:
                     yield from _wait_for_ends(running)
                 with processes.block_signals(*_STOP_SIGNALS):  # else a job could start and never be stopped
-                    job_process = _JobProcess.start(job, self._n_threads)
+                    job_process = _JobProcess.start(self._context, job, self._n_threads)
                     running[job_process.process.sentinel] = job_process
             while running:
                 yield from _wait_for_ends(running)
@@ -135,8 +135,7 @@ class _JobProcess:
     log: Path
 
     @classmethod
-    def start(cls, job: Job, n_threads: int) -> _JobProcess:
-        context = processes.start_context(_PRELOADED)
+    def start(cls, context: BaseContext, job: Job, n_threads: int) -> _JobProcess:
         connection, child_connection = context.Pipe()
         log = job.directory.parent / f"log-{job.directory.name}.txt"
         arguments = (job, log, child_connection, n_threads)

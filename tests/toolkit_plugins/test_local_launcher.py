@@ -18,6 +18,7 @@ import pytest
 from support import wait_until
 
 from toolkit import Job
+from toolkit.experiments.launcher import list_slow_imports
 from toolkit.utils import processes
 from toolkit_plugins.local_launcher import LocalLauncher
 
@@ -85,7 +86,10 @@ def test_job_fails_if_its_log_cannot_be_written(working_directory: Path, capfd: 
 
 @pytest.mark.usefixtures("own_fork_server")
 def test_jobs_start_with_imported_modules() -> None:
-    launch([make_job(jobs.write_imported, names=["toolkit.evaluation.preload", "torch._dynamo", "scipy.stats"])])
+    launcher = LocalLauncher()
+    launcher.slow_imports = list_slow_imports(["double_dqn", "ppo"])
+    names = ["toolkit.experiments.preload", "gymnasium.envs.classic_control.cartpole", "torch._dynamo"]
+    assert [ended.error for ended in launcher.launch([make_job(jobs.write_imported, names=names)])] == [None]
     assert Path("all/job/text").read_text() == "True True True"
 
 

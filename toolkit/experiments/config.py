@@ -21,7 +21,7 @@ from toolkit.config.registry import KINDS
 from toolkit.config.schema import Component, ComponentConfig, Params, RunConfig
 from toolkit.config.validation import Count, Seeds, StrictModel, sort_problems, validate_document
 from toolkit.config.yaml_document import Document, get_locations
-from toolkit.experiments.launcher import Launcher
+from toolkit.experiments.launcher import Launcher, list_slow_imports
 from toolkit.experiments.variants import (
     RESERVED_NAMES,
     PlannedRun,
@@ -113,7 +113,7 @@ def load_plan(
         _check_run_count(config, file)
     launcher: Any = None  # if there are problems, which are raised below
     if component is not None and not problems:
-        launcher = _prepare_launcher(component)
+        launcher = _prepare_launcher(component, list_slow_imports(_list_algorithms(config, base)))
     values_by_variant = config.variants or {str(base.data["name"]): {}}
     variants, variant_problems = make_variants(
         values_by_variant, config.grid or {}, document, base, file.resolve().parent
@@ -127,10 +127,23 @@ def load_plan(
     )
 
 
-def _prepare_launcher(component: BoundComponent) -> Any:
+def _prepare_launcher(component: BoundComponent, slow_imports: Sequence[str]) -> Any:
     launcher = component.build()
+    launcher.slow_imports = slow_imports
     launcher.prepare()
     return launcher
+
+
+def _list_algorithms(config: ExperimentConfig, base: Document) -> Iterator[str]:
+    """List the names of algorithms in the base and in what replaces them, before the variants are checked."""
+    overrides = [item for values in (config.variants or {}).values() for item in values.items()]
+    overrides += [(path, value) for path, values in (config.grid or {}).items() for value in values]
+    named = [
+        base.data.get("algorithm"),
+        *(value for path, value in overrides if path in ("algorithm", "algorithm.name")),
+    ]
+    for algorithm in named:
+        yield str(algorithm.get("name") if isinstance(algorithm, dict) else algorithm)
 
 
 def _check_run_count(config: ExperimentConfig, file: Path) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 MAX_ERROR_LENGTH = 4_000  # characters of a job's error
+
+
+def list_slow_imports(algorithms: Iterable[str]) -> list[str]:
+    """List the modules for :attr:`Launcher.slow_imports` of trainings with these algorithms."""
+    needs_compiler = any(name != "double_dqn" for name in algorithms)
+    return ["toolkit.evaluation.preload_compiler"] if needs_compiler else []
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,12 @@ class Launcher(ABC):
     A launcher may write what a job prints beside the job's directory, to ``log-<directory>.txt``.
 
     :cvar is_local: whether jobs run on this machine; their device is then checked before they start
+    :ivar slow_imports: modules that the jobs will import and that take seconds, known before :meth:`prepare`; a
+        launcher may import them once for all
     """
 
     is_local: ClassVar[bool] = False
+    slow_imports: Sequence[str] = ()
 
     def prepare(self) -> None:  # noqa: B027 - there may be nothing to do
         """Get ready, before it is certain that there are jobs. Do what takes long in the background.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import yaml_document
-from toolkit.experiments.launcher import Job, Launcher
+from toolkit.experiments.launcher import Job, Launcher, list_slow_imports
 from toolkit.experiments.runner import dry_run_variants
 from toolkit.tuning.config import TuningPlan, load_tuning
 from toolkit.tuning.results import TRIALS_FILE, find_best_trial, write_results
@@ -75,6 +75,7 @@ def tune(
     launcher: Launcher = plan.launcher.build()
     dry_run_variants(plan.trainings, plan.problems, launcher.is_local)
     log_problems(plan.launcher.make_error([*find_space_warnings(plan.space, plan.variants)]))
+    launcher.slow_imports = list_slow_imports(variant.config.algorithm.name for variant in plan.variants)
     launcher.prepare()
     with quiet_optuna():
         if plan.config.storage:

@@ -46,6 +46,20 @@ seeds: 2
     assert [run.name for run in plan.runs()][16] == f"{names[0]}/seed-1"
 
 
+@pytest.mark.parametrize(
+    ("changes", "imports_compiler"),
+    [
+        ("variants: {a: {algorithm.params.gamma: 0.9}}", False),
+        ("variants: {a: {}, b: {algorithm: {name: ppo, policy: MlpPolicy}}}", True),
+        ("grid: {algorithm: [{name: a2c, policy: MlpPolicy}, {name: ppo, policy: MlpPolicy}]}", True),
+    ],
+    ids=["double_dqn", "variant", "grid"],
+)
+def test_launcher_knows_whether_algorithms_import_compiler(changes: str, imports_compiler: bool) -> None:
+    launcher = load_plan(write_file(f"base: small.yaml\n{changes}\nseeds: 1\n")).launcher
+    assert [*launcher.slow_imports] == ["toolkit.evaluation.preload_compiler"] * imports_compiler
+
+
 def test_single_variant_has_name_of_base() -> None:
     assert [run.name for run in load_plan(write_file("base: small.yaml\nseeds: 1\n")).runs()] == ["small/seed-0"]
 
