@@ -4,13 +4,15 @@
                                  [--results DIR]
 
 The commands take turns. Unless `--cold`, each runs once before, so that the files it reads are in memory. `toolkit
-train` runs all of CONFIG, by default configs/cartpole_fast.yaml, with its videos. The memory is that of the largest
-process, in MiB. Two imports are there for comparison. Median (minimum to maximum).
+train` runs all of CONFIG, by default configs/cartpole_ddqn.yaml, with its videos. `learning` are its seconds in
+`learn()`. The memory is that of the largest process, in MiB. Two imports are there for comparison. Median (minimum to
+maximum).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from pathlib import Path
 from report import PROJECT, format_spread, format_table, make_parser, print_progress, write_page
 
 TOOLKIT = str(Path(sys.executable).with_name("toolkit"))
-TRAIN = "toolkit train"
+TRAIN, LEARNING = "toolkit train", "learning"
 COMMANDS = {
     "toolkit --help": [TOOLKIT, "--help"],
     "toolkit check": [TOOLKIT, "check", "CONFIG"],
@@ -34,7 +36,7 @@ COMMANDS = {
 def main() -> None:
     """Measure the commands and write the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("config", type=Path, nargs="?", default=PROJECT / "configs" / "cartpole_fast.yaml")
+    parser.add_argument("config", type=Path, nargs="?", default=PROJECT / "configs" / "cartpole_ddqn.yaml")
     parser.add_argument("--train-repeats", type=int, help="how often to train; by default as often as the rest")
     parser.add_argument("--cold", action="store_true", help="count the first run too")
     parser.add_argument("--commands", nargs="+", choices=[*COMMANDS], default=[*COMMANDS], help="by default all")
@@ -42,25 +44,39 @@ def main() -> None:
     rows = []
     measured = measure_commands(arguments)
     for name, runs in measured.items():
-        seconds, mebibytes = zip(*runs, strict=True)
-        rows.append([f"`{name}`", format_spread(seconds), format_spread(mebibytes, 0)])
+        seconds, *memory = zip(*runs, strict=True)
+        cells = [f"`{name}`" if name in COMMANDS else name, format_spread(seconds)]
+        rows.append([*cells, "".join(format_spread(mebibytes, 0) for mebibytes in memory)])
     write_page("process", __doc__, format_table(["command", "seconds", "MiB"], rows), measured, arguments)
 
 
-def measure_commands(arguments: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
-    """Run the commands in turns; return the seconds and MiB of each repeat."""
+def measure_commands(arguments: argparse.Namespace) -> dict[str, list[tuple[float, ...]]]:
+    """Run the commands in turns; return the seconds and MiB of each repeat, and the seconds of learning."""
     repeats = dict.fromkeys(arguments.commands, arguments.repeats)
+    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in arguments.commands}
     if TRAIN in repeats:
         repeats[TRAIN] = arguments.train_repeats or arguments.repeats
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in arguments.commands}
+        measured[LEARNING] = []
     for repeat in range(0 if arguments.cold else -1, max(repeats.values())):
         print_progress(f"repeat {repeat + 1} of {max(repeats.values())}")
         for name in arguments.commands:
             if repeat < repeats[name]:
-                config = str(arguments.config.resolve())
-                seconds_and_memory = run([config if word == "CONFIG" else word for word in COMMANDS[name]])
-                measured[name] += [seconds_and_memory] if repeat >= 0 else []
+                results = measure_command(name, arguments.config.resolve())
+                for key, numbers in results.items() if repeat >= 0 else ():
+                    measured[key].append(numbers)
     return measured
+
+
+def measure_command(name: str, config: Path) -> dict[str, tuple[float, ...]]:
+    """Run a command once; return its seconds and MiB, and for a training also the seconds of learning."""
+    command = [str(config) if word == "CONFIG" else word for word in COMMANDS[name]]
+    if name != TRAIN:
+        return {name: run(command)}
+    with tempfile.TemporaryDirectory() as directory:
+        run_directory = Path(directory) / "run"
+        seconds_and_memory = run([*command, "--out", str(run_directory)])
+        result = json.loads((run_directory / "result.json").read_text(encoding="utf-8"))
+    return {name: seconds_and_memory, LEARNING: (result["seconds"],)}
 
 
 def run(command: list[str]) -> tuple[float, float]:
