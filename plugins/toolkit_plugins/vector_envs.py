@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
-from gymnasium.vector import AutoresetMode
+from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+
+_ACROBOT, _MOUNTAIN_CAR = AcrobotEnv(), MountainCarEnv()  # for their constants and equations
+Step = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
 class CartPole(CartPoleVectorEnv):
@@ -23,9 +29,7 @@ class CartPole(CartPoleVectorEnv):
 
     metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.DISABLED}
 
-    def step(
-        self, action: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> Step:
         """Step all poles: Gymnasium's arithmetic, to the bit, without its checks of spaces and its resets.
 
         :raises AssertionError: if an action is neither 0 nor 1
@@ -59,3 +63,140 @@ class CartPole(CartPoleVectorEnv):
         self.state[:, mask] = self.np_random.uniform(self.low, self.high, size=(4, np.count_nonzero(mask)))
         self.steps[mask] = 0
         return self.state.T.astype(np.float32), {}
+
+
+class _ClassicControl(VectorEnv[Any, Any, Any]):
+    """A batch of one of Gymnasium's environments whose state is a few numbers: ``state``, (numbers, num_envs)."""
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(self, single: AcrobotEnv | MountainCarEnv, num_envs: int, max_episode_steps: int) -> None:
+        self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
+        self.single_observation_space, self.single_action_space = single.observation_space, single.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.state: NDArray[np.float64] | None = None
+        self.steps = np.zeros(num_envs, np.int32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Reset all environments, or those of the mask ``options["reset_mask"]`` (num_envs,)."""
+        super().reset(seed=seed)
+        mask = None if options is None else options.get("reset_mask")
+        if mask is None or self.state is None:
+            self.state = self._draw_states(self.num_envs)
+            self.steps[:] = 0
+        else:
+            self.state[:, mask] = self._draw_states(int(np.count_nonzero(mask)))
+            self.steps[mask] = 0
+        return self._observe(self.state), {}
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        """Step all environments.
+
+        :raises AssertionError: before the first reset, and if an action is none of the environment's
+        """
+        assert self.action_space.contains(actions), f"{actions!r} ({type(actions)}) invalid"  # noqa: S101
+        assert self.state is not None, "Call reset before using step method."  # noqa: S101
+        self.state = self._move(self.state, actions)
+        self.steps += 1
+        terminated = self._has_arrived(self.state)
+        rewards = self._reward(terminated)
+        return self._observe(self.state), rewards, terminated, self.steps >= self.max_episode_steps, {}
+
+    def _draw_states(self, n_states: int) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def _move(self, state: NDArray[np.float64], actions: NDArray[Any]) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def _has_arrived(self, state: NDArray[np.float64]) -> NDArray[np.bool_]:
+        raise NotImplementedError
+
+    def _reward(self, terminated: NDArray[np.bool_]) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def _observe(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+class Acrobot(_ClassicControl):
+    """Gymnasium's Acrobot, as a batch. An episode that has ended waits for a reset with a mask.
+
+    :param num_envs: number of robots
+    :param max_episode_steps: time limit
+    """
+
+    def __init__(self, num_envs: int, max_episode_steps: int = 500) -> None:
+        super().__init__(_ACROBOT, num_envs, max_episode_steps)
+
+    def _draw_states(self, n_states: int) -> NDArray[np.float64]:
+        return self.np_random.uniform(-0.1, 0.1, (4, n_states)).astype(np.float32).astype(np.float64)
+
+    def _move(self, state: NDArray[np.float64], actions: NDArray[Any]) -> NDArray[np.float64]:
+        torque = np.array(_ACROBOT.AVAIL_TORQUE)[actions]
+
+        def differentiate(angles_and_velocities: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.array(_ACROBOT._dsdt((*angles_and_velocities, torque))[:4])  # type: ignore[no-untyped-call]
+
+        dt = _ACROBOT.dt
+        k1 = differentiate(state)
+        k2 = differentiate(state + dt / 2 * k1)
+        k3 = differentiate(state + dt / 2 * k2)
+        k4 = differentiate(state + dt * k3)
+        moved: NDArray[np.float64] = state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        angles = moved[:2]
+        while (is_above := angles > np.pi).any():
+            angles[is_above] -= 2 * np.pi
+        while (is_below := angles < -np.pi).any():
+            angles[is_below] += 2 * np.pi
+        limits = np.array([[_ACROBOT.MAX_VEL_1], [_ACROBOT.MAX_VEL_2]])
+        np.clip(moved[2:], -limits, limits, out=moved[2:])
+        return moved
+
+    def _has_arrived(self, state: NDArray[np.float64]) -> NDArray[np.bool_]:
+        has_arrived: NDArray[np.bool_] = -np.cos(state[0]) - np.cos(state[1] + state[0]) > 1.0
+        return has_arrived
+
+    def _reward(self, terminated: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.where(terminated, 0.0, -1.0)
+
+    def _observe(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
+        cosines, sines = np.cos(state[:2]), np.sin(state[:2])
+        columns = (cosines[0], sines[0], cosines[1], sines[1], state[2], state[3])
+        return np.stack(columns, axis=1, dtype=np.float32, casting="same_kind")
+
+
+class MountainCar(_ClassicControl):
+    """Gymnasium's MountainCar, as a batch. An episode that has ended waits for a reset with a mask.
+
+    :param num_envs: number of cars
+    :param max_episode_steps: time limit
+    :param goal_velocity: least velocity at the goal
+    """
+
+    def __init__(self, num_envs: int, max_episode_steps: int = 200, goal_velocity: float = 0) -> None:
+        super().__init__(_MOUNTAIN_CAR, num_envs, max_episode_steps)
+        self.goal_velocity = goal_velocity
+
+    def _draw_states(self, n_states: int) -> NDArray[np.float64]:
+        return np.stack((self.np_random.uniform(-0.6, -0.4, n_states), np.zeros(n_states)))
+
+    def _move(self, state: NDArray[np.float64], actions: NDArray[Any]) -> NDArray[np.float64]:
+        car, (position, velocity) = _MOUNTAIN_CAR, state
+        velocity = velocity + ((actions - 1) * car.force + np.cos(3 * position) * -car.gravity)
+        velocity = np.clip(velocity, -car.max_speed, car.max_speed)
+        position = np.clip(position + velocity, car.min_position, car.max_position)
+        velocity[(position == car.min_position) & (velocity < 0)] = 0.0
+        return np.stack((position, velocity))
+
+    def _has_arrived(self, state: NDArray[np.float64]) -> NDArray[np.bool_]:
+        has_arrived: NDArray[np.bool_] = (state[0] >= _MOUNTAIN_CAR.goal_position) & (state[1] >= self.goal_velocity)
+        return has_arrived
+
+    def _reward(self, terminated: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.full(len(terminated), -1.0)
+
+    def _observe(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
+        return state.T.astype(np.float32)

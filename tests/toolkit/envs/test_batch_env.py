@@ -20,7 +20,7 @@ from toolkit.config.load import load_config
 from toolkit.envs.factory import make_vec_env
 from toolkit.training.trainer import train
 from toolkit.utils.errors import ConfigError, FaultyEnvironmentError
-from toolkit_plugins.vector_envs import CartPole
+from toolkit_plugins.vector_envs import Acrobot, CartPole, MountainCar
 from toolkit_plugins.wrappers.rewards import AnglePenalty, GradedTerminalReward, TerminalRewardClip
 
 WALK = """\
@@ -177,9 +177,9 @@ def test_run_of_64_poles_trains_evaluates_and_is_filmed(toolkit: Toolkit) -> Non
     assert all(float(row[0]) == float(row[1]) for row in rows)  # raw returns, not the wrapper's
 
 
-def test_run_of_batch_resumes_exactly(working_directory: Path) -> None:
-    env = {"n_envs": 4, "vec_env": "vector", "wrappers": ["graded_terminal_reward"]}
-    config = make_config(env=env)
+@pytest.mark.parametrize(("env_id", "wrappers"), [("CartPole-v1", ["graded_terminal_reward"]), ("Acrobot-v1", [])])
+def test_run_of_batch_resumes_exactly(env_id: str, wrappers: list[str], working_directory: Path) -> None:
+    config = make_config(env={"id": env_id, "n_envs": 4, "vec_env": "vector", "wrappers": wrappers})
     whole = train(config, Path("whole"))
     assert find_differences(whole.directory, train_with_interruptions(config, Path("stopped")).directory) == []
 
@@ -431,3 +431,42 @@ def test_batch_of_poles_refuses_wrong_actions(actions: Any) -> None:
     poles.reset(seed=0)
     with pytest.raises(AssertionError, match="invalid"):
         poles.step(actions)
+
+
+@pytest.mark.parametrize(
+    ("cls", "env_id", "velocity"), [(Acrobot, "Acrobot-v1", 3), (MountainCar, "MountainCar-v0", 1)]
+)
+def test_batch_of_classic_control_moves_as_single_environments(cls: Any, env_id: str, velocity: int) -> None:
+    batch, singles = cls(num_envs=3), [gym.make(env_id) for _ in range(3)]
+    batch.reset(seed=5)
+    for single in singles:
+        single.reset()
+    n_arrivals = 0
+    for _ in range(250):
+        for index, single in enumerate(singles):
+            single.unwrapped.state = batch.state[:, index].copy()  # type: ignore[attr-defined]
+        actions = np.where(batch.state[velocity] > 0, 2, 0)  # which swings up
+        observations, rewards, terminations, truncations, _ = batch.step(actions)
+        for index, single in enumerate(singles):
+            observation, *results, _ = single.step(actions[index])
+            assert np.allclose(observations[index], observation, atol=1e-6)
+            assert [rewards[index], terminations[index], truncations[index]] == results
+        n_arrivals += terminations.sum()
+        if (ended := terminations | truncations).any():
+            batch.reset(options={"reset_mask": ended})
+            for index in np.flatnonzero(ended):
+                singles[index].reset()
+    assert n_arrivals >= 3
+
+
+@pytest.mark.parametrize(("cls", "env_id"), [(Acrobot, "Acrobot-v1"), (MountainCar, "MountainCar-v0")])
+def test_batch_of_classic_control_starts_as_single_environments(cls: Any, env_id: str) -> None:
+    batch, single = cls(num_envs=200), gym.make(env_id)
+    observations, _ = batch.reset(seed=6)
+    starts = np.array([single.reset(seed=seed)[0] for seed in range(200)])
+    assert np.allclose(observations.min(axis=0), starts.min(axis=0), atol=0.02)
+    assert np.allclose(observations.max(axis=0), starts.max(axis=0), atol=0.02)
+    moved, *_ = batch.step(np.zeros(200, int))
+    started, _ = batch.reset(options={"reset_mask": np.arange(200) < 2})
+    assert (started[2:] == moved[2:]).all()
+    assert (started[:2] != moved[:2]).any()
