@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from report import PROJECT, RESULTS, compute_ratios, format_machine, format_table
@@ -30,7 +30,10 @@ Measured = Any
 
 @dataclass(frozen=True)
 class Row:
-    """A figure, and its target if it has one."""
+    """A figure, and its target if it has one.
+
+    :param figure: NaN if it was not measured
+    """
 
     what: str
     figure: float
@@ -47,6 +50,8 @@ class Row:
     @property
     def is_met(self) -> bool:
         """Whether the figure meets the target, as far as it is written."""
+        if math.isnan(self.figure):
+            return False
         return self.at_least <= round(self.figure, count_digits(self.figure)) <= self.at_most
 
     def format(self, results: str, command: str) -> list[str]:
@@ -54,6 +59,8 @@ class Row:
 
         :param results: name of the benchmark's files in `benchmarks/results`
         """
+        if math.isnan(self.figure):
+            return [self.what, self.target, "none yet", f"`{command}`"]
         figure = link(format_figure(self.figure, self.unit), results)
         return [self.what, self.target, figure if self.is_met else f"{figure}, **missed**", f"`{command}`"]
 
@@ -131,6 +138,16 @@ def list_step_rows(measured: Measured) -> Iterator[Row]:
     yield Row("DoubleDQN, 5 passes a step, compiled", compare("e", "compiled"), at_least=4)
 
 
+def list_accelerate_rows(measured: Measured) -> Iterator[Row]:
+    """List the time of a training step of Stable-Baselines3's algorithms, with `accelerate` and without."""
+    targets = {"PPO": 2.0, "SAC": 1.5, "TD3": 1.5, "QRDQN": 2.0}
+    for name in dict.fromkeys((*targets, *measured)):
+        figure = ratio(measured[name]["SB3"], measured[name]["accelerated"]) if name in measured else math.nan
+        yield Row(f"{name}, default settings", figure, at_least=targets.get(name, 1.0))
+    for name in ("SAC", "TD3"):
+        yield Row(f"{name}, default settings, compiled", math.nan, at_least=2.5)
+
+
 def list_vector_rows(measured: Measured) -> Iterator[Row]:
     """List how fast environments step in one call."""
     for size, sides in measured.items():
@@ -145,6 +162,13 @@ def list_growth_rows(measured: Measured) -> Iterator[Row]:
         ratios = [ratio(sides["SB3 DQN"], sides["DoubleDQN"]) for sides in sizes.values()]
         ends = " to ".join(f"{int(size):,}" for size in (min(sizes, key=int), max(sizes, key=int)))
         yield Row(f"{ends} {units[quantity]}, worst of {len(sizes)} sizes", min(ratios), at_least=1)
+        largest = sizes[max(sizes, key=int)]
+        if "DoubleDQN, vector" in largest:
+            figure = ratio(largest["SB3 DQN"], largest["DoubleDQN, vector"])
+            yield Row(f"{int(max(sizes, key=int)):,} environments, `vec_env: vector`", figure)
+        if "DoubleDQN, once" in largest:
+            usual, once = (largest["memory"][side]["bytes"] for side in ("DoubleDQN", "DoubleDQN, once"))
+            yield Row(f"bytes of a transition, {usual} without `optimize_memory_usage`", once, unit="")
 
 
 def list_command_rows(measured: Measured) -> Iterator[Row]:
@@ -190,6 +214,15 @@ def list_experiment_rows(measured: Measured) -> Iterator[Row]:
     yield Row(f"`toolkit experiment`, one run of {seconds:.0f} s, as a multiple of `train`", one, at_most=1.05)
 
 
+def list_many_runs_rows(measured: Measured) -> Iterator[Row]:
+    """List what an experiment of many runs takes for each beyond the run itself."""
+    what, figure = "`toolkit experiment`, 1,000 short runs: added time a run", math.nan
+    if measured:
+        seconds = measured["experiment"]
+        figure = 1e3 * ((seconds["1000"] - seconds["1"]) / 999 - fmean(measured["run"]))
+    yield Row(what, figure, at_most=50, unit=" ms")
+
+
 def list_launcher_rows(measured: Measured) -> Iterator[Row]:
     """List the time of an experiment on Ray."""
     yield Row("`launcher: ray`, as a multiple of `local`", ratio(measured["ray"], measured["local"]), at_most=1.1)
@@ -229,13 +262,18 @@ def list_compile_losses(measured: Measured) -> Iterator[Loss]:
 
 GROUPS: dict[str, dict[str, Callable[[Measured], Iterator[Row]]]] = {
     "Time until CartPole is solved": {"solve": list_solve_rows, "solve_peers": list_peer_rows},
-    "A training step, beside Stable-Baselines3": {"throughput": list_step_rows, "features": list_feature_rows},
+    "A training step, beside Stable-Baselines3": {
+        "throughput": list_step_rows,
+        "accelerate": list_accelerate_rows,
+        "features": list_feature_rows,
+    },
     "Vectorized environments, beside those stepped one by one": {"vector_envs": list_vector_rows},
     "Growth, beside Stable-Baselines3's DQN": {"growth": list_growth_rows},
     "Commands": {"process": list_command_rows},
     "Snapshots and resume": {"snapshot": list_snapshot_rows, "kill": list_kill_rows},
     "Experiments and reports": {
         "experiment": list_experiment_rows,
+        "many_runs": list_many_runs_rows,
         "launchers": list_launcher_rows,
         "report_runs": list_report_rows,
     },
@@ -255,7 +293,7 @@ def main() -> None:
 def format_page() -> str:
     """Write the page as Markdown."""
     names = dict.fromkeys(name for part in (*GROUPS.values(), LOSSES) for name in part)
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    results = {name: read_results(name) for name in names}
     met, tables = [], []
     for heading, group in GROUPS.items():
         rows = [(name, row) for name, list_rows in group.items() for row in list_rows(results[name]["measured"])]
@@ -269,10 +307,21 @@ def format_page() -> str:
     return "\n\n".join([INTRODUCTION.format(met=sum(met), targets=len(met)), format_machines(results), *tables]) + "\n"
 
 
+def read_results(name: str) -> dict[str, Any]:
+    """Read the JSON file of a benchmark; one that was not run has measured nothing."""
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        return {"command": f"python benchmarks/{name}.py", "measured": {}}
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return results
+
+
 def format_machines(results: dict[str, Any]) -> str:
     """Write on which machine and when each benchmark ran."""
     machines = defaultdict(list)
     for name, result in results.items():
+        if "machine" not in result:
+            continue
         machines[format_machine(result["machine"] | {"torch_threads": None})].append((result["date"], name))
     lines = []
     for machine, runs in machines.items():

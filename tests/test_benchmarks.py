@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
@@ -80,12 +81,15 @@ def test_result_page_belongs_to_its_json(file: Path, import_benchmark: ImportBen
 def test_figures_of_benchmarks_page_are_on_linked_pages(import_benchmark: ImportBenchmark) -> None:
     groups = import_benchmark("summary").GROUPS
     for name, list_rows in {name: list_rows for group in groups.values() for name, list_rows in group.items()}.items():
+        if not (BENCHMARKS / "results" / f"{name}.json").exists():
+            continue
         measured = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())["measured"]
         page = (BENCHMARKS / "results" / f"{name}.md").read_text()
-        digits = {"features": 1, "vector_envs": 1}.get(name, 2)
+        digits = {"features": 1, "vector_envs": 1, "many_runs": 0}.get(name, 2)
         for row in list_rows(measured):
-            is_count, is_of_several_commands = not row.unit, "`import " in row.what
-            assert is_count or is_of_several_commands or f" {row.figure:.{digits}f} " in page, row
+            is_count, is_of_other_columns = not row.unit, "`import " in row.what or "`vec_env: vector`" in row.what
+            is_on_page = f" {row.figure:.{digits}f} " in page
+            assert is_count or is_of_other_columns or is_on_page or math.isnan(row.figure), row
 
 
 @pytest.mark.parametrize(
