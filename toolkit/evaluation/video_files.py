@@ -16,6 +16,7 @@ from toolkit.evaluation.frames import Frame
 VideoFormat = Literal["mp4", "gif"]
 # the conversion that ffmpeg makes from RGB; without a name, players take another one for pictures of 720 rows or more
 _COLORS = ("-colorspace", "smpte170m", "-color_range", "tv")
+_Area = tuple[slice, slice]  # rows and columns
 _N_CODES = 1 << 24  # of colours
 _N_CELLS = 1 << 15  # of similar colours: 8 levels of each channel
 _SAMPLE_SIZE = 1 << 16  # pixels
@@ -28,14 +29,24 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
     from imageio_ffmpeg import write_frames
 
     height, width = (size + size % 2 for size in frames[0].shape[:2])
-    writer = write_frames(str(path), (width, height), fps=fps, macro_block_size=1, output_params=[*_COLORS])
+    margin = ((0, height - frames[0].shape[0]), (0, width - frames[0].shape[1]), (0, 0))
+    writer = write_frames(
+        str(path), (width, height), fps=fps, codec=_find_codec(), macro_block_size=1, output_params=[*_COLORS]
+    )
     writer.send(None)
     try:
         for frame in frames:
-            margin = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
-            writer.send(np.ascontiguousarray(np.pad(frame, margin, mode="edge")))
+            writer.send(np.ascontiguousarray(np.pad(frame, margin, mode="edge") if np.any(margin) else frame))
     finally:
         writer.close()
+
+
+def _find_codec() -> str | None:
+    """Return the codec of imageio-ffmpeg's own ffmpeg; None for another ffmpeg, whose codecs have to be tried."""
+    import imageio_ffmpeg
+
+    folder = Path(imageio_ffmpeg.__file__).parent
+    return "libx264" if Path(imageio_ffmpeg.get_ffmpeg_exe()).is_relative_to(folder) else None
 
 
 def write_gif_at_rate(path: Path, frames: Sequence[Frame], fps: float) -> None:
@@ -61,6 +72,8 @@ def write_gif(path: Path, frames: Sequence[Frame], durations: Sequence[int], n_c
     :param durations: milliseconds of each frame; a picture stays for at least 20, and at most 655,350
     :param n_colors: largest number of colours, 8 to 255
     """
+    from PIL.GifImagePlugin import getdata, getheader
+
     colors = _find_colors(frames, n_colors)
     if colors is None:
         palette = _make_palette(*_count_colors(frames), n_colors)
@@ -70,18 +83,21 @@ def write_gif(path: Path, frames: Sequence[Frame], durations: Sequence[int], n_c
         indexed = _index_colors(frames, colors)
     unused = next(code for code in range(_N_CODES) if code not in _encode_colors(palette))
     palette = np.concatenate([palette, _decode_colors(np.array([unused]))])  # its last colour means: as before
-    images: list[Any] = []
-    shown: list[int] = []  # milliseconds of each image
-    for image, duration in zip(_draw_changes(indexed, palette), durations, strict=True):
-        if image is None:
+    changes: list[tuple[Any, tuple[int, int]]] = []
+    shown: list[int] = []  # milliseconds of each change
+    for change, duration in zip(_draw_changes(indexed, palette), durations, strict=True):
+        if change is None:
             shown[-1] += duration
         else:
-            images.append(image)
+            changes.append(change)
             shown.append(duration)
-    shown = [min(max(duration, _MIN_DURATION), _MAX_DURATION) for duration in shown]
-    options = {"append_images": images[1:], "duration": shown, "loop": 0, "palette": palette.tobytes()}
-    # Pillow's own search for unchanged pixels takes ten times as long as all the rest
-    images[0].save(path, "GIF", save_all=True, optimize=False, transparency=len(palette) - 1, disposal=1, **options)
+    with path.open("wb") as file:
+        # Image.save would compare all pictures and palettes again
+        file.writelines(getheader(changes[0][0], info={"loop": 0})[0])
+        for (image, offset), duration in zip(changes, shown, strict=True):
+            shown_for = min(max(duration, _MIN_DURATION), _MAX_DURATION)
+            file.writelines(getdata(image, offset, duration=shown_for, transparency=len(palette) - 1, disposal=1))
+        file.write(b";")
 
 
 def _encode_colors(frame: Frame) -> NDArray[np.int32]:
@@ -98,13 +114,15 @@ def _decode_colors(codes: NDArray[Any]) -> Frame:
 def _find_colors(frames: Sequence[Frame], limit: int) -> NDArray[Any] | None:
     """Return the codes of all colours in the frames; None if there are more than a limit."""
     is_used = np.zeros(_N_CODES, dtype=np.bool_)
-    for frame, rows in _iterate_changed_rows(frames):
-        codes = _encode_colors(frame[rows])
-        if not is_used[codes].all():
-            is_used[codes] = True
-            if np.count_nonzero(is_used) > limit:
-                return None
-    return np.flatnonzero(is_used)
+    used: list[int] = []
+    for frame, area in _find_changed_areas(frames):
+        codes = _encode_colors(frame[area])
+        new = np.unique(codes[~is_used[codes]])
+        is_used[new] = True
+        used += new.tolist()
+        if len(used) > limit:
+            return None
+    return np.array(sorted(used))
 
 
 def _index_colors(frames: Sequence[Frame], codes: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
@@ -112,38 +130,52 @@ def _index_colors(frames: Sequence[Frame], codes: NDArray[Any]) -> Iterator[NDAr
     indices = np.zeros(_N_CODES, dtype=np.uint8)
     indices[codes] = np.arange(len(codes))
     indexed = np.zeros(frames[0].shape[:2], np.uint8)
-    for frame, rows in _iterate_changed_rows(frames):
-        indexed[rows] = indices[_encode_colors(frame[rows])]
+    for frame, area in _find_changed_areas(frames):
+        indexed[area] = indices[_encode_colors(frame[area])]
         yield indexed
 
 
-def _iterate_changed_rows(frames: Sequence[Frame]) -> Iterator[tuple[Frame, NDArray[np.int64]]]:
-    """Yield each frame and the numbers of its rows that are not those of the frame before."""
+def _find_changed_areas(frames: Sequence[Frame]) -> Iterator[tuple[Frame, _Area]]:
+    """Yield each frame and the rectangle around its pixels that are not those of the frame before."""
     previous: Frame | None = None
     for frame in frames:
         if previous is None:
-            yield frame, np.arange(len(frame))
+            yield frame, (slice(None), slice(None))
         else:
-            yield frame, np.flatnonzero((frame != previous).any(axis=(1, 2)))
+            is_changed = (frame != previous).reshape(len(frame), -1)
+            rows = _find_span(is_changed.any(axis=1))
+            levels = _find_span(is_changed[rows].any(axis=0))
+            yield frame, (rows, slice(levels.start // 3, -(-levels.stop // 3)))
         previous = frame
 
 
-def _draw_changes(indexed_frames: Iterator[NDArray[np.uint8]], palette: Frame) -> Iterator[Any]:
-    """Yield images of frames, in which pixels that the frame before has already are of the palette's last colour.
+def _find_span(is_changed: NDArray[np.bool_]) -> slice:
+    """Return the slice from the first to the last true value, empty without one."""
+    indices = np.flatnonzero(is_changed)
+    return slice(indices[0], indices[-1] + 1) if len(indices) else slice(0, 0)
 
-    None stands for a frame that equals the one before.
+
+def _draw_changes(
+    indexed_frames: Iterator[NDArray[np.uint8]], palette: Frame
+) -> Iterator[tuple[Any, tuple[int, int]] | None]:
+    """Yield an image of the rectangle that a frame changes, and its left and upper end.
+
+    Pixels in it that the frame before has already are of the palette's last colour. None stands for a frame that
+    equals the one before.
     """
     from PIL import Image
 
     previous: NDArray[np.uint8] | None = None
     for indices in indexed_frames:
-        is_drawn = np.False_ if previous is None else indices == previous
-        if is_drawn.all():
+        is_new: Any = np.ones_like(indices, np.bool_) if previous is None else indices != previous
+        rows, columns = _find_span(is_new.any(axis=1)), _find_span(is_new.any(axis=0))
+        if not is_new.any():
             yield None
             continue
-        image = Image.fromarray(np.where(is_drawn, np.uint8(len(palette) - 1), indices))
+        pixels = np.where(is_new[rows, columns], indices[rows, columns], np.uint8(len(palette) - 1))
+        image = Image.fromarray(pixels)
         image.putpalette(palette.tobytes())
-        yield image
+        yield image, (int(columns.start), int(rows.start))
         previous = indices.copy()
 
 
