@@ -15,7 +15,7 @@ from toolkit.cli.describe import describe
 from toolkit.cli.evaluate import evaluate
 from toolkit.cli.experiment import experiment
 from toolkit.cli.imports import import_agent, import_sb3, import_zoo
-from toolkit.cli.output import flush_output, reserve_stdout
+from toolkit.cli.output import flush_output, print_line, reserve_stdout
 from toolkit.cli.plot import plot
 from toolkit.cli.plugins import new_plugin, plugins
 from toolkit.cli.report import report
@@ -70,9 +70,20 @@ new.command("plugin")(_run_in_order(new_plugin))
 app.add_typer(new, name="new", help="Create a package of your own.")
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print_line(f"toolkit {version('sb3-toolkit')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _declare_common_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Declare the options of every command, for --help."""
     # `main` reads --debug itself: it needs it before the arguments are parsed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,18 @@ from toolkit.cli.output import print_line
 from toolkit.cli.shared import RunPath, Seed, Tail, Trust, open_run, preload_after_check
 
 
+class _Format(Enum):
+    MP4 = "mp4"
+    GIF = "gif"
+
+
 def record(
     run: RunPath = None,
     episodes: Annotated[int, typer.Option(min=1, help="Record this many greedy episodes, one file each.")] = 1,
-    video_format: Annotated[Literal["mp4", "gif"], typer.Option("--format", help="Choose the video format.")] = "mp4",
+    formats: Annotated[
+        list[_Format] | None,
+        typer.Option("--format", help="Choose the video format. Repeatable. Default: mp4.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write the videos to this directory. Default: videos/ in the run.", show_default=False),
@@ -27,7 +36,8 @@ def record(
         opened_run = open_run(run, trust)
     from toolkit.evaluation.video import record as record_run
 
-    for path in record_run(opened_run, episodes, [video_format], out, tail=tail):
+    names: list[Literal["mp4", "gif"]] = [item.value for item in dict.fromkeys(formats or [_Format.MP4])]
+    for path in record_run(opened_run, episodes, names, out, tail=tail):
         print_line(path)
 
 

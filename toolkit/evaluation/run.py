@@ -125,7 +125,7 @@ def load(directory: str | Path | None = None, trust: bool = False) -> Run:
     :param trust: whether to trust the code of this run, now and from now on
     :raises RunError: if the directory is not a run
     """
-    run = Run.newest() if directory is None else Run.open(Path(directory))
+    run = Run.newest() if directory is None else Run.open(directory)
     if trust:
         trust_code(run.config)
     return run

@@ -67,13 +67,14 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: str | Path) -> Self:
         """Open an existing run directory; the components of its config are found when they are needed.
 
         :raises RunError: if it is not a run directory
         :raises ConfigError: if its config is not valid
         """
-        if not os.path.exists(directory):
+        directory = Path(directory)
+        if not os.path.exists(directory):  # unlike the method of Path, it accepts any name
             raise RunError(f"{directory}: does not exist", "`toolkit train CONFIG` creates a run under runs/")
         if not (directory / "config.yaml").is_file():
             raise RunError(f"{directory}: is not a run directory, because it has no config.yaml")

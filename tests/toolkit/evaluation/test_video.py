@@ -242,9 +242,14 @@ def test_environment_without_frames_is_refused_and_leaves_no_files(tmp_path: Pat
 
 
 def test_record_prints_every_file(run: Run, toolkit: Toolkit) -> None:
-    result = toolkit("record", run.directory, "--episodes", "2", "--format", "gif", "--out", "films")
+    result = toolkit("record", run.directory, "--episodes", "2", *["--format", "gif"] * 2, "--out", "films")
     assert (result.status, result.out, result.err) == (0, "films/record.gif\nfilms/record-2.gif\n", "")
     assert files_in(Path("films")) == {"record.gif", "record-2.gif"}
+
+
+def test_record_with_two_formats_prints_a_file_of_each(run: Run, toolkit: Toolkit) -> None:
+    result = toolkit("record", run.directory, "--format", "gif", "--format", "mp4", "--out", "films")
+    assert (result.status, result.out, result.err) == (0, "films/record.gif\nfilms/record.mp4\n", "")
 
 
 def test_record_refuses_unknown_format(run: Run, toolkit: Toolkit) -> None:

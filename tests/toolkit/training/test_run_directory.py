@@ -32,6 +32,7 @@ def test_config_of_run_reads_back_unchanged(config: RunConfig) -> None:
     run = Run.create(config)
     assert load_config(run.directory / "config.yaml").model_dump() == config.model_dump()
     assert Run.open(run.directory).config.model_dump() == config.model_dump()
+    assert Run.open(str(run.directory)).directory == run.directory
 
 
 def test_new_run_gets_number_after_highest_existing(config: RunConfig) -> None:
