@@ -118,7 +118,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install a distribution with one module and one component, as pip would leave it in site-packages."""
-    from toolkit.config.registry import list_entry_points
+    from toolkit.config.registry import read_entry_points
 
     def run(
         distribution: str,
@@ -137,13 +137,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         (information / "entry_points.txt").write_text(f"[toolkit.{kind}]\n{name} = {target.format(module=module)}\n")
         (directory / f"{module}.py").write_text(source)
         monkeypatch.syspath_prepend(directory)
-        list_entry_points.cache_clear()
+        read_entry_points.cache_clear()
         modules.add(module)
         return directory
 
     modules: set[str] = set()
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
     yield run
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
     for module in modules:
         sys.modules.pop(module, None)

@@ -13,17 +13,13 @@ from typing import Any
 
 from toolkit.utils.data import flatten
 from toolkit.utils.files import lock_directory
+from toolkit_plugins.optional_packages import require_package
 from toolkit_plugins.tracking import TrackingCallback
 
+require_package("mlflow")
 # MLflow reads both when it is imported: it would send usage data, and refuse stores of plain files
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "interrupted": "KILLED"}
 _MAX_PARAMS = 100  # MLflow's limit for one batch
@@ -47,11 +43,15 @@ class MLflowCallback(TrackingCallback):
     def __init__(
         self, experiment: str | None = None, tracking_uri: str | None = None, artifacts: bool = False
     ) -> None:
+        import mlflow  # noqa: F401 - so that training does not start with a broken one
+
         super().__init__(artifacts)
         self.experiment = experiment
         self.tracking_uri = tracking_uri
 
     def _open(self, run_id: str | None) -> str:
+        from mlflow import MlflowClient
+
         run = self.context.run
         default_uri = (run.directory.resolve().parent / "mlruns").as_uri()
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri
@@ -67,6 +67,8 @@ class MLflowCallback(TrackingCallback):
 
     def _continue_run(self, run_id: str | None) -> str | None:
         """Return the id of a run that still exists."""
+        from mlflow.exceptions import MlflowException
+
         if run_id is not None:
             try:
                 self._client.update_run(run_id, status="RUNNING")
@@ -77,6 +79,8 @@ class MLflowCallback(TrackingCallback):
         return run_id
 
     def _create_run(self, name: str) -> str:
+        from mlflow.entities import Param
+
         config = self.context.run.config
         experiment_id = self._get_experiment_id(self.experiment or config.name)
         run_id: str = self._client.create_run(experiment_id, run_name=name).info.run_id
@@ -87,6 +91,8 @@ class MLflowCallback(TrackingCallback):
 
     def _get_experiment_id(self, name: str) -> str:
         """Return the id of an experiment; create the experiment if it does not exist."""
+        from mlflow.exceptions import MlflowException
+
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
@@ -98,6 +104,8 @@ class MLflowCallback(TrackingCallback):
         return str(experiment.experiment_id)
 
     def _send(self, numbers: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
         milliseconds = int(time.time() * 1000)
         cleaned = {_clean_name(name): value for name, value in numbers.items()}
         new = {name: value for name, value in cleaned.items() if step > self._last_steps.get(name, -1)}
@@ -116,6 +124,9 @@ class MLflowCallback(TrackingCallback):
 @contextmanager
 def _lock_file_store(uri: str) -> Iterator[None]:
     """Let one run at a time open a store of files, because MLflow itself lets them collide."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
     if not is_local_uri(uri):
         yield
         return

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from toolkit_plugins.optional_packages import require_package
 from toolkit_plugins.tracking import TrackingCallback
 
+require_package("wandb")
 # W&B reads this when it is imported: it would send its own errors to its makers
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-
-import wandb
 
 _EXIT_CODE = {"success": 0, "finished": 0, "interrupted": 130}
 
@@ -35,6 +35,8 @@ class WandbCallback(TrackingCallback):
     def __init__(
         self, project: str | None = None, mode: Literal["offline", "online"] = "offline", artifacts: bool = False
     ) -> None:
+        import wandb  # noqa: F401 - so that training does not start with a broken one
+
         super().__init__(artifacts)
         self.project = project
         self.mode = mode
@@ -42,6 +44,8 @@ class WandbCallback(TrackingCallback):
         self._run: Any = None
 
     def _open(self, run_id: str | None) -> str:
+        import wandb
+
         run = self.context.run
         settings = wandb.Settings(
             console="off",
@@ -87,6 +91,8 @@ class WandbCallback(TrackingCallback):
         """Send the result, and stop W&B's process unless it serves another run."""
         super().close()
         if self._is_serving:
+            import wandb
+
             self._is_serving = False
             with self._warn_of_failure():
                 # this run is still active if it did not finish

@@ -22,7 +22,6 @@ from wandb.proto.wandb_internal_pb2 import Record
 from toolkit import Run, RunConfig, train
 from toolkit.training.trainer import resume
 from toolkit.utils.errors import TrainingError
-from toolkit_plugins.mlflow_logger import MlflowClient  # this module lets MLflow open stores of files
 
 CLOCK = {"time/fps", "time/time_elapsed"}
 TIMEOUT = 200  # seconds, for a process on a busy machine
@@ -71,8 +70,10 @@ def read_history(run: Run, name: str) -> list[tuple[int, Any]]:
     return [(step, pytest.approx(row[name])) for step, row in read_progress(run) if name in row]
 
 
-def open_mlflow_store(store: Path) -> tuple[MlflowClient, list[Any]]:
-    """Return a client of a store, and the runs of its experiment `cartpole`."""
+def open_mlflow_store(store: Path) -> tuple[Any, list[Any]]:
+    """Return a client of a store that a callback has written, and the runs of its experiment `cartpole`."""
+    from mlflow import MlflowClient  # after the callback's module: it lets MLflow open stores of files
+
     client = MlflowClient(store.resolve().as_uri())
     experiment = client.get_experiment_by_name("cartpole")
     assert experiment is not None
@@ -146,7 +147,7 @@ MLFLOW = {"name": "mlflow", "params": {"experiment": "cartpole"}}
 WANDB = {"name": "wandb", "params": {"project": "cartpole"}}
 
 
-def read_metric(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
+def read_metric(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
     """Return the logged values of a metric with their timesteps."""
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from toolkit.cli.output import print_line
-from toolkit.cli.shared import ConfigPath, Overrides, preload_after_check
+from toolkit.cli.shared import ConfigPath, Overrides, pause_garbage_collection, preload_after_check
 
 
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
@@ -29,6 +29,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     print_line(run_config.to_yaml(), end="")
 
 
+@pause_garbage_collection()
 def schema(
     file: Annotated[
         Literal["config", "experiment", "tuning"], typer.Argument(metavar="FILE", help="Kind of file.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from toolkit.cli.output import print_line
-from toolkit.cli.shared import RunOut, preload_after_check
+from toolkit.cli.shared import RunOut, pause_garbage_collection, preload_after_check
 
 UntrainedStatistics = Annotated[
     bool, typer.Option("--untrained-statistics", help="Accept wrappers without the statistics of their training.")
@@ -56,6 +56,7 @@ def import_sb3(
     print_line(format_import_summary(run, *files))
 
 
+@pause_garbage_collection()
 def import_zoo(
     file: Annotated[Path, typer.Argument(metavar="FILE.yml", help="RL Zoo hyperparameters.", show_default=False)],
     env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="Gymnasium id.", show_default=False)],

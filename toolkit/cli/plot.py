@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from toolkit.cli.output import print_line
-from toolkit.cli.shared import RunPaths, open_run
+from toolkit.cli.shared import RunPaths, open_run, pause_garbage_collection
 
 
 def plot(
@@ -25,7 +25,8 @@ def plot(
     ] = None,
 ) -> None:
     """Draw learning curves: the raw return of training episodes and its moving average."""
-    opened_runs = [open_run(run) for run in runs] if runs else [open_run(None)]
-    from toolkit.evaluation.learning_curves import plot as plot_runs
+    with pause_garbage_collection():
+        opened_runs = [open_run(run) for run in runs] if runs else [open_run(None)]
+        from toolkit.evaluation.learning_curves import plot as plot_runs
 
     print_line(plot_runs(opened_runs, out, by))

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from toolkit.cli.output import print_line, terminal_width
+from toolkit.cli.shared import pause_garbage_collection
 
 
+@pause_garbage_collection()
 def plugins(
     kind: Annotated[
         str | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from toolkit.cli.output import print_line
-from toolkit.cli.shared import Trust, show_notes
+from toolkit.cli.shared import Trust, pause_garbage_collection, show_notes
 from toolkit.utils.errors import ToolkitError
 
 
@@ -33,7 +33,8 @@ def report(
     trust: Trust = False,
 ) -> None:
     """Compare variants over seeds, with confidence intervals: HTML, Markdown, CSV, figures."""
-    from toolkit.reports import write
+    with pause_garbage_collection():
+        from toolkit.reports import write
 
     show_notes()
     paths = directories or []

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution
 from typing import Any
 
 from toolkit.config.compose import to_plain_data
@@ -138,13 +139,15 @@ def _read_docstring(kind: Kind, entry_point: EntryPoint) -> object:
 
 def _lacks_requirements(entry_point: EntryPoint) -> bool:
     """Return whether a requirement of the entry point's extras is not installed."""
-    if not entry_point.extras or not entry_point.dist:
-        return False
+    return bool(entry_point.dist) and any(_lacks_extra(entry_point.dist, extra) for extra in entry_point.extras)
+
+
+@cache
+def _lacks_extra(provider: Distribution, extra: str) -> bool:
     from packaging.requirements import Requirement
 
-    for requirement in map(Requirement, entry_point.dist.requires or ()):
-        marker = requirement.marker
-        if marker and any(marker.evaluate({"extra": extra}) for extra in entry_point.extras):
+    for requirement in map(Requirement, provider.requires or ()):
+        if requirement.marker and requirement.marker.evaluate({"extra": extra}):
             try:
                 distribution(requirement.name)
             except PackageNotFoundError:

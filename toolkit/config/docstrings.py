@@ -38,7 +38,12 @@ def read_summary(docstring: object) -> str:
 
 def parse_docstring(docstring: object) -> tuple[str, dict[str, str]]:
     """Split a docstring into a description and the text of each parameter in one line."""
-    text = inspect.cleandoc(docstring) if isinstance(docstring, str) else ""
+    return _parse_text(docstring) if isinstance(docstring, str) else ("", {})
+
+
+@cache
+def _parse_text(docstring: str) -> tuple[str, dict[str, str]]:
+    text = inspect.cleandoc(docstring)
     try:
         parsed = docstring_parser.parse(text)
     except docstring_parser.ParseError:

@@ -127,20 +127,26 @@ def get_kind(name: str) -> Kind:
     return kinds[name]
 
 
-@cache
 def list_entry_points(kind: Kind) -> dict[str, list[EntryPoint]]:
     """List the registered names of a kind, sorted, each with every entry point that claims it.
 
     :raises ComponentError: if an installed distribution's list of entry points is damaged
     """
+    return read_entry_points()[kind.name]
+
+
+@cache
+def read_entry_points() -> dict[str, dict[str, list[EntryPoint]]]:
+    """Read the registered names of all kinds at once: each time, Python reads the files of every distribution."""
     try:
-        registered = entry_points(group=kind.group)
+        registered = entry_points()
     except Exception as error:  # torch and gymnasium cannot be imported either
         damaged = ", ".join(distribution.name for distribution in distributions() if _is_damaged(distribution))
         raise ComponentError(f"cannot read the entry points of these packages: {damaged}", "reinstall them") from error
-    claims: dict[str, list[EntryPoint]] = {}
-    for entry_point in sorted(registered, key=lambda entry_point: entry_point.name.lower()):
-        claims.setdefault(entry_point.name, []).append(entry_point)
+    claims: dict[str, dict[str, list[EntryPoint]]] = {name: {} for name in KINDS}
+    for kind in KINDS.values():
+        for entry_point in sorted(registered.select(group=kind.group), key=lambda item: item.name.lower()):
+            claims[kind.name].setdefault(entry_point.name, []).append(entry_point)
     return claims
 
 
@@ -154,10 +160,14 @@ def _is_damaged(distribution: Distribution) -> bool:
 
 def get_provider(entry_point: EntryPoint) -> str:
     """Return the name and version of the distribution that an entry point belongs to."""
-    distribution = entry_point.dist
-    if not distribution or not distribution.name:  # the installation was interrupted
-        return "an unknown distribution"
-    return f"{distribution.name} {distribution.version}"
+    name, version = _read_name(entry_point.dist) if entry_point.dist else ("", "")
+    return f"{name} {version}" if name else "an unknown distribution"  # the installation was interrupted
+
+
+@cache
+def _read_name(distribution: Distribution) -> tuple[str, str]:
+    """Return the name and version of a distribution; each time, Python parses all of its metadata."""
+    return distribution.name, distribution.version
 
 
 def get_reference(entry_point: EntryPoint) -> str:

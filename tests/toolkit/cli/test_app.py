@@ -6,10 +6,13 @@ import doctest
 import gc
 import importlib
 import json
+import operator
 import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,6 +21,7 @@ import yaml
 from support import Toolkit, toolkit_process
 from typer.main import get_command
 
+from toolkit import Run
 from toolkit.cli.app import app
 from toolkit.config.load import load_config
 
@@ -61,6 +65,11 @@ def test_help_of_command_is_sentences_that_fit_80_columns(
         assert text.endswith((".", "..."))
 
 
+def test_version_option_prints_version_of_distribution(toolkit: Toolkit) -> None:
+    finished = toolkit("--version")
+    assert (finished.status, finished.out, finished.err) == (0, f"toolkit {version('sb3-toolkit')}\n", "")
+
+
 def test_command_without_arguments_shows_help(toolkit: Toolkit) -> None:
     finished = toolkit()
     assert finished.status == 2
@@ -89,12 +98,44 @@ def test_help_takes_less_than_1_5_seconds() -> None:
     assert any(seconds() < 1.5 for _ in range(3))  # the machine may be busy
 
 
-@pytest.mark.parametrize("command", [["--help"], ["plugins"]])
-def test_light_commands_import_neither_torch_nor_sb3(command: list[str]) -> None:
-    light_modules = "toolkit, toolkit.cli.app, toolkit.config.registry, toolkit.config.schema"
-    status, modules, _ = imported_by(command, f"import {light_modules}")
-    assert status == 0
-    assert not modules & {"torch", "stable_baselines3", "gymnasium", "toolkit_plugins"}
+HEAVY_MODULES = {
+    *("numpy", "scipy", "matplotlib", "pandas", "torch", "torch._dynamo", "tensorboard", "cv2", "pygame", "moviepy"),
+    *("gymnasium", "stable_baselines3", "sb3_contrib", "toolkit_plugins", "wandb", "mlflow", "ray", "IPython"),
+}
+SB3 = {"gymnasium", "stable_baselines3", "torch", "tensorboard", "cv2"}  # SB3 imports the other ones
+ADDED_BY_COMMAND: dict[str, set[str]] = {
+    "--help": set(),
+    "--version": set(),
+    "plugins": set(),
+    "new plugin my_reward": set(),
+    "plot run": {"numpy", "matplotlib"},
+    "report run": {"scipy"},
+    "import-zoo zoo.yml CartPole-v1 --algorithm a2c": SB3,
+    "schema": {"sb3_contrib", "toolkit_plugins"},
+}
+
+
+def test_command_imports_only_the_heavy_modules_that_it_needs(run_copy: Run) -> None:
+    run_copy.videos.mkdir()
+    (run_copy.videos / "record.mp4").touch()  # so that the report records none
+    Path("zoo.yml").write_text("CartPole-v1: {n_timesteps: 1000, policy: MlpPolicy}\n")
+    program = f"""\
+import sys
+import toolkit, toolkit.config.registry, toolkit.config.schema
+from toolkit.cli.app import main
+for command in {[*ADDED_BY_COMMAND]}:
+    sys.argv[1:] = command.split()
+    try:
+        main()
+    except SystemExit as exited:
+        assert not exited.code, command
+    print("imported", *sorted({HEAVY_MODULES} & sys.modules.keys()))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    imported = [{*line.split()[1:]} for line in finished.stdout.splitlines() if line.startswith("imported")]
+    expected = accumulate(ADDED_BY_COMMAND.values(), operator.or_)
+    assert dict(zip(ADDED_BY_COMMAND, imported, strict=True)) == dict(zip(ADDED_BY_COMMAND, expected, strict=True))
 
 
 @pytest.mark.parametrize("command", ["train", "check", "experiment", "tune"])
@@ -108,8 +149,7 @@ def test_absent_file_is_reported_before_torch_is_imported(command: str) -> None:
 def test_double_dqn_trains_without_importing_compiler(config_file: Path) -> None:
     status, modules, errors = imported_by(["train", str(config_file), "--quiet"])
     assert status == 0, errors
-    assert "stable_baselines3" in modules
-    assert "torch._dynamo" not in modules
+    assert modules & HEAVY_MODULES == {*SB3, "numpy", "toolkit_plugins"}
 
 
 def test_other_algorithms_train_with_preloaded_compiler(
@@ -123,12 +163,11 @@ def test_other_algorithms_train_with_preloaded_compiler(
     assert module in sys.modules
 
 
-def imported_by(command: list[str], first: str = "") -> tuple[int, set[str], str]:
+def imported_by(command: list[str]) -> tuple[int, set[str], str]:
     """Run a command in a process of its own; return its status, the modules that it imported, and its stderr."""
     program = f"""\
 import sys
 sys.argv[1:] = {command}
-{first}
 from toolkit.cli.app import main
 try:
     main()

@@ -12,7 +12,7 @@ import pytest
 from support import Finished, Toolkit, files_in
 
 from toolkit.cli.scaffold import Plugin, write_plugin
-from toolkit.config.registry import KINDS, list_entry_points
+from toolkit.config.registry import KINDS, read_entry_points
 
 COMPONENT_KINDS = {
     KINDS[name].singular: KINDS[name] for name in ("wrappers", "callbacks", "algorithms", "policies", "schedules")
@@ -54,7 +54,7 @@ def test_packages_install_pass_their_tests_train_and_are_listed(
     assert " passed" in output
     assert " skipped" not in output
     monkeypatch.syspath_prepend(site)
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
     for singular, kind in COMPONENT_KINDS.items():
         config = packages / f"my_{singular}" / "config.yaml"
         trained = toolkit("train", config, "--set", "timesteps=600", "--out", singular, "--quiet")
@@ -62,7 +62,7 @@ def test_packages_install_pass_their_tests_train_and_are_listed(
         assert json.loads(Path(singular, "result.json").read_text())["status"] == "finished"
         description = toolkit("plugins", kind.name, f"my_{singular}").out
         assert f"my_{singular}:My{singular.capitalize()} (my-{singular} 0.1.0)" in description
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
 
 
 def test_packages_have_no_placeholders_and_no_ruff_findings(packages: Path) -> None:

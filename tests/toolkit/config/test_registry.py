@@ -14,7 +14,7 @@ from support import SMALL_CONFIG, WRAPPER_MODULE, Install
 from toolkit.config import registry
 from toolkit.config.catalog import list_claims
 from toolkit.config.load import load_config
-from toolkit.config.registry import KINDS, Kind, find, get_kind, list_entry_points
+from toolkit.config.registry import KINDS, Kind, find, get_kind, list_entry_points, read_entry_points
 from toolkit.utils.errors import ComponentError, ConfigError
 
 
@@ -255,5 +255,5 @@ def test_distribution_twice_on_path_claims_name_once(install: Install, monkeypat
     directory = install("twice", "twice_module")
     (directory.parent / "link").symlink_to(directory)
     monkeypatch.syspath_prepend(directory.parent / "link")
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
     assert find(KINDS["wrappers"], "mine").__module__ == "twice_module"

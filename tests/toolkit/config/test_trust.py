@@ -18,7 +18,7 @@ import toolkit as tk
 from toolkit.config import imports, yaml_document
 from toolkit.config.compose import apply_overrides, compose_document
 from toolkit.config.load import load_config, read_config, resolve_config
-from toolkit.config.registry import list_entry_points
+from toolkit.config.registry import read_entry_points
 from toolkit.utils.errors import ConfigError
 
 CONFIG = """\
@@ -72,10 +72,10 @@ def fresh_imports(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """Put the working directory on the path, as `python -c` does, and forget what a test imports."""
     monkeypatch.syspath_prepend(working_directory)
     modules = {*sys.modules}
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
     yield
     forget_modules(modules)
-    list_entry_points.cache_clear()
+    read_entry_points.cache_clear()
 
 
 def forget_modules(modules: set[str]) -> None:

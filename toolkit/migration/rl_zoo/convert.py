@@ -44,9 +44,8 @@ def import_zoo(file: Path, env_id: str, algorithm: str) -> str:
     :raises ComponentError: if the algorithm does not exist
     """
     name = _ALGORITHMS.get(algorithm, algorithm)
-    find(KINDS["algorithms"], name)
-    document = files.read_zoo_file(file)
-    entry = _choose_entry(document, env_id)
+    entry = _choose_entry(files.read_zoo_file(file), env_id)
+    find(KINDS["algorithms"], name)  # imports torch
     config = convert(entry, env_id, name)
     notes = [
         f"RL Zoo's {entry.name!r} in {file.name!r}, for {algorithm}.",
