@@ -23,7 +23,7 @@ from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_up
 from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.networks import Networks
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
-from toolkit.algorithms.stock import is_torch_plain
+from toolkit.algorithms.stock import is_frozen_or_hooked, is_torch_plain
 from toolkit.algorithms.targets import Minibatch, QFunction
 from toolkit.algorithms.updates import UpdateConfig, update_layers, update_networks
 
@@ -130,7 +130,7 @@ class Learner:
         layers, parameters = self._online.gradients, self._parameters
         if layers is None or not self._is_computing_plainly() or parameters[0].device.type != "cpu":
             return None
-        is_plain = not (any(map(_is_frozen_or_hooked, parameters)) or _have_gradients(self._target_parameters))
+        is_plain = not (any(map(is_frozen_or_hooked, parameters)) or _have_gradients(self._target_parameters))
         return layers if is_plain else None
 
     def _is_computing_plainly(self) -> bool:
@@ -152,7 +152,7 @@ class Learner:
         )
         if call != self._last_call:
             state = get_adam_state(optimizer)
-            if state is None or any(map(_is_frozen_or_hooked, parameters)) or _have_gradients(target_parameters):
+            if state is None or any(map(is_frozen_or_hooked, parameters)) or _have_gradients(target_parameters):
                 return None
             # `inputs` keeps references to everything that `call` has the id of
             inputs = UpdateInputs(parameters, target_parameters, optimizer.param_groups[0], state, batch)
@@ -242,8 +242,3 @@ def _step_plain_adam(
 
 def _have_gradients(parameters: list[nn.Parameter]) -> bool:
     return any(parameter.grad is not None for parameter in parameters)
-
-
-def _is_frozen_or_hooked(parameter: th.nn.Parameter) -> bool:
-    """Return whether a parameter takes no gradient, or has hooks on its gradient, which only autograd runs."""
-    return not parameter.requires_grad or bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)

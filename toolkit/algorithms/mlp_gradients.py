@@ -6,23 +6,32 @@ For a small network, autograd takes longer around each operation than in it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from toolkit.algorithms.stock import get_parameters
+
 _aten = th.ops.aten
 _Function = Callable[..., th.Tensor]
-# functions forward and, from the gradient and what forward returned, backward
+# functions forward, in place; then backward, from the gradient, what forward returned, and where to write the result
 _ACTIVATIONS: dict[type[nn.Module], tuple[_Function, _Function]] = {
-    nn.ReLU: (th.relu, lambda gradient, values: _aten.threshold_backward.default(gradient, values, 0)),
-    nn.Tanh: (th.tanh, _aten.tanh_backward.default),
+    nn.ReLU: (
+        th.relu_,
+        lambda gradient, values, out: _aten.threshold_backward.grad_input(gradient, values, 0, grad_input=out),
+    ),
+    nn.Tanh: (
+        th.tanh_,
+        lambda gradient, values, out: _aten.tanh_backward.grad_input(gradient, values, grad_input=out),
+    ),
 }
 
 
 class MlpGradients:
-    """A forward pass of an MLP, and the backward pass that follows it.
+    """The forward pass of an MLP, and the backward pass that follows it. Both are to be called without autograd.
 
     :param layers: linear layers, ReLU and tanh; their parameters may change at any time, but no two share one
     """
@@ -31,48 +40,58 @@ class MlpGradients:
         self._layers = [
             (vars(layer), None) if type(layer) is nn.Linear else (None, _ACTIVATIONS[type(layer)]) for layer in layers
         ]
-        self._passed: list[th.Tensor] = []
+        self._attributes = [attributes for attributes, _ in self._layers if attributes is not None]
 
     @staticmethod
     def can_run(layers: list[nn.Module]) -> bool:
-        """Return whether all layers are known, the first is linear, and no linear layer is there twice."""
+        """Return whether layers are known, with activations only after linear ones, none of which is there twice."""
         linear = [layer for layer in layers if type(layer) is nn.Linear]
         is_known = all(type(layer) is nn.Linear or type(layer) in _ACTIVATIONS for layer in layers)
-        return is_known and bool(linear) and layers[0] is linear[0] and len({*linear}) == len(linear)
+        follows = all(nn.Linear in map(type, pair) for pair in pairwise(layers))
+        return is_known and follows and bool(linear) and layers[0] is linear[0] and len({*linear}) == len(linear)
 
-    @th.no_grad()
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """Return the values (batch, outputs) of observations (batch, features)."""
-        values = observations.float()
-        self._passed = []
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the layers have now, in their order."""
+        return get_parameters(self._attributes)
+
+    def forward(self, inputs: th.Tensor) -> list[th.Tensor]:
+        """Return the inputs (batch, features) as float32, then what each layer or its activation gives."""
+        values = inputs.float()
+        passed = [values]
         for attributes, activation in self._layers:
-            self._passed.append(values)
-            if attributes is not None:
-                parameters = attributes["_parameters"]
-                values = F.linear(values, parameters["weight"], parameters["bias"])
-            else:
-                values = activation[0](values)  # type: ignore[index]
-        self._passed.append(values)
-        return values
+            if attributes is None:
+                activation[0](values)  # type: ignore[index]
+                continue
+            parameters = attributes["_parameters"]
+            values = F.linear(values, parameters["weight"], parameters["bias"])
+            passed.append(values)
+        return passed
 
-    @th.no_grad()
-    def backward(self, gradient: th.Tensor) -> list[th.Tensor]:
-        """Return the gradients of the parameters, in their order, of the last forward pass.
+    def backward(
+        self, passed: list[th.Tensor], gradient: th.Tensor, of_parameters: bool = True, of_inputs: bool = False
+    ) -> tuple[list[th.Tensor], th.Tensor | None]:
+        """Return the gradients of the parameters, in their order, and that of the inputs.
 
+        :param passed: what the forward pass returned
         :param gradient: of the values (batch, outputs)
+        :param of_parameters: whether the parameters' gradients are wanted; if not, their list is empty
+        :param of_inputs: whether the inputs' gradient is wanted; if not, it is None
         """
         gradients: list[th.Tensor] = []
-        first = self._layers[0][0]
-        for index in range(len(self._layers) - 1, -1, -1):
-            attributes, activation = self._layers[index]
+        given, index = gradient, len(passed) - 1
+        for attributes, activation in reversed(self._layers):
             if attributes is None:
-                gradient = activation[1](gradient, self._passed[index + 1])  # type: ignore[index]
+                out = th.empty_like(gradient) if gradient is given else gradient
+                gradient = activation[1](gradient, passed[index], out)
                 continue
+            index -= 1
             parameters: dict[str, Any] = attributes["_parameters"]
-            if parameters["bias"] is not None:
-                gradients.append(gradient.sum(0))
-            gradients.append(gradient.t().mm(self._passed[index]))
-            if attributes is not first:
+            if of_parameters:
+                if parameters["bias"] is not None:
+                    gradients.append(gradient.sum(0))
+                gradients.append(gradient.t().mm(passed[index]))
+            if index or of_inputs:
                 gradient = gradient.mm(parameters["weight"])
         gradients.reverse()
-        return gradients
+        return gradients, gradient if of_inputs else None

@@ -153,3 +153,8 @@ def is_torch_plain() -> bool:
     """Return whether PyTorch computes nothing otherwise than its functions say: no autocast and no mode is active."""
     modes = th._C._len_torch_dispatch_stack() or th._C._len_torch_function_stack()
     return not (modes or th.is_autocast_enabled("cpu"))
+
+
+def is_frozen_or_hooked(parameter: nn.Parameter) -> bool:
+    """Return whether a parameter takes no gradient, or has hooks on its gradient, which only autograd runs."""
+    return not parameter.requires_grad or bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)

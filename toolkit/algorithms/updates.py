@@ -87,13 +87,14 @@ def update_layers(
         targets = compute_targets(config, online, target, batch)
         actions = batch.actions.long()
         for _ in range(config.n_epochs):
-            all_values = layers.forward(batch.observations)
+            passed = layers.forward(batch.observations)
+            all_values = passed[-1]
             values = all_values if config.loss_over_all_actions else all_values.gather(dim=1, index=actions)
             losses.append(compute_loss(values, targets))
             gradient = compute_gradient(values, targets)
             if not config.loss_over_all_actions:
                 gradient = th.zeros_like(all_values).scatter_(1, actions, gradient)
-            step_optimizer(layers.backward(gradient))
+            step_optimizer(layers.backward(passed, gradient)[0])
     return losses
 
 

@@ -107,6 +107,8 @@ class AlgorithmConfig(StrictModel):
     """Keyword arguments of the algorithm."""
     policy_params: Params = {}
     """Keyword arguments of the policy (SB3's `policy_kwargs`)."""
+    accelerate: bool = True
+    """Whether algorithms of SB3 and sb3-contrib train in a faster form, to the same weights but for rounding."""
 
 
 class SnapshotsConfig(StrictModel):

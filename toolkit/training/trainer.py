@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from toolkit.algorithms.acceleration import accelerated
 from toolkit.config.environments import EnvFunction
 from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_config
 from toolkit.config.registry import KINDS, find
@@ -378,7 +379,7 @@ def _learn(
     logger = make_logger(run, session.env.episodes, model)
     model.set_logger(logger)
     try:
-        with limit_torch_threads(model):
+        with limit_torch_threads(model), accelerated(model) if run.config.algorithm.accelerate else nullcontext():
             model.learn(
                 run.config.timesteps - model.num_timesteps,
                 callback=callback_list,

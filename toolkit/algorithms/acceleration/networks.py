@@ -1,0 +1,90 @@
+"""MLPs that are one operation for PyTorch's autograd, instead of one for each layer and parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch as th
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from toolkit.algorithms.acceleration.functions import are_plain
+from toolkit.algorithms.mlp_gradients import MlpGradients
+from toolkit.algorithms.stock import Watch, is_torch_plain, store_plainly
+
+
+class Mlp:
+    """Layers, and what it takes to notice that they no longer compute what they did at first.
+
+    :param layers: linear layers, ReLU and tanh
+    :param owners: the modules that call them
+    """
+
+    def __init__(self, layers: list[nn.Module], owners: list[nn.Module]) -> None:
+        self.gradients = MlpGradients(layers)
+        #: whether a backward pass computes the gradients of the parameters, or that of the inputs only
+        self.is_learning = True
+        self._watch = Watch([*owners, *layers])
+
+    @staticmethod
+    def can_run(layers: list[nn.Module], owners: list[nn.Module]) -> bool:
+        """Return whether the layers are known ones, each with parameters of its own."""
+        return MlpGradients.can_run(layers) and store_plainly([*owners, *layers])
+
+    def is_current(self) -> bool:
+        """Return whether the layers still are what they were at first, with nothing around them."""
+        return (
+            are_plain([*self.gradients.parameters])
+            and self._watch.is_unchanged()
+            and not self._watch.has_hooks
+            and is_torch_plain()
+        )
+
+
+class _MlpFunction(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mlp: Mlp, inputs: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
+        passed = mlp.gradients.forward(inputs)
+        ctx.mlp, ctx.n_parameters = mlp, len(parameters)
+        # autograd then refuses to go on if one of them is changed before the backward pass
+        ctx.save_for_backward(*passed, *parameters)
+        return passed[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> tuple[Any, ...]:
+        passed = [*ctx.saved_tensors[: -ctx.n_parameters]]
+        is_learning, of_inputs = ctx.mlp.is_learning, ctx.needs_input_grad[1]
+        gradients, of_input = ctx.mlp.gradients.backward(passed, gradient, is_learning, of_inputs)
+        return None, of_input, *(gradients if is_learning else [None] * ctx.n_parameters)
+
+
+_MLPS: WeakKeyDictionary[nn.Module, Mlp] = WeakKeyDictionary()  # a copy of a module has none
+
+
+class FastSequential(nn.Sequential):
+    """Replaces the class of an MLP; computes the same."""
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        """Return the values (batch, outputs) of inputs (batch, features)."""
+        mlp = _MLPS.get(self)
+        values: th.Tensor
+        if mlp is None or input.dim() != 2 or not are_plain([input]) or not mlp.is_current():
+            values = super().forward(input)  # type: ignore[no-untyped-call]
+        elif th.is_grad_enabled():
+            values = _MlpFunction.apply(mlp, input, *mlp.gradients.parameters)  # type: ignore[no-untyped-call]
+        else:
+            values = mlp.gradients.forward(input)[-1]
+        return values
+
+
+def can_be_fast(module: nn.Module) -> bool:
+    """Return whether the class of a module may be replaced by that of a fast MLP."""
+    return type(module) is nn.Sequential and Mlp.can_run([*module], [module])
+
+
+def remember_mlp(module: nn.Sequential) -> Mlp:
+    """Let a module of the fast class use its layers as they are now."""
+    _MLPS[module] = mlp = Mlp([*module], [module])
+    return mlp

@@ -1,0 +1,73 @@
+"""Adam and AdamW that step in one call for all parameters, without what PyTorch does around the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch as th
+
+from toolkit.algorithms.acceleration.functions import are_plain
+from toolkit.algorithms.acceleration.networks import Mlp
+from toolkit.algorithms.adam import create_adam_state, get_adam_state, has_plain_adam_methods, is_plain_adam, step_adam
+
+_PASSED_THROUGH: WeakKeyDictionary[th.optim.Optimizer, list[Mlp]] = WeakKeyDictionary()
+
+
+def pass_through(optimizer: th.optim.Optimizer, mlps: list[Mlp]) -> None:
+    """Compute no gradients of MLPs that only pass the loss of an optimizer on to the parameters it steps.
+
+    An actor's loss is such a loss for the critics. Their gradients would be thrown away.
+    """
+    _PASSED_THROUGH[optimizer] = mlps
+
+
+class _FusedStep(th.optim.Optimizer):
+    """Replaces methods of an Adam. Its options and state stay as they are, so that both can go on with them."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Do what Adam's method of this name does, in its fused form, or else Adam's method itself."""
+        for mlp in _PASSED_THROUGH.get(self, ()):
+            mlp.is_learning = True
+        options = self.param_groups[0]
+        gradients: list[Any] = [parameter.grad for parameter in options["params"]]
+        if closure is not None or not is_plain_adam(self) or any(gradient is None for gradient in gradients):
+            return super().step(closure)
+        if not _leaves_form_open(options) or not are_plain(gradients):
+            return super().step(closure)
+        state = get_adam_state(self) or create_adam_state(self)
+        step_adam(options, options["params"], gradients, state, fused=True)
+        return None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do what PyTorch's method of this name does."""
+        for mlp in _PASSED_THROUGH.get(self, ()):
+            mlp.is_learning = False
+        if not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+class FastAdam(_FusedStep, th.optim.Adam):
+    """Adam with the methods above."""
+
+
+class FastAdamW(_FusedStep, th.optim.AdamW):
+    """AdamW with the methods above."""
+
+
+_FAST_CLASSES = {th.optim.Adam: FastAdam, th.optim.AdamW: FastAdamW}
+
+
+def find_fast_optimizer(optimizer: Any) -> type | None:
+    """Return the class that may take over an optimizer; None if none may."""
+    is_plain = type(optimizer) in _FAST_CLASSES and has_plain_adam_methods(optimizer)
+    return _FAST_CLASSES[type(optimizer)] if is_plain else None
+
+
+def _leaves_form_open(options: dict[str, Any]) -> bool:
+    return options["fused"] is None and options["foreach"] is None
