@@ -15,18 +15,13 @@ from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.stock import get_parameters
 
-_aten = th.ops.aten
+# naming the form spares PyTorch the search for it
+_relu_backward, _tanh_backward = th.ops.aten.threshold_backward.grad_input, th.ops.aten.tanh_backward.grad_input
 _Function = Callable[..., th.Tensor]
 # functions forward, in place; then backward, from the gradient, what forward returned, and where to write the result
 _ACTIVATIONS: dict[type[nn.Module], tuple[_Function, _Function]] = {
-    nn.ReLU: (
-        th.relu_,
-        lambda gradient, values, out: _aten.threshold_backward.grad_input(gradient, values, 0, grad_input=out),
-    ),
-    nn.Tanh: (
-        th.tanh_,
-        lambda gradient, values, out: _aten.tanh_backward.grad_input(gradient, values, grad_input=out),
-    ),
+    nn.ReLU: (th.relu_, lambda gradient, values, out: _relu_backward(gradient, values, 0, grad_input=out)),
+    nn.Tanh: (th.tanh_, lambda gradient, values, out: _tanh_backward(gradient, values, grad_input=out)),
 }
 
 

@@ -45,7 +45,9 @@ def accelerated(model: BaseAlgorithm) -> Iterator[None]:
 
 def _replace_parts(model: BaseAlgorithm, stack: ExitStack) -> None:
     for owner, name, replacement in (*find_replacements(type(model)), *_find_fast_classes(model)):
-        stack.callback(setattr, owner, name, getattr(owner, name))
+        former = getattr(owner, name)
+        replacement.__name__ = former.__name__  # snapshots and messages name the former class
+        stack.callback(setattr, owner, name, former)
         setattr(owner, name, replacement)
     policy: Any = model.policy
     mlps = {module: remember_mlp(module) for module in policy.modules() if isinstance(module, FastSequential)}
@@ -56,7 +58,7 @@ def _replace_parts(model: BaseAlgorithm, stack: ExitStack) -> None:
         pass_through(actor.optimizer, [mlp for module, mlp in mlps.items() if module in others])
 
 
-def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, str, type]]:
+def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, str, Any]]:
     """Yield the parts of a model that a fast class may take over, each with ``"__class__"`` and that class."""
     modules = [*model.policy.modules()]
     for optimizer in {id(part): part for part in map(_get_optimizer, [*modules, model]) if part}.values():

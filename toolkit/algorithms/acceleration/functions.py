@@ -131,10 +131,10 @@ _FORMS: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
-def find_replacements(cls: type) -> list[tuple[Any, str, Callable[..., Any]]]:
+def find_replacements(cls: type) -> list[tuple[Any, str, Any]]:
     """Return where an algorithm finds functions that have a faster form: a module, a name and that form."""
     modules = [sys.modules[base.__module__] for base in cls.__mro__]
-    places = [
+    places: list[tuple[Any, str, Any]] = [
         (module, name, form)
         for module in modules
         for name, (home, form) in _FORMS.items()
