@@ -24,7 +24,7 @@ from toolkit.algorithms.acceleration.ppo import FastPPO, FastRolloutBuffer
 # where a `train` is defined that differentiates once, and steps one optimizer after the other
 _KNOWN_MODULES = {
     *(f"stable_baselines3.{name}.{name}" for name in ("a2c", "dqn", "ppo", "sac", "td3")),
-    *(f"sb3_contrib.{name}.{name}" for name in ("crossq", "ppo_mask", "ppo_recurrent", "qrdqn", "tqc")),
+    *(f"sb3_contrib.{name}.{name}" for name in ("ppo_mask", "ppo_recurrent", "qrdqn", "tqc")),
 }
 
 
@@ -33,7 +33,7 @@ def accelerated(model: BaseAlgorithm) -> Iterator[None]:
     """Let a model train faster on the CPU while this lasts, to the same weights but for their last digits.
 
     The algorithms are those whose ``train`` is that of Stable-Baselines3's A2C, DQN, PPO, SAC, TD3 or DDPG, or of
-    sb3-contrib's CrossQ, MaskablePPO, QRDQN, RecurrentPPO or TQC. For another model, this does nothing. The random
+    sb3-contrib's MaskablePPO, QRDQN, RecurrentPPO or TQC. For another model, this does nothing. The random
     numbers are the same, and the model saves the same.
     """
     train = getattr(model, "train", None)
