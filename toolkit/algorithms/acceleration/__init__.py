@@ -20,6 +20,7 @@ from toolkit.algorithms.acceleration.functions import find_replacements
 from toolkit.algorithms.acceleration.networks import FastSequential, can_be_fast, remember_mlp
 from toolkit.algorithms.acceleration.optimizers import find_fast_optimizer, pass_through
 from toolkit.algorithms.acceleration.ppo import FastPPO, FastRolloutBuffer
+from toolkit.algorithms.acceleration.squashed_actor import FastActor, find_fast_actor, remember_actor
 
 # where a `train` is defined that differentiates once, and steps one optimizer after the other
 _KNOWN_MODULES = {
@@ -54,6 +55,8 @@ def _replace_parts(model: BaseAlgorithm, stack: ExitStack) -> None:
     if isinstance(policy, FastActorCriticPolicy):
         remember_actor_critic(policy)
     if actor := getattr(policy, "actor", None):
+        if isinstance(actor, FastActor):
+            remember_actor(actor)
         others = {*policy.critic.modules()} - {*actor.modules()}
         pass_through(actor.optimizer, [mlp for module, mlp in mlps.items() if module in others])
 
@@ -71,6 +74,8 @@ def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, str, Any]]:
         if type(model.rollout_buffer) is RolloutBuffer and model.device.type == "cpu":
             yield model.rollout_buffer, "__class__", FastRolloutBuffer
     for module in modules:
+        if fast_actor := find_fast_actor(module):
+            yield module, "__class__", fast_actor
         if can_be_fast(module):
             yield module, "__class__", FastSequential
 

@@ -1,0 +1,145 @@
+"""SAC's actor, whose random actions and their log probabilities are one operation for PyTorch's autograd."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch as th
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812 - torch's own habit
+
+from toolkit.algorithms.acceleration.functions import are_plain
+from toolkit.algorithms.acceleration.networks import Mlp
+
+_LOG_SQRT_2_PI = math.log(math.sqrt(2 * math.pi))
+
+
+class _Sample(NamedTuple):
+    """Random actions, (batch, actions) each.
+
+    :ivar log_std: before it is clamped
+    """
+
+    actions: th.Tensor
+    noise: th.Tensor
+    std: th.Tensor
+    log_std: th.Tensor
+
+
+class _SquashedActor:
+    """The networks of an actor, as they are when this object is made. Call its methods without autograd."""
+
+    def __init__(self, actor: Any) -> None:
+        self.heads = (actor.mu, actor.log_std)
+        self.mlp = Mlp([*actor.latent_pi], [actor, actor.latent_pi, *self.heads])
+        self.epsilon: float = actor.action_dist.epsilon
+
+    def is_current(self, actor: Any) -> bool:
+        """Return whether an actor still consists of these networks."""
+        parameters = [parameter for head in self.heads for parameter in head.parameters()]
+        is_known = type(actor.action_dist) is SquashedDiagGaussianDistribution
+        return is_known and are_plain(parameters) and self.mlp.is_current()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters in the order of their gradients."""
+        return [*self.mlp.gradients.parameters, *(part for head in self.heads for part in (head.weight, head.bias))]
+
+    def sample(self, features: th.Tensor) -> tuple[list[th.Tensor], _Sample]:
+        """Return what the layers give, and actions, with the random numbers that PyTorch's distribution takes."""
+        passed = self.mlp.gradients.forward(features)
+        mean, log_std = (F.linear(passed[-1], head.weight, head.bias) for head in self.heads)
+        std = th.ones_like(mean) * log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        noise = th.normal(th.zeros(mean.shape), th.ones(mean.shape))
+        return passed, _Sample(th.tanh(mean + noise * std), noise, std, log_std)
+
+    def compute_log_prob(self, sample: _Sample) -> th.Tensor:
+        """Return the log probabilities (batch,) of actions."""
+        of_gaussian = -(sample.noise**2) / 2 - sample.std.log() - _LOG_SQRT_2_PI
+        return (of_gaussian - (1 - sample.actions**2 + self.epsilon).log()).sum(dim=1)
+
+    def differentiate(
+        self, passed: list[th.Tensor], sample: _Sample, of_actions: th.Tensor, of_log_prob: th.Tensor
+    ) -> list[th.Tensor]:
+        """Return the gradients of the parameters from those of actions and log probabilities.
+
+        The log probability of the noise before it is squashed depends on the standard deviation alone.
+        """
+        actions, of_log_prob = sample.actions, of_log_prob.unsqueeze(-1)
+        slope = 1 - actions**2
+        of_mean = (of_actions + of_log_prob * (2 * actions / (slope + self.epsilon))) * slope
+        of_log_std = of_mean * sample.noise * sample.std - of_log_prob
+        is_clamped = (sample.log_std < LOG_STD_MIN) | (sample.log_std > LOG_STD_MAX)
+        of_heads = (of_mean, of_log_std.masked_fill(is_clamped, 0))
+        of_latent = sum(gradient.mm(head.weight) for gradient, head in zip(of_heads, self.heads, strict=True))
+        gradients, _ = self.mlp.gradients.backward(passed, of_latent)  # type: ignore[arg-type]
+        for gradient in of_heads:
+            gradients += [gradient.t().mm(passed[-1]), gradient.sum(0)]
+        return gradients
+
+
+class _Sampling(th.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, networks: _SquashedActor, features: th.Tensor, *parameters: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        passed, sample = networks.sample(features)
+        ctx.networks, ctx.n_passed = networks, len(passed)
+        # autograd then refuses to go on if one of them is changed before the backward pass
+        ctx.save_for_backward(*passed, *sample, *parameters)
+        return sample.actions, networks.compute_log_prob(sample)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_actions: th.Tensor, of_log_prob: th.Tensor) -> tuple[Any, ...]:
+        saved, n_passed = ctx.saved_tensors, ctx.n_passed
+        sample = _Sample(*saved[n_passed : n_passed + len(_Sample._fields)])
+        return None, None, *ctx.networks.differentiate([*saved[:n_passed]], sample, of_actions, of_log_prob)
+
+
+_ACTORS: WeakKeyDictionary[nn.Module, _SquashedActor] = WeakKeyDictionary()  # a copy of an actor has none
+
+
+class FastActor(Actor):
+    """Replaces the class of an actor of MLPs; computes the same."""
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return actions, with the random numbers that the former class takes."""
+        networks = None if deterministic or th.is_grad_enabled() else self._get_networks()
+        if networks is None:
+            return super().forward(obs, deterministic)
+        return networks.sample(self.extract_features(obs, self.features_extractor))[1].actions
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """Return random actions and their log probabilities."""
+        networks = self._get_networks()
+        features = self.extract_features(obs, self.features_extractor) if networks else None
+        if networks is None or features is None or features.requires_grad:
+            return super().action_log_prob(obs)
+        actions, log_prob = _Sampling.apply(networks, features, *networks.parameters)  # type: ignore[no-untyped-call]
+        return actions, log_prob
+
+    def _get_networks(self) -> _SquashedActor | None:
+        networks = _ACTORS.get(self)
+        return networks if networks and networks.is_current(self) else None
+
+
+def find_fast_actor(actor: Any) -> type[FastActor] | None:
+    """Return the class that may take over an actor; None if none may."""
+    if type(actor) is not Actor or actor.use_sde:
+        return None
+    heads: list[Any] = [actor.mu, actor.log_std]
+    are_linear = all(type(head) is nn.Linear and head.bias is not None for head in heads)
+    is_mlp = type(actor.latent_pi) is nn.Sequential and Mlp.can_run([*actor.latent_pi], [actor.latent_pi, *heads])
+    return FastActor if are_linear and is_mlp else None
+
+
+def remember_actor(actor: FastActor) -> None:
+    """Let an actor of the fast class use its networks as they are now."""
+    _ACTORS[actor] = _SquashedActor(actor)
