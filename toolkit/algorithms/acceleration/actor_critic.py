@@ -93,6 +93,8 @@ class ActorCritic:
         self._critic = Mlp([*extractor.value_net, policy.value_net], [extractor.value_net])
         self._head_class = type(policy.action_dist)
         self._head = _HEADS[self._head_class]
+        #: whether actions are numbers of a Discrete space
+        self.are_discrete = self._head is _Categorical
 
     def are_current(self, policy: ActorCriticPolicy) -> bool:
         """Return whether a policy still consists of these networks."""

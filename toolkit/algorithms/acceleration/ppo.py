@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -88,7 +87,6 @@ class _Update:
 
     def __init__(self, model: FastPPO, networks: ActorCritic, clip_range: float, clip_range_vf: float | None) -> None:
         self._model, self._policy, self._networks = model, model.policy, networks
-        self._is_discrete = isinstance(model.action_space, spaces.Discrete)
         self._clip_range, self._clip_range_vf = clip_range, clip_range_vf
         self._terms: dict[str, list[th.Tensor]] = defaultdict(list)
         self.parameters = networks.get_parameters(self._policy)
@@ -98,7 +96,7 @@ class _Update:
         model, actions, n = self._model, batch.actions, len(batch.returns)
         features: Any = self._policy.extract_features(batch.observations)
         (values, log_prob, entropy), passed = self._networks.evaluate(
-            self._policy, features, actions.long().flatten() if self._is_discrete else actions
+            self._policy, features, actions.long().flatten() if self._networks.are_discrete else actions
         )
         advantages = batch.advantages
         if model.normalize_advantage and n > 1:
