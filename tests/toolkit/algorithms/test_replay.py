@@ -11,6 +11,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from support import PROJECT
 
 from toolkit.algorithms.replay import ReplayMemory, has_stock_scaling
 
@@ -63,6 +64,22 @@ def test_gathered_batch_equals_samples_of_buffer(
 def test_memory_optimized_buffer_is_not_gathered() -> None:
     buffer = fill_buffer(1, 30, optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
     assert not ReplayMemory(buffer).can_gather(buffer)
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, 52),
+        ({"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}, 32),
+    ],
+    ids=["stock", "optimize_memory_usage"],
+)
+def test_transition_takes_bytes_that_docs_name(params: dict[str, Any], expected: int) -> None:
+    buffer = fill_buffer(2, SIZE + 10, **params)
+    arrays = [array for array in vars(buffer).values() if isinstance(array, np.ndarray) and array.any()]
+    assert sum(array.nbytes for array in arrays) == expected * SIZE * 2
+    docs = (PROJECT / "docs" / "reference" / "components.md").read_text(encoding="utf-8")
+    assert f" takes {expected} bytes" in docs.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,16 @@ def test_run_resumed_twice_matches_uninterrupted_run(
             },
             "env": {"wrappers": [{"name": "gymnasium.wrappers:FrameStackObservation", "params": {"stack_size": 3}}]},
         },
+        {
+            "params": {
+                "optimize_memory_usage": True,
+                "replay_buffer_kwargs": {"handle_timeout_termination": False},
+            },
+            "env": {"n_envs": 4, "vec_env": "vector"},
+        },
         {"callbacks": [{"name": "max_episodes", "params": {"max_episodes": 45}}]},
     ],
-    ids=["n_steps", "optimize_memory_usage", "max_episodes"],
+    ids=["n_steps", "optimize_memory_usage", "optimize_memory_usage_vector", "max_episodes"],
 )
 def test_resumed_run_matches_with_options_of_config(changes: dict[str, Any], tmp_path: Path) -> None:
     run_config = RunConfig.model_validate(json.loads(json.dumps(make_config(**changes).model_dump())))
