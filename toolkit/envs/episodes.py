@@ -173,8 +173,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._start = self._start or time.monotonic()
         observations = self.venv.reset()
         require_finite(observations, "observations", self._accepts_infinity)
-        for index in range(self.num_envs):
-            self._pop_episode(index)
+        for reset_info in self.unwrapped.reset_infos:
+            reset_info.pop(RAW_EPISODE, None)
         self._start_steps[:] = self._steps
         self._held.clear()
         self._left[:] = self._limits
@@ -220,10 +220,11 @@ class EpisodeRecorder(VecEnvWrapper):
             indices = [int(index) for index in np.flatnonzero(dones)]
             last_observations = [infos[index].get("terminal_observation") for index in indices]
             require_finite(last_observations, "last observations", self._accepts_infinity)
+            reset_infos = self.unwrapped.reset_infos
             for index in indices:
                 if self.recent_steps is not None and infos[index].get("TimeLimit.truncated"):
                     self.recent_steps.mark_truncated(index)
-                self._end_episode(index, infos[index])
+                self._end_episode(index, infos[index], reset_infos[index])
             self._count_episodes()
         return observations, rewards, dones, infos
 
@@ -264,19 +265,15 @@ class EpisodeRecorder(VecEnvWrapper):
         if self.recent_steps is not None and state.get("recent_steps") is not None:
             self.recent_steps.load_state_dict(state["recent_steps"])
 
-    def _pop_episode(self, index: int) -> dict[str, Any] | None:
-        """Return the episode that the last reset of an environment completed, once; None if there is none.
+    def _end_episode(self, index: int, info: dict[str, Any], reset_info: dict[str, Any]) -> None:
+        """Hold the episode that an environment has completed, and show it in place of a wrapper's own.
 
-        No wrapper outside can change it. One that ends episodes without a reset must not see an earlier episode again.
+        No wrapper outside can change the one in ``reset_info``. It is taken from there, as one that ends episodes
+        without a reset must not see an earlier episode again.
         """
-        episode: dict[str, Any] | None = self.unwrapped.reset_infos[index].pop(RAW_EPISODE, None)
-        return episode
-
-    def _end_episode(self, index: int, info: dict[str, Any]) -> None:
-        """Hold the episode that an environment has completed, and show it in place of a wrapper's own."""
         shown = info.pop("episode", None)
-        episode = self._pop_episode(index)
-        if self.unwrapped.reset_infos[index].pop(DROPPED_EPISODE, False):  # it could not be replayed
+        episode: dict[str, Any] | None = reset_info.pop(RAW_EPISODE, None)
+        if reset_info.pop(DROPPED_EPISODE, False):  # it could not be replayed
             self._begin_episode(index)
         if episode is None:
             return
