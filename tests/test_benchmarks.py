@@ -131,10 +131,11 @@ def test_growth_page_has_a_table_per_quantity(run_benchmark: RunBenchmark) -> No
     sizes = ["--envs", "2", "--widths", "16", "--buffers", "2000", "--steps", "40", "--repeats", "2"]
     measured, page = run_benchmark("growth", *sizes)
     for quantity, size in (("environments", "2"), ("width", "16"), ("buffer", "2000")):
-        theirs, ours = measured[quantity][size]["SB3 DQN"], measured[quantity][size]["DoubleDQN"]
-        ratio = format_spread([their / our for their, our in zip(theirs, ours, strict=True)])
-        speed = format_spread([1e3 / milliseconds for milliseconds in ours], 0)
-        assert f" | {speed} | {ratio} |\n" in page.partition(f"| {quantity} |")[2]
+        times = {side: values for side, values in measured[quantity][size].items() if side != "memory"}
+        ratio = format_spread([t / o for t, o in zip(times["SB3 DQN"], times["DoubleDQN"], strict=True)])
+        speeds = [format_spread([1e3 / milliseconds for milliseconds in values], 0) for values in times.values()]
+        assert f"| {' | '.join(speeds)} | {ratio} |\n" in page.partition(f"| {quantity} |")[2]
+    assert "\n| 2,000 | 52 | 52 | 32 | " in page
 
 
 def test_vector_envs_page_has_the_ratio_of_each_number(run_benchmark: RunBenchmark) -> None:
