@@ -228,6 +228,16 @@ def list_launcher_rows(measured: Measured) -> Iterator[Row]:
     yield Row("`launcher: ray`, as a multiple of `local`", ratio(measured["ray"], measured["local"]), at_most=1.1)
 
 
+def list_overhead_rows(measured: Measured) -> Iterator[Row]:
+    """List what an experiment takes for each further run beyond the run, where that was measured repeatedly."""
+    runs = min(int(name) for name in measured if name not in ("run", "1"))
+    repeats = zip(measured[str(runs)], measured["1"], measured["run"], strict=True)
+    overhead = median([(many - one) / (runs - 1) - run for many, one, run in repeats])
+    yield Row(
+        f"`toolkit experiment` of {runs:,} runs, each beyond its training", 1e3 * overhead, at_most=50, unit=" ms"
+    )
+
+
 def list_report_rows(measured: Measured) -> Iterator[Row]:
     """List the seconds of the largest report."""
     runs, sizes = [*measured.items()][-1]
@@ -275,6 +285,7 @@ GROUPS: dict[str, dict[str, Callable[[Measured], Iterator[Row]]]] = {
         "experiment": list_experiment_rows,
         "many_runs": list_many_runs_rows,
         "launchers": list_launcher_rows,
+        "many_runs": list_overhead_rows,
         "report_runs": list_report_rows,
     },
 }
