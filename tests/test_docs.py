@@ -140,7 +140,7 @@ def test_named_files_exist(page: Path) -> None:
 @EVERY_PAGE
 def test_commands_and_options_exist(page: Path) -> None:
     flags = {flag for _, command in leaf_commands() for option in command.params for flag in option.opts}
-    flags |= {"--help", "--debug"}
+    flags |= {"--help", "--debug", "--version"}
     for span in re.findall(r"`([^`\n]+)`", prose(page)):
         if match := re.match(r"toolkit ([a-z][a-z0-9-]*)(?: ([a-z0-9-]+))?", span):
             command = COMMANDS.commands[match[1]]

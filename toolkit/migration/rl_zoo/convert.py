@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.config import yaml_document
 from toolkit.config.load import ResolvedConfig, resolve_document
-from toolkit.config.registry import KINDS, find, list_entry_points
+from toolkit.config.registry import KINDS, find, get_entry_point, list_entry_points
 from toolkit.config.trust import RunOrigin, hash_config
 from toolkit.config.yaml_document import Document
 from toolkit.migration.rl_zoo import files
@@ -44,6 +44,8 @@ def import_zoo(file: Path, env_id: str, algorithm: str) -> str:
     :raises ComponentError: if the algorithm does not exist
     """
     name = _ALGORITHMS.get(algorithm, algorithm)
+    if ":" not in name:
+        get_entry_point(KINDS["algorithms"], name)  # imports nothing
     entry = _choose_entry(files.read_zoo_file(file), env_id)
     find(KINDS["algorithms"], name)  # imports torch
     config = convert(entry, env_id, name)
