@@ -135,7 +135,7 @@ class Learner:
 
     def _is_computing_plainly(self) -> bool:
         """Return whether compiled updates, and gradients layer by layer, are what modules and autograd give now."""
-        return not self._have_hooks and is_torch_plain() and th.is_grad_enabled() and not th.is_anomaly_enabled()
+        return not self._have_hooks and is_torch_plain() and th.is_grad_enabled()
 
     def _get_compiled_update(
         self, config: UpdateConfig, optimizer: th.optim.Optimizer, batch: Minibatch | StoredBatch

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils.hooks import RemovableHandle
 
@@ -150,9 +151,11 @@ def hides_class_attribute(instance: Any) -> bool:
 
 
 def is_torch_plain() -> bool:
-    """Return whether PyTorch computes nothing otherwise than its functions say: no autocast and no mode is active."""
+    """Return whether PyTorch only computes: it does not trace, transform or check, and has no autocast and no mode."""
     modes = th._C._len_torch_dispatch_stack() or th._C._len_torch_function_stack()
-    return not (modes or th.is_autocast_enabled("cpu"))
+    transforms = th._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    is_watched = th._C._get_tracing_state() is not None or th.is_anomaly_enabled()
+    return not (modes or transforms or is_watched or th.is_autocast_enabled("cpu"))
 
 
 def is_frozen_or_hooked(parameter: nn.Parameter) -> bool:

@@ -379,7 +379,8 @@ def _learn(
     logger = make_logger(run, session.env.episodes, model)
     model.set_logger(logger)
     try:
-        with limit_torch_threads(model), accelerated(model) if run.config.algorithm.accelerate else nullcontext():
+        form = accelerated(model) if run.config.algorithm.accelerate else nullcontext()
+        with limit_torch_threads(model), form:
             model.learn(
                 run.config.timesteps - model.num_timesteps,
                 callback=callback_list,

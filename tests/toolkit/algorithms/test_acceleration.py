@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import cache, partial
@@ -20,6 +22,8 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from toolkit.algorithms.acceleration import accelerated
 from toolkit.algorithms.acceleration import functions as fast_functions
@@ -65,15 +69,15 @@ def train(
     settings: dict[str, Any],
     is_accelerated: bool,
     callback: BaseCallback | None = None,
-    timesteps: int = 80,
+    policy: Any = None,
 ) -> Any:
-    policy = "MlpLstmPolicy" if cls is RecurrentPPO else "MlpPolicy"
+    policy = policy or ("MlpLstmPolicy" if cls is RecurrentPPO else "MlpPolicy")
     settings = copy.deepcopy({"policy_kwargs": SMALL, "seed": 0, "device": "cpu"} | settings)  # SB3 adds to them
     wrapper = partial(ActionMasker, action_mask_fn=allow_all) if cls is MaskablePPO else None
     venv = make_vec_env(env, 2, seed=5, wrapper_class=wrapper)
     model = cls(policy, venv, **settings)
     with accelerated(model) if is_accelerated else nullcontext():
-        model.learn(timesteps, callback=callback)
+        model.learn(80, callback=callback)
     return model
 
 
@@ -151,11 +155,27 @@ def use_amsgrad(model: Any) -> None:
     optimizer.state.clear()
 
 
+def measure_gradient_of_actor(model: Any) -> None:
+    if isinstance(model, SAC):
+        model.actor.optimizer.zero_grad()
+    hook_gradient(model)
+
+
+def tie_layers(model: Any) -> None:
+    if isinstance(model, PPO):
+        extractor = model.policy.mlp_extractor
+        extractor.value_net[0].weight = extractor.policy_net[0].weight
+    hook_gradient(model)
+
+
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 @pytest.mark.parametrize("name", ["PPO, discrete", "SAC"])
 @pytest.mark.parametrize(
     "change",
-    [hook_layer, replace_activation, replace_linear_layer, freeze_layer, hook_gradient, hook_optimizer, use_amsgrad],
+    [
+        *(hook_layer, replace_activation, replace_linear_layer, freeze_layer, hook_gradient, hook_optimizer),
+        *(use_amsgrad, measure_gradient_of_actor, tie_layers),
+    ],
 )
 def test_changed_model_trains_as_the_change_says(name: str, change: Callable[[Any], None]) -> None:
     plain, fast = (train(*SETTINGS[name], is_accelerated, Intervention(change)) for is_accelerated in (False, True))
@@ -170,6 +190,7 @@ def test_model_saved_while_accelerated_loads_in_sb3(tmp_path: Path) -> None:
         model.learn(64)
         model.save(tmp_path / "model.zip")
         copied = pickle.loads(pickle.dumps(copy.deepcopy(model.policy)))
+        assert type(copied) is ActorCriticPolicy
     loaded = PPO.load(tmp_path / "model.zip", env=make_vec_env(POLE, 2), device="cpu")
     assert_same_weights(model, loaded, tolerance=0)
     assert loaded.policy.optimizer.state_dict()["param_groups"] == model.policy.optimizer.state_dict()["param_groups"]
@@ -196,6 +217,83 @@ def test_everything_is_as_before_after_a_failure() -> None:
     assert model.num_timesteps == 40
     assert [*map(type, parts)] == classes
     assert th.nn.utils.clip_grad_norm_ is clip
+
+
+@pytest.mark.parametrize("name", ["PPO, continuous", "A2C, continuous", "SAC"])
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+def test_weights_that_are_not_finite_give_the_error_of_sb3(name: str) -> None:
+    def spoil(model: Any) -> None:
+        for parameter in model.policy.parameters():
+            parameter.data.fill_(float("nan"))
+
+    errors = []
+    for is_accelerated in (False, True):
+        with pytest.raises(ValueError, match="Expected parameter loc") as error:
+            train(*SETTINGS[name], is_accelerated, Intervention(spoil))
+        errors.append(str(error.value).replace(", grad_fn=<AddmmBackward0>", ""))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("cls", [PPO, SAC])
+def test_model_is_freed_after_it_was_accelerated(cls: Any) -> None:
+    model = cls("MlpPolicy", make_vec_env(PENDULUM, 1), device="cpu", policy_kwargs=copy.deepcopy(SMALL))
+    policy = weakref.ref(model.policy)
+    with accelerated(model):
+        pass
+    del model
+    gc.collect()
+    assert policy() is None
+
+
+def test_functions_are_restored_after_contexts_that_overlap() -> None:
+    functions = th.nn.utils.clip_grad_norm_, BaseModel.set_training_mode
+    contexts = [accelerated(A2C("MlpPolicy", make_vec_env(POLE, 1), device="cpu")) for _ in range(2)]
+    for context in contexts:
+        context.__enter__()
+    for context in contexts:
+        assert th.nn.utils.clip_grad_norm_ is not functions[0]
+        context.__exit__(None, None, None)
+    assert (th.nn.utils.clip_grad_norm_, BaseModel.set_training_mode) == functions
+
+
+class CountingExtractor(BaseFeaturesExtractor):
+    """A linear layer that counts how often it is called."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space, 5)
+        self.layer, self.n_calls = th.nn.Linear(observation_space.shape[0], 5), 0
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        self.n_calls += 1
+        return self.layer(observations)
+
+
+class PolicyWithActor(ActorCriticPolicy):
+    """An own policy whose attribute has the name of another one's network."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.actor = self.mlp_extractor.policy_net
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("name", ["PPO, discrete", "SAC"])
+def test_features_extractor_with_weights_runs_as_often_as_in_sb3(name: str) -> None:
+    cls, env, settings = SETTINGS[name]
+    settings = settings | {"policy_kwargs": SMALL | {"features_extractor_class": CountingExtractor}}
+    plain, fast = (train(cls, env, settings, is_accelerated) for is_accelerated in (False, True))
+    assert_same_weights(plain, fast)
+    counts = [[getattr(module, "n_calls", 0) for module in model.policy.modules()] for model in (plain, fast)]
+    assert counts[0] == counts[1]
+    assert any(counts[0])
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+def test_own_policy_trains_as_sb3_trains_it() -> None:
+    plain, fast = (
+        train(PPO, POLE, CLIPPED, is_accelerated, policy=PolicyWithActor) for is_accelerated in (False, True)
+    )
+    assert_same_weights(plain, fast, tolerance=0)
 
 
 class SecondDerivatives(PPO):

@@ -15,12 +15,23 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from toolkit.algorithms.acceleration.actor_critic import FastActorCriticPolicy, find_fast_policy, remember_actor_critic
-from toolkit.algorithms.acceleration.functions import find_replacements
-from toolkit.algorithms.acceleration.networks import FastSequential, can_be_fast, remember_mlp
-from toolkit.algorithms.acceleration.optimizers import find_fast_optimizer, pass_through
+from toolkit.algorithms.acceleration.actor_critic import (
+    ACTOR_CRITICS,
+    ActorCritic,
+    FastActorCriticPolicy,
+    find_fast_policy,
+)
+from toolkit.algorithms.acceleration.functions import replaced_functions
+from toolkit.algorithms.acceleration.networks import MLPS, FastSequential, Mlp, can_be_fast
+from toolkit.algorithms.acceleration.optimizers import (
+    CRITICS,
+    CRITICS_OF_ACTORS,
+    FastAdam,
+    FastAdamW,
+    find_fast_optimizer,
+)
 from toolkit.algorithms.acceleration.ppo import FastPPO, FastRolloutBuffer
-from toolkit.algorithms.acceleration.squashed_actor import FastActor, find_fast_actor, remember_actor
+from toolkit.algorithms.acceleration.squashed_actor import SQUASHED_ACTORS, FastActor, SquashedActor, find_fast_actor
 
 # where a `train` is defined that differentiates once, and steps one optimizer after the other
 _KNOWN_MODULES = {
@@ -31,53 +42,77 @@ _KNOWN_MODULES = {
 
 @contextmanager
 def accelerated(model: BaseAlgorithm) -> Iterator[None]:
-    """Let a model train faster on the CPU while this lasts, to the same weights but for their last digits.
+    """Let a model train in a faster form within this context, to the same weights but for their last digits.
 
     The algorithms are those whose ``train`` is that of Stable-Baselines3's A2C, DQN, PPO, SAC, TD3 or DDPG, or of
-    sb3-contrib's MaskablePPO, QRDQN, RecurrentPPO or TQC. For another model, this does nothing. The random
-    numbers are the same, and the model saves the same.
+    sb3-contrib's MaskablePPO, QRDQN, RecurrentPPO or TQC, with a policy of these packages. For another model, this
+    does nothing. The random numbers are the same, and the model saves the same. The policy's ``action_dist`` holds no
+    distribution.
     """
-    train = getattr(model, "train", None)
     with ExitStack() as stack:
-        if getattr(train, "__module__", None) in _KNOWN_MODULES and "train" not in vars(model):
-            _replace_parts(model, stack)
+        if _is_known(model):
+            stack.enter_context(replaced_functions(type(model)))
+            _replace_classes(model, stack)
         yield
 
 
-def _replace_parts(model: BaseAlgorithm, stack: ExitStack) -> None:
-    for owner, name, replacement in (*find_replacements(type(model)), *_find_fast_classes(model)):
-        former = getattr(owner, name)
-        replacement.__name__ = former.__name__  # snapshots and messages name the former class
-        stack.callback(setattr, owner, name, former)
-        setattr(owner, name, replacement)
+def _is_known(model: BaseAlgorithm) -> bool:
+    train = getattr(type(model), "train", None)
+    is_own_train = getattr(train, "__globals__", {}).get("__name__") in _KNOWN_MODULES and "train" not in vars(model)
+    return is_own_train and type(model.policy).__module__.split(".")[0] in ("stable_baselines3", "sb3_contrib")
+
+
+def _replace_classes(model: BaseAlgorithm, stack: ExitStack) -> None:
+    for part, cls in [*_find_fast_classes(model)]:
+        stack.callback(setattr, part, "__class__", type(part))
+        part.__class__ = cls
     policy: Any = model.policy
-    mlps = {module: remember_mlp(module) for module in policy.modules() if isinstance(module, FastSequential)}
+
+    def remember(registry: dict[Any, Any], key: Any, value: Any) -> None:
+        registry[key] = value
+        stack.callback(registry.pop, key)
+
+    for module in policy.modules():
+        if isinstance(module, FastSequential):
+            remember(MLPS, module, Mlp([*module], [module]))
+        if isinstance(module, FastActor):
+            remember(SQUASHED_ACTORS, module, SquashedActor(module))
     if isinstance(policy, FastActorCriticPolicy):
-        remember_actor_critic(policy)
-    if actor := getattr(policy, "actor", None):
-        if isinstance(actor, FastActor):
-            remember_actor(actor)
-        others = {*policy.critic.modules()} - {*actor.modules()}
-        pass_through(actor.optimizer, [mlp for module, mlp in mlps.items() if module in others])
+        remember(ACTOR_CRITICS, policy, ActorCritic(policy))
+    critics = _find_critics(policy)
+    if critics:
+        remember(CRITICS_OF_ACTORS, policy.actor.optimizer, critics)
+        remember(CRITICS, policy.critic.optimizer, critics)
 
 
-def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, str, Any]]:
-    """Yield the parts of a model that a fast class may take over, each with ``"__class__"`` and that class."""
+def _find_critics(policy: Any) -> list[Mlp]:
+    """Return the MLPs of critics whose gradients by the actor's loss nothing uses."""
+    actor, critic = getattr(policy, "actor", None), getattr(policy, "critic", None)
+    optimizers = [getattr(network, "optimizer", None) for network in (actor, critic)]
+    if not all(isinstance(optimizer, FastAdam | FastAdamW) for optimizer in optimizers):
+        return []
+    stepped = {id(parameter) for parameter in optimizers[0].param_groups[0]["params"]}  # type: ignore[union-attr]
+    mlps = [MLPS[module] for module in critic.modules() if module in MLPS]  # type: ignore[union-attr]
+    return [mlp for mlp in mlps if stepped.isdisjoint(map(id, mlp.gradients.parameters))]
+
+
+def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, Any]]:
+    """Yield the parts of a model that a fast class may take over, each with that class."""
     modules = [*model.policy.modules()]
     for optimizer in {id(part): part for part in map(_get_optimizer, [*modules, model]) if part}.values():
         if fast_class := find_fast_optimizer(optimizer):
-            yield optimizer, "__class__", fast_class
+            yield optimizer, fast_class
     if fast_policy := find_fast_policy(model.policy):
-        yield model.policy, "__class__", fast_policy
+        yield model.policy, fast_policy
     if fast_policy and type(model) is PPO:
-        yield model, "__class__", FastPPO
+        yield model, FastPPO
         if type(model.rollout_buffer) is RolloutBuffer and model.device.type == "cpu":
-            yield model.rollout_buffer, "__class__", FastRolloutBuffer
+            yield model.rollout_buffer, FastRolloutBuffer
     for module in modules:
         if fast_actor := find_fast_actor(module):
-            yield module, "__class__", fast_actor
+            yield module, fast_actor
         if can_be_fast(module):
-            yield module, "__class__", FastSequential
+            yield module, FastSequential
 
 
 def _get_optimizer(owner: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import chain, islice
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch as th
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
@@ -16,6 +15,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from toolkit.algorithms.acceleration.networks import Mlp
+from toolkit.algorithms.acceleration.replacement import Replacement
+from toolkit.algorithms.stock import are_in_place, get_functions
 
 _LOG_SQRT_2_PI = math.log(math.sqrt(2 * math.pi))
 _Tensors = tuple[th.Tensor, ...]
@@ -52,7 +53,7 @@ class _Gaussian:
     @staticmethod
     def sample(mean: th.Tensor, log_std: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         std = th.ones_like(mean) * log_std.exp()
-        actions = mean + th.normal(th.zeros(mean.shape), th.ones(mean.shape)) * std
+        actions = mean + th.normal(th.zeros_like(mean), th.ones_like(mean)) * std
         log_prob = -((actions - mean) ** 2) / (2 * std**2) - std.log() - _LOG_SQRT_2_PI
         return actions, log_prob.sum(dim=1)
 
@@ -74,6 +75,11 @@ class _Gaussian:
 
 
 _HEADS: dict[type, Any] = {CategoricalDistribution: _Categorical, DiagGaussianDistribution: _Gaussian}
+_METHODS = ("proba_distribution", "log_prob", "entropy", "sample", "get_actions")
+_FUNCTIONS = get_functions(
+    [(cls, name) for cls in _HEADS for name in _METHODS]
+    + [(ActorCriticPolicy, name) for name in ("forward", "evaluate_actions", "extract_features")]
+)
 
 
 class Passed(NamedTuple):
@@ -98,7 +104,8 @@ class ActorCritic:
 
     def are_current(self, policy: ActorCriticPolicy) -> bool:
         """Return whether a policy still consists of these networks."""
-        is_known = type(policy.action_dist) is self._head_class
+        distribution = policy.action_dist
+        is_known = type(distribution) is self._head_class and vars(distribution).keys().isdisjoint(_METHODS)
         return is_known and self._actor.is_current() and self._critic.is_current()
 
     def get_parameters(self, policy: ActorCriticPolicy) -> list[nn.Parameter]:
@@ -108,6 +115,8 @@ class ActorCritic:
     def act(self, policy: ActorCriticPolicy, features: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return random actions, values and log probabilities."""
         outputs, values = self._actor.gradients.forward(features)[-1], self._critic.gradients.forward(features)[-1]
+        if not math.isfinite(outputs.sum().item()):
+            _build_distribution(policy, outputs)
         actions, log_prob = self._head.sample(outputs, *_get_log_std(policy))
         return actions, values, log_prob
 
@@ -117,6 +126,8 @@ class ActorCritic:
         """Return values (batch, 1), log probabilities (batch,) and entropy (batch,), and what led to them."""
         actor, critic = self._actor.gradients.forward(features), self._critic.gradients.forward(features)
         log_prob, entropy, head = self._head.evaluate(actor[-1], actions, *_get_log_std(policy))
+        if not math.isfinite(log_prob.sum().item()):
+            _build_distribution(policy, actor[-1])
         return (critic[-1], log_prob, entropy), Passed(actor, critic, head)
 
     def differentiate(
@@ -131,6 +142,14 @@ class ActorCritic:
 
 def _get_log_std(policy: ActorCriticPolicy) -> tuple[nn.Parameter, ...]:
     return (policy.log_std,) if isinstance(policy.action_dist, DiagGaussianDistribution) else ()
+
+
+def _build_distribution(policy: Any, outputs: th.Tensor) -> None:
+    """Build PyTorch's distribution, which refuses numbers that are not finite.
+
+    :raises ValueError: if it does
+    """
+    policy.action_dist.proba_distribution(outputs, *_get_log_std(policy))
 
 
 class _Evaluation(th.autograd.Function):
@@ -158,10 +177,10 @@ class _Evaluation(th.autograd.Function):
         return None, None, None, None, *ctx.networks.differentiate(passed, *gradients)
 
 
-_ACTOR_CRITICS: WeakKeyDictionary[nn.Module, ActorCritic] = WeakKeyDictionary()  # a copy of a policy has none
+ACTOR_CRITICS: dict[nn.Module, ActorCritic] = {}  # of the models that train now
 
 
-class FastActorCriticPolicy(ActorCriticPolicy):
+class FastActorCriticPolicy(ActorCriticPolicy, Replacement):
     """Replaces the class of an actor-critic policy of MLPs; computes the same."""
 
     def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -176,16 +195,16 @@ class FastActorCriticPolicy(ActorCriticPolicy):
     def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """Return values, log probabilities and entropy of actions."""
         networks = get_actor_critic(self)
-        features: Any = self.extract_features(obs) if networks else None
-        if networks is None or features.requires_grad:
+        if networks is None or getattr(obs, "requires_grad", True):
             return super().evaluate_actions(obs, actions)
+        features = self.extract_features(obs)
         parameters = networks.get_parameters(self)
         return _Evaluation.apply(networks, self, features, actions, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def get_actor_critic(policy: Any) -> ActorCritic | None:
     """Return what computes a policy's values and actions; None if it is the policy's own methods."""
-    networks = _ACTOR_CRITICS.get(policy)
+    networks = ACTOR_CRITICS.get(policy)
     return networks if networks and networks.are_current(policy) else None
 
 
@@ -194,15 +213,10 @@ def find_fast_policy(policy: Any) -> type[FastActorCriticPolicy] | None:
     if type(policy) is not ActorCriticPolicy or type(policy.features_extractor) is not FlattenExtractor:
         return None
     extractor = policy.mlp_extractor
-    if type(extractor) is not MlpExtractor or type(policy.action_dist) not in _HEADS:
+    if type(extractor) is not MlpExtractor or type(policy.action_dist) not in _HEADS or not are_in_place(_FUNCTIONS):
         return None
     networks = ((extractor.policy_net, policy.action_net), (extractor.value_net, policy.value_net))
     are_mlps = all(
         type(network) is nn.Sequential and Mlp.can_run([*network, head], [network]) for network, head in networks
     )
     return FastActorCriticPolicy if are_mlps and policy.share_features_extractor else None
-
-
-def remember_actor_critic(policy: ActorCriticPolicy) -> None:
-    """Let a policy of the fast class use its networks as they are now."""
-    _ACTOR_CRITICS[policy] = ActorCritic(policy)

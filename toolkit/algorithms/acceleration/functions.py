@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch as th
@@ -18,6 +20,7 @@ _get_kind, _PLAIN = operator.attrgetter("is_cpu", "dtype", "layout"), {(True, th
 _clip_grad_norm, _polyak_update = nn.utils.clip_grad_norm_, sb3_utils.polyak_update
 
 
+@th.no_grad()
 def clip_grad_norm(
     parameters: Iterable[th.Tensor] | th.Tensor, max_norm: float, *arguments: Any, **options: Any
 ) -> th.Tensor:
@@ -129,19 +132,42 @@ _FORMS: dict[str, tuple[str, Callable[..., Any]]] = {
     "polyak_update": ("stable_baselines3.common.utils", polyak_update),
     "quantile_huber_loss": ("sb3_contrib.common.utils", quantile_huber_loss),
 }
+_Place = tuple[Any, str]
+_lock = Lock()
+_replaced: dict[_Place, tuple[int, Any]] = {}  # how many contexts need a place to be replaced, and its own function
 
 
-def find_replacements(cls: type) -> list[tuple[Any, str, Any]]:
-    """Return where an algorithm finds functions that have a faster form: a module, a name and that form."""
-    modules = [sys.modules[base.__module__] for base in cls.__mro__]
-    places: list[tuple[Any, str, Any]] = [
-        (module, name, form)
+@contextmanager
+def replaced_functions(cls: type) -> Iterator[None]:
+    """Replace what an algorithm calls by forms that return the same. Contexts may overlap, also in several threads."""
+    places = _find_places(cls)
+    with _lock:
+        for (owner, name), form in places.items():
+            count, function = _replaced.get((owner, name), (0, getattr(owner, name)))
+            _replaced[owner, name] = count + 1, function
+            setattr(owner, name, form)
+    try:
+        yield
+    finally:
+        with _lock:
+            for owner, name in places:
+                count, function = _replaced.pop((owner, name))
+                if count > 1:
+                    _replaced[owner, name] = count - 1, function
+                else:
+                    setattr(owner, name, function)
+
+
+def _find_places(cls: type) -> dict[_Place, Callable[..., Any]]:
+    """Return where an algorithm finds functions that have a faster form: a module or class and a name."""
+    modules = filter(None, (sys.modules.get(base.__module__) for base in cls.__mro__))
+    places: dict[_Place, Callable[..., Any]] = {
+        (module, name): form
         for module in modules
         for name, (home, form) in _FORMS.items()
-        if name in vars(module) and vars(module)[name] is getattr(sys.modules[home], name)
-    ]
-    return [
-        *places,
-        (nn.utils, "clip_grad_norm_", clip_grad_norm),
-        (BaseModel, "set_training_mode", set_training_mode),
-    ]
+        if name in vars(module) and vars(module)[name] in (form, getattr(sys.modules.get(home), name, None))
+    }
+    return places | {
+        (nn.utils, "clip_grad_norm_"): clip_grad_norm,
+        (BaseModel, "set_training_mode"): set_training_mode,
+    }

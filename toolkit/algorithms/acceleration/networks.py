@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from toolkit.algorithms.acceleration.functions import are_plain
+from toolkit.algorithms.acceleration.replacement import Replacement
 from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.stock import Watch, is_torch_plain, store_plainly
 
@@ -60,31 +60,22 @@ class _MlpFunction(th.autograd.Function):
         return None, of_input, *(gradients if is_learning else [None] * ctx.n_parameters)
 
 
-_MLPS: WeakKeyDictionary[nn.Module, Mlp] = WeakKeyDictionary()  # a copy of a module has none
+MLPS: dict[nn.Module, Mlp] = {}  # of the models that train now
 
 
-class FastSequential(nn.Sequential):
+class FastSequential(nn.Sequential, Replacement):
     """Replaces the class of an MLP; computes the same."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         """Return the values (batch, outputs) of inputs (batch, features)."""
-        mlp = _MLPS.get(self)
-        values: th.Tensor
+        mlp = MLPS.get(self)
         if mlp is None or input.dim() != 2 or not are_plain([input]) or not mlp.is_current():
-            values = super().forward(input)  # type: ignore[no-untyped-call]
-        elif th.is_grad_enabled():
-            values = _MlpFunction.apply(mlp, input, *mlp.gradients.parameters)  # type: ignore[no-untyped-call]
-        else:
-            values = mlp.gradients.forward(input)[-1]
-        return values
+            return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
+        if th.is_grad_enabled():
+            return _MlpFunction.apply(mlp, input, *mlp.gradients.parameters)  # type: ignore[no-any-return, no-untyped-call]
+        return mlp.gradients.forward(input)[-1]
 
 
 def can_be_fast(module: nn.Module) -> bool:
     """Return whether the class of a module may be replaced by that of a fast MLP."""
     return type(module) is nn.Sequential and Mlp.can_run([*module], [module])
-
-
-def remember_mlp(module: nn.Sequential) -> Mlp:
-    """Let a module of the fast class use its layers as they are now."""
-    _MLPS[module] = mlp = Mlp([*module], [module])
-    return mlp

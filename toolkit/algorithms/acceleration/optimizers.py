@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch as th
 
 from toolkit.algorithms.acceleration.functions import are_plain
 from toolkit.algorithms.acceleration.networks import Mlp
+from toolkit.algorithms.acceleration.replacement import Replacement
 from toolkit.algorithms.adam import create_adam_state, get_adam_state, has_plain_adam_methods, is_plain_adam, step_adam
 
-_PASSED_THROUGH: WeakKeyDictionary[th.optim.Optimizer, list[Mlp]] = WeakKeyDictionary()
+CRITICS_OF_ACTORS: dict[th.optim.Optimizer, list[Mlp]] = {}
+"""Critics that compute no gradients of their parameters between ``zero_grad`` and ``step`` of an actor's optimizer,
+of the models that train now. The critics' optimizer would set these gradients to None."""
+CRITICS: dict[th.optim.Optimizer, list[Mlp]] = {}
+"""The same critics, by their own optimizer, whose ``zero_grad`` ends that."""
 
 
-def pass_through(optimizer: th.optim.Optimizer, mlps: list[Mlp]) -> None:
-    """Compute no gradients of MLPs that only pass the loss of an optimizer on to the parameters it steps.
-
-    An actor's loss is such a loss for the critics. Their gradients would be thrown away.
-    """
-    _PASSED_THROUGH[optimizer] = mlps
-
-
-class _FusedStep(th.optim.Optimizer):
-    """Replaces methods of an Adam. Its options and state stay as they are, so that both can go on with them."""
+class _FusedStep(th.optim.Optimizer, Replacement):
+    """Replaces methods of an Adam. Its options and state stay as they are, so that Adam can continue with them."""
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Do what Adam's method of this name does, in its fused form, or else Adam's method itself."""
-        for mlp in _PASSED_THROUGH.get(self, ()):
-            mlp.is_learning = True
+        self._let_critics_learn(CRITICS_OF_ACTORS, True)
         options = self.param_groups[0]
         gradients: list[Any] = [parameter.grad for parameter in options["params"]]
         if closure is not None or not is_plain_adam(self) or any(gradient is None for gradient in gradients):
@@ -40,10 +35,16 @@ class _FusedStep(th.optim.Optimizer):
         step_adam(options, options["params"], gradients, state, fused=True)
         return None
 
+    step.hooked = True  # type: ignore[attr-defined]  # or else PyTorch would run the optimizer's hooks here and in `super`
+
+    def _let_critics_learn(self, critics: dict[th.optim.Optimizer, list[Mlp]], are_learning: bool) -> None:
+        for mlp in critics.get(self, ()):
+            mlp.is_learning = are_learning
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do what PyTorch's method of this name does."""
-        for mlp in _PASSED_THROUGH.get(self, ()):
-            mlp.is_learning = False
+        self._let_critics_learn(CRITICS, True)
+        self._let_critics_learn(CRITICS_OF_ACTORS, len(self.param_groups) > 1)  # a group may hold a critic's
         if not set_to_none:
             super().zero_grad(set_to_none)
             return

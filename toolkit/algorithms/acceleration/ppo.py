@@ -16,16 +16,19 @@ from stable_baselines3.common.utils import explained_variance
 from torch import nn
 
 from toolkit.algorithms.acceleration.actor_critic import ActorCritic, get_actor_critic
+from toolkit.algorithms.acceleration.replacement import Replacement
 from toolkit.algorithms.stock import is_frozen_or_hooked
 
 
-class FastPPO(PPO):
+class FastPPO(PPO, Replacement):
     """Replaces the class of a PPO; computes the same."""
 
     def train(self) -> None:
         """Do what PPO's method of this name does."""
         networks = get_actor_critic(self.policy)
-        if networks is None or any(map(is_frozen_or_hooked, networks.get_parameters(self.policy))):
+        parameters = networks.get_parameters(self.policy) if networks else []
+        are_shared = len({*map(id, parameters)}) < len(parameters)
+        if networks is None or are_shared or any(map(is_frozen_or_hooked, parameters)):
             super().train()
             return
         self.policy.set_training_mode(True)
@@ -155,9 +158,11 @@ class _Means:
 
 
 def _compute_means(terms: list[th.Tensor], function: Callable[[th.Tensor], th.Tensor]) -> list[float]:
-    """Return the mean of a function of each minibatch's terms; only the last minibatch may be smaller."""
+    """Return the mean of a function of each minibatch's terms; fastest if only the last minibatch is smaller."""
     *full, last = terms
-    means: list[float] = function(th.stack(full)).mean(dim=1).tolist() if full else []
+    if len({*map(len, full)}) != 1:
+        return [function(term).mean().item() for term in terms]
+    means: list[float] = function(th.stack(full)).mean(dim=1).tolist()
     return [*means, function(last).mean().item()]
 
 
@@ -166,7 +171,7 @@ def _estimate_kl(log_ratio: th.Tensor) -> th.Tensor:
     return (log_ratio.exp() - 1) - log_ratio
 
 
-class FastRolloutBuffer(RolloutBuffer):
+class FastRolloutBuffer(RolloutBuffer, Replacement):
     """Replaces the class of a rollout buffer; takes the same minibatches from it."""
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: object = None) -> RolloutBufferSamples:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch as th
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
@@ -16,7 +16,14 @@ from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.acceleration.functions import are_plain
 from toolkit.algorithms.acceleration.networks import Mlp
+from toolkit.algorithms.acceleration.replacement import Replacement
+from toolkit.algorithms.stock import are_in_place, get_functions
 
+_METHODS = ("proba_distribution", "actions_from_params", "log_prob_from_params", "sample", "log_prob", "get_actions")
+_FUNCTIONS = get_functions(
+    [(SquashedDiagGaussianDistribution, name) for name in _METHODS]
+    + [(Actor, name) for name in ("forward", "action_log_prob", "get_action_dist_params", "extract_features")]
+)
 _LOG_SQRT_2_PI = math.log(math.sqrt(2 * math.pi))
 
 
@@ -32,18 +39,18 @@ class _Sample(NamedTuple):
     log_std: th.Tensor
 
 
-class _SquashedActor:
+class SquashedActor:
     """The networks of an actor, as they are when this object is made. Call its methods without autograd."""
 
     def __init__(self, actor: Any) -> None:
         self.heads = (actor.mu, actor.log_std)
         self.mlp = Mlp([*actor.latent_pi], [actor, actor.latent_pi, *self.heads])
-        self.epsilon: float = actor.action_dist.epsilon
+        self._distribution: SquashedDiagGaussianDistribution = actor.action_dist
 
     def is_current(self, actor: Any) -> bool:
         """Return whether an actor still consists of these networks."""
         parameters = [parameter for head in self.heads for parameter in head.parameters()]
-        is_known = type(actor.action_dist) is SquashedDiagGaussianDistribution
+        is_known = actor.action_dist is self._distribution and vars(self._distribution).keys().isdisjoint(_METHODS)
         return is_known and are_plain(parameters) and self.mlp.is_current()
 
     @property
@@ -56,13 +63,15 @@ class _SquashedActor:
         passed = self.mlp.gradients.forward(features)
         mean, log_std = (F.linear(passed[-1], head.weight, head.bias) for head in self.heads)
         std = th.ones_like(mean) * log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
-        noise = th.normal(th.zeros(mean.shape), th.ones(mean.shape))
+        if not math.isfinite((mean + std).sum().item()):
+            self._distribution.proba_distribution(mean, log_std)  # raises an error about numbers that are not finite
+        noise = th.normal(th.zeros_like(mean), th.ones_like(mean))
         return passed, _Sample(th.tanh(mean + noise * std), noise, std, log_std)
 
     def compute_log_prob(self, sample: _Sample) -> th.Tensor:
         """Return the log probabilities (batch,) of actions."""
         of_gaussian = -(sample.noise**2) / 2 - sample.std.log() - _LOG_SQRT_2_PI
-        return (of_gaussian - (1 - sample.actions**2 + self.epsilon).log()).sum(dim=1)
+        return (of_gaussian - (1 - sample.actions**2 + self._distribution.epsilon).log()).sum(dim=1)
 
     def differentiate(
         self, passed: list[th.Tensor], sample: _Sample, of_actions: th.Tensor, of_log_prob: th.Tensor
@@ -73,7 +82,7 @@ class _SquashedActor:
         """
         actions, of_log_prob = sample.actions, of_log_prob.unsqueeze(-1)
         slope = 1 - actions**2
-        of_mean = (of_actions + of_log_prob * (2 * actions / (slope + self.epsilon))) * slope
+        of_mean = (of_actions + of_log_prob * (2 * actions / (slope + self._distribution.epsilon))) * slope
         of_log_std = of_mean * sample.noise * sample.std - of_log_prob
         is_clamped = (sample.log_std < LOG_STD_MIN) | (sample.log_std > LOG_STD_MAX)
         of_heads = (of_mean, of_log_std.masked_fill(is_clamped, 0))
@@ -87,7 +96,7 @@ class _SquashedActor:
 class _Sampling(th.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, networks: _SquashedActor, features: th.Tensor, *parameters: th.Tensor
+        ctx: Any, networks: SquashedActor, features: th.Tensor, *parameters: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         passed, sample = networks.sample(features)
         ctx.networks, ctx.n_passed = networks, len(passed)
@@ -103,10 +112,10 @@ class _Sampling(th.autograd.Function):
         return None, None, *ctx.networks.differentiate([*saved[:n_passed]], sample, of_actions, of_log_prob)
 
 
-_ACTORS: WeakKeyDictionary[nn.Module, _SquashedActor] = WeakKeyDictionary()  # a copy of an actor has none
+SQUASHED_ACTORS: dict[nn.Module, SquashedActor] = {}  # of the models that train now
 
 
-class FastActor(Actor):
+class FastActor(Actor, Replacement):
     """Replaces the class of an actor of MLPs; computes the same."""
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
@@ -119,27 +128,23 @@ class FastActor(Actor):
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """Return random actions and their log probabilities."""
         networks = self._get_networks()
-        features = self.extract_features(obs, self.features_extractor) if networks else None
-        if networks is None or features is None or features.requires_grad:
+        if networks is None or getattr(obs, "requires_grad", True):
             return super().action_log_prob(obs)
+        features = self.extract_features(obs, self.features_extractor)
         actions, log_prob = _Sampling.apply(networks, features, *networks.parameters)  # type: ignore[no-untyped-call]
         return actions, log_prob
 
-    def _get_networks(self) -> _SquashedActor | None:
-        networks = _ACTORS.get(self)
+    def _get_networks(self) -> SquashedActor | None:
+        networks = SQUASHED_ACTORS.get(self)
         return networks if networks and networks.is_current(self) else None
 
 
 def find_fast_actor(actor: Any) -> type[FastActor] | None:
     """Return the class that may take over an actor; None if none may."""
-    if type(actor) is not Actor or actor.use_sde:
+    is_known = type(actor) is Actor and type(actor.features_extractor) is FlattenExtractor
+    if not is_known or actor.use_sde or not are_in_place(_FUNCTIONS):
         return None
     heads: list[Any] = [actor.mu, actor.log_std]
     are_linear = all(type(head) is nn.Linear and head.bias is not None for head in heads)
     is_mlp = type(actor.latent_pi) is nn.Sequential and Mlp.can_run([*actor.latent_pi], [actor.latent_pi, *heads])
     return FastActor if are_linear and is_mlp else None
-
-
-def remember_actor(actor: FastActor) -> None:
-    """Let an actor of the fast class use its networks as they are now."""
-    _ACTORS[actor] = _SquashedActor(actor)

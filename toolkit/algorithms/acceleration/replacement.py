@@ -1,0 +1,24 @@
+"""Classes that take the place of a part's class for a while."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+
+class Replacement:
+    """A base of such a class, after the class that it replaces.
+
+    It has the replaced class's name, for snapshots and messages. A copy or a pickle of a part is of the replaced class.
+    """
+
+    __slots__ = ()  # so that Python lets a part change its class
+    _replaced: ClassVar[type]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._replaced = next(base for base in cls.__bases__ if not issubclass(base, Replacement))
+        cls.__name__ = cls._replaced.__name__
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        function, arguments, *state = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
+        return function, (self._replaced, *arguments[1:]), *state
