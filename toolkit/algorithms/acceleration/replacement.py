@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 class Replacement:
     """A base of such a class, after the class that it replaces.
 
-    It has the replaced class's name, for snapshots and messages. A copy or a pickle of a part is of the replaced class.
+    It has the replaced class's name, for snapshots and messages. Copies and pickles have the replaced class.
     """
 
     __slots__ = ()  # so that Python lets a part change its class
