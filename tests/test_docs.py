@@ -203,7 +203,7 @@ def test_python_runs(page: Path, clone: Path) -> None:
                 exec(compile(block.text, str(page), "exec"), names)
         else:
             compile(block.text, str(page), "exec")
-    for module in {"upright", "my_envs"} & sys.modules.keys():
+    for module in {path.stem for path in Path.cwd().glob("*.py")} & sys.modules.keys():
         del sys.modules[module]
 
 
