@@ -189,18 +189,17 @@ def test_model_saved_while_accelerated_loads_in_sb3(tmp_path: Path) -> None:
     with accelerated(model):
         model.learn(64)
         model.save(tmp_path / "model.zip")
-        copied = pickle.loads(pickle.dumps(copy.deepcopy(model.policy)))
-        assert type(copied) is ActorCriticPolicy
+        copies = [copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))]
     loaded = PPO.load(tmp_path / "model.zip", env=make_vec_env(POLE, 2), device="cpu")
     assert_same_weights(model, loaded, tolerance=0)
     assert loaded.policy.optimizer.state_dict()["param_groups"] == model.policy.optimizer.state_dict()["param_groups"]
     observations = th.rand(5, 4)
-    for one, other in zip(
-        copied.evaluate_actions(observations, th.ones(5)),
-        loaded.policy.evaluate_actions(observations, th.ones(5)),
-        strict=True,
-    ):
-        th.testing.assert_close(one, other)
+    for copied in copies:
+        parts = [copied, copied.optimizer, *copied.modules()]
+        assert not any(type(part).__module__.startswith("toolkit") for part in parts)
+        evaluations = [policy.evaluate_actions(observations, th.ones(5)) for policy in (copied, loaded.policy)]
+        for one, other in zip(*evaluations, strict=True):
+            th.testing.assert_close(one, other)
     assert loaded.learn(64).num_timesteps > 0
 
 

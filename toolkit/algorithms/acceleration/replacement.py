@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+import copyreg
+from typing import Any, ClassVar
 
 
 class Replacement:
@@ -19,6 +20,7 @@ class Replacement:
         cls._replaced = next(base for base in cls.__bases__ if not issubclass(base, Replacement))
         cls.__name__ = cls._replaced.__name__
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        function, arguments, *state = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
-        return function, (self._replaced, *arguments[1:]), *state
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        reduced: Any = super().__reduce_ex__(protocol)
+        # pickle refuses another class with the function that it uses itself
+        return copyreg._reconstructor, (self._replaced, object, None), *reduced[2:]  # type: ignore[attr-defined]
