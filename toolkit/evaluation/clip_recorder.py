@@ -1,4 +1,4 @@
-"""Record whole games, with a frame for each step of the environment, in several formats."""
+"""Gymnasium's RecordVideo for whole games, with a frame for each step of the environment, in several formats."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from types import MethodType
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
+from gymnasium.wrappers import RecordVideo
 
 from toolkit.envs.replayable import RAW_EPISODE, iterate_layers
-from toolkit.evaluation.frames import Frame, RawFrame, convert_frame, find_single_color, scale_frames
+from toolkit.evaluation.frames import Frame, convert_frame, find_single_color, scale_frames
 from toolkit.evaluation.video_files import VideoFormat, write_gif_at_rate, write_mp4
 from toolkit.utils.errors import RecordingError
 
-_DEFAULT_FPS = 30.0  # as in Gymnasium's RecordVideo
+_DEFAULT_FPS = 30.0  # as in RecordVideo
 
 
 class ClipsComplete(Exception):  # noqa: N818 - like StopIteration, not an error
@@ -40,36 +41,31 @@ class Clip:
     doubts: tuple[str, ...]
 
 
-class ClipRecorder(gym.Wrapper[Any, Any, Any, Any]):
+class ClipRecorder(RecordVideo):
     """Record the first episodes, each as a clip.
 
     An episode ends where ``evaluate_policy`` counts one: a game goes on after a lost life. Wrappers that repeat
     actions hide no frames. There is a frame for the reset, and one for each step of the environment itself, or of the
     outermost wrapper that declares a ``render_fps`` of its own. So the clip plays as fast as the environment says.
 
-    Gymnasium's RecordVideo drops the last frame of many clips, because moviepy counts frames by a sum of 1/fps. Its
-    videos with frames of odd size do not play in browsers. Importing moviepy takes a fifth of a second.
+    RecordVideo's own writer drops the last frame of many clips, because moviepy counts frames by a sum of 1/fps. Its
+    videos with frames of odd size do not play in browsers.
 
     :param env: a :class:`toolkit.envs.replayable.ReplayableEpisodes`, maybe with wrappers around it
-    :param folder: of the files; it exists
+    :param folder: of the files
     :param episodes: number of episodes to record
     :param max_steps: steps of the agent after which an episode is cut
     :ivar clips: the recorded episodes
-    :raises RecordingError: if the environment has no render mode that draws frames
     """
 
     def __init__(
         self, env: gym.Env[Any, Any], folder: Path, formats: Sequence[VideoFormat], episodes: int, max_steps: int
     ) -> None:
-        super().__init__(_RgbFrames(env))
-        if env.render_mode in {None, "human", "ansi"}:
-            hint = "let it support render_mode='rgb_array'"
-            raise RecordingError(f"the environment's render_mode is {env.render_mode!r}, which draws no frames", hint)
+        super().__init__(_RgbFrames(env), str(folder), episode_trigger=lambda episode: episode < episodes)
         self.clips: list[Clip] = []
-        self._folder, self._formats, self._episodes, self._max_steps = folder, formats, episodes, max_steps
-        self._episode, self._n_steps = -1, 0  # the running episode, and the agent's steps in it
-        self._frames: list[RawFrame] = []
-        self._is_recording, self._is_cut, self._is_state_drawn = False, False, False
+        self._formats, self._episodes, self._max_steps = formats, episodes, max_steps
+        self._n_steps, self._is_cut = 0, False  # of the agent in this episode
+        self._is_state_drawn = False
         self._n_frames_at_reset: int | None = None
         self._timed_layer = _find_timed_layer(env)
         _call_before_changes(self._timed_layer, self._note_change)
@@ -81,9 +77,9 @@ class ClipRecorder(gym.Wrapper[Any, Any, Any, Any]):
         """
         self._n_frames_at_reset = None
         observation, info = self.env.reset(seed=seed, options=options)
-        if self._episode < 0 or info.get(RAW_EPISODE) is not None:
+        if self.episode_id < 0 or info.get(RAW_EPISODE) is not None:
             self._begin_episode()
-        elif self._is_recording and self._n_steps >= self._max_steps:
+        elif self.recording and self._n_steps >= self._max_steps:
             self._cut_episode()
         self._draw_state()
         return observation, info
@@ -93,37 +89,26 @@ class ClipRecorder(gym.Wrapper[Any, Any, Any, Any]):
 
         :raises ClipsComplete: if this cuts the last episode
         """
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.capture()
+        observation, reward, terminated, truncated, info = super().step(action)
         self._n_steps += 1
-        if self._is_recording and self._n_steps >= self._max_steps and not (terminated or truncated):
+        if self.recording and self._n_steps >= self._max_steps and not (terminated or truncated):
             self._cut_episode()
             truncated = True
         return observation, reward, terminated, truncated, info
 
     def capture(self) -> None:
-        """Add a frame of the environment's current state, if this episode is recorded."""
-        if not self._is_recording:
-            return
-        frame: Any = self.env.render()
-        self._is_state_drawn = True
-        if self._frames and frame.shape != self._frames[0].shape:
-            message = f"the environment's render() returns frames of {self._frames[0].shape} and of {frame.shape}"
-            raise RecordingError(message, "let it return frames of one size")
-        self._frames.append(frame)
+        """Add a frame of the environment's current state."""
+        if self.recording:
+            self._capture_frame()
 
-    def close(self) -> None:
-        """Close the environment, and forget the frames of an episode that has not ended."""
-        self._frames, self._is_recording = [], False
-        super().close()
-
-    def _write_clip(self) -> None:
+    def stop_recording(self) -> None:
         """Write the clip and forget its frames."""
-        raw_frames, self._frames, self._is_recording = self._frames, [], False
+        raw_frames: list[Any] = self.recorded_frames
+        self.recorded_frames, self.recording = [], False
         frames = scale_frames(raw_frames)
         declared_fps = self._timed_layer.metadata.get("render_fps")
         fps = _read_frame_rate(declared_fps)
-        files = [self._folder / f"{self._episode}.{suffix}" for suffix in self._formats]
+        files = [Path(self.video_folder) / f"{self.episode_id}.{suffix}" for suffix in self._formats]
         with ThreadPoolExecutor() as pool:  # ffmpeg is another process, so MP4 and GIF are written at once
             [*pool.map(partial(_write_video, frames, fps or _DEFAULT_FPS), files)]
         doubts = []
@@ -134,19 +119,26 @@ class ClipRecorder(gym.Wrapper[Any, Any, Any, Any]):
             doubts.append(f"plays at {_DEFAULT_FPS:g} frames a second, which is a guess: {reason}")
         self.clips.append(Clip(tuple(files), self._is_cut, tuple(doubts)))
 
+    def close(self) -> None:
+        """Close the environment, and forget the frames of an episode that has not ended."""
+        self.recorded_frames, self.recording = [], False
+        super().close()  # type: ignore[no-untyped-call]
+
     def _begin_episode(self) -> None:
-        if self._is_recording:
+        if self.recording:
             if self._n_frames_at_reset is not None:
-                del self._frames[self._n_frames_at_reset :]  # steps of a wrapper in the next game
-            self._write_clip()
-        self._episode += 1
+                del self.recorded_frames[self._n_frames_at_reset :]  # steps of a wrapper in the next game
+            self.stop_recording()
+        self.episode_id += 1
         self._n_steps, self._is_cut = 0, False
-        self._is_recording, self._is_state_drawn = self._episode < self._episodes, False
+        if self.episode_id < self._episodes:
+            self.start_recording(str(self.episode_id))
+            self._is_state_drawn = False
 
     def _cut_episode(self) -> None:
         self._is_cut = True
-        self._write_clip()
-        if self._episode + 1 >= self._episodes:
+        self.stop_recording()
+        if self.episode_id + 1 >= self._episodes:
             raise ClipsComplete
 
     def _note_change(self, method: str) -> None:
@@ -154,12 +146,21 @@ class ClipRecorder(gym.Wrapper[Any, Any, Any, Any]):
         self._draw_state()
         self._is_state_drawn = False
         if method == "reset" and self._n_frames_at_reset is None:
-            self._n_frames_at_reset = len(self._frames)
+            self._n_frames_at_reset = len(self.recorded_frames)
 
     def _draw_state(self) -> None:
         """Add a frame of the environment's current state unless the last frame shows it."""
         if not self._is_state_drawn:
             self.capture()
+
+    def _capture_frame(self) -> None:
+        super()._capture_frame()  # type: ignore[no-untyped-call]
+        self._is_state_drawn = True
+        frames: list[Any] = self.recorded_frames
+        first, last = frames[0], frames[-1]
+        if last.shape != first.shape:
+            message = f"the environment's render() returns frames of {first.shape} and of {last.shape}"
+            raise RecordingError(message, "let it return frames of one size")
 
 
 class _RgbFrames(gym.Wrapper[Any, Any, Any, Any]):

@@ -1,4 +1,4 @@
-"""Videos of greedy episodes, recorded on a separate environment."""
+"""Videos of greedy episodes, recorded on a separate environment by Gymnasium's RecordVideo."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from toolkit.utils.display import disable_display
 from toolkit.utils.errors import RecordingError, RunError, ToolkitError, describe_error
 from toolkit.utils.files import temporary_directory
 
-DEFAULT_MAX_STEPS = 1000  # all frames of an episode are in memory: 0.7 GB at 600x400 pixels
+DEFAULT_MAX_STEPS = 1000  # RecordVideo keeps all frames of an episode in memory: 0.7 GB at 600x400 pixels
 _FAILURE = "no video was made: "
 _log = logging.getLogger("toolkit")
 
@@ -118,7 +118,7 @@ def record_clips(  # noqa: PLR0913 - options are keywords
     with ExitStack() as cleanup:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            clips = cleanup.enter_context(temporary_directory(directory, RECORDING_PREFIX))
+            clips = cleanup.enter_context(temporary_directory(directory, RECORDING_PREFIX)) / "clips"
         except OSError as error:
             hint = "choose another directory"
             raise RunError(f"{directory}: cannot be written to: {error.strerror}", hint) from error
@@ -139,7 +139,7 @@ def record_clips(  # noqa: PLR0913 - options are keywords
         except ToolkitError as error:
             raise RecordingError(f"{_FAILURE}{error.message}", error.hint) from error
         except Exception as error:
-            hint = "install imageio-ffmpeg, which has the encoder" if "ffmpeg" in str(error).lower() else ""
+            hint = "install moviepy and imageio-ffmpeg for the encoder" if "ffmpeg" in str(error).lower() else ""
             raise RecordingError(f"{_FAILURE}{describe_error(error)}", hint) from error
 
 

@@ -267,14 +267,14 @@ def test_record_refuses_run_without_model(run: Run, toolkit: Toolkit) -> None:
 
 
 @pytest.mark.slow
-def test_missing_encoder_is_reported_in_one_message(cartpole: Run) -> None:
-    command = ["record", cartpole.directory, "--out", "films"]
-    process = toolkit_process(command, IMAGEIO_FFMPEG_EXE="/nowhere/ffmpeg")
+@pytest.mark.parametrize("variable", ["IMAGEIO_FFMPEG_EXE", "FFMPEG_BINARY"])
+def test_missing_encoder_is_reported_in_one_message(cartpole: Run, variable: str) -> None:
+    process = toolkit_process(["record", cartpole.directory, "--out", "films"], **{variable: "/nowhere/ffmpeg"})
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("error: no video was made: ")
     assert "/nowhere/ffmpeg" in err
-    assert "install imageio-ffmpeg, which has the encoder" in err
+    assert "install moviepy and imageio-ffmpeg for the encoder" in err
     assert len(err.splitlines()) == 2, err
     assert [*Path("films").iterdir()] == []
 
