@@ -76,7 +76,8 @@ def write_files(arguments: argparse.Namespace, directory: Path) -> dict[str, str
     (directory / "short.yaml").write_text(SHORT_CONFIG)
     (directory / "entries.yml").write_text(ENTRIES)
     if any("RUN" in COMMANDS[name] for name in arguments.commands):
-        run([TOOLKIT, "train", str(directory / "short.yaml"), "--out", str(directory / "run")])
+        toolkit = arguments.before or TOOLKIT  # an older version may not read the runs of a newer one
+        run([toolkit, "train", str(directory / "short.yaml"), "--out", str(directory / "run")])
     return {
         "CONFIG": str(arguments.config.resolve()),
         "RUN": str(directory / "run"),
