@@ -64,7 +64,10 @@ def test_minimal_config_has_defaults() -> None:
             "info_keywords": (),
             "vec_wrappers": (),
         },
-        "algorithm": {"name": "double_dqn", "policy": "MlpPolicy", "params": {}, "policy_params": {}},
+        "algorithm": {
+            **{"name": "double_dqn", "policy": "MlpPolicy", "params": {}, "policy_params": {}},
+            "accelerate": True,
+        },
         "callbacks": (),
         "snapshots": {"every_timesteps": None, "every_minutes": 10.0, "keep": 2},
     }

@@ -215,6 +215,19 @@ def test_training_the_config_of_a_run_repeats_the_run(run: Run, toolkit: Toolkit
     assert Path("again/config.yaml").read_bytes() == (run.directory / "config.yaml").read_bytes()
 
 
+def test_accelerated_ppo_has_the_weights_of_sb3_but_for_rounding(tmp_path: Path) -> None:
+    algorithm = "algorithm={name: ppo, params: {n_steps: 16, batch_size: 32}}"
+    weights = []
+    for accelerate in ("true", "false"):
+        (tmp_path / accelerate).mkdir()
+        run = train_small_run(tmp_path / accelerate, "timesteps=128", algorithm, f"algorithm.accelerate={accelerate}")
+        with zipfile.ZipFile(run.directory / "model.zip") as archive:
+            weights.append(torch.load(archive.open("policy.pth"), weights_only=True))
+    assert not is_equal(*weights)
+    for fast, plain in zip(*map(dict.values, weights), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("algorithm", ["{name: ppo, params: {n_steps: 16, batch_size: 32}}", "a2c"])
 def test_on_policy_algorithm_repeats_run(tmp_path: Path, algorithm: str) -> None:
     files = []
