@@ -46,8 +46,13 @@ def use_fused_form(optimizer: th.optim.Optimizer, device: th.device) -> None:
     """Let Adam run in its fused form unless its options say otherwise: one call instead of a dozen for each layer."""
     if type(optimizer) in (th.optim.Adam, th.optim.AdamW) and device.type in ("cpu", "cuda"):
         for group in optimizer.param_groups:
-            if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
+            if may_be_fused(group):
                 group["fused"] = True
+
+
+def may_be_fused(options: dict[str, Any]) -> bool:
+    """Return whether the options of a group of parameters choose no other form than the fused one."""
+    return options["fused"] is None and options["foreach"] is None and not options["differentiable"]
 
 
 def has_plain_adam_methods(optimizer: th.optim.Optimizer) -> bool:

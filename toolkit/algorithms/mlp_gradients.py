@@ -39,7 +39,11 @@ class MlpGradients:
 
     @staticmethod
     def can_run(layers: list[nn.Module]) -> bool:
-        """Return whether layers are known, with activations only after linear ones, none of which is there twice."""
+        """Return whether this class supports the layers.
+
+        All are Linear, ReLU or Tanh. The first is a Linear layer, each activation directly follows one, and no Linear
+        layer occurs twice.
+        """
         linear = [layer for layer in layers if type(layer) is nn.Linear]
         is_known = all(type(layer) is nn.Linear or type(layer) in _ACTIVATIONS for layer in layers)
         follows = all(nn.Linear in map(type, pair) for pair in pairwise(layers))

@@ -18,7 +18,7 @@ from toolkit.algorithms.acceleration.networks import Mlp
 from toolkit.algorithms.acceleration.replacement import Replacement
 from toolkit.algorithms.stock import are_in_place, get_functions
 
-_LOG_SQRT_2_PI = math.log(math.sqrt(2 * math.pi))
+LOG_SQRT_2_PI = math.log(math.sqrt(2 * math.pi))
 _Tensors = tuple[th.Tensor, ...]
 
 
@@ -54,15 +54,14 @@ class _Gaussian:
     def sample(mean: th.Tensor, log_std: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         std = th.ones_like(mean) * log_std.exp()
         actions = mean + th.normal(th.zeros_like(mean), th.ones_like(mean)) * std
-        log_prob = -((actions - mean) ** 2) / (2 * std**2) - std.log() - _LOG_SQRT_2_PI
-        return actions, log_prob.sum(dim=1)
+        return actions, _Gaussian._compute_log_prob(mean, actions, std, std.log())
 
     @staticmethod
     def evaluate(mean: th.Tensor, actions: th.Tensor, log_std: th.Tensor) -> tuple[th.Tensor, th.Tensor, _Tensors]:
         std = th.ones_like(mean) * log_std.exp()
         log_of_std = std.log()
         scaled = (actions - mean) / std
-        log_prob = (-((actions - mean) ** 2) / (2 * std**2) - log_of_std - _LOG_SQRT_2_PI).sum(dim=1)
+        log_prob = _Gaussian._compute_log_prob(mean, actions, std, log_of_std)
         entropy = (0.5 + 0.5 * math.log(2 * math.pi) + log_of_std).sum(dim=1)
         return log_prob, entropy, (scaled, std)
 
@@ -72,6 +71,10 @@ class _Gaussian:
         of_log_prob = of_log_prob.unsqueeze(-1)
         of_log_std = (of_log_prob * (scaled**2 - 1)).sum(0) + of_entropy.sum()
         return of_log_prob * (scaled / std), (of_log_std,)
+
+    @staticmethod
+    def _compute_log_prob(mean: th.Tensor, actions: th.Tensor, std: th.Tensor, log_of_std: th.Tensor) -> th.Tensor:
+        return (-((actions - mean) ** 2) / (2 * std**2) - log_of_std - LOG_SQRT_2_PI).sum(dim=1)
 
 
 _HEADS: dict[type, Any] = {CategoricalDistribution: _Categorical, DiagGaussianDistribution: _Gaussian}

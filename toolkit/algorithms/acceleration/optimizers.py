@@ -10,7 +10,14 @@ import torch as th
 from toolkit.algorithms.acceleration.functions import are_plain
 from toolkit.algorithms.acceleration.networks import Mlp
 from toolkit.algorithms.acceleration.replacement import Replacement
-from toolkit.algorithms.adam import create_adam_state, get_adam_state, has_plain_adam_methods, is_plain_adam, step_adam
+from toolkit.algorithms.adam import (
+    create_adam_state,
+    get_adam_state,
+    has_plain_adam_methods,
+    is_plain_adam,
+    may_be_fused,
+    step_adam,
+)
 
 CRITICS_OF_ACTORS: dict[th.optim.Optimizer, list[Mlp]] = {}
 """Critics that compute no gradients of their parameters between ``zero_grad`` and ``step`` of an actor's optimizer,
@@ -29,7 +36,7 @@ class _FusedStep(th.optim.Optimizer, Replacement):
         gradients: list[Any] = [parameter.grad for parameter in options["params"]]
         if closure is not None or not is_plain_adam(self) or any(gradient is None for gradient in gradients):
             return super().step(closure)
-        if not _leaves_form_open(options) or not are_plain(gradients):
+        if not may_be_fused(options) or not are_plain(gradients):
             return super().step(closure)
         state = get_adam_state(self) or create_adam_state(self)
         step_adam(options, options["params"], gradients, state, fused=True)
@@ -68,7 +75,3 @@ def find_fast_optimizer(optimizer: Any) -> type | None:
     """Return the class that may take over an optimizer; None if none may."""
     is_plain = type(optimizer) in _FAST_CLASSES and has_plain_adam_methods(optimizer)
     return _FAST_CLASSES[type(optimizer)] if is_plain else None
-
-
-def _leaves_form_open(options: dict[str, Any]) -> bool:
-    return options["fused"] is None and options["foreach"] is None

@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from toolkit.algorithms.acceleration.actor_critic import LOG_SQRT_2_PI
 from toolkit.algorithms.acceleration.functions import are_plain
 from toolkit.algorithms.acceleration.networks import Mlp
 from toolkit.algorithms.acceleration.replacement import Replacement
@@ -24,7 +25,6 @@ _FUNCTIONS = get_functions(
     [(SquashedDiagGaussianDistribution, name) for name in _METHODS]
     + [(Actor, name) for name in ("forward", "action_log_prob", "get_action_dist_params", "extract_features")]
 )
-_LOG_SQRT_2_PI = math.log(math.sqrt(2 * math.pi))
 
 
 class _Sample(NamedTuple):
@@ -70,7 +70,7 @@ class SquashedActor:
 
     def compute_log_prob(self, sample: _Sample) -> th.Tensor:
         """Return the log probabilities (batch,) of actions."""
-        of_gaussian = -(sample.noise**2) / 2 - sample.std.log() - _LOG_SQRT_2_PI
+        of_gaussian = -(sample.noise**2) / 2 - sample.std.log() - LOG_SQRT_2_PI
         return (of_gaussian - (1 - sample.actions**2 + self._distribution.epsilon).log()).sum(dim=1)
 
     def differentiate(
