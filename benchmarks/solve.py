@@ -19,10 +19,8 @@ Python environment, whose interpreter is PYTHON, and runs in another process.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peer_process import PeerProcess
 from report import PROJECT, format_table, make_parser, print_progress, write_page
 from seeds import train_seeds
 from stable_baselines3 import DQN, PPO
@@ -66,32 +65,6 @@ class StopWhenSolved(BaseCallback):
         return self.solved_at is None
 
 
-class Tianshou:
-    """Tianshou, in a process of the Python environment where it is installed."""
-
-    def __init__(self, python: str) -> None:
-        command = [python, str(PROJECT / "benchmarks" / "tianshou_dqn.py")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.versions = self._read_answer()
-
-    def train(self, is_tested: bool, threshold: float, seed: int, max_timesteps: int | None = None) -> Outcome:
-        """Train once; judge success by the returns of training, or by the example's tests."""
-        print(json.dumps([seed, threshold, max_timesteps, is_tested]), file=self._process.stdin, flush=True)
-        return self._read_answer()
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-    def _read_answer(self) -> dict[str, Any]:
-        assert self._process.stdout  # noqa: S101 - for the type checker
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"Tianshou's process ended with status {self._process.wait()}; is Tianshou installed?")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
 def main() -> None:
     """Train on every seed and write the table."""
     parser = make_parser(__doc__, repeats=None)
@@ -105,10 +78,10 @@ def main() -> None:
 
     peers = {OURS: train_ours, SB3_PPO: train_ppo, SB3_DQN: train_dqn}
     sides: dict[str, Side] = {name: partial(peers[name], arguments.threshold) for name in arguments.sides}
-    tianshou = Tianshou(arguments.tianshou) if arguments.tianshou else None
+    tianshou = PeerProcess(arguments.tianshou, "tianshou_dqn.py") if arguments.tianshou else None
     if tianshou:
-        sides[TIANSHOU] = partial(tianshou.train, False, arguments.threshold)
-        sides[TESTED] = partial(tianshou.train, True, arguments.threshold)
+        sides[TIANSHOU] = partial(train_tianshou, tianshou, False, arguments.threshold)
+        sides[TESTED] = partial(train_tianshou, tianshou, True, arguments.threshold)
     else:
         print_progress("Tianshou is left out; --tianshou PYTHON names an interpreter that has it")
     measured = measure(sides, range(*arguments.seeds), arguments.timesteps)
@@ -190,6 +163,13 @@ def train_dqn(threshold: float, seed: int, max_timesteps: int | None = None) -> 
         seed=seed,
     )
     return learn(model, threshold, min(max_timesteps or 50_000, 50_000))
+
+
+def train_tianshou(
+    process: PeerProcess, is_tested: bool, threshold: float, seed: int, max_timesteps: int | None = None
+) -> Outcome:
+    """Train Tianshou's example; judge success by the returns of training, or by its own tests."""
+    return process.train(seed, threshold, max_timesteps, is_tested)
 
 
 def learn(model: BaseAlgorithm, threshold: float, timesteps: int) -> Outcome:
