@@ -32,17 +32,24 @@ def train(
     require_success: Annotated[
         bool, typer.Option("--require-success", help="Exit with status 3 if the success criterion is not met.")
     ] = False,
+    or_resume: Annotated[
+        bool,
+        typer.Option("--or-resume", help="Resume the run in --out if it has started. Do nothing if it has ended."),
+    ] = False,
     quiet: QuietRun = False,
 ) -> None:
     """Train an agent into a new run directory."""
     from toolkit.config.load import load_config
 
+    if or_resume and out is None:
+        raise ToolkitError("--or-resume needs the run directory", "name it with --out")
     with preload_after_check():
         run_config = load_config(config, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     preload_for_training(run_config)
     from toolkit.training.callbacks import SuccessCriterion
     from toolkit.training.checks import log_config_warnings
     from toolkit.training.trainer import train as train_run
+    from toolkit.training.trainer import train_or_resume
 
     callbacks = run_config.components.callbacks
     if require_success and not any(issubclass(callback.cls, SuccessCriterion) for callback in callbacks):
@@ -50,7 +57,10 @@ def train(
 
     show_notes(quiet)
     log_config_warnings(run_config)
-    run = train_run(run_config, out, progress_bar=not quiet)
+    if out is not None and or_resume:
+        run = train_or_resume(run_config, out, "choose another directory with --out", progress_bar=not quiet)
+    else:
+        run = train_run(run_config, out, progress_bar=not quiet)
     print_outcome(run, quiet)
     if require_success and (run.result or {})["status"] != "success":
         raise typer.Exit(EXIT_CRITERION_NOT_MET)

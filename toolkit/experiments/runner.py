@@ -20,14 +20,11 @@ from toolkit.experiments.status import (
     EXPERIMENT_FILE,
     RunStatus,
     find_started_runs,
-    has_ended,
-    has_started,
     serialize_evaluation,
 )
 from toolkit.experiments.variants import PlannedRun, VariantProblems
 from toolkit.training.checks import find_config_warnings
-from toolkit.training.run_directory import RunDirectory
-from toolkit.training.trainer import dry_run, resume, train
+from toolkit.training.trainer import dry_run, train_or_resume
 from toolkit.utils.errors import ConfigError
 from toolkit.utils.files import claim_directory, write_text
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
@@ -156,11 +153,7 @@ def run_job(directory: Path, config: dict[str, Any], evaluation_episodes: int) -
     parsed, problems = parse_config(Document(config))
     if parsed is None or problems:
         raise ConfigError(problems)
-    run = RunDirectory(directory, parsed)
-    if not has_started(directory, parsed):
-        run = train(parsed, directory)
-    elif not has_ended(directory):
-        resume(run)
+    run = train_or_resume(parsed, directory, f"remove {directory} to train the run again")
     if run.stopped_by is not None:
         raise KeyboardInterrupt
     if not RunStatus.read(directory).is_done(evaluation_episodes):

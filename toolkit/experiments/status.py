@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from toolkit.config import yaml_document
-from toolkit.config.load import read_config
-from toolkit.config.schema import RunConfig
 from toolkit.experiments.variants import PlannedRun
+from toolkit.training.existing_run import compare_configs, is_unused
 from toolkit.training.results import ENDED, read_evaluation, read_result
-from toolkit.utils.errors import ConfigError, RunError, ToolkitError
+from toolkit.utils.errors import ConfigError, RunError
 from toolkit.utils.files import convert_read_errors, read_text
 from toolkit.utils.text import abbreviate
 
@@ -66,34 +65,6 @@ def serialize_evaluation(evaluation: Evaluation) -> str:
     return json.dumps(asdict(evaluation), indent=2) + "\n"
 
 
-def has_ended(directory: Path) -> bool:
-    """Return whether training in a run directory has ended by itself.
-
-    :raises RunError: if ``result.json`` is damaged
-    """
-    return (read_result(directory / "result.json") or {}).get("status") in ENDED
-
-
-def has_started(directory: Path, config: RunConfig) -> bool:
-    """Return whether a directory, which may be missing, holds a run of a config.
-
-    :raises RunError: if it holds something that training cannot continue
-    """
-    path = directory / "config.yaml"
-    try:
-        if not path.exists():
-            if directory.exists() and not (directory.is_dir() and _is_empty(directory)):
-                raise RunError(f"{directory}: is not a run directory: it has no config.yaml")
-            return False
-        if changes := _compare_configs(path, config):
-            raise RunError(f"{directory}: holds a run of another config: {changes[0]}")
-        if has_ended(directory) and not (directory / "model.zip").is_file():
-            raise RunError(f"{directory}: has no model.zip")
-    except ToolkitError as error:
-        raise RunError(error.message, f"remove {directory} to train the run again") from error
-    return True
-
-
 def find_started_runs(directory: Path, planned: Mapping[str, PlannedRun], file: Path, text: str) -> set[str]:
     """Return the names of the planned runs that have started in a directory. One with a damaged config has not.
 
@@ -102,7 +73,7 @@ def find_started_runs(directory: Path, planned: Mapping[str, PlannedRun], file: 
     :raises RunError: if the directory holds something else than these runs, with the differences
     """
     with convert_read_errors(directory, _OTHER_DIRECTORY):
-        if not directory.exists() or _is_empty(directory):
+        if not directory.exists() or is_unused(directory):
             return set()
     if not (directory / EXPERIMENT_FILE).is_file():
         raise RunError(f"{directory}: is not empty, and is not an experiment", "choose a new directory with --out")
@@ -117,17 +88,12 @@ def find_started_runs(directory: Path, planned: Mapping[str, PlannedRun], file: 
             differences.append(f"{paths[name].parent} is not a run of {file}")
             continue
         with suppress(ConfigError):  # the job of the run reports it
-            differences += _compare_configs(paths[name], planned[name].config)
+            differences += compare_configs(paths[name], planned[name].config)
             started.add(name)
     if differences:
         lines = [f"{directory}: holds another experiment than {file}", *abbreviate(differences, _MAX_DIFFERENCES)]
         raise RunError("\n  ".join(lines), _OTHER_DIRECTORY)
     return started
-
-
-def _is_empty(directory: Path) -> bool:
-    """Return whether a directory holds at most temporary files, which a killed process has left."""
-    return all(path.name.endswith(".tmp") for path in directory.iterdir())
 
 
 def _is_written_by_user(path: Path, file: Path, text: str, has_runs: bool) -> bool:
@@ -149,26 +115,3 @@ def _is_resolved(text: str) -> bool:
     except ConfigError:
         return False
     return isinstance(data, dict) and isinstance(data.get("base"), dict) and yaml_document.dump(data) == text
-
-
-def _compare_configs(path: Path, planned: RunConfig) -> list[str]:
-    """Describe how a run's config file differs from the planned config.
-
-    :raises ConfigError: if the file is invalid
-    """
-    try:
-        if read_text(path) == planned.to_yaml():  # faster than to parse it
-            return []
-    except (OSError, ValueError):
-        pass  # read_config reports it
-    old, new = (config.to_document().data for config in (read_config(path), planned))
-    return [f"{path}: {change}" for change in describe_changes(old, new)]
-
-
-def describe_changes(old: Any, new: Any) -> Iterator[str]:
-    """Describe how plain data has changed, one leaf at a time: ``env.n_envs was 2 and is now 3``."""
-    old_leaves, new_leaves = yaml_document.flatten_to_text(old), yaml_document.flatten_to_text(new)
-    for path in dict.fromkeys([*old_leaves, *new_leaves]):
-        before, after = old_leaves.get(path, "not set"), new_leaves.get(path, "not set")
-        if before != after:
-            yield f"{'.'.join(map(str, path))} was {before} and is now {after}"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from toolkit.config.changes import describe_changes
 from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig, parse_config
 from toolkit.config.validation import StrictModel
 from toolkit.config.yaml_document import Document
-from toolkit.experiments.status import describe_changes
 from toolkit.reports.collect import VariantRuns
 from toolkit.reports.run_record import RunRecord
 from toolkit.reports.statistics import (

@@ -49,6 +49,7 @@ from toolkit.training.device import describe_missing_device, refuse_missing_devi
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import prepare_eval_callbacks
 from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard, has_evaluation_env
+from toolkit.training.existing_run import has_ended, has_started
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -132,6 +133,26 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
             _remove_result(run)
             _run_training(session, run, snapshots, snapshot)
     return run
+
+
+def train_or_resume(config: RunConfig, out: Path, hint: str, *, progress_bar: bool = False) -> RunDirectory:
+    """Train a config in a run directory, resume the run that is in it, or leave it as it is if it has ended.
+
+    :param config: the user's own, whose code may run
+    :param hint: what to do if the directory holds something else than a run of this config
+    :param progress_bar: whether to show a progress bar if the config has none
+    :raises RunError: if it does, or another process trains in it
+    :raises ConfigError: if something in the config cannot be built
+    :raises TrainingError: if training fails; the status in the run directory is then ``failed``
+    """
+    if not has_started(out, config, hint):
+        return train(config, out, progress_bar=progress_bar)
+    run = RunDirectory(out, config)
+    remember_trusted_code(run.resolved_config)  # it may have started on another machine
+    if has_ended(out):
+        _log.info("%s: has ended: there is nothing left to train", out)
+        return run
+    return resume(run, progress_bar=progress_bar)
 
 
 def dry_run(config: RunConfig, is_local: bool = True) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.experiments.status import describe_changes
+from toolkit.config.changes import describe_changes
 from toolkit.tuning.config import TuningPlan
 from toolkit.tuning.objectives import OBJECTIVES
 from toolkit.tuning.search_space import Dimension

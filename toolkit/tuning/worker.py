@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config.load import ResolvedConfig, trust_code
 from toolkit.config.yaml_document import Document
-from toolkit.experiments.status import has_ended
 from toolkit.experiments.variants import PlannedRun
 from toolkit.training.callbacks import RunCallback
+from toolkit.training.existing_run import has_ended
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import resume, train
 from toolkit.tuning.config import TuningConfig, TuningPlan, make_plan
