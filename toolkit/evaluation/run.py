@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit.config.load import load_config, trust_code
 from toolkit.config.schema import RunConfig
+from toolkit.envs.factory import derived_seed
 from toolkit.evaluation import evaluate, video
+from toolkit.evaluation.acting import Predictor, make_raw_env
 from toolkit.evaluation.evaluate import Evaluation
 from toolkit.evaluation.notebook import render_run
 from toolkit.evaluation.summary import format_run_summary
@@ -44,11 +48,63 @@ class Run(run_directory.RunDirectory):
     def load_model(self) -> BaseAlgorithm:
         """Load the trained model with what its wrappers and policy learned; its own environments are closed.
 
-        With ``vec_normalize``, ``model.get_vec_normalize_env().normalize_obs(observation)`` prepares an observation.
+        Its policy expects observations behind the vec wrappers: :meth:`predict` prepares them.
 
         :raises RunError: if the run has no model that can be loaded
         """
         return load_model(self)
+
+    @cached_property
+    def model(self) -> BaseAlgorithm:
+        """The trained model, loaded once; see :meth:`load_model`. :meth:`predict` prepares observations for it."""
+        return load_model(self)
+
+    def make_env(self, seed: int | None = None, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Build one environment of the run, to act in with :meth:`predict`.
+
+        >>> import toolkit
+        >>> run = toolkit.load()
+        >>> env = run.make_env()
+        >>> observation, _ = env.reset()
+        >>> observation, reward, terminated, truncated, info = env.step(run.predict(observation, episode_start=True))
+
+        It has the config's wrappers, with what they learned in training, and returns raw rewards. It has no vec
+        wrappers: :meth:`predict` applies them. If the algorithm takes masks, ``env.action_masks()`` returns them.
+
+        :param seed: its episodes follow from it; by default they are those of :meth:`evaluate` with one episode
+        :raises RunError: if the run has no model that can be loaded, or its environments only step together
+        :raises ConfigError: if the environment cannot be built
+        """
+        env_seed = derived_seed(self.config.seed if seed is None else seed, "evaluation")
+        return make_raw_env(self.resolved_config, self.model, env_seed, render_mode)
+
+    def predict(
+        self,
+        observation: Any,
+        episode_start: bool | None = None,
+        *,
+        action_masks: Any | None = None,
+        deterministic: bool = True,
+    ) -> Any:
+        """Return the model's action for one observation of :meth:`make_env`, or of an environment like it.
+
+        Vec wrappers prepare the observation as in training: statistics of ``vec_normalize``, stacks of frames, the
+        order of an image's axes. Calls with stacked frames or an LSTM must follow one another as the steps of an
+        episode do.
+
+        :param observation: as the environment returns it, not a batch
+        :param episode_start: whether a reset returned it; needed only if the agent remembers earlier observations
+        :param action_masks: legal actions, needed only if the algorithm takes them
+        :param deterministic: whether to take the most probable action, as :meth:`evaluate` does
+        :return: an action for ``env.step``
+        :raises RunError: if the run has no model that can be loaded
+        :raises ToolkitError: if the observation has another shape or type, or an argument is missing
+        """
+        return self._predictor.predict(observation, episode_start, action_masks, deterministic)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self.resolved_config, self.model)
 
     def record(
         self,
