@@ -47,7 +47,7 @@ class GreedySuccess(SuccessCriterion):
         config = self.context.run.resolved_config
         seed = derived_seed(config.seed, "confirmation")
         with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
-            returns = play_greedy_episodes(self.model, env, self.FIRST)
+            returns = play_greedy_episodes(self.model, env, self.FIRST).returns
             if compute_mean(returns) >= self.threshold:
-                returns += play_greedy_episodes(self.model, env, self.episodes - self.FIRST)
+                returns += play_greedy_episodes(self.model, env, self.episodes - self.FIRST).returns
         return compute_mean(returns)

@@ -20,7 +20,8 @@ from toolkit.utils.text import format_number
 class ProgressCallback(RunCallback):
     """Show a bar on a terminal or in a notebook; elsewhere print a line to stderr for every tenth of training.
 
-    Each has the mean raw return of the last episodes, and the threshold of the success criterion if there is one.
+    Each has the mean raw return of the last episodes, and the threshold of the success criterion if there is one. The
+    latest evaluation of each label follows.
     """
 
     _display: _Display | None = None
@@ -45,7 +46,7 @@ class ProgressCallback(RunCallback):
 
     def _show(self, display: _Display) -> None:
         try:
-            display.show(self.num_timesteps, self._score)
+            display.show(self.num_timesteps, lambda: ", ".join([self._score(), *self._list_evaluations()]))
         except OSError:  # the terminal or the reader is gone: training continues
             self._display = None
 
@@ -66,6 +67,11 @@ class ProgressCallback(RunCallback):
             text = f"mean of last {last}: {format_number(value, 1)} of {criterion.threshold:g}"
             more = "" if greedy is None else f", greedy {format_number(greedy, 1)}"
         return f"{solved}{text}{more}"
+
+    def _list_evaluations(self) -> list[str]:
+        evaluations = self.context.evaluations
+        latest = [evaluation for label in evaluations.labels if (evaluation := evaluations.latest(label))]
+        return [f"{evaluation.label}: {format_number(evaluation.mean_return, 1)}" for evaluation in latest]
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a resume draws the display again."""

@@ -68,10 +68,9 @@ class _WindowCriterion(SuccessCriterion):
         self._ask_again_at = self._seen + self.confirm_episodes
         config = self.context.run.resolved_config
         seed = derived_seed(config.seed, "confirmation")
-        successes: list[float] = []
         with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
-            returns = play_greedy_episodes(self.model, env, self.confirm_episodes, successes=successes)
-        self.greedy_value = self._judge_greedy(returns, successes)
+            played = play_greedy_episodes(self.model, env, self.confirm_episodes)
+        self.greedy_value = self._judge_greedy(played.returns, played.successes)
         return self.greedy_value >= self.threshold
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config.doubts import find_equal_seeds, find_paths_as_text
+from toolkit.config.env_overrides import EnvOverrides
 from toolkit.config.environments import bind_env_params, call_register_function, find_env
 from toolkit.config.parameters import Parameters
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, suggest_file
@@ -271,12 +272,35 @@ def _find_components(config: RunConfig, code: Mapping[Path, str]) -> tuple[Compo
     wrappers = bind_all(KINDS["wrappers"], config.env.wrappers, ("env", "wrappers"))
     vec_wrappers = bind_all(KINDS["vec_wrappers"], config.env.vec_wrappers, ("env", "vec_wrappers"))
     callbacks = bind_all(KINDS["callbacks"], config.callbacks, ("callbacks",))
+    problems.extend(_check_env_overrides(config, callbacks, problems))
     algorithm = bind_component(config.make_error, KINDS["algorithms"], config.algorithm, ("algorithm",), problems)
     if algorithm is None:
         return None, problems
     policy, policy_arguments = _bind_policy(config, algorithm.cls, problems)
     layers = (env, base_wrappers, wrappers, vec_wrappers)
     return Components(algorithm, policy, policy_arguments, *layers, callbacks, code), problems
+
+
+def _check_env_overrides(
+    config: RunConfig, callbacks: Sequence[BoundComponent], known: Sequence[Problem]
+) -> list[Problem]:
+    """Return the problems of the environments that callbacks change for themselves, which the config's lacks."""
+    problems = []
+    for component in (nested for callback in callbacks for nested in callback.iterate_nested()):
+        for name, value in component.arguments.items():
+            if isinstance(value, EnvOverrides):
+                path = (*component.path, "params", name)
+                found = _find_components(value.apply_to(config), {})[1]
+                problems += [locate_override(problem, path) for problem in found if problem not in known]
+    return problems
+
+
+def locate_override(problem: Problem, path: KeyPath) -> Problem:
+    """Return a problem of an environment that a callback changes, with its place in the callback's parameters.
+
+    :param path: of the parameter
+    """
+    return replace(problem, path=(*path, *problem.path[1:])) if problem.path[:1] == ("env",) else problem
 
 
 def bind_component(

@@ -21,6 +21,7 @@ from pydantic_core import CoreSchema
 
 from toolkit.config.compose import to_plain_data
 from toolkit.config.docstrings import read_documentation, read_summary
+from toolkit.config.env_overrides import is_env_overrides_type
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points
 from toolkit.config.replay_buffers import CLASS
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
@@ -48,6 +49,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _EXTENDS: Schema = {"type": "string", "description": "The file that this one extends and overrides."}
 
 _CALLBACK: Schema = {"$ref": "#/$defs/callbacks"}
+_ENV_OVERRIDES: Schema = {"$ref": "#/$defs/EnvConfig"}
 _CLASS: Schema = {"type": "string", "pattern": ":"}
 _FUNCTION: Schema = {**_PATH, "pattern": ":", "description": "A function: ./file.py:name or module:name."}
 _START: Schema = {
@@ -307,6 +309,7 @@ def make_type_schema(annotation: Any, schedule: Schema, component: Schema) -> Sc
     if annotation is inspect.Parameter.empty or (adapter := make_type_adapter(annotation)) is None:
         return {}
     schemas = {
+        is_env_overrides_type: _ENV_OVERRIDES,
         is_callable_type: schedule,
         is_class_type: _CLASS,
         is_numpy_type: _ARRAY,

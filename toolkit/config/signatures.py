@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from toolkit.config.env_overrides import EnvOverrides, is_env_overrides_type, read_env_overrides
 from toolkit.config.registry import KINDS, find, has_callable_instances, list_entry_points, load_function, load_object
 from toolkit.config.type_hints import (
     allows,
@@ -164,7 +165,7 @@ class _MismatchError(Exception):
         self.problem = Problem(path, message, hint)
 
 
-def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
+def convert(value: Any, annotation: Any, path: KeyPath) -> Any:  # noqa: PLR0911 - one for each kind of value
     """Convert a YAML value to the type of its annotation.
 
     A Python path becomes the class or function it names, a component the object it describes, a function or call what
@@ -174,6 +175,8 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
         return _make_value(code, annotation, path)
     if annotation is inspect.Parameter.empty:
         return _convert_items(value, path)
+    if isinstance(value, dict) and is_env_overrides_type(annotation):
+        return _make_env_overrides(value, path)
     if isinstance(value, str):
         _check_member(value, annotation, path)
         value = _find_code(value, annotation, path)
@@ -187,6 +190,13 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:
     if isinstance(value, list) and allows(annotation, is_callback_list_type):
         return [convert(item, typing.get_args(annotation)[0], (*path, index)) for index, item in enumerate(value)]
     return _validate(value, annotation, path)
+
+
+def _make_env_overrides(value: Mapping[str, Any], path: KeyPath) -> EnvOverrides:
+    overrides, problems = read_env_overrides(value)
+    if overrides is None:
+        raise _MismatchError((*path, *problems[0].path), problems[0].message, problems[0].hint)
+    return overrides
 
 
 def _check_member(value: str, annotation: Any, path: KeyPath) -> None:

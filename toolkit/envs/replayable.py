@@ -623,6 +623,10 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             "unsaved": [*_name_unsaved(acting), *unsaved],
         }
 
+    def list_wrapper_names(self) -> list[str]:
+        """Return the class name of each wrapper whose state :meth:`take_over` takes, outermost first."""
+        return [type(layer).__name__ for layer in self._layers() if not isinstance(layer, _FOR_RENDERING)]
+
     def take_over(self, states: list[dict[str, Any] | None], changed: list[dict[str, Any]]) -> None:
         """Take over ``wrappers`` and ``changed`` of :meth:`capture_for_copies`; the next reset starts an episode.
 

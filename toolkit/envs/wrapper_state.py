@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
@@ -22,7 +23,7 @@ def capture_wrapper_states(venv: VecEnv) -> dict[str, Any]:
     :return: the states of ``wrappers`` and ``vec_wrappers``, what calls from outside have ``changed`` in the
         environment, the number of environments, and the names of attributes that are ``unsaved``
     """
-    recorder = _find_recorder(venv)
+    recorder = find_recorder(venv)
     if recorder is not None and recorder.taken_over is not None:
         return recorder.taken_over
     (inner,) = venv.env_method("capture_for_copies", indices=[0])
@@ -56,8 +57,30 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
         for name in _load_vec_wrappers(venv, states):
             warn_of_missing(name)
     _freeze_statistics(venv)
-    if (recorder := _find_recorder(venv)) is not None:
+    if (recorder := find_recorder(venv)) is not None:
         recorder.taken_over = states
+
+
+def select_wrapper_states(
+    venv: VecEnv, states: dict[str, Any], *, new: Collection[str], is_same_env: bool
+) -> dict[str, Any]:
+    """Return the part of what :func:`capture_wrapper_states` returned that fits environments with other wrappers.
+
+    Wrappers that both have take it over, in their order; others start anew.
+
+    :param venv: environments with other wrappers, or of another kind
+    :param new: class names of wrappers that start anew though both have them, because their parameters differ
+    :param is_same_env: whether the environment inside all wrappers takes over what calls from outside have changed
+    """
+    (names,) = venv.env_method("list_wrapper_names", indices=[0])
+    left = [state for state in states["wrappers"] if state is not None and state["class"] not in new]
+    selected: list[dict[str, Any] | None] = []
+    for name in names:
+        index = next((index for index, state in enumerate(left) if state["class"] == name), None)
+        selected.append(None if index is None else left[index])
+        left = left if index is None else left[index + 1 :]
+    changed = states["changed"] if is_same_env else [{} for _ in states["changed"]]
+    return {**states, "wrappers": selected, "changed": changed}
 
 
 def _take_over(venv: VecEnv, states: dict[str, Any]) -> None:
@@ -72,7 +95,8 @@ def list_vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
     ]
 
 
-def _find_recorder(venv: VecEnv) -> EpisodeRecorder | None:
+def find_recorder(venv: VecEnv | None) -> EpisodeRecorder | None:
+    """Return the recorder around environments of a config, inside what SB3 adds."""
     return next((layer for layer in iterate_vec_wrappers(venv) if isinstance(layer, EpisodeRecorder)), None)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed
 from toolkit.evaluation.played_steps import PlayedSteps, are_copies_equal
-from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_greedy_episodes
+from toolkit.evaluation.rollout import SelectStates, check_episodes, open_greedy_env, play_greedy_episodes
 from toolkit.training.model import load_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.data import compute_mean
@@ -35,6 +36,7 @@ class Evaluation:
     :param returns: raw return of each episode
     :param n_envs: number of copies of the environment that played; 1 if copies would play equal episodes
     :param success_rate: share of successes among the episodes with ``info["is_success"]``; None if no episode has it
+    :param lengths: number of the agent's steps in each episode
     """
 
     episodes: int
@@ -46,6 +48,7 @@ class Evaluation:
     returns: tuple[float, ...] = field(repr=False)
     n_envs: int = field(repr=False)
     success_rate: float | None = field(default=None, repr=False)
+    lengths: tuple[int, ...] = field(default=(), repr=False)
 
 
 def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) -> Evaluation:
@@ -67,21 +70,52 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
     check_episodes(episodes)
     model = load_model(run)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
-    n_envs = min(episodes, _N_ENVS)
+
+    def warn(text: str) -> None:
+        _log.warning("%s: %s", run.directory, text)
+
+    return evaluate_model(model, run.resolved_config, episodes, env_seed, warn)
+
+
+def evaluate_model(
+    model: BaseAlgorithm,
+    config: ResolvedConfig,
+    episodes: int,
+    seed: int,
+    warn: Callable[[str], None],
+    *,
+    deterministic: bool = True,
+    select_states: SelectStates | None = None,
+) -> Evaluation:
+    """Play episodes with a model, as :func:`evaluate` does.
+
+    :param config: of the environments
+    :param seed: of the environments
+    :param warn: called with a text if copies of the environment cannot play
+    :param deterministic: False to draw actions from the policy
+    :param select_states: see :func:`toolkit.evaluation.rollout.play_greedy_episodes`
+    """
+
+    def play(n_envs: int) -> _Played:
+        with open_greedy_env(
+            config, seed=seed, n_envs=n_envs, wrap=lambda env: PlayedSteps(limit_episode_steps(env))
+        ) as env:
+            played = play_greedy_episodes(
+                model, env, episodes, deterministic=deterministic, select_states=select_states
+            )
+            return _Played(*played, n_envs, are_copies_equal(env))
+
     try:
-        played = _play(run, model, episodes, env_seed, n_envs)
+        played = play(min(episodes, _N_ENVS))
     except ConfigError as error:
-        if n_envs == 1:
+        if episodes == 1:
             raise
-        n_envs = 1
-        played = _play(run, model, episodes, env_seed, n_envs)
-        cause = describe_error(error.__cause__ or error).partition("; ")[0]
-        _log.warning("%s: played on one environment: %s", run.directory, cause)
-    if n_envs > 1 and played.has_equal_copies:
-        message = "%s: %d copies of %s play equal episodes though their seeds differ: played again on one environment"
-        _log.warning(message, run.directory, n_envs, run.config.env.name)
-        n_envs = 1
-        played = _play(run, model, episodes, env_seed, n_envs)
+        played = play(1)
+        warn(f"played on one environment: {describe_error(error.__cause__ or error).partition('; ')[0]}")
+    if played.n_envs > 1 and played.has_equal_copies:
+        message = f"{played.n_envs} copies of {config.env.name} play equal episodes though their seeds differ"
+        warn(f"{message}: played again on one environment")
+        played = play(1)
     returns = played.returns
     low, high = min(returns), max(returns)
     return Evaluation(
@@ -92,26 +126,20 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
         max_return=high,
         ci95=estimate_interval(returns),
         returns=tuple(returns),
-        n_envs=n_envs,
+        n_envs=played.n_envs,
         success_rate=compute_mean(played.successes) if played.successes else None,
+        lengths=tuple(played.lengths),
     )
 
 
 class _Played(NamedTuple):
-    """Greedy episodes: their returns and successes, and whether all copies of the environment played the same ones."""
+    """Played episodes, and whether all copies of the environment played the same ones."""
 
     returns: list[float]
+    lengths: list[int]
     successes: list[float]
+    n_envs: int
     has_equal_copies: bool
-
-
-def _play(run: RunDirectory, model: BaseAlgorithm, episodes: int, seed: int, n_envs: int) -> _Played:
-    successes: list[float] = []
-    with open_greedy_env(
-        run.resolved_config, seed=seed, n_envs=n_envs, wrap=lambda env: PlayedSteps(limit_episode_steps(env))
-    ) as env:
-        returns = play_greedy_episodes(model, env, episodes, successes=successes)
-        return _Played(returns, successes, are_copies_equal(env))
 
 
 def estimate_interval(returns: Sequence[float]) -> tuple[float, float] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -14,8 +14,23 @@ from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import Episode, EpisodeRecorder, read_is_success
 from toolkit.envs.factory import WrapEnv, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
-from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
+from toolkit.snapshots.rng import preserve_model_generators, preserve_rng_state, seed_global_generators
 from toolkit.training.model import limit_torch_threads
+
+SelectStates = Callable[[EpisodeRecorder, dict[str, Any]], dict[str, Any]]
+
+
+class PlayedEpisodes(NamedTuple):
+    """Episodes that a model played.
+
+    :param returns: raw return of each
+    :param lengths: number of the agent's steps in each
+    :param successes: ``info["is_success"]`` of those that say so
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    successes: list[float]
 
 
 def check_episodes(episodes: int) -> int:
@@ -53,9 +68,11 @@ def play_greedy_episodes(
     env: EpisodeRecorder,
     episodes: int,
     on_episode_end: Callable[[Episode], None] | None = None,
-    successes: list[float] | None = None,
-) -> list[float]:
-    """Play whole episodes with deterministic actions and return their raw returns.
+    *,
+    deterministic: bool = True,
+    select_states: SelectStates | None = None,
+) -> PlayedEpisodes:
+    """Play whole episodes with deterministic actions.
 
     Wrappers take over what the wrappers of the model's own environments have learned and counted, such as statistics
     of observations. Statistics are frozen where there is a switch. The random generators that training draws from keep
@@ -64,7 +81,9 @@ def play_greedy_episodes(
     :param env: built by :func:`open_greedy_env`, or closed by the caller; wrap its environments with
         :func:`toolkit.envs.episode_limit.limit_episode_steps` if they may never end
     :param on_episode_end: called with each episode when it has ended
-    :param successes: gets ``info["is_success"]`` of each episode that says so
+    :param deterministic: False to draw actions from the policy
+    :param select_states: for an environment that differs from the model's own: returns the part of the states of the
+        model's wrappers that fits it, see :func:`toolkit.envs.wrapper_state.select_wrapper_states`
     :raises RunError: if an episode of an environment with such a limit does not end
     """
     evaluate: Callable[..., Any] = evaluate_policy
@@ -73,20 +92,23 @@ def play_greedy_episodes(
 
         evaluate = evaluate_maskable_policy
     if (training_env := model.get_env()) is not None and training_env.has_attr("capture_for_copies"):
-        load_wrapper_states(env, capture_wrapper_states(training_env))
-    callbacks = [] if successes is None else [_make_success_callback(successes)]
+        states = capture_wrapper_states(training_env)
+        load_wrapper_states(env, select_states(env, states) if select_states else states)
+    successes: list[float] = []
+    callbacks = [_make_success_callback(successes)]
     if on_episode_end:
         callbacks.append(_make_step_callback(env, on_episode_end))
-    with preserve_rng_state(), limit_torch_threads(model):
-        returns, _ = evaluate(
+    drawing = nullcontext() if deterministic else preserve_model_generators(model)
+    with preserve_rng_state(), drawing, limit_torch_threads(model):
+        returns, lengths = evaluate(
             model,
             env,
             n_eval_episodes=episodes,
-            deterministic=True,
+            deterministic=deterministic,
             return_episode_rewards=True,
             callback=lambda *arguments: [callback(*arguments) for callback in callbacks],
         )
-    return [float(episode_return) for episode_return in returns]
+    return PlayedEpisodes([*map(float, returns)], [*map(int, lengths)], successes)
 
 
 def _make_success_callback(successes: list[float]) -> Callable[..., None]:

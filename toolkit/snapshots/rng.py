@@ -48,6 +48,26 @@ def preserve_rng_state() -> Iterator[None]:
         set_generator_states(states)
 
 
+@contextmanager
+def preserve_model_generators(model: BaseAlgorithm) -> Iterator[None]:
+    """Restore, at the end, what a policy draws actions from beside the global generators: its space, and the GPU.
+
+    In the block they follow from NumPy's global generator.
+    """
+    generators = [(space, space._np_random) for space in _iterate_spaces(model.action_space)]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        seed = int(np.random.randint(2**30))
+        model.action_space.seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for space, generator in generators:
+                space._np_random = generator
+
+
 def find_drawn_generators(before: GeneratorStates, after: GeneratorStates) -> list[str]:
     """Name the global generators that have been drawn from."""
     is_drawn = {

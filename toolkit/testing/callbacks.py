@@ -37,12 +37,14 @@ from toolkit.testing.short_runs import (
     join_names,
     train_briefly,
 )
+from toolkit.training.callbacks import RunPlan
 from toolkit.training.checks import find_callback_problems
 from toolkit.training.config_callbacks import build_config_callback
 from toolkit.training.eval_env import EvaluationEnv
 from toolkit.training.model import build_model
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
+from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.text import format_count
 
 _TIMESTEPS = 256
@@ -125,7 +127,8 @@ def _check_that_model_check_changes_nothing(label: str, config: ResolvedConfig, 
         with closing(EvaluationEnv(config, model)) as evaluation_env:
             callback = build_config_callback(config, 0, evaluation_env, folder)
             weights, generators = copy.deepcopy(model.policy), get_generator_states()
-            problems = find_callback_problems(config.components.callbacks[0], callback, model)
+            plan = RunPlan(config, model, [*iterate_nested(callback)])
+            problems = find_callback_problems(config.components.callbacks[0], callback, plan)
             changes = find_drawn_generators(generators, get_generator_states())
     if problems:
         raise config.make_error(problems)

@@ -7,14 +7,18 @@ subclasses :class:`RunCallback`. A success criterion subclasses :class:`SuccessC
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import EpisodeLog
+from toolkit.training.evaluations import EvaluationLog
 from toolkit.training.run_directory import RunDirectory
+from toolkit.utils.errors import ConfigError, Problem, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,44 @@ class TrainingContext:
     :param episodes: training episodes that count; the log grows during training
     :param criterion: the run's success criterion, if it has one
     :param is_resumed: whether training continues from a snapshot, so that what a callback did before it is done
+    :param evaluations: the evaluations so far; ``evaluations.latest("greedy")`` is the latest one of a label
     """
 
     run: RunDirectory
     episodes: EpisodeLog
     criterion: SuccessCriterion | None
     is_resumed: bool = False
+    evaluations: EvaluationLog = field(default_factory=EvaluationLog)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is about to be: its config, and the objects that it trains with.
+
+    :param callbacks: those of the config and of :func:`toolkit.train`, in their order, nested ones too
+    """
+
+    config: ResolvedConfig
+    model: BaseAlgorithm
+    callbacks: Sequence[BaseCallback]
+
+    @property
+    def evaluations(self) -> list[EvaluationCallback]:
+        """The callbacks that evaluate, in their order."""
+        return [callback for callback in self.callbacks if isinstance(callback, EvaluationCallback)]
+
+    def require_evaluation(self, label: str, parameter: str = "evaluation") -> EvaluationCallback:
+        """Return the callback that evaluates under a label.
+
+        :param parameter: that has the label, for the message
+        :raises ConfigError: if there is none
+        """
+        found = [callback for callback in self.evaluations if callback.label == label]
+        if not found:
+            labels = [callback.label for callback in self.evaluations]
+            hint = did_you_mean(label, labels) if labels else f"add the callback 'evaluate' with label: {label}"
+            raise ConfigError([Problem(("params", parameter), f"no evaluation has the label '{label}'", hint)])
+        return found[0]
 
 
 class RunCallback(BaseCallback):
@@ -69,8 +105,28 @@ class RunCallback(BaseCallback):
             exception is reported, too
         """
 
+    def check_run(self, plan: RunPlan) -> None:
+        """Check that the callback fits the run: as :meth:`check_model`, which it calls, with the config as well.
+
+        :raises ConfigError: see :meth:`check_model`
+        """
+        self.check_model(plan.model)
+
     def close(self) -> None:
         """Release resources; called once at the end of training, also after an error."""
+
+
+class EvaluationCallback(RunCallback):
+    """Base class of callbacks that evaluate the model during training and add the results to ``context.evaluations``.
+
+    :param label: names the evaluation, once in a run
+    :param episodes: number of episodes of an evaluation
+    """
+
+    def __init__(self, label: str, episodes: int) -> None:
+        super().__init__()
+        self.label = label
+        self.episodes = episodes
 
 
 Measure = Literal["mean_return", "success_rate"]

@@ -28,7 +28,7 @@ from toolkit.config.components import BoundComponent, find_doubts
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.factory import make_env
 from toolkit.envs.relabelling import has_relabelled_rewards
-from toolkit.training.callbacks import RunCallback, SuccessCriterion
+from toolkit.training.callbacks import EvaluationCallback, RunCallback, RunPlan, SuccessCriterion
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, Problem, describe_error
 from toolkit.utils.log import log_problems
@@ -212,7 +212,7 @@ def _list_intervals(callback: BoundComponent, n_envs: int) -> Iterator[tuple[str
         yield "n_steps", 1
     if _is(callback, SuccessCriterion):
         yield "min_timesteps", 1
-    if callback.name == "record_video":
+    if callback.name == "record_video" or _is(callback, EvaluationCallback):
         yield "every_timesteps", 1
 
 
@@ -251,14 +251,14 @@ def refuse_missing_masks(config: ResolvedConfig, model: BaseAlgorithm) -> None:
         raise config.make_error([Problem(("algorithm", "name"), message, hint)])
 
 
-def find_callback_problems(component: BoundComponent, callback: BaseCallback, model: BaseAlgorithm) -> list[Problem]:
-    """Return what keeps a callback, and those that it holds, from their work, as their ``check_model`` says."""
+def find_callback_problems(component: BoundComponent, callback: BaseCallback, plan: RunPlan) -> list[Problem]:
+    """Return what keeps a callback, and those that it holds, from their work, as their ``check_run`` says."""
     problems = []
     for nested in iterate_nested(callback):
         if not isinstance(nested, RunCallback):
             continue
         try:
-            nested.check_model(model)
+            nested.check_run(plan)
         except ConfigError as error:
             for problem in error.problems:
                 inner = problem.path if nested is callback else ()  # the config's path of a nested one is not known
@@ -277,7 +277,9 @@ def refuse_lone_environment(config: ResolvedConfig) -> None:
     plays = [
         callback
         for callback in config.components.callbacks
-        if callback.name == "record_video" or callback.get_argument("confirm_episodes")
+        if callback.name == "record_video"
+        or issubclass(callback.cls, EvaluationCallback)
+        or callback.get_argument("confirm_episodes")
     ]
     if not plays or config.env.vec_env == "subproc":
         return

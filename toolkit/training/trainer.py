@@ -31,7 +31,7 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.eval_generators import list_own_eval_envs
 from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
-from toolkit.training.callbacks import RunCallback, SuccessCriterion, TrainingContext
+from toolkit.training.callbacks import RunCallback, RunPlan, SuccessCriterion, TrainingContext
 from toolkit.training.checks import (
     find_callback_problems,
     find_obstacles_to_learning,
@@ -49,6 +49,7 @@ from toolkit.training.device import describe_missing_device, refuse_missing_devi
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import prepare_eval_callbacks
 from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard, has_evaluation_env
+from toolkit.training.evaluations import EvaluationLog
 from toolkit.training.existing_run import has_ended, has_started
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
@@ -175,8 +176,10 @@ def _check_callbacks(config: ResolvedConfig, session: _Session) -> None:
 
     :raises ConfigError: with every problem
     """
+    outermost = [*session.config_callbacks, *session.passed_callbacks]
+    plan = RunPlan(config, session.model, [item for callback in outermost for item in iterate_nested(callback)])
     pairs = zip(config.components.callbacks, session.config_callbacks, strict=True)
-    if problems := [problem for pair in pairs for problem in find_callback_problems(*pair, session.model)]:
+    if problems := [problem for pair in pairs for problem in find_callback_problems(*pair, plan)]:
         raise config.make_error(problems)
 
 
@@ -350,7 +353,9 @@ def _run_training(
 ) -> None:
     """Train, from a snapshot if there is one, and write the result however training ends."""
     place_files(session.config_callbacks, run.directory)
-    context = TrainingContext(run, session.env.episodes, session.criterion, is_resumed=snapshot is not None)
+    context = TrainingContext(
+        run, session.env.episodes, session.criterion, is_resumed=snapshot is not None, evaluations=EvaluationLog(run)
+    )
     for callback in session.run_callbacks:
         callback.context = context
     status = "finished"

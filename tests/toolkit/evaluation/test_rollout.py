@@ -59,7 +59,7 @@ def get_generator_states() -> tuple[Any, ...]:
 @pytest.mark.parametrize("episodes", [1, 4])
 def test_greedy_episodes_return_requested_number_of_raw_returns(n_envs: int, episodes: int) -> None:
     env = make_env(CARTPOLE % n_envs)
-    returns = play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, episodes)
+    returns = play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, episodes).returns
     assert len(returns) == episodes
     assert all(isinstance(value, float) and 8 <= value <= 30 for value in returns)
     if n_envs == 1:
@@ -69,7 +69,9 @@ def test_greedy_episodes_return_requested_number_of_raw_returns(n_envs: int, epi
 def test_greedy_episodes_are_repeatable() -> None:
     def returns() -> list[float]:
         env = make_env(CARTPOLE % 2)
-        return play_greedy_episodes(PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu"), env, 6)
+        return play_greedy_episodes(
+            PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu"), env, 6
+        ).returns
 
     assert returns() == returns()
 
@@ -77,7 +79,7 @@ def test_greedy_episodes_are_repeatable() -> None:
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_wrapper_truncates_greedy_episodes(n_envs: int) -> None:
     env = make_env(CUT % n_envs)
-    assert play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, 4) == [5.0] * 4
+    assert play_greedy_episodes(DQN("MlpPolicy", env, buffer_size=10, seed=0), env, 4).returns == [5.0] * 4
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -94,7 +96,7 @@ def test_recurrent_and_maskable_policies_play_greedily(
 ) -> None:
     venv = make_env(env % n_envs)
     model = algorithm(policy, venv, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
-    returns = play_greedy_episodes(model, venv, 3)
+    returns = play_greedy_episodes(model, venv, 3).returns
     assert len(returns) == 3
     assert all(low <= value <= high for value in returns)
 

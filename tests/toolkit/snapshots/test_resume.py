@@ -268,7 +268,7 @@ def test_evaluation_uses_statistics_that_wrappers_learned_in_training(env: dict[
         def _on_training_end(self) -> None:
             seed = derived_seed(0, "evaluation")
             venv = make_vec_env(run_config, seed=seed, n_envs=3, wrap=limit_episode_steps)
-            self.returns[:] = play_greedy_episodes(self.model, venv, 3)
+            self.returns[:] = play_greedy_episodes(self.model, venv, 3).returns
             venv.close()
 
     run_config = load_config(make_config("ppo", env | {"id": "Pendulum-v1", "max_episode_steps": 60}, timesteps=512))

@@ -1,0 +1,213 @@
+"""Evaluations of the model during training, on environments of their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from stable_baselines3.common.utils import check_for_correct_spaces
+
+from toolkit.config.components import locate_override
+from toolkit.config.env_overrides import EnvOverrides
+from toolkit.config.load import ResolvedConfig, resolve_config
+from toolkit.envs.episode_limit import limit_episode_steps
+from toolkit.envs.factory import derived_seed
+from toolkit.envs.wrapper_state import find_recorder, select_wrapper_states
+from toolkit.evaluation.evaluate import Evaluation, evaluate_model
+from toolkit.evaluation.rollout import check_episodes, open_greedy_env
+from toolkit.training.callbacks import EvaluationCallback, RunPlan
+from toolkit.training.evaluations import RecordedEvaluation, check_label
+from toolkit.utils.errors import ConfigError, Problem
+from toolkit.utils.seeds import derive_run_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
+
+_log = logging.getLogger("toolkit")
+
+
+class EvaluateCallback(EvaluationCallback):
+    """Evaluate the model at intervals, on its own environments and seeds; this never changes training.
+
+    Returns are raw, and wrappers have what those of training have learned so far. `evaluations.csv` in the run
+    directory has a row for each evaluation; the log has `eval/LABEL/mean_return`.
+
+    :param label: names the evaluation: letters, digits, `_`, `.` and `-`
+    :param every_timesteps: evaluate after every so many environment steps; give this or `every_episodes`
+    :param every_episodes: evaluate each time that so many more training episodes count
+    :param episodes: number of whole episodes of an evaluation, at least 1
+    :param env: what differs from the config's `env`, with its keys `id`, `params`, `max_episode_steps`,
+        `reset_options`, `base_wrappers` and `wrappers`; mappings merge, lists replace, another `id` drops `params`
+    :param deterministic: whether the policy acts greedily; false draws its actions, as in training
+    :param patience: stop training after so many evaluations without a new best mean return
+    """
+
+    def __init__(
+        self,
+        label: str,
+        every_timesteps: int | None = None,
+        every_episodes: int | None = None,
+        episodes: int = 10,
+        env: EnvOverrides | None = None,
+        deterministic: bool = True,
+        patience: int | None = None,
+    ) -> None:
+        super().__init__(check_label(label), check_episodes(episodes))
+        if (every_timesteps is None) == (every_episodes is None):
+            raise ValueError("give either every_timesteps or every_episodes")
+        for name, count in (
+            ("every_timesteps", every_timesteps),
+            ("every_episodes", every_episodes),
+            ("patience", patience),
+        ):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}")
+        self.every_timesteps = every_timesteps
+        self.every_episodes = every_episodes
+        self.env = EnvOverrides.model_validate(env) if isinstance(env, Mapping) else env
+        self.deterministic = deterministic
+        self.patience = patience
+        self._n_intervals = 0
+        self._n_without_best = 0
+        self._warned: set[str] = set()
+
+    def check_run(self, plan: RunPlan) -> None:
+        """Check that no other evaluation has the label, and that the model can act in the environment.
+
+        :raises ConfigError: if not
+        """
+        for callback in plan.evaluations[: plan.evaluations.index(self)]:
+            if callback.label == self.label:
+                message = f"another evaluation has the label '{self.label}'"
+                raise ConfigError([Problem(("params", "label"), message, "give each its own")])
+        self._check_env(plan.config, plan.model)
+
+    def _check_env(self, config: ResolvedConfig, model: BaseAlgorithm) -> None:
+        if self.env is None:
+            return
+        with (
+            _locating_overrides(),
+            open_greedy_env(self._make_config(config), seed=0, n_envs=1, wrap=limit_episode_steps) as env,
+        ):
+            training_env = find_recorder(model.get_env()) or model
+            try:
+                check_for_correct_spaces(env, training_env.observation_space, training_env.action_space)
+            except ValueError as error:
+                message = f"the model cannot act in this environment: {error}"
+                hint = "keep the wrappers that make observations and actions"
+                raise ConfigError([Problem(("params", "env"), message, hint)]) from error
+
+    def _make_config(self, config: ResolvedConfig) -> ResolvedConfig:
+        """Return the config of the environments to evaluate in."""
+        return config if self.env is None else resolve_config(self.env.apply_to(config))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the evaluations so far, and how many intervals have passed."""
+        return {
+            "intervals": self._n_intervals,
+            "without_best": self._n_without_best,
+            "evaluations": self.context.evaluations.state_dict(self.label),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._n_intervals, self._n_without_best = state["intervals"], state["without_best"]
+        self.context.evaluations.load_state_dict(self.label, state["evaluations"])
+
+    def _on_training_start(self) -> None:
+        config = self.context.run.resolved_config
+        self._config = self._make_config(config)
+        self._new_wrappers = _list_new_wrappers(config, self._config)
+        self._seed = derive_run_seed(derived_seed(self._config.seed, "callback"), crc32(self.label.encode()))
+        self.context.evaluations.register(self.label)
+
+    def _on_step(self) -> bool:
+        # several environments can step over a multiple: it counts once, when they have passed it
+        if self.every_timesteps is not None:
+            n_intervals = self.num_timesteps // self.every_timesteps
+        else:
+            n_intervals = len(self.context.episodes) // (self.every_episodes or 1)
+        if n_intervals <= self._n_intervals:
+            return True
+        self._n_intervals = n_intervals
+        self._evaluate()
+        return self._has_patience()
+
+    def _select_states(self, venv: VecEnv, states: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the states of wrappers that the environments to evaluate in have otherwise, or not at all."""
+        is_same_env = self.env is None or not self.env.replaces_env
+        return select_wrapper_states(venv, states, new=self._new_wrappers, is_same_env=is_same_env)
+
+    def _evaluate(self) -> None:
+        result = evaluate_model(
+            self.model,
+            self._config,
+            self.episodes,
+            derive_run_seed(self._seed, self.num_timesteps),
+            self._warn_once,
+            deterministic=self.deterministic,
+            select_states=None if self.env is None else self._select_states,
+        )
+        best = self.context.evaluations.best(self.label)
+        self.context.evaluations.add(_record(self.num_timesteps, self.label, result))
+        self.logger.record(f"eval/{self.label}/mean_return", result.mean_return)
+        self.logger.record(f"eval/{self.label}/mean_length", sum(result.lengths) / self.episodes)
+        if result.success_rate is not None:
+            self.logger.record(f"eval/{self.label}/success_rate", result.success_rate)
+        is_best = best is None or result.mean_return > best.mean_return
+        self._n_without_best = 0 if is_best else self._n_without_best + 1
+
+    def _has_patience(self) -> bool:
+        if self.patience is None or self._n_without_best < self.patience:
+            return True
+        message = "evaluation '%s': %d evaluations without a new best mean return: training stops at timestep %d"
+        _log.info(message, self.label, self._n_without_best, self.num_timesteps)
+        return False
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            _log.warning("evaluation '%s': %s", self.label, text)
+
+
+def _list_new_wrappers(config: ResolvedConfig, changed: ResolvedConfig) -> set[str]:
+    """Return the class names of wrappers whose states do not fit a changed config, because it has other parameters.
+
+    A time limit has nothing else that lasts.
+    """
+    known = (*config.env.base_wrappers, *config.env.wrappers)
+    wrappers = zip(
+        (*changed.env.base_wrappers, *changed.env.wrappers),
+        (*changed.components.base_wrappers, *changed.components.wrappers),
+        strict=True,
+    )
+    return {"TimeLimit", *(component.cls.__name__ for wrapper, component in wrappers if wrapper not in known)}
+
+
+@contextmanager
+def _locating_overrides() -> Iterator[None]:
+    """Let errors about the environment name the parameter that changes it."""
+    try:
+        yield
+    except ConfigError as error:
+        problems = [locate_override(problem, ("params", "env")) for problem in error.problems]
+        raise ConfigError(problems) from error
+
+
+def _record(timestep: int, label: str, evaluation: Evaluation) -> RecordedEvaluation:
+    return RecordedEvaluation(
+        timestep=timestep,
+        label=label,
+        mean_return=evaluation.mean_return,
+        std_return=evaluation.std_return,
+        ci95=evaluation.ci95,
+        success_rate=evaluation.success_rate,
+        returns=evaluation.returns,
+        lengths=evaluation.lengths,
+    )
