@@ -20,6 +20,7 @@ from toolkit.evaluation.evaluate import Evaluation, evaluate_model
 from toolkit.evaluation.rollout import check_episodes, open_greedy_env
 from toolkit.training.callbacks import EvaluationCallback, RunPlan
 from toolkit.training.evaluations import RecordedEvaluation, check_label
+from toolkit.training.model import remove_best_model, save_best_model
 from toolkit.utils.errors import ConfigError, Problem
 from toolkit.utils.seeds import derive_run_seed
 
@@ -46,17 +47,21 @@ class EvaluateCallback(EvaluationCallback):
         `reset_options`, `base_wrappers` and `wrappers`; mappings merge, lists replace, another `id` drops `params`
     :param deterministic: whether the policy acts greedily; false draws its actions, as in training
     :param patience: stop training after so many evaluations without a new best mean return
+    :param keep_best: save the model as `best/model.zip`, with the statistics of its wrappers, at each new best mean
+        return; one evaluation of a run may do so
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options are keywords
         self,
         label: str,
+        *,
         every_timesteps: int | None = None,
         every_episodes: int | None = None,
         episodes: int = 10,
         env: EnvOverrides | None = None,
         deterministic: bool = True,
         patience: int | None = None,
+        keep_best: bool = False,
     ) -> None:
         super().__init__(check_label(label), check_episodes(episodes))
         if (every_timesteps is None) == (every_episodes is None):
@@ -73,12 +78,13 @@ class EvaluateCallback(EvaluationCallback):
         self.env = EnvOverrides.model_validate(env) if isinstance(env, Mapping) else env
         self.deterministic = deterministic
         self.patience = patience
+        self.keep_best = keep_best
         self._n_intervals = 0
         self._n_without_best = 0
         self._warned: set[str] = set()
 
     def check_run(self, plan: RunPlan) -> None:
-        """Check that no other evaluation has the label, and that the model can act in the environment.
+        """Check that no other evaluation has the label or keeps the best model, and the model fits its environment.
 
         :raises ConfigError: if not
         """
@@ -86,6 +92,9 @@ class EvaluateCallback(EvaluationCallback):
             if callback.label == self.label:
                 message = f"another evaluation has the label '{self.label}'"
                 raise ConfigError([Problem(("params", "label"), message, "give each its own")])
+            if self.keep_best and isinstance(callback, EvaluateCallback) and callback.keep_best:
+                message = f"the evaluation '{callback.label}' keeps the best model already"
+                raise ConfigError([Problem(("params", "keep_best"), message, "set it for one of them")])
         self._check_env(plan.config, plan.model)
 
     def _check_env(self, config: ResolvedConfig, model: BaseAlgorithm) -> None:
@@ -126,6 +135,8 @@ class EvaluateCallback(EvaluationCallback):
         self._new_wrappers = _list_new_wrappers(config, self._config)
         self._seed = derive_run_seed(derived_seed(self._config.seed, "callback"), crc32(self.label.encode()))
         self.context.evaluations.register(self.label)
+        if self.keep_best and not self.context.is_resumed:
+            remove_best_model(self.context.run)
 
     def _on_step(self) -> bool:
         # several environments can step over a multiple: it counts once, when they have passed it
@@ -162,6 +173,8 @@ class EvaluateCallback(EvaluationCallback):
             self.logger.record(f"eval/{self.label}/success_rate", result.success_rate)
         is_best = best is None or result.mean_return > best.mean_return
         self._n_without_best = 0 if is_best else self._n_without_best + 1
+        if is_best and self.keep_best:
+            save_best_model(self.context.run, self.model)
 
     def _has_patience(self) -> bool:
         if self.patience is None or self._n_without_best < self.patience:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -22,6 +23,7 @@ from toolkit.evaluation.evaluate import evaluate_model
 from toolkit.testing import check_callback
 from toolkit.training.callbacks import RunCallback
 from toolkit.training.evaluations import RecordedEvaluation, read_evaluations
+from toolkit.training.model import save_best_model
 from toolkit.training.trainer import train
 from toolkit.utils.errors import RunError
 from toolkit.utils.seeds import derive_run_seed
@@ -130,7 +132,7 @@ def test_training_is_equal_without_evaluations(evaluated: Run, tmp_path: Path) -
 
 def test_resumed_run_has_same_evaluations(tmp_path: Path) -> None:
     """DQN draws actions from its action space, and training goes on with the same generator."""
-    callbacks = list_callbacks(GREEDY | {"patience": 50}, DRAWN)
+    callbacks = list_callbacks(GREEDY | {"patience": 50, "keep_best": True}, DRAWN)
     config = make_config("dqn", {"max_episode_steps": 30}, timesteps=500, callbacks=callbacks)
     train(config, tmp_path / "whole")
     train_with_interruptions(config, tmp_path / "stopped", (330,))
@@ -143,7 +145,7 @@ def test_resumed_run_has_same_evaluations(tmp_path: Path) -> None:
 
 
 def test_callback_conforms() -> None:
-    check_callback("evaluate", params=GREEDY | {"every_timesteps": 50, "episodes": 2})
+    check_callback("evaluate", params=GREEDY | {"every_timesteps": 50, "episodes": 2, "keep_best": True})
 
 
 def test_other_callback_reads_latest_evaluation(tmp_path: Path) -> None:
@@ -185,6 +187,95 @@ def test_masked_actions_are_evaluated_with_masks() -> None:
     )
     (evaluation,) = read_evaluations(tk.train("masked.yaml"))
     assert min(evaluation.returns) >= -6  # an invalid drop-off costs 10
+
+
+# --- The best model -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_best(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A PPO run on normalized observations that keeps its best model and two snapshots."""
+    evaluations = list_callbacks(GREEDY | {"every_timesteps": 96, "episodes": 5, "keep_best": True})
+    env = NORMALIZED | {"max_episode_steps": 200}
+    config = make_config("ppo", env, timesteps=384, callbacks=evaluations, snapshots={"every_timesteps": 128})
+    run = train(config, tmp_path_factory.mktemp("best") / "run")
+    return Run.open(run.directory)
+
+
+def test_best_model_has_weights_and_statistics_of_its_moment(with_best: Run) -> None:
+    seed = derive_run_seed(derived_seed(with_best.config.seed, "callback"), crc32(b"greedy"))
+    best = max(read_evaluations(with_best), key=lambda evaluation: evaluation.mean_return)
+    seed = derive_run_seed(seed, best.timestep)
+    model, config = with_best.load_model("best"), with_best.resolved_config
+    assert evaluate_model(model, config, 5, seed, print).returns == best.returns
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None
+    assert round(normalizer.obs_rms.count) == best.timestep + 2  # and the first observation of each environment
+
+
+def test_snapshot_model_equals_that_of_shorter_run(with_best: Run, tmp_path: Path) -> None:
+    shorter = make_config("ppo", NORMALIZED | {"max_episode_steps": 200}, timesteps=256, callbacks=[])
+    run = Run.open(train(shorter, tmp_path / "run").directory)
+    assert parameters_to_vector(with_best.load_model("snapshot:256").policy.parameters()).tolist() == get_weights(run)
+    assert with_best.evaluate(5, model="snapshot:256") == run.evaluate(5)
+    assert with_best.evaluate(5) != run.evaluate(5)
+
+
+def test_commands_take_chosen_model(with_best: Run, toolkit: Toolkit, tmp_path: Path) -> None:
+    best = toolkit("evaluate", with_best.directory, "--episodes", "3", "--model", "best")
+    assert "3 greedy episodes of the model best, raw returns" in best.out
+    recorded = toolkit("record", with_best.directory, "--model", "best", "--out", tmp_path, "--format", "gif")
+    assert Path(recorded.out.strip()) == tmp_path / "record-best.gif"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("best", "has no best/model.zip\nthe callback 'evaluate' saves one, with keep_best: true"),
+        ("snapshot:7", "has no snapshots/7\nits snapshots: 256, 384"),
+        ("snapshot:../7", "the model 'snapshot:../7' does not exist\nchoose final, best or snapshot:N"),
+        ("worst", "the model 'worst' does not exist\nchoose final, best or snapshot:N"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "record", "watch"])
+def test_missing_model_is_refused(command: str, model: str, message: str, evaluated: Run, toolkit: Toolkit) -> None:
+    result = toolkit(command, evaluated.directory, "--model", model)
+    assert (result.status, result.out) == (2, "")
+    assert message in result.err
+
+
+def test_best_model_stays_if_next_one_cannot_be_written(
+    with_best: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run.open(shutil.copytree(with_best.directory, tmp_path / "run"))
+    content = (run.directory / "best" / "model.zip").read_bytes()
+    (run.directory / ".best.tmp").write_text("in the way")
+    save_best_model(run, run.load_model())
+    assert "the best model at timestep 0 is not saved: FileExistsError" in caplog.text
+    assert (run.directory / "best" / "model.zip").read_bytes() == content
+    (run.directory / ".best.tmp").unlink()
+    (run.directory / "best").rename(run.directory / ".best-before.tmp")  # a kill between two renames
+    assert run.find_model("best").read_bytes() == content
+    save_best_model(run, run.load_model())
+    assert {path.name for path in (run.directory / "best").iterdir()} == {"model.zip", "wrappers"}
+    assert not [*run.directory.glob(".best*")]
+
+
+def test_best_directory_belongs_to_one_callback(toolkit: Toolkit) -> None:
+    head, _, _ = SMALL_CONFIG.partition("callbacks:")
+    keeps = "{name: evaluate, params: {label: %s, every_timesteps: 50, keep_best: true}}"
+    other = "{name: eval, params: {eval_freq: 50, best_model_save_path: best}}"
+    Path("eval.yaml").write_text(f"{head}callbacks:\n  - {keeps % 'a'}\n  - {other}\n")
+    result = toolkit("check", "eval.yaml")
+    assert result.status == 2
+    assert "eval.yaml:15: callbacks.1.params.best_model_save_path: the toolkit writes 'best'" in result.err
+    Path("two.yaml").write_text(f"{head}callbacks:\n  - {keeps % 'a'}\n  - {keeps % 'b'}\n")
+    result = toolkit("check", "two.yaml")
+    assert result.status == 2
+    assert "callbacks.1.params.keep_best: the evaluation 'a' keeps the best model already" in result.err
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------
 
 
 CASES = {

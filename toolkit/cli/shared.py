@@ -32,6 +32,9 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value: dotted path, YAML value. Repeatable."),
 ]
 Tail = Annotated[int, typer.Option(min=0, max=1000, help="Add frames after termination, to show the fall.")]
+Model = Annotated[
+    str, typer.Option(metavar="MODEL", help="Choose the model: final, best, or snapshot:N for timestep N.")
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Trust the Python files that the run names, from now on. Read them first.")
 ]

@@ -42,9 +42,13 @@ def format_new_plugin(plugin: Plugin, folder: Path) -> str:
     return "\n".join([heading, *(f"  {name}" for name in files), *format_next_commands(commands)])
 
 
-def format_evaluation(run: RunDirectory, evaluation: Evaluation) -> str:
-    """Format the raw returns of an evaluation: mean with its interval, standard deviation, range."""
+def format_evaluation(run: RunDirectory, evaluation: Evaluation, model: str = "final") -> str:
+    """Format the raw returns of an evaluation: mean with its interval, standard deviation, range.
+
+    :param model: that played
+    """
     place = " on one environment" if evaluation.episodes > 1 and evaluation.n_envs == 1 else ""
+    place += "" if model == "final" else f" of the model {model}"
     lines = [f"{run.directory}: {format_count(evaluation.episodes, 'greedy episode')}{place}, raw returns"]
     decimals = 2 if evaluation.ci95 is None else max(2, count_decimals(evaluation.ci95))
     lines.append(

@@ -61,6 +61,13 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
         recorder.taken_over = states
 
 
+def keep_wrapper_states(venv: VecEnv) -> None:
+    """Keep what the wrappers have learned for copies of environments that are about to be closed."""
+    if (recorder := find_recorder(venv)) is not None:
+        recorder.taken_over = capture_wrapper_states(venv)
+    _freeze_statistics(venv)
+
+
 def select_wrapper_states(
     venv: VecEnv, states: dict[str, Any], *, new: Collection[str], is_same_env: bool
 ) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Evaluation:
     lengths: tuple[int, ...] = field(default=(), repr=False)
 
 
-def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) -> Evaluation:
+def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None, model: str = "final") -> Evaluation:
     """Play greedy episodes with a run's model on seeds that training never used.
 
     >>> import toolkit
@@ -64,17 +64,18 @@ def evaluate(run: RunDirectory, episodes: int = 100, seed: int | None = None) ->
 
     :param episodes: number of whole episodes, at least 1
     :param seed: seed of the environments; by default it follows from the run's seed
+    :param model: ``final``, ``best`` or ``snapshot:N``
     :raises ValueError: if ``episodes`` is below 1
-    :raises RunError: if the run has no model that can be loaded
+    :raises RunError: if the run has no such model that can be loaded
     """
     check_episodes(episodes)
-    model = load_model(run)
+    loaded = load_model(run, model)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "evaluation")
 
     def warn(text: str) -> None:
         _log.warning("%s: %s", run.directory, text)
 
-    return evaluate_model(model, run.resolved_config, episodes, env_seed, warn)
+    return evaluate_model(loaded, run.resolved_config, episodes, env_seed, warn)
 
 
 def evaluate_model(

@@ -41,18 +41,19 @@ class Run(run_directory.RunDirectory):
     Callbacks get their run as a :class:`toolkit.training.run_directory.RunDirectory`, without these methods.
     """
 
-    def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
+    def evaluate(self, episodes: int = 100, seed: int | None = None, model: str = "final") -> Evaluation:
         """Play greedy episodes on seeds that training never used; see :func:`toolkit.evaluate`."""
-        return evaluate.evaluate(self, episodes, seed)
+        return evaluate.evaluate(self, episodes, seed, model)
 
-    def load_model(self) -> BaseAlgorithm:
+    def load_model(self, choice: str = "final") -> BaseAlgorithm:
         """Load the trained model with what its wrappers and policy learned; its own environments are closed.
 
         Its policy expects observations behind the vec wrappers: :meth:`predict` prepares them.
 
-        :raises RunError: if the run has no model that can be loaded
+        :param choice: ``final``, ``best`` of the callback `evaluate`, or ``snapshot:N`` for timestep N
+        :raises RunError: if the run has no such model that can be loaded
         """
-        return load_model(self)
+        return load_model(self, choice)
 
     @cached_property
     def model(self) -> BaseAlgorithm:
@@ -112,9 +113,10 @@ class Run(run_directory.RunDirectory):
         formats: Sequence[VideoFormat] = ("mp4",),
         out: str | Path | None = None,
         tail: int = 0,
+        model: str = "final",
     ) -> list[Path]:
         """Record greedy episodes, by default into the run's ``videos`` directory; see :func:`toolkit.record`."""
-        return video.record(self, episodes, formats, out, tail=tail)
+        return video.record(self, episodes, formats, out, tail=tail, model=model)
 
     def show(self, tail: int = 40) -> None:
         """Record a greedy episode and show it with the learning curve and the result of the run.

@@ -41,6 +41,8 @@ def record(
     out: str | Path | None = None,
     max_steps: int = DEFAULT_MAX_STEPS,
     tail: int = 0,
+    *,
+    model: str = "final",
 ) -> list[Path]:
     """Record greedy episodes of a run's model, one file for each episode and format.
 
@@ -54,19 +56,20 @@ def record(
     :param out: directory of the videos; by default the run's ``videos``
     :param max_steps: an episode is cut after this many steps of the agent, and a warning says so
     :param tail: frames, 0 to 1000, after the environment terminates an episode, so that the fall is visible
+    :param model: ``final``, ``best`` or ``snapshot:N``; files of another model than the final one have its name
     :return: the files written, in order
-    :raises RunError: if the run has no model that can be loaded, or the directory cannot be written to. A ``videos``
-        directory that is a symbolic link is refused, because a run from elsewhere could lead anywhere
+    :raises RunError: if the run has no such model that can be loaded, or the directory cannot be written to. A
+        ``videos`` directory that is a symbolic link is refused, because a run from elsewhere could lead anywhere
     :raises RecordingError: if the environment draws no frames or cannot be stepped after its end, or the video cannot
         be encoded
     """
     if not out and run.videos.is_symlink():
         raise RunError(f"{run.videos}: is a link, and nothing is written through it", "name a directory with --out")
     clips = record_clips(
-        load_model(run),
+        load_model(run, model),
         run.resolved_config,
         Path(out) if out else run.videos,
-        "record",
+        "record" if model == "final" else f"record-{model.replace(':', '-')}",
         formats=formats,
         episodes=episodes,
         max_steps=max_steps,

@@ -31,6 +31,8 @@ def watch(
     seed: int | None = None,
     tail: int = 0,
     ended: Callable[[Episode], None] | None = None,
+    *,
+    model: str = "final",
 ) -> list[float]:
     """Play greedy episodes of a run's model in a window, until they have ended or the user closes the window.
 
@@ -38,6 +40,7 @@ def watch(
     :param seed: seed of the environment; by default the episodes are those that ``record`` films
     :param tail: steps, 0 to 1000, after the environment terminates an episode, so that the fall is visible
     :param ended: called with each episode when it has ended
+    :param model: ``final``, ``best`` or ``snapshot:N``
     :return: the raw returns of the episodes that ended
     :raises ValueError: if ``episodes`` or ``tail`` is out of range
     :raises RunError: if the run has no model that can be loaded, or its environment cannot be stepped after its end
@@ -47,8 +50,8 @@ def watch(
     check_tail(tail)
     if not has_display():
         raise WatchingError("a window cannot open because there is no display", _RECORD_HINT)
-    model = load_model(run)
-    _check_render_modes(model, run.config.env.name)
+    loaded = load_model(run, model)
+    _check_render_modes(loaded, run.config.env.name)
     env_seed = derived_seed(run.config.seed if seed is None else seed, "video")
 
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -68,7 +71,7 @@ def watch(
             env = stack.enter_context(
                 open_greedy_env(run.resolved_config, seed=env_seed, n_envs=1, render_mode="human", wrap=wrap)
             )
-        _play(model, env, episodes, add_return, run.config.env.name)
+        _play(loaded, env, episodes, add_return, run.config.env.name)
     return returns
 
 

@@ -172,26 +172,46 @@ def restore_before_learning(
     """
     with _report_misfits():
         _check_callbacks(callbacks, [name for name, *_ in saved_state["callbacks"]])
-        venv = _get_env(model)
-        n_saved = len(saved_state["environments"])
-        if n_saved != venv.num_envs:
-            raise ValueError(f"it has {n_saved} environments, not {venv.num_envs}")
-        load_parameters(restore_value(saved_state["parameters"]), model)
-        for name in _get_variable_names(model):
-            recursive_getattr(model, name).data.copy_(restore_value(saved_state["variables"][name]))
-        restore_policy(model, saved_state.get("policy", {}))  # version 0.1.0 saved none
+        _restore_policy(model, saved_state)
         buffer = getattr(model, "replay_buffer", None)
         restore_replay_buffer(buffer, saved_state["replay_buffer"])
         restore_own_state(buffer, saved_state.get("replay_state"))  # version 0.1.0 saved none
-        venv.reset()  # so that all wrappers have what they make in a reset
-        differences = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
-        for layer, (name, state) in zip(iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
-            _restore_object(layer, name, state)
+        differences = _restore_environments(model, saved_state)
         # without objects, as `learn` makes some: noise for each environment
         restore_attributes(model, saved_state["progress"]["attributes"], _SKIPPED_ATTRIBUTES)
         # the live objects have these now; memory should not hold a replay buffer twice
         saved_state.update(parameters=None, replay_buffer=None, replay_state=None, environments=None)
         return [f"environment {index} {text}" for index, text in enumerate(differences) if text]
+
+
+def restore_for_acting(model: BaseAlgorithm, saved_state: dict[str, Any]) -> None:
+    """Restore what decides how a model acts: its policy, and the wrappers of its environments.
+
+    :raises RunError: if the state is not that of such a run
+    """
+    with _report_misfits():
+        _restore_policy(model, saved_state)
+        _restore_environments(model, saved_state)
+
+
+def _restore_policy(model: BaseAlgorithm, saved_state: dict[str, Any]) -> None:
+    n_saved, n_envs = len(saved_state["environments"]), _get_env(model).num_envs
+    if n_saved != n_envs:
+        raise ValueError(f"it has {n_saved} environments, not {n_envs}")
+    load_parameters(restore_value(saved_state["parameters"]), model)
+    for name in _get_variable_names(model):
+        recursive_getattr(model, name).data.copy_(restore_value(saved_state["variables"][name]))
+    restore_policy(model, saved_state.get("policy", {}))  # version 0.1.0 saved none
+
+
+def _restore_environments(model: BaseAlgorithm, saved_state: dict[str, Any]) -> list[str]:
+    """Restore the running episodes and the vec wrappers; return what differs in each environment, if anything does."""
+    venv = _get_env(model)
+    venv.reset()  # so that all wrappers have what they make in a reset
+    differences = [_replay(venv, index, episode) for index, episode in enumerate(saved_state["environments"])]
+    for layer, (name, state) in zip(iterate_vec_wrappers(venv), saved_state["vec_wrappers"], strict=True):
+        _restore_object(layer, name, state)
+    return differences
 
 
 def restore_at_rollout_start(

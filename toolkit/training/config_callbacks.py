@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.training.callbacks import SuccessCriterion
 from toolkit.training.checks import describe_second_environment
 from toolkit.training.eval_env import EvaluationEnv
-from toolkit.training.run_directory import OWN_FILES
+from toolkit.training.run_directory import BEST, OWN_FILES
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
@@ -53,7 +53,9 @@ def refuse_unfit_callbacks(config: ResolvedConfig) -> None:
     :raises ConfigError: with every problem
     """
     components = [nested for outermost in config.components.callbacks for nested in outermost.iterate_nested()]
-    problems = [problem for component in components for problem in _find_problems(component)]
+    keeps_best = any(component.get_argument("keep_best") for component in components)
+    own_files = OWN_FILES | {BEST} if keeps_best else OWN_FILES
+    problems = [problem for component in components for problem in _find_problems(component, own_files)]
     if problems := [*problems, *_find_shared_files(components)]:
         raise config.make_error(problems)
 
@@ -88,14 +90,17 @@ def _list_names(names_by_class: Mapping[type[BaseCallback], tuple[str, ...]], cl
     return [name for base, names in names_by_class.items() if issubclass(cls, base) for name in names]
 
 
-def _find_problems(component: BoundComponent) -> Iterator[Problem]:
-    """Yield what SB3 would not notice: paths that are not meant for callbacks, counts below 1, a lost success."""
+def _find_problems(component: BoundComponent, own_files: Collection[str]) -> Iterator[Problem]:
+    """Yield what SB3 would not notice: paths that are not meant for callbacks, counts below 1, a lost success.
+
+    :param own_files: what the toolkit writes in the run directory
+    """
     path: KeyPath = (*component.path, "params")
     for name, file in _list_files(component):
         if problem := _check_directory(str(component.get_argument(name)), (*path, name)):
             yield problem
         first = os.path.relpath(os.path.dirname(file), RUN).split(os.sep)[0]
-        if first in OWN_FILES:
+        if first in own_files:
             yield Problem((*path, name), f"the toolkit writes '{first}' in the run directory", "choose another path")
     for name in _list_names(_COUNTS, component.cls):
         if isinstance(count := component.arguments.get(name), int) and count < 1:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,19 @@ from toolkit.config.components import copy_arguments
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import make_vec_env
-from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
+from toolkit.envs.wrapper_state import capture_wrapper_states, keep_wrapper_states, load_wrapper_states
 from toolkit.snapshots import archive
 from toolkit.snapshots.capture import NOTHING
 from toolkit.snapshots.policy_state import capture_policy, remember_initial_policy, restore_policy
 from toolkit.snapshots.restore import RESTORE_ERRORS
 from toolkit.snapshots.rng import preserve_rng_state
+from toolkit.snapshots.training_state import restore_for_acting
 from toolkit.snapshots.weights import find_unreadable_weights, load_weights
 from toolkit.training.device import find_device_problem
 from toolkit.training.replay_buffer_checks import describe_unfit_replay_buffer, refuse_negative_goals
-from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.errors import ConfigError, Problem, RunError
+from toolkit.training.run_directory import BEST, BEST_BEFORE, MODEL_FILE, RunDirectory
+from toolkit.utils.errors import ConfigError, Problem, RunError, describe_error
+from toolkit.utils.files import atomic_file, sync
 
 _log = logging.getLogger("toolkit")
 
@@ -144,21 +148,58 @@ def save_model(run: RunDirectory, model: BaseAlgorithm) -> None:
 
     A warning names what cannot be saved.
     """
-    state, unsaved = _capture_learned_state(model)
-    run.model_path.unlink(missing_ok=True)  # an earlier model does not fit the new state
-    archive.remove(run.directory / _WRAPPER_ARCHIVE)
-    archive.write(run.directory / _WRAPPER_ARCHIVE, state)
-    with run.atomic_file(run.model_path.name) as path:
-        with path.open("wb") as file:
-            model.save(file)
-        with zipfile.ZipFile(path, "a") as file:
-            file.comment = _MARK
-    if unsaved:
+    if unsaved := _write_model(run.directory, model):
         _log.warning(
             "%s: does not have %s: evaluation starts with the initial value",
             run.directory / _WRAPPER_ARCHIVE,
             ", ".join(unsaved),
         )
+
+
+def save_best_model(run: RunDirectory, model: BaseAlgorithm) -> None:
+    """Save a model as the run's best one, with what wrappers and policy learned; :meth:`find_model` always finds one.
+
+    If it cannot be written, there is a warning, and the best one so far remains.
+    """
+    best, before = run.directory / BEST, run.directory / BEST_BEFORE
+    new = run.directory / f".{BEST}.tmp"
+    try:
+        remove_best_model(run, keeps_current=True)
+        new.mkdir()
+        _write_model(new, model)
+        sync(new)
+        if best.exists():
+            best.rename(before)
+        new.rename(best)
+        sync(run.directory)
+    except OSError as error:
+        _log.warning("the best model at timestep %d is not saved: %s", model.num_timesteps, describe_error(error))
+    finally:
+        remove_best_model(run, keeps_current=True)
+
+
+def remove_best_model(run: RunDirectory, *, keeps_current: bool = False) -> None:
+    """Delete the best model, or only what an interrupted :func:`save_best_model` has left."""
+    best, before = run.directory / BEST, run.directory / BEST_BEFORE
+    if keeps_current and before.exists() and not best.exists():
+        before.rename(best)
+    for directory in (before, run.directory / f".{BEST}.tmp", *(() if keeps_current else (best,))):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _write_model(directory: Path, model: BaseAlgorithm) -> list[str]:
+    """Write ``wrappers/`` and ``model.zip``; return the names of what cannot be saved."""
+    state, unsaved = _capture_learned_state(model)
+    path = directory / MODEL_FILE
+    path.unlink(missing_ok=True)  # an earlier model does not fit the new state
+    archive.remove(directory / _WRAPPER_ARCHIVE)
+    archive.write(directory / _WRAPPER_ARCHIVE, state)
+    with atomic_file(path) as temporary:
+        with temporary.open("wb") as file:
+            model.save(file)
+        with zipfile.ZipFile(temporary, "a") as file:
+            file.comment = _MARK
+    return unsaved
 
 
 def _capture_learned_state(model: BaseAlgorithm) -> tuple[dict[str, Any], list[str]]:
@@ -184,28 +225,45 @@ def _remove_large_states(states: list[dict[str, Any] | None]) -> list[str]:
     return names
 
 
-def load_model(run: RunDirectory) -> BaseAlgorithm:
-    """Build a run's model from its config and load the saved weights; the pickled part of the zip is not read.
+def load_model(run: RunDirectory, choice: str = "final") -> BaseAlgorithm:
+    """Build a run's model from its config and load the saved weights; the pickled part of a zip is not read.
 
     The model predicts for any number of environments; its own are closed. The global random generators keep their
     state, so a training in this process is not affected.
 
-    :raises RunError: if the run has no model, or one that does not fit its config
+    :param choice: ``final``, ``best`` or ``snapshot:N``, see :meth:`RunDirectory.find_model`
+    :raises RunError: if the run does not have the model, or one that does not fit its config
     """
-    if not run.model_path.is_file():
-        raise RunError(f"{run.directory}: has no model.zip", "the run has not ended, or failed before it had a model")
+    path = run.find_model(choice)
+    if path.is_dir():
+        return _load_snapshot(run, path)
     with preserve_rng_state():
         model = untrained_model(run.resolved_config)
-    load_weights(run.model_path, model, "the run's config.yaml")
-    _load_learned_state(model, run)
+    load_weights(path, model, "the run's config.yaml")
+    _load_learned_state(model, run, path)
     return model
 
 
-def _load_learned_state(model: BaseAlgorithm, run: RunDirectory) -> None:
-    """Load what was saved beside ``model.zip`` into the model's policy and the wrappers of its own environments."""
-    directory, venv = run.directory / _WRAPPER_ARCHIVE, model.get_env()
+def _load_snapshot(run: RunDirectory, directory: Path) -> BaseAlgorithm:
+    """Load the model of a snapshot. Its environments repeat the running episode, for the states of their wrappers."""
+    config = run.resolved_config
+    is_batch = config.env.vec_env in ("vector", "envpool")
+    with preserve_rng_state():
+        env = make_vec_env(config, seed=0, n_envs=None if is_batch else config.env.n_envs)
+        try:
+            model = build_model(config, env)
+            restore_for_acting(model, archive.read(directory))
+            keep_wrapper_states(env)
+        finally:
+            env.close()
+    return model
+
+
+def _load_learned_state(model: BaseAlgorithm, run: RunDirectory, path: Path) -> None:
+    """Load what was saved beside a zip into the model's policy and the wrappers of its own environments."""
+    directory, venv = path.parent / _WRAPPER_ARCHIVE, model.get_env()
     if not directory.exists():
-        if _needs_learned_state(model, run):
+        if _needs_learned_state(model, run, path):
             raise RunError(
                 f"{directory}: does not exist, but must hold what the wrappers and the policy learned",
                 "restore it, or train the run again",
@@ -220,9 +278,9 @@ def _load_learned_state(model: BaseAlgorithm, run: RunDirectory) -> None:
         raise RunError(f"{directory}: does not fit the run's config.yaml: {error}") from error
 
 
-def _needs_learned_state(model: BaseAlgorithm, run: RunDirectory) -> bool:
+def _needs_learned_state(model: BaseAlgorithm, run: RunDirectory, path: Path) -> bool:
     """Return whether a model was saved with an archive: always, except by version 0.1.0 if no wrapper had learned."""
-    with zipfile.ZipFile(run.model_path) as file:
+    with zipfile.ZipFile(path) as file:
         if file.comment == _MARK:
             return True
     venv = model.get_env()

@@ -24,6 +24,9 @@ from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read
 from toolkit.utils.processes import read_cpu_name
 
 DEFAULT_ROOT = Path("runs")
+MODEL_FILE = "model.zip"
+BEST = "best"  # directory of the best model
+BEST_BEFORE = ".best-before.tmp"  # while another one takes its place
 RECORDING_PREFIX = ".recording-"  # of the directories beside videos in which they are made
 # what the toolkit writes in it, and callbacks do not
 OWN_FILES = {
@@ -111,7 +114,33 @@ class RunDirectory:
     @property
     def model_path(self) -> Path:
         """The trained model, an SB3 zip."""
-        return self.directory / "model.zip"
+        return self.directory / MODEL_FILE
+
+    def find_model(self, choice: str = "final") -> Path:
+        """Return where a model of the run lies: an SB3 zip, or the directory of a snapshot.
+
+        What the wrappers and the policy learned lies in ``wrappers/`` beside a zip, and in a snapshot itself.
+
+        :param choice: ``final`` for the end of training, ``best`` by an evaluation with ``keep_best``, or
+            ``snapshot:N`` for timestep N
+        :raises RunError: if the run does not have it
+        """
+        kind, _, timestep = choice.partition(":")
+        if choice == "final":
+            path, hint = self.model_path, "the run has not ended, or failed before it had a model"
+        elif choice == "best":
+            directories = (self.directory / BEST, self.directory / BEST_BEFORE)
+            path = next((path for path in directories if path.is_dir()), directories[0]) / MODEL_FILE
+            hint = "the callback 'evaluate' saves one, with keep_best: true"
+        elif kind == "snapshot" and timestep.isdecimal() and timestep.isascii():
+            path = self.directory / "snapshots" / timestep
+            names = [item.name for item in path.parent.glob("*") if item.name.isdecimal()]
+            hint = f"its snapshots: {', '.join(sorted(names, key=int)) or 'none'}"
+        else:
+            raise RunError(f"the model '{choice}' does not exist", "choose final, best or snapshot:N")
+        if not (path / "state.json" if kind == "snapshot" else path).is_file():
+            raise RunError(f"{self.directory}: has no {path.relative_to(self.directory)}", hint)
+        return path
 
     @property
     def videos(self) -> Path:
@@ -129,6 +158,8 @@ class RunDirectory:
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of a process that was killed; call it only while the run is locked."""
+        if (before := self.directory / BEST_BEFORE).is_dir() and not (self.directory / BEST).exists():
+            before.rename(self.directory / BEST)
         for directory in (self.directory, self.directory / "snapshots", self.videos):
             for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp-*")]:
                 if path.is_dir() and not path.is_symlink():
