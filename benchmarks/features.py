@@ -10,9 +10,8 @@ there is one update in 100 such steps, except in the `learn()` that is the base 
 
 A feature's time is that of its training minus that of the training `beside` it, in the same repeat. The table has
 microseconds of an environment step, by the processor's time and by the clock. The percentage is the processor's time
-divided by that of `learn()`. Median (minimum to
-maximum). `logging` is progress.csv and TensorBoard, which `toolkit.train` always writes. `toolkit.train` also writes
-monitor.csv.
+divided by that of `learn()`. Median (minimum to maximum). The two wrappers are `angle_penalty`. `logging` is
+progress.csv and TensorBoard, which `toolkit.train` always writes. `toolkit.train` also writes monitor.csv.
 """
 
 from __future__ import annotations
@@ -41,15 +40,19 @@ from toolkit.training.model import build_model
 from toolkit.training.run_directory import RunDirectory
 
 WHOLE, BARE, TRAIN = "learn()", "learn(), few updates", "toolkit.train, no callbacks"
+WRAPPED = "toolkit.train, two wrappers"
 CONFIG = PROJECT / "configs" / "experiments" / "base" / "cartpole_few_updates.yaml"
 EPISODE = 100  # steps
 SUCCESS = {"name": "success", "params": {"threshold": 1_000, "episodes": 100}}
 PROGRESS = {"name": "progress"}
+LOG_REWARDS = {"name": "log_rewards"}
+LOG_INFO = {"name": "log_info", "params": {"names": ["TimeLimit.truncated"]}}
 VIDEO = {"name": "record_video", "params": {"every_timesteps": 1_000_000_000}}
+ANGLE_PENALTY = {"name": "angle_penalty"}
 WRAPPERS: list[dict[str, Any]] = [
     {"name": "terminal_reward_clip"},
     {"name": "graded_terminal_reward"},
-    {"name": "angle_penalty"},
+    ANGLE_PENALTY,
     {"name": "clip_reward", "params": {"min_reward": -1.0, "max_reward": 1.0}},
     {"name": "random_first_action"},
 ]
@@ -60,6 +63,9 @@ COMPARED = {
     "progress": TRAIN,
     "record_video, never due": TRAIN,
     "success + progress + logging": BARE,
+    WRAPPED: TRAIN,
+    "log_rewards, two wrappers": WRAPPED,
+    "log_info, one number": TRAIN,
     **{wrapper["name"]: BARE for wrapper in WRAPPERS},
 }
 """What each feature is compared with."""
@@ -175,8 +181,9 @@ def make_trainings(whole: toolkit.RunConfig) -> dict[str, Callable[[Path, TakeTu
     few_updates = {"algorithm.params.train_freq": EPISODE, "algorithm.params.gradient_steps": 1}
     config = toolkit.load_config(whole, few_updates)
 
-    def train_with(*callbacks: dict[str, Any]) -> Callable[[Path, TakeTurns], Any]:
-        with_callbacks = toolkit.load_config(config, {"callbacks": [*callbacks]})
+    def train_with(*callbacks: dict[str, Any], n_wrappers: int = 0) -> Callable[[Path, TakeTurns], Any]:
+        values = {"callbacks": [*callbacks], "env.wrappers": [ANGLE_PENALTY] * n_wrappers}
+        with_callbacks = toolkit.load_config(config, values)
         return lambda directory, turn: toolkit.train(with_callbacks, directory, [turn])
 
     return {
@@ -188,6 +195,9 @@ def make_trainings(whole: toolkit.RunConfig) -> dict[str, Callable[[Path, TakeTu
         "progress": train_with(PROGRESS),
         "record_video, never due": train_with(VIDEO),
         "success + progress + logging": train_with(SUCCESS, PROGRESS),
+        WRAPPED: train_with(n_wrappers=2),
+        "log_rewards, two wrappers": train_with(LOG_REWARDS, n_wrappers=2),
+        "log_info, one number": train_with(LOG_INFO),
         **{
             wrapper["name"]: partial(learn, toolkit.load_config(config, {"env.wrappers": [wrapper]}), False)
             for wrapper in WRAPPERS

@@ -23,8 +23,8 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from toolkit.utils.log import log_problems
 
     log_config_warnings(run_config)  # first: they may explain why building fails
-    dry_run(run_config)
-    doubts = try_environment(run_config)
+    numbers = dry_run(run_config)
+    doubts = try_environment(run_config, numbers)
     log_problems(run_config.make_error(doubts))
     print_line(run_config.to_yaml(), end="")
 

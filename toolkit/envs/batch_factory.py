@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from toolkit.config.schema import EnvConfig, RunConfig
 from toolkit.envs.batch_env import BatchVecEnv
 from toolkit.envs.batch_layers import GYMNASIUM_FORMS, BatchMonitor, SameStepReset, SingleEnv
 from toolkit.envs.relabelling import has_relabelled_rewards
+from toolkit.envs.reward_trace import BatchRewardTrace
 from toolkit.envs.spaces import find_space_problems
 from toolkit.utils.errors import ComponentError, Problem
 
@@ -25,9 +27,10 @@ _ONE_BY_ONE = "set env.vec_env to dummy or subproc"
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
 
-def make_batch_env(config: ResolvedConfig) -> BatchVecEnv:
+def make_batch_env(config: ResolvedConfig, traced_names: Sequence[str] = ()) -> BatchVecEnv:
     """Build the batch form of a config's environment, with its wrappers.
 
+    :param traced_names: a name for each wrapper, to trace what each adds to the rewards
     :raises ConfigError: if the environment, a wrapper or a key has no such form, or something cannot be built
     """
     components = config.components
@@ -46,9 +49,12 @@ def make_batch_env(config: ResolvedConfig) -> BatchVecEnv:
     try:
         for form in base_forms:
             env = form.build(env)
-        env = monitor = BatchMonitor(env, config)
-        for form in wrapper_forms:
-            env = form.build(env)
+        trace = BatchRewardTrace() if traced_names else None
+        env = monitor = BatchMonitor(env, config, trace)
+        for index, form in enumerate(wrapper_forms):
+            inside, env = env, form.build(env)
+            if trace is not None:
+                env = trace.add_probe(traced_names[index], env, inside)
         venv = BatchVecEnv(env, monitor)
         if problems := find_space_problems(venv, config):
             raise config.make_error(problems)

@@ -8,7 +8,7 @@ observation, and ``reset(options={"reset_mask": mask})`` starts new episodes. Th
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from toolkit.config.schema import RunConfig
 from toolkit.envs.info_keywords import read_info_keywords
 from toolkit.envs.observations import select_row
-from toolkit.envs.replayable import check_return
+from toolkit.envs.replayable import REWARD_SUMS, check_return
 from toolkit.utils.errors import FaultyEnvironmentError
+
+if TYPE_CHECKING:
+    from toolkit.envs.reward_trace import BatchRewardTrace
 
 BatchStep = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 RESET_MASK = "reset_mask"
@@ -77,11 +80,15 @@ class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
     """Sum up the raw rewards of each environment, and keep each completed episode until :meth:`pop_episode`.
 
     :param config: names the info keywords
+    :param trace: sums up the rewards that leave the wrappers outside
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], config: RunConfig) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], config: RunConfig, trace: BatchRewardTrace | None = None
+    ) -> None:
         super().__init__(env)
         self._config = config
+        self._trace = trace
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._start = time.time()
@@ -92,7 +99,11 @@ class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
         if options is None or RESET_MASK not in options:
             self._returns[:], self._lengths[:] = 0.0, 0
             self._completed.clear()
+            if self._trace is not None:
+                self._trace.drop()
         else:
+            if self._trace is not None:
+                self._trace.end_episodes(options[RESET_MASK])
             for index in np.flatnonzero(options[RESET_MASK] & (self._lengths > 0)).tolist():
                 self._complete_episode(index)
         return self.env.reset(seed=seed, options=options)
@@ -136,7 +147,10 @@ class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def pop_episode(self, index: int) -> dict[str, Any] | None:
         """Return the episode that an environment has completed since the last call; None if it has not."""
-        return self._completed.pop(index, None)
+        episode = self._completed.pop(index, None)
+        if episode is not None and self._trace is not None:
+            episode[REWARD_SUMS] = self._trace.pop(index)
+        return episode
 
 
 class SingleEnv(gym.Env[Any, Any]):

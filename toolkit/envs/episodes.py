@@ -16,9 +16,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from toolkit.envs.episode_numbers import EpisodeNumbers, Numbers, from_columns, to_columns
 from toolkit.envs.recent_steps import RecentSteps
-from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
-from toolkit.utils.data import DEFAULT_WINDOW, MONITOR_COLUMNS, mean_of_last
+from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE, REWARD_SUMS
+from toolkit.utils.data import DEFAULT_WINDOW, MONITOR_COLUMNS, compute_mean, mean_of_last
 from toolkit.utils.errors import FaultyEnvironmentError, make_printable
 
 _MAX_TEXT_LENGTH = 10_000  # characters of a value in monitor.csv
@@ -34,6 +35,7 @@ class Episode(NamedTuple):
     :param timestep: number of the run's timesteps, over all environments, when the episode counted
     :param is_success: whether the environment calls it a success, in ``info["is_success"]``; None if it does not say
     :param extras: names and values, as text, of what else ``info["episode"]`` holds, such as ``env.info_keywords``
+    :param numbers: names and values of what callbacks log of it: see :mod:`toolkit.envs.episode_numbers`
     """
 
     raw_return: float
@@ -43,6 +45,7 @@ class Episode(NamedTuple):
     timestep: int = 0
     is_success: float | None = None
     extras: tuple[tuple[str, str], ...] = ()
+    numbers: Numbers = ()
 
 
 class EpisodeLog(Sequence[Episode]):
@@ -114,6 +117,17 @@ class EpisodeLog(Sequence[Episode]):
         texts = [dict(episode.extras).get(name, "") for episode in self._window(window, end)]
         return mean_of_last([number for number in map(_read_number, texts) if number is not None], window)
 
+    def mean_numbers(self, window: int = DEFAULT_WINDOW) -> dict[str, float]:
+        """Return the mean of each of the :attr:`Episode.numbers`, among those of the last episodes that have it.
+
+        :param window: see :meth:`mean_return`
+        """
+        values: dict[str, list[float]] = {}
+        for episode in self._window(window, None):
+            for name, value in episode.numbers:
+                values.setdefault(name, []).append(value)
+        return {name: compute_mean(of_name) for name, of_name in values.items()}
+
     def _window(self, window: int, end: int | None) -> list[Episode]:
         end = len(self) if end is None else end
         return self._episodes[max(0, end - window) : end]
@@ -135,6 +149,7 @@ class EpisodeRecorder(VecEnvWrapper):
     :ivar is_stateless: whether nothing lasts from one reset of all environments to the next
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
     :ivar recent_steps: the last steps, if they are kept
+    :ivar numbers: sums up what callbacks log of an episode, if they do
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
     """
 
@@ -147,6 +162,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self.episodes = EpisodeLog()
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
         self.recent_steps: RecentSteps | None = None
+        self.numbers: EpisodeNumbers | None = None
         self.taken_over: dict[str, Any] | None = None
         self._actions: NDArray[Any]
         self._start: float | None = None
@@ -180,6 +196,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._left[:] = self._limits
         if self.recent_steps is not None:
             self.recent_steps.interrupt()
+        if self.numbers is not None:
+            self.numbers.reset()
         return observations
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
@@ -216,6 +234,8 @@ class EpisodeRecorder(VecEnvWrapper):
         self._steps += 1
         if self.recent_steps is not None:
             self.recent_steps.add(observations, self._actions, rewards, dones)
+        if self.numbers is not None:
+            self.numbers.add_step(infos)
         if dones.any():
             indices = [int(index) for index in np.flatnonzero(dones)]
             last_observations = [infos[index].get("terminal_observation") for index in indices]
@@ -242,6 +262,17 @@ class EpisodeRecorder(VecEnvWrapper):
             "held_episodes": _to_columns([episode for *_, episode in held]),
             "held_extras": _to_lists([episode for *_, episode in held]),
             "recent_steps": None if self.recent_steps is None else self.recent_steps.state_dict(),
+            **self._get_numbers_state([episode for *_, episode in held]),
+        }
+
+    def _get_numbers_state(self, held: Sequence[Episode]) -> dict[str, Any]:
+        """Return what callbacks log; nothing if they log none."""
+        if self.numbers is None:
+            return {}
+        return {
+            "numbers": to_columns([episode.numbers for episode in self.episodes]),
+            "held_numbers": to_columns([episode.numbers for episode in held]),
+            "running_numbers": self.numbers.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -259,11 +290,13 @@ class EpisodeRecorder(VecEnvWrapper):
             return
         self._steps = state["steps"]
         self._start_steps[:] = state["start_steps"]
-        self.episodes.replace(_from_columns(state["episodes"], state["extras"]))
-        held = _from_columns(state["held_episodes"], state["held_extras"])
+        self.episodes.replace(_from_columns(state["episodes"], state["extras"], state.get("numbers")))
+        held = _from_columns(state["held_episodes"], state["held_extras"], state.get("held_numbers"))
         self._held = [(start, index, episode) for (start, index), episode in zip(state["held"], held, strict=True)]
         if self.recent_steps is not None and state.get("recent_steps") is not None:
             self.recent_steps.load_state_dict(state["recent_steps"])
+        if self.numbers is not None:
+            self.numbers.load_state_dict(state["running_numbers"])
 
     def _end_episode(self, index: int, info: dict[str, Any], reset_info: dict[str, Any]) -> None:
         """Hold the episode that an environment has completed, and show it in place of a wrapper's own.
@@ -278,6 +311,11 @@ class EpisodeRecorder(VecEnvWrapper):
         if episode is None:
             return
         start = int(self._start_steps[index])
+        shaped_return = float(self._shaped_returns[index])
+        numbers: Numbers = ()
+        if self.numbers is not None:
+            numbers = self.numbers.end_episode(index, episode, shaped_return)
+        episode.pop(REWARD_SUMS, None)
         episode["l"] = self._steps - start
         # values of info_keywords are in both; what is shown left the environment before its reset
         extras = {**episode, **shown} if isinstance(shown, dict) else {**episode}
@@ -285,11 +323,12 @@ class EpisodeRecorder(VecEnvWrapper):
         info["episode"] = episode | extras
         ended = Episode(
             raw_return=float(episode["r"]),
-            shaped_return=float(self._shaped_returns[index]),
+            shaped_return=shaped_return,
             length=episode["l"],
             seconds=self.seconds,
             is_success=read_is_success(info),
             extras=tuple((str(key), _to_text(value)) for key, value in extras.items()),
+            numbers=numbers,
         )
         if self._left[index]:
             self._left[index] -= 1
@@ -299,6 +338,8 @@ class EpisodeRecorder(VecEnvWrapper):
     def _begin_episode(self, index: int) -> None:
         self._shaped_returns[index] = 0.0
         self._start_steps[index] = self._steps
+        if self.numbers is not None:
+            self.numbers.begin_episode(index)
 
     def _count_episodes(self) -> None:
         """Let the held episodes count that started before all running ones that may count."""
@@ -308,12 +349,12 @@ class EpisodeRecorder(VecEnvWrapper):
             self.episodes.append(episode._replace(seconds=self.seconds, timestep=self.get_timesteps()))
 
 
-_COLUMNS = Episode._fields[:-1]
+_COLUMNS = Episode._fields[:-2]
 
 
 def _to_columns(episodes: Iterable[Episode]) -> NDArray[np.float64]:
     """Return the numbers of episodes, of shape (episodes, columns); NaN for None."""
-    return np.array([episode[:-1] for episode in episodes], dtype=np.float64).reshape(-1, len(_COLUMNS))
+    return np.array([episode[:-2] for episode in episodes], dtype=np.float64).reshape(-1, len(_COLUMNS))
 
 
 def _to_lists(episodes: Iterable[Episode]) -> list[list[list[str]]]:
@@ -322,10 +363,13 @@ def _to_lists(episodes: Iterable[Episode]) -> list[list[list[str]]]:
     return extras if any(extras) else []
 
 
-def _from_columns(columns: NDArray[np.float64], extras: Sequence[Sequence[Sequence[str]]]) -> list[Episode]:
+def _from_columns(
+    columns: NDArray[np.float64], extras: Sequence[Sequence[Sequence[str]]], numbers: Mapping[str, Any] | None
+) -> list[Episode]:
     if columns.shape[1] != len(_COLUMNS):
         raise ValueError(f"an episode has {columns.shape[1]} numbers, not {len(_COLUMNS)}")
     pairs = [tuple((key, value) for key, value in pairs) for pairs in extras] if extras else itertools.repeat(())
+    all_numbers = itertools.repeat(()) if numbers is None else from_columns(numbers)
     return [
         Episode(
             float(raw),
@@ -335,8 +379,11 @@ def _from_columns(columns: NDArray[np.float64], extras: Sequence[Sequence[Sequen
             int(timestep),
             None if np.isnan(is_success) else float(is_success),
             extra,
+            logged,
         )
-        for (raw, shaped, length, seconds, timestep, is_success), extra in zip(columns, pairs, strict=False)
+        for (raw, shaped, length, seconds, timestep, is_success), extra, logged in zip(
+            columns, pairs, all_numbers, strict=False
+        )
     ]
 
 

@@ -19,11 +19,13 @@ from toolkit.config.values import has_per_env
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
 from toolkit.envs.batch_factory import make_batch_env, make_single_env
 from toolkit.envs.constants import find_constants
+from toolkit.envs.episode_numbers import EpisodeNumbers
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.info_keywords import read_info_keywords
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.returned_vec_env import FirstMember, ReturnedVecEnv, refuse_unfit_keys
+from toolkit.envs.reward_trace import RewardTrace, changes_vec_rewards, name_reward_wrappers
 from toolkit.envs.spaces import find_space_problems
 from toolkit.envs.vec_env import InProcessVecEnv, SubprocessVecEnv
 from toolkit.utils.errors import ConfigError, Problem
@@ -49,6 +51,7 @@ def make_vec_env(
     n_envs: int | None = None,
     render_mode: str | None = None,
     wrap: WrapEnv | None = None,
+    traces_rewards: bool = False,
 ) -> EpisodeRecorder:
     """Build the environments of a run: base wrappers, Gymnasium's, Monitor, the config's wrappers, its vec wrappers.
 
@@ -56,9 +59,12 @@ def make_vec_env(
         the global generators of its subprocess
     :param n_envs: number of environments in this process; by default the config's, in subprocesses if it asks for them
     :param wrap: applied last to each environment
+    :param traces_rewards: whether episodes have the parts of their returns, see :mod:`toolkit.envs.reward_trace`
     :raises ConfigError: if an environment or a wrapper cannot be built
     """
     components = config.components
+    wrapper_names = name_reward_wrappers([layer.name for layer in (*components.wrappers, *components.vec_wrappers)])
+    traced_names = wrapper_names[: len(components.wrappers)] if traces_rewards else []
     maker, layers = components.env, [components.env, *components.base_wrappers, *components.wrappers]
     n_base = len(components.base_wrappers)
     plain_config = config.model_copy()  # with these, all that a subprocess needs
@@ -73,7 +79,13 @@ def make_vec_env(
         try:
             base = _make_base(plain_config, own_maker, render_mode) if base is None else base
             env: gym.Env[Any, Any] = _add_layers(
-                plain_config, base, own[:n_base], own[n_base:], is_alone=in_subprocesses, relabels=relabels
+                plain_config,
+                base,
+                own[:n_base],
+                own[n_base:],
+                is_alone=in_subprocesses,
+                relabels=relabels,
+                traced_names=traced_names,
             )
         except ConfigError as error:
             if in_subprocesses or not index:
@@ -86,7 +98,7 @@ def make_vec_env(
     step_timeout = config.env.step_timeout
     venv: VecEnv
     if config.env.vec_env in ("vector", "envpool") and n_envs is None and wrap is None:
-        venv = make_batch_env(config)
+        venv = make_batch_env(config, traced_names)
     elif in_subprocesses:
         venv = SubprocessVecEnv(factories, step_timeout, seed)
     else:
@@ -94,16 +106,34 @@ def make_vec_env(
             first = _make_base(config, maker, render_mode)
         venv = _drive_vec_env(first, config, wrap) if isinstance(first, VecEnv) else InProcessVecEnv(factories)
     try:
-        for wrapper in components.vec_wrappers:
-            if relabels:
-                check_vec_wrapper(wrapper, config)
-            venv = wrapper.build(venv, **_get_gamma(wrapper, components.algorithm))
+        venv, changing_names = _add_vec_wrappers(venv, config, wrapper_names[len(components.wrappers) :], relabels)
         recorder = EpisodeRecorder(venv, accepts_infinity=accepts_infinity(config))
+        if traces_rewards:
+            recorder.numbers = EpisodeNumbers(recorder.num_envs, config, changing_names)
         recorder.seed(seed)
     except BaseException:
         venv.close()
         raise
     return recorder
+
+
+def _add_vec_wrappers(
+    venv: VecEnv, config: ResolvedConfig, names: Sequence[str], relabels: bool
+) -> tuple[VecEnv, list[str]]:
+    """Put the config's vec wrappers around environments.
+
+    :param names: a name for each of them
+    :return: the environments, and the names of those that may change rewards
+    :raises ConfigError: if one cannot be built
+    """
+    components, changing_names = config.components, []
+    for wrapper, name in zip(components.vec_wrappers, names, strict=True):
+        if relabels:
+            check_vec_wrapper(wrapper, config)
+        inside, venv = venv, wrapper.build(venv, **_get_gamma(wrapper, components.algorithm))
+        if changes_vec_rewards(venv, inside):
+            changing_names.append(name)
+    return venv, changing_names
 
 
 def _drive_vec_env(base: VecEnv, config: ResolvedConfig, wrap: WrapEnv | None) -> ReturnedVecEnv:
@@ -223,10 +253,12 @@ def _add_layers(
     *,
     is_alone: bool = False,
     relabels: bool = False,
+    traced_names: Sequence[str] = (),
 ) -> ReplayableEpisodes:
     """Put Monitor, the config's wrappers and what replays episodes around an environment.
 
     :param base: the environment; of a vec env the first one
+    :param traced_names: a name for each wrapper, to trace what each adds to the rewards
     :raises ConfigError: if a wrapper cannot be built; the environment is closed then
     """
     if isinstance(base, VecEnv):
@@ -234,13 +266,16 @@ def _add_layers(
     try:
         base, built = add_base_wrappers(base, base_wrappers, config)
         checked = check_return_values(base, copies=bool(wrappers))
-        monitor = RawMonitor(checked, partial(read_info_keywords, config))
+        trace = RewardTrace() if traced_names else None
+        monitor = RawMonitor(checked, partial(read_info_keywords, config), trace)
         env: gym.Env[Any, Any] = monitor
         constants: list[Any] = []
-        for wrapper in wrappers:
+        for index, wrapper in enumerate(wrappers):
             arguments = copy_arguments(wrapper.arguments)
-            env = wrapper.build_with(arguments, env)
+            inside, env = env, wrapper.build_with(arguments, env)
             built.append((wrapper, env))
+            if trace is not None:
+                env = trace.add_probe(traced_names[index], env, inside)
             constants += find_constants(wrapper, arguments)
         if relabels:
             env = guard_rewards(env, built, config)

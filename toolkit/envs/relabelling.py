@@ -22,11 +22,12 @@ from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
 from toolkit.config.schema import RunConfig
 from toolkit.envs.replayable import RawMonitor, ReturnValueChecker, RewardGuard, iterate_layers
+from toolkit.envs.reward_trace import RewardProbe
 from toolkit.utils.errors import KeyPath, Problem
 
 _CLASSES_THAT_KEEP_REWARDS = (
     *(gym.Wrapper, gym.ObservationWrapper, gym.ActionWrapper, TimeLimit, OrderEnforcing, PassiveEnvChecker),
-    *(Monitor, RawMonitor, ReturnValueChecker),
+    *(Monitor, RawMonitor, ReturnValueChecker, RewardProbe),
 )
 _STEPS_THAT_KEEP_REWARDS = {cls.step for cls in _CLASSES_THAT_KEEP_REWARDS}
 _MODULES_THAT_KEEP_REWARDS = ("stable_baselines3.", "sb3_contrib.", "toolkit.")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
-from typing import Any, NamedTuple, SupportsFloat, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -44,10 +44,15 @@ from toolkit.utils.data import LARGEST_RETURN
 from toolkit.utils.errors import FaultyEnvironmentError, describe_error
 from toolkit.utils.seeds import derive_episode_seed, derive_former_episode_seed
 
+if TYPE_CHECKING:
+    from toolkit.envs.reward_trace import RewardTrace
+
 RAW_EPISODE = "raw_episode"
 """Key in the ``info`` of a reset: the completed episode, as SB3 has it in ``info["episode"]``."""
 DROPPED_EPISODE = "dropped_episode"
 """Key in the ``info`` of a reset that follows an episode that could not be replayed: it counts nowhere."""
+REWARD_SUMS = "reward_sums"
+"""Key in a completed episode: for each traced wrapper, innermost first, the sum of the rewards that leave it."""
 
 _UNPACKING = (TimeLimit, OrderEnforcing, HumanRendering, RenderCollection)  # added by gym.make
 _LEARNING = (NormalizeObservation, NormalizeReward)
@@ -114,6 +119,10 @@ class TransparentLayer(gym.Wrapper[Any, Any, Any, Any]):
         if name == "env":  # not set yet
             raise AttributeError(name)
         return getattr(self.env, name)
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Set an attribute of the layer that has it, which is never this one."""
+        return self.env.set_wrapper_attr(name, value, force=force)
 
 
 class RewardGuard(TransparentLayer):
@@ -186,13 +195,19 @@ class RawMonitor(Monitor):
     It rounds no return: ten rewards of 0.1 are 1. What wrappers outside change in ``info`` does not matter to it.
 
     :param read_info: returns what else belongs to an episode, from the ``info`` of its last step
+    :param trace: sums up the rewards that leave the wrappers outside, which an episode then has under
+        :data:`REWARD_SUMS`
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], read_info: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+        self,
+        env: gym.Env[Any, Any],
+        read_info: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+        trace: RewardTrace | None = None,
     ) -> None:
         super().__init__(env)
         self._read_info = read_info
+        self._trace = trace
         self.n_resets = 0
         self.observation: Any = None
         self._completed: list[dict[str, Any]] = []
@@ -202,6 +217,8 @@ class RawMonitor(Monitor):
         if self.rewards and not self.needs_reset:
             seconds = round(time.time() - self.t_start, 6)
             self._completed.append({"r": _sum_rewards(self.rewards), "l": len(self.rewards), "t": seconds})
+        if self._trace is not None:
+            self._trace.end_episode()
         self.n_resets += 1
         self.observation, info = super().reset(**kwargs)
         return self.observation, info
@@ -221,6 +238,8 @@ class RawMonitor(Monitor):
         """Forget the running episode; the next call must be a reset."""
         self.needs_reset = True
         self._completed = []
+        if self._trace is not None:
+            self._trace.drop()
 
     def pop_episode(self) -> dict[str, Any] | None:
         """Return what was completed since the last call, as SB3 writes it in ``info["episode"]``; None if nothing was.
@@ -231,6 +250,8 @@ class RawMonitor(Monitor):
         if not completed:
             return None
         totals = {key: sum(episode[key] for episode in completed) for key in ("r", "l")}
+        if self._trace is not None:
+            totals[REWARD_SUMS] = self._trace.pop()
         return completed[-1] | totals
 
 

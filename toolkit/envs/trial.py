@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episode_numbers import EpisodeNumbers
 from toolkit.envs.episodes import read_is_success, require_finite
 from toolkit.envs.factory import accepts_infinity, derived_seed, make_env
 from toolkit.envs.spaces import find_unusual_spaces, sample_allowed
@@ -22,26 +23,28 @@ from toolkit.utils.errors import ConfigError, FaultyEnvironmentError, Problem, T
 _N_STEPS = 100
 
 
-def try_environment(config: ResolvedConfig) -> list[Problem]:
+def try_environment(config: ResolvedConfig, numbers: EpisodeNumbers | None = None) -> list[Problem]:
     """Play 100 random steps in one environment with its wrappers.
 
+    :param numbers: what callbacks log of the steps, if they do
     :return: what it returns against its spaces, and what is unusual in these; SB3 accepts it
     :raises ConfigError: if it raises an error, or returns what training refuses
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="gymnasium")  # its checker says the same in other words
         env = make_env(config, config.components.env, config.components.base_wrappers, config.components.wrappers)
-        trial = _Trial(env, config)
+        trial = _Trial(env, config, numbers.for_one_env() if numbers else None)
         try:
             trial.play()
         finally:
             env.close()
-    return [*find_unusual_spaces(env, config), *trial.warnings.values()]
+    return [*find_unusual_spaces(env, config), *trial.warnings.values(), *trial.find_absent_info()]
 
 
 class _Trial:
-    def __init__(self, env: gym.Env[Any, Any], config: ResolvedConfig) -> None:
-        self._env, self._config = env, config
+    def __init__(self, env: gym.Env[Any, Any], config: ResolvedConfig, numbers: EpisodeNumbers | None) -> None:
+        self._env, self._config, self._numbers = env, config, numbers
+        self._info_keys: set[str] = set()
         self.warnings: dict[str, Problem] = {}
 
     def play(self) -> None:
@@ -54,6 +57,7 @@ class _Trial:
                 observation, reward, terminated, truncated, info = env.step(action)
                 if terminated or truncated:
                     read_is_success(info)
+                self._add_numbers(info)
             self._check_observation(observation)
             for name, flag in (("terminated", terminated), ("truncated", truncated)):
                 if not isinstance(flag, bool | np.bool_):
@@ -62,6 +66,15 @@ class _Trial:
                 raise self._make_error(f"returns a reward of {reward}", "correct it, or its wrappers")
             if terminated or truncated:
                 self._reset()
+
+    def _add_numbers(self, info: dict[str, Any]) -> None:
+        if self._numbers is not None:
+            self._info_keys |= {key for key in info if isinstance(key, str)}
+            self._numbers.add_step([info])
+
+    def find_absent_info(self) -> list[Problem]:
+        """Return a problem for each number of ``info`` that a callback logs and no step had."""
+        return [] if self._numbers is None else self._numbers.find_absent_info(self._info_keys)
 
     def _reset(self, seed: int | None = None) -> None:
         hint = "" if self._config.env.reset_options else "set env.reset_options if it needs options"

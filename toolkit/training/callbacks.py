@@ -7,14 +7,16 @@ subclasses :class:`RunCallback`. A success criterion subclasses :class:`SuccessC
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episode_numbers import InfoValue
 from toolkit.envs.episodes import EpisodeLog
 from toolkit.training.evaluations import EvaluationLog
 from toolkit.training.run_directory import RunDirectory
@@ -94,8 +96,14 @@ class RunCallback(BaseCallback):
             def _on_step(self) -> bool:
                 self.logger.record("rollout/episodes", len(self.context.episodes))
                 return True
+
+    :ivar logs_rewards: whether the run logs the parts of its returns: what each wrapper adds, and the numbers of
+        ``info["reward_components"]``
+    :ivar logged_info: the numbers of ``info`` that the run logs, by name: their mean over an episode, or the last one
     """
 
+    logs_rewards: ClassVar[bool] = False
+    logged_info: Mapping[str, InfoValue] = MappingProxyType({})
     context: TrainingContext
 
     def check_model(self, model: BaseAlgorithm) -> None:

@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from toolkit.envs.episode_numbers import REWARD_PREFIX
 from toolkit.envs.episodes import EpisodeLog
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.files import AppendOnlyFile, sync
@@ -53,7 +54,10 @@ class _RunLogger(Logger):
         if "rollout/ep_rew_mean" in self.name_to_value:
             self._replace_mean("rollout/ep_rew_mean", self._episodes.mean_return)
             self._replace_mean("rollout/ep_len_mean", self._episodes.mean_length)
-            if self._has_wrappers:
+            numbers = self._episodes.mean_numbers(self._model._stats_window_size)
+            for name, mean in numbers.items():
+                self.record(name, mean)
+            if self._has_wrappers or any(name.startswith(REWARD_PREFIX) for name in numbers):
                 self._replace_mean("rollout/ep_shaped_rew_mean", self._episodes.mean_shaped_return)
             if self._model.ep_success_buffer:
                 self._replace_mean("rollout/success_rate", self._episodes.success_rate)

@@ -18,8 +18,8 @@ from toolkit.utils.files import AppendOnlyFile
 class MonitorCsvWriter(RunCallback):
     """Write the episodes that count to ``monitor.csv``, in the format of SB3's Monitor.
 
-    The columns after the numbers are ``env.info_keywords``, then the other
-    :attr:`~toolkit.envs.episodes.Episode.extras` of all episodes so far. An episode with further ones rewrites the
+    The further columns are ``env.info_keywords``, then the other :attr:`~toolkit.envs.episodes.Episode.extras` and
+    :attr:`~toolkit.envs.episodes.Episode.numbers` of all episodes so far. An episode with further ones rewrites the
     file.
     """
 
@@ -87,13 +87,13 @@ class MonitorCsvWriter(RunCallback):
 
 
 def _list_extra_columns(episodes: Iterable[Episode]) -> list[str]:
-    """Return the names of the episodes' extras in the order in which they first occur."""
-    return [*dict.fromkeys(name for episode in episodes for name, _ in episode.extras)]
+    """Return the names of the episodes' extras and numbers in the order in which they first occur."""
+    return [*dict.fromkeys(name for episode in episodes for name, _ in (*episode.extras, *episode.numbers))]
 
 
 def _format_row(episode: Episode, extra_columns: Sequence[str]) -> str:
     numbers = f"{episode.raw_return!r},{episode.length},{round(episode.seconds, 6)},{episode.timestep}"
-    extras = dict(episode.extras)
+    extras = {**dict(episode.extras), **{name: repr(value) for name, value in episode.numbers}}
     return f"{numbers}{_format_further_cells(extras.get(name, '') for name in extra_columns)}\r\n"
 
 

@@ -24,6 +24,7 @@ from toolkit.config.load import ResolvedConfig, remember_trusted_code, resolve_c
 from toolkit.config.registry import KINDS, find
 from toolkit.config.run_path import show_run
 from toolkit.config.schema import RunConfig
+from toolkit.envs.episode_numbers import EpisodeNumbers
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.factory import derived_seed, make_vec_env, try_rewards
 from toolkit.snapshots import training_state
@@ -51,6 +52,7 @@ from toolkit.training.eval_callbacks import prepare_eval_callbacks
 from toolkit.training.eval_env import EvaluationEnv, EvaluationGuard, has_evaluation_env
 from toolkit.training.evaluations import EvaluationLog
 from toolkit.training.existing_run import has_ended, has_started
+from toolkit.training.logged_numbers import log_info, logs_rewards
 from toolkit.training.logger import IterationLogger, default_log_interval, make_logger
 from toolkit.training.model import build_model, limit_torch_threads, save_model
 from toolkit.training.monitor_csv import MonitorCsvWriter
@@ -156,10 +158,11 @@ def train_or_resume(config: RunConfig, out: Path, hint: str, *, progress_bar: bo
     return resume(run, progress_bar=progress_bar)
 
 
-def dry_run(config: RunConfig, is_local: bool = True) -> None:
+def dry_run(config: RunConfig, is_local: bool = True) -> EpisodeNumbers | None:
     """Build everything that training needs, and close it again.
 
     :param is_local: whether training will run on this machine, which then needs the config's device
+    :return: what callbacks log of an episode, for :func:`toolkit.envs.trial.try_environment`; None if they log nothing
     :raises ConfigError: if something in the config cannot be built, or does not fit together
     """
     resolved = resolve_config(config)
@@ -169,6 +172,7 @@ def dry_run(config: RunConfig, is_local: bool = True) -> None:
     with _open_session(resolved, ()) as session:
         _check_callbacks(resolved, session)
         refuse_lone_environment(resolved)
+        return session.env.numbers
 
 
 def _check_callbacks(config: ResolvedConfig, session: _Session) -> None:
@@ -315,7 +319,7 @@ def _build_session(
 ) -> _Session:
     seed = derived_seed(config.seed, "training")
     seed_global_generators(seed)  # the model seeds them again
-    env = make_vec_env(config, seed=seed)
+    env = make_vec_env(config, seed=seed, traces_rewards=logs_rewards(config, callbacks))
     env.hides_monitor = bool(config.env.wrappers)
     evaluation_env: EvaluationEnv | None = None
     try:
@@ -332,6 +336,7 @@ def _build_session(
         refuse_unfit_callbacks(config)
         indices = range(len(config.callbacks))
         config_callbacks = [build_config_callback(config, index, evaluation_env, run) for index in indices]
+        log_info(config, env, config_callbacks, callbacks)
         nested = [item for callback in [*config_callbacks, *callbacks] for item in iterate_nested(callback)]
         if sum(isinstance(callback, SuccessCriterion) for callback in nested) > 1:
             raise config.make_error([Problem(("callbacks",), "a run has at most one success criterion")])

@@ -47,6 +47,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "callbacks": {
         "eval": {"params": {"eval_freq": 16, "n_eval_episodes": 1, "log_path": ".", "verbose": 0}},
         "every_n_timesteps": {"params": {"n_steps": 50, "callback": "progress"}},
+        "log_info": {"params": {"names": ["TimeLimit.truncated"]}},
         "max_episodes": {"params": {"max_episodes": 5}, "changes_training": True},
         "record_video": {"params": {"every_timesteps": 100, "formats": ["gif"], "max_steps": 5}},
         "success": {"params": {"threshold": 500}},
