@@ -186,10 +186,17 @@ def list_command_rows(measured: Measured) -> Iterator[Row]:
 def list_feature_rows(measured: Measured) -> Iterator[Row]:
     """List what callbacks and loggers add to a training step."""
     for n_envs, sides in measured.items():
-        names = ("success + progress + logging", "learn(), few updates", "learn()")
-        repeats = zip(*(first(sides[name]) for name in names), strict=True)
-        percent = median(100 * (trained - bare) / whole for trained, bare, whole in repeats)
+        percent = compute_added_percent(sides, "success + progress + logging", "learn(), few updates")
         yield Row(f"success, progress and logs, `n_envs: {n_envs}`: added time", percent, at_most=5, unit=" %")
+    n_envs, sides = max(measured.items(), key=lambda item: int(item[0]))
+    percent = compute_added_percent(sides, "log_rewards, two wrappers", "toolkit.train, two wrappers")
+    yield Row(f"log_rewards, `n_envs: {n_envs}`: added time", percent, at_most=2, unit=" %")
+
+
+def compute_added_percent(sides: Measured, feature: str, beside: str) -> float:
+    """Return the median of what a feature adds to a whole training step."""
+    repeats = zip(*(first(sides[name]) for name in (feature, beside, "learn()")), strict=True)
+    return median(100 * (trained - bare) / whole for trained, bare, whole in repeats)
 
 
 def list_snapshot_rows(measured: Measured) -> Iterator[Row]:

@@ -159,7 +159,7 @@ def test_features_page_has_the_added_time_of_each(run_benchmark: RunBenchmark) -
     (line,) = [line for line in page.splitlines() if line.startswith("| success + progress + logging |")]
     assert f" | {format_spread(added)} | " in line
     assert line.endswith(f" | {format_spread(percent, 1)} |")
-    assert len(measured["2"]) == 13
+    assert len(measured["2"]) == 16
 
 
 def test_process_page_has_seconds_and_memory(run_benchmark: RunBenchmark) -> None:

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import StopAt, find_differences, train_with_interruptions
 from stable_baselines3.common.callbacks import BaseCallback
 from support import Toolkit
 
+from toolkit import Run
 from toolkit.config.load import load_config
 from toolkit.envs.episodes import Episode
+from toolkit.evaluation.reward_curves import read_reward_curves
 from toolkit.training.callbacks import RunCallback
+from toolkit.training.run_directory import RunDirectory
 from toolkit.training.trainer import train
 from toolkit.utils.errors import ConfigError, TrainingError
 
@@ -343,3 +347,34 @@ callbacks: [log_rewards, {name: log_info, params: {names: [angle], value: last}}
 def test_unknown_value_is_refused_with_its_line() -> None:
     with pytest.raises(ConfigError, match=r"c.yaml:6: callbacks.0.params.value: "):
         load_config(write("env: {id: CartPole-v1}\ncallbacks: [{name: log_info, params: {names: [x], value: sum}}]\n"))
+
+
+def test_plot_rewards_stacks_what_adds_up_to_shaped_return(toolkit: Toolkit) -> None:
+    episodes = train_and_keep(WALKING)
+    curves = read_reward_curves(RunDirectory.open("run"))
+    assert [*curves.shares] == ["raw return", "Bonus"]
+    assert [*curves.parts] == ["bonus", "effort", "forward"]
+    assert curves.shaped[-1] == pytest.approx(np.mean([episode.shaped_return for episode in episodes]), abs=1e-5)
+    finished = toolkit("plot", "run", "--rewards")
+    assert (finished.status, finished.out) == (0, "run/rewards.png\n")
+    with Image.open("run/rewards.png") as picture:
+        assert picture.size[1] > 900  # two panels and the legend
+
+
+def test_plot_rewards_refuses_several_runs_and_a_run_without_parts(toolkit: Toolkit, finished_run: Run) -> None:
+    directory = str(finished_run.directory)
+    assert "takes one run" in toolkit("plot", directory, directory, "--rewards").err
+    finished = toolkit("plot", directory, "--rewards", "--out", "new.png")
+    assert finished.status == 2
+    assert f"{directory}: has no parts of rewards\ntrain with the callback log_rewards" in finished.err
+    assert not Path("new.png").exists()
+
+
+def test_plot_rewards_refuses_a_damaged_number(toolkit: Toolkit) -> None:
+    train_and_keep(CARTPOLE)
+    lines = Path("run/monitor.csv").read_text().splitlines()
+    lines[3] = lines[3].rpartition(",")[0] + ",far"
+    Path("run/monitor.csv").write_text("\n".join([*lines, ""]))
+    finished = toolkit("plot", "run", "--rewards")
+    assert (finished.status, finished.err.partition(":4: ")[2][:17]) == (2, "is not an episode")
+    assert not Path("run/rewards.png").exists()

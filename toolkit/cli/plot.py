@@ -16,17 +16,27 @@ def plot(
     by: Annotated[
         Literal["timestep", "episode"], typer.Option(help="Count timesteps or episodes on the x-axis.")
     ] = "timestep",
+    rewards: Annotated[
+        bool, typer.Option("--rewards", help="Stack the parts of one run's returns, which log_rewards has logged.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write to this .png or .svg file. Default: learning_curve.png in the run, learning_curves.png here.",
+            help="Write to this .png or .svg file. Default: learning_curve.png or rewards.png in the run, "
+            "learning_curves.png here.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Draw learning curves: the raw return of training episodes and its moving average."""
+    if rewards and len(runs or ()) > 1:
+        raise typer.BadParameter("takes one run", param_hint="--rewards")
     with pause_garbage_collection():
         opened_runs = [open_run(run) for run in runs] if runs else [open_run(None)]
         from toolkit.evaluation.learning_curves import plot as plot_runs
+        from toolkit.evaluation.reward_curves import plot_rewards
 
+    if rewards:
+        print_line(plot_rewards(opened_runs[0], out, by))
+        return
     print_line(plot_runs(opened_runs, out, by))

@@ -91,11 +91,13 @@ class EpisodeNumbers:
         :raises FaultyEnvironmentError: if the parts of a reward are not finite numbers with names
         :raises ConfigError: if something else that a callback logs is no number
         """
-        for info, sums in zip(infos, self._sums, strict=True):
-            if self._vec_wrappers is not None and REWARD_PARTS in info:
-                for name, value in read_reward_parts(info).items():
-                    _add(sums, f"{PART_PREFIX}{name}", value)
-            for logged in self._logged_info:
+        if self._vec_wrappers is not None:
+            for info, sums in zip(infos, self._sums, strict=True):
+                if REWARD_PARTS in info:
+                    for name, value in read_reward_parts(info).items():
+                        _add(sums, f"{PART_PREFIX}{name}", value)
+        for logged in self._logged_info:
+            for info, sums in zip(infos, self._sums, strict=True):
                 if logged.name in info:
                     self._add_info(sums, logged, info[logged.name])
 

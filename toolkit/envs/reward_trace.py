@@ -43,6 +43,7 @@ class RewardProbe(TransparentLayer):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self._rewards: list[float] = []
+        self._append = self._rewards.append
         self._total = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -55,7 +56,7 @@ class RewardProbe(TransparentLayer):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment."""
         result = self.env.step(action)
-        self._rewards.append(float(result[1]))
+        self._append(float(result[1]))
         return result
 
     def end_episode(self) -> None:

@@ -96,7 +96,7 @@ def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> F
     colours = distinct_colours(len(curves))
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    _style_axes(axes, by, _format_title(runs))
+    _style_axes(axes, by, format_title(runs))
     dots = _dot_style(sum(len(curve.returns) for curve in curves))
     for curve, colour in zip(curves, colours, strict=True):
         axes.plot(curve.x, curve.returns, color=colour, zorder=1, **dots)
@@ -182,7 +182,8 @@ def _style_axes(axes: Axes, by: By, title: str) -> None:
     style_axes(axes)
 
 
-def _format_title(runs: Sequence[RunDirectory]) -> str:
+def format_title(runs: Sequence[RunDirectory]) -> str:
+    """Return the title of a picture of runs: their environments, of one run its name and algorithm, too."""
     if len(runs) == 1:
         config = runs[0].config
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -108,6 +109,50 @@ def read_episodes(path: Path) -> list[RecordedEpisode]:
     :raises FileNotFoundError: if it does not exist
     :raises RunError: if it cannot be read, or has another format
     """
+    columns, lines = _read_monitor(path)
+    has_timesteps = tuple(columns[:4]) == MONITOR_COLUMNS
+    episodes: list[RecordedEpisode] = []
+    timestep = 0
+    for number, line in enumerate(lines, start=3):
+        try:
+            cells = line.split(",")
+            if len(cells) < len(columns):
+                raise ValueError("a cell is missing")
+            length = _parse_count(cells[1])
+            timestep = _parse_count(cells[3]) if has_timesteps else timestep + length
+            episodes.append(RecordedEpisode(_parse_return(cells[0]), length, timestep))
+        except ValueError:
+            raise RunError(f"{path}:{number}: is not an episode: {line[:80]!r}", "delete the line") from None
+    return episodes
+
+
+def read_numbers(path: Path, prefix: str) -> dict[str, list[float]]:
+    """Read the columns of ``monitor.csv`` whose names have a prefix; NaN where an episode has no number.
+
+    :raises FileNotFoundError: if it does not exist
+    :raises RunError: if it cannot be read, or has another format
+    """
+    columns, lines = _read_monitor(path)
+    wanted = [(index, name) for index, name in enumerate(columns) if name.startswith(prefix)]
+    numbers: dict[str, list[float]] = {name: [] for _, name in wanted}
+    if not wanted:
+        return {}
+    for number, line in enumerate(lines, start=3):
+        try:
+            cells = next(csv.reader([line])) if '"' in line else line.split(",")
+            for index, name in wanted:
+                numbers[name].append(_parse_return(cells[index]) if cells[index] else math.nan)
+        except (ValueError, IndexError, csv.Error):
+            raise RunError(f"{path}:{number}: is not an episode: {line[:80]!r}", "delete the line") from None
+    return numbers
+
+
+def _read_monitor(path: Path) -> tuple[list[str], list[str]]:
+    """Read the columns of a ``monitor.csv``, and the line of each episode that is complete.
+
+    :raises FileNotFoundError: if it does not exist
+    :raises RunError: if it cannot be read, or has another format
+    """
     try:
         text = read_text(path, _MAX_MONITOR_BYTES)
     except FileNotFoundError:
@@ -122,20 +167,7 @@ def read_episodes(path: Path) -> list[RecordedEpisode]:
     columns = lines[1].split(",") if len(lines) > 1 else [*MONITOR_COLUMNS]
     if not (text or "#").startswith("#") or tuple(columns[:3]) != MONITOR_COLUMNS[:3]:
         raise RunError(f"{path}: is not a monitor.csv of Stable-Baselines3", "restore it, or train the run again")
-    has_timesteps = tuple(columns[:4]) == MONITOR_COLUMNS
-    episodes: list[RecordedEpisode] = []
-    timestep = 0
-    for number, line in enumerate(lines[2:], start=3):
-        try:
-            cells = line.split(",")
-            if len(cells) < len(columns):
-                raise ValueError("a cell is missing")
-            length = _parse_count(cells[1])
-            timestep = _parse_count(cells[3]) if has_timesteps else timestep + length
-            episodes.append(RecordedEpisode(_parse_return(cells[0]), length, timestep))
-        except ValueError:
-            raise RunError(f"{path}:{number}: is not an episode: {line[:80]!r}", "delete the line") from None
-    return episodes
+    return columns, lines[2:]
 
 
 def _check(data: Any, expected: dict[str, tuple[type, ...]]) -> None:
