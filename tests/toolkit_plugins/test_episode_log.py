@@ -378,3 +378,15 @@ def test_plot_rewards_refuses_a_damaged_number(toolkit: Toolkit) -> None:
     finished = toolkit("plot", "run", "--rewards")
     assert (finished.status, finished.err.partition(":4: ")[2][:17]) == (2, "is not an episode")
     assert not Path("run/rewards.png").exists()
+
+
+def test_report_has_a_table_of_what_each_wrapper_adds(toolkit: Toolkit) -> None:
+    episodes = train_and_keep(WALKING)
+    assert toolkit("report", "run", "--out", "report").status == 0
+    text = Path("report/report.md").read_text().partition("### Parts of the return\n\n")[2]
+    header, _, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[:3])
+    assert header == ["variant", "raw return", "Bonus", "shaped return", "part/bonus", "part/effort", "part/forward"]
+    raw, bonus, shaped, *parts = map(float, row[1:])
+    assert raw == pytest.approx(np.mean([episode.raw_return for episode in episodes]), abs=0.01)
+    assert (bonus, shaped, *parts[:2]) == (6, pytest.approx(raw + 6), 6, -3)
+    assert "<h3>Parts of the return</h3>" in Path("report/report.html").read_text()

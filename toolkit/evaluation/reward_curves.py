@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from toolkit.envs.episode_numbers import PART_PREFIX, REWARD_PREFIX
 from toolkit.evaluation.learning_curves import By, compute_moving_average, format_title
-from toolkit.training.results import read_numbers
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.errors import RunError
@@ -57,8 +56,7 @@ def read_reward_curves(run: RunDirectory, by: By = "timestep", window: int = DEF
     :param window: number of episodes to average; the first windows are shorter
     :raises RunError: if the run has none, or its ``monitor.csv`` is damaged
     """
-    episodes = run.read_episodes()
-    numbers = read_numbers(run.directory / "monitor.csv", REWARD_PREFIX)
+    episodes, numbers = run.read_episodes_with(REWARD_PREFIX)
     if not numbers or not episodes:
         hint = "train with the callback log_rewards, and with a wrapper or an environment that it can log"
         raise RunError(f"{run.directory}: has no parts of rewards", hint)

@@ -26,6 +26,10 @@ METHODS = (
     "are Kaplan-Meier estimates with log-log intervals; the interval of their median is that of Brookmeyer and "
     "Crowley. All intervals are 95 % intervals, each for one estimate alone."
 )
+REWARDS_CAPTION = (
+    "Means of the last 100 training episodes, averaged over the ended runs that log them. The raw return and what "
+    "each wrapper adds sum up to the shaped return. A part is a number that an environment or a wrapper names in info."
+)
 _MAX_LISTED = 10
 _KNOWN_STATUSES = ("success", "finished", "failed", "interrupted", "unfinished")
 # how often the interval of the interquartile mean contained that of a distribution, in 1,000 trials: a normal one, and

@@ -10,7 +10,13 @@ from toolkit.reports import captions
 from toolkit.reports.collect import RunCollection, collect_runs
 from toolkit.reports.compare import Comparison, average_improvements, compare_variants
 from toolkit.reports.figures import ReportFigure, draw_figures
-from toolkit.reports.tables import Table, make_improvement_table, make_run_table, make_summary_table
+from toolkit.reports.tables import (
+    Table,
+    make_improvement_table,
+    make_reward_table,
+    make_run_table,
+    make_summary_table,
+)
 from toolkit.utils.errors import RunError
 
 
@@ -19,6 +25,7 @@ class Section:
     """What a report says of one environment.
 
     :param figures: by their files, relative to the directory of the report
+    :param rewards: what each wrapper adds to the return, if runs have logged it
     :param pairs: probability of improvement of each variant over each other, if two have scores
     """
 
@@ -26,6 +33,7 @@ class Section:
     table: Table
     findings: tuple[str, ...]
     figures: dict[str, ReportFigure]
+    rewards: Table | None
     pairs: Table | None
     pairs_caption: str
 
@@ -44,6 +52,7 @@ class Report:
     overall: Table | None
     overall_caption: str
     runs: Table
+    rewards_caption: str
     methods: str
 
 
@@ -73,6 +82,7 @@ def build_report(directories: Sequence[Path]) -> Report:
         overall=make_improvement_table(improvements) if improvements else None,
         overall_caption=captions.write_overall_caption(len(comparisons)),
         runs=make_run_table(collection),
+        rewards_caption=captions.REWARDS_CAPTION,
         methods=captions.METHODS,
     )
 
@@ -84,6 +94,7 @@ def _build_section(comparison: Comparison, number: int) -> Section:
         table=make_summary_table(comparison),
         findings=tuple(captions.list_findings(comparison)) if len(comparison.summaries) > 1 else (),
         figures={f"figures/{figure.kind}{suffix}.svg": figure for figure in draw_figures(comparison)},
+        rewards=make_reward_table(comparison),
         pairs=make_improvement_table(comparison.improvements) if comparison.improvements else None,
         pairs_caption=captions.write_pairs_caption(comparison),
     )

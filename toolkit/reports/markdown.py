@@ -73,18 +73,20 @@ def to_markdown(report: Report) -> str:
     """Return the report without its videos, with links to its figures."""
     blocks = [f"# {escape(report.collection.title)}", escape(report.headline), *_format_list(report.notices)]
     for section in report.sections:
-        blocks += _format_section(section)
+        blocks += _format_section(section, report.rewards_caption)
     if report.overall:
         blocks += ["## All environments", _format_table(report.overall), escape(report.overall_caption)]
     blocks += ["## Methods", escape(report.methods)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _format_section(section: Section) -> list[str]:
+def _format_section(section: Section, rewards_caption: str) -> list[str]:
     blocks = [f"## {escape(section.comparison.environment)}", _format_table(section.table)]
     blocks += _format_list(section.findings)
     for file, figure in section.figures.items():
         blocks += [f"### {figure.title}", f"![{escape(figure.title)}]({file})", escape(figure.caption)]
+    if section.rewards:
+        blocks += ["### Parts of the return", _format_table(section.rewards), escape(rewards_caption)]
     if section.pairs:
         blocks += ["### Probability of improvement", _format_table(section.pairs), escape(section.pairs_caption)]
     return blocks

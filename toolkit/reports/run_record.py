@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from toolkit.config.load import read_config
 from toolkit.config.schema import RunConfig
+from toolkit.envs.episode_numbers import REWARD_PREFIX
 from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION_FILE
-from toolkit.training.results import ENDED, RecordedEpisode, read_episodes, read_evaluation, read_result
-from toolkit.utils.data import DEFAULT_WINDOW
+from toolkit.training.results import ENDED, RecordedEpisode, read_episodes_with, read_evaluation, read_result
+from toolkit.utils.data import DEFAULT_WINDOW, compute_mean
 from toolkit.utils.errors import RunError, make_printable
 from toolkit.utils.files import read_text
 
+RAW_RETURN = "raw return"
+"""Name of the raw return among :attr:`RunRecord.reward_means`."""
 _MAX_CURVE_POINTS = 1000  # more than a picture has columns, and little memory for a thousand runs
 _MAX_REASON_LENGTH = 300  # characters
 _TRACEBACK_START = re.compile(r"^Traceback\b.*\n", re.MULTILINE)
@@ -53,6 +56,8 @@ class RunRecord:
     :param curve_timesteps: timesteps at which episodes counted, of shape (points,)
     :param curve_returns: mean raw return of the last episodes at each of them, of shape (points,). The success
         criterion gives the number of episodes, by default 100
+    :param reward_means: by name, the means of the raw return, of what each wrapper adds to it, and of the parts that
+        ``info`` names, over the last 100 training episodes; empty if the run did not log them
     :param greedy_return: mean raw return of the greedy episodes in ``evaluation.json``
     """
 
@@ -70,6 +75,7 @@ class RunRecord:
     success_seconds: float | None
     curve_timesteps: NDArray[np.int64]
     curve_returns: NDArray[np.float64]
+    reward_means: Mapping[str, float]
     greedy_return: float | None
     greedy_episodes: int
 
@@ -100,7 +106,7 @@ class RunRecordReader:
         result = read_result(directory / "result.json") or {}
         success: dict[str, Any] = result.get("success") or {}
         window = success.get("episodes", DEFAULT_WINDOW)
-        curve_timesteps, curve_returns, n_episodes = _read_curve(directory / "monitor.csv", window)
+        curve_timesteps, curve_returns, n_episodes, reward_means = _read_curve(directory / "monitor.csv", window)
         evaluation = read_evaluation(directory / EVALUATION_FILE) or {}
         status = result.get("status", "unfinished")
         last_timestep = int(curve_timesteps[-1]) if len(curve_timesteps) else 0
@@ -120,6 +126,7 @@ class RunRecordReader:
                 success_seconds=success["seconds"] if success.get("solved") else None,
                 curve_timesteps=curve_timesteps,
                 curve_returns=curve_returns,
+                reward_means=reward_means,
                 greedy_return=evaluation.get("mean_return"),
                 greedy_episodes=evaluation.get("episodes", 0),
             )
@@ -142,15 +149,24 @@ class RunRecordReader:
         return self._configs[text_without_seed], int(seed[1])
 
 
-def _read_curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Return the timesteps and values of the moving average of returns, and the number of episodes."""
+def _read_curve(path: Path, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64], int, dict[str, float]]:
+    """Return the timesteps and values of the moving average of returns, the number of episodes, and reward means."""
     try:
-        episodes = read_episodes(path)
+        episodes, numbers = read_episodes_with(path, REWARD_PREFIX)
     except FileNotFoundError:
-        episodes = []
+        episodes, numbers = [], {}
     table = np.array(episodes, dtype=np.float64).reshape(-1, len(RecordedEpisode._fields))
     last_episodes, averages = compute_moving_average(table[:, 0], window, _MAX_CURVE_POINTS)
-    return table[last_episodes - 1, 2].astype(np.int64), averages, len(table)
+    means = _compute_reward_means([episode.raw_return for episode in episodes], numbers) if episodes else {}
+    return table[last_episodes - 1, 2].astype(np.int64), averages, len(table), means
+
+
+def _compute_reward_means(returns: Sequence[float], numbers: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the means over the last 100 episodes; a number that an episode does not have is 0."""
+    if not numbers:
+        return {}
+    columns = {RAW_RETURN: returns, **numbers}
+    return {name: compute_mean(np.nan_to_num(values[-DEFAULT_WINDOW:])) for name, values in columns.items()}
 
 
 def _read_criterion(success: Mapping[str, Any]) -> Criterion | None:

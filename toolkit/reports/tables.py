@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from toolkit.envs.episode_numbers import PART_PREFIX, REWARD_PREFIX
 from toolkit.reports.collect import RunCollection
 from toolkit.reports.compare import Comparison, Improvements, VariantSummary
+from toolkit.reports.run_record import RAW_RETURN
 from toolkit.reports.statistics import Estimate
+from toolkit.utils.data import compute_mean
 from toolkit.utils.errors import make_printable
 from toolkit.utils.text import count_decimals, format_count, format_number
 
@@ -75,6 +78,29 @@ def _count_scores(summary: VariantSummary) -> str:
     """Say how many runs have a score, if not all that have ended."""
     n_scores, n_ended = len(summary.scores), len(summary.variant.ended_runs)
     return f" of {format_count(n_scores, 'run')}" if 0 < n_scores < n_ended else ""
+
+
+def make_reward_table(comparison: Comparison) -> Table | None:
+    """Return what each wrapper adds to the return, one row for each variant; None if no run has logged it."""
+    means = {summary.name: _average_rewards(summary) for summary in comparison.summaries}
+    names = [*dict.fromkeys(name for values in means.values() for name in values if name != RAW_RETURN)]
+    shares = [RAW_RETURN, *(name for name in names if not name.startswith(PART_PREFIX))]
+    parts = [name for name in names if name.startswith(PART_PREFIX)]
+    rows = []
+    for variant, values in means.items():
+        if values:
+            shaped = sum(values.get(name, 0.0) for name in shares)
+            cells = [*(values.get(name) for name in shares), shaped, *(values.get(name) for name in parts)]
+            rows.append((variant, *(MISSING if cell is None else format_number(cell, 2, ",") for cell in cells)))
+    header = [make_printable(name.removeprefix(REWARD_PREFIX)) for name in (*shares, "shaped return", *parts)]
+    return Table(("variant", *header), tuple(rows)) if rows else None
+
+
+def _average_rewards(summary: VariantSummary) -> dict[str, float]:
+    """Return the means over the ended runs of a variant that have logged them."""
+    runs = [run.reward_means for run in summary.variant.ended_runs if run.reward_means]
+    names = dict.fromkeys(name for means in runs for name in means)
+    return {name: compute_mean([means.get(name, 0.0) for means in runs]) for name in names}
 
 
 def make_improvement_table(improvements: Improvements) -> Table:

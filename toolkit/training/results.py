@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,9 +110,22 @@ def read_episodes(path: Path) -> list[RecordedEpisode]:
     :raises FileNotFoundError: if it does not exist
     :raises RunError: if it cannot be read, or has another format
     """
+    return read_episodes_with(path)[0]
+
+
+def read_episodes_with(path: Path, prefix: str | None = None) -> tuple[list[RecordedEpisode], dict[str, list[float]]]:
+    """Read ``monitor.csv`` as :func:`read_episodes` does, and numbers in its further columns.
+
+    :param prefix: how the names of these columns start; None for none of them
+    :return: the episodes, and by column a number for each of them, NaN where it has none
+    :raises FileNotFoundError: if it does not exist
+    :raises RunError: if it cannot be read, or has another format
+    """
     columns, lines = _read_monitor(path)
+    wanted = [] if prefix is None else [pair for pair in enumerate(columns) if pair[1].startswith(prefix)]
     has_timesteps = tuple(columns[:4]) == MONITOR_COLUMNS
     episodes: list[RecordedEpisode] = []
+    numbers: dict[str, list[float]] = {name: [] for _, name in wanted}
     timestep = 0
     for number, line in enumerate(lines, start=3):
         try:
@@ -121,30 +135,17 @@ def read_episodes(path: Path) -> list[RecordedEpisode]:
             length = _parse_count(cells[1])
             timestep = _parse_count(cells[3]) if has_timesteps else timestep + length
             episodes.append(RecordedEpisode(_parse_return(cells[0]), length, timestep))
-        except ValueError:
-            raise RunError(f"{path}:{number}: is not an episode: {line[:80]!r}", "delete the line") from None
-    return episodes
-
-
-def read_numbers(path: Path, prefix: str) -> dict[str, list[float]]:
-    """Read the columns of ``monitor.csv`` whose names have a prefix; NaN where an episode has no number.
-
-    :raises FileNotFoundError: if it does not exist
-    :raises RunError: if it cannot be read, or has another format
-    """
-    columns, lines = _read_monitor(path)
-    wanted = [(index, name) for index, name in enumerate(columns) if name.startswith(prefix)]
-    numbers: dict[str, list[float]] = {name: [] for _, name in wanted}
-    if not wanted:
-        return {}
-    for number, line in enumerate(lines, start=3):
-        try:
-            cells = next(csv.reader([line])) if '"' in line else line.split(",")
-            for index, name in wanted:
-                numbers[name].append(_parse_return(cells[index]) if cells[index] else math.nan)
+            if wanted:
+                _append_numbers(numbers, wanted, line)
         except (ValueError, IndexError, csv.Error):
             raise RunError(f"{path}:{number}: is not an episode: {line[:80]!r}", "delete the line") from None
-    return numbers
+    return episodes, numbers
+
+
+def _append_numbers(numbers: dict[str, list[float]], wanted: Sequence[tuple[int, str]], line: str) -> None:
+    cells = next(csv.reader([line])) if '"' in line else line.split(",")
+    for index, name in wanted:
+        numbers[name].append(_parse_return(cells[index]) if cells[index] else math.nan)
 
 
 def _read_monitor(path: Path) -> tuple[list[str], list[str]]:

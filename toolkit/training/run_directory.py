@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from toolkit.config.load import ResolvedConfig, read_config, resolve_config
 from toolkit.config.schema import RunConfig
-from toolkit.training.results import RecordedEpisode, read_episodes, read_result
+from toolkit.training.results import RecordedEpisode, read_episodes_with, read_result
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text, remove_abandoned
 from toolkit.utils.processes import read_cpu_name
@@ -199,8 +199,15 @@ class RunDirectory:
 
         :raises RunError: if ``monitor.csv`` does not exist, or is damaged
         """
+        return self.read_episodes_with()[0]
+
+    def read_episodes_with(self, prefix: str | None = None) -> tuple[list[RecordedEpisode], dict[str, list[float]]]:
+        """Read ``monitor.csv``, with the numbers in columns whose names have a prefix; NaN where there is none.
+
+        :raises RunError: if ``monitor.csv`` does not exist, or is damaged
+        """
         try:
-            return read_episodes(self.directory / "monitor.csv")
+            return read_episodes_with(self.directory / "monitor.csv", prefix)
         except FileNotFoundError:
             hint = f"training writes it; to train again: `toolkit train {self.directory / 'config.yaml'}`"
             raise RunError(f"{self.directory}: has no monitor.csv", hint) from None
