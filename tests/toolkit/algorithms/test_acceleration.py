@@ -50,7 +50,22 @@ SETTINGS: dict[str, tuple[type[BaseAlgorithm], str, dict[str, Any]]] = {
     "DQN": (DQN, POLE, OFF_POLICY | {"target_update_interval": 7, "tau": 0.5, "max_grad_norm": 0.1}),
     "SAC": (SAC, PENDULUM, OFF_POLICY),
     "SAC, state-dependent noise": (SAC, PENDULUM, OFF_POLICY | {"use_sde": True}),
+    "SAC, fixed entropy coefficient": (
+        SAC,
+        PENDULUM,
+        OFF_POLICY | {"ent_coef": 0.1, "n_steps": 3, "gradient_steps": 2, "target_update_interval": 2},
+    ),
+    "SAC, shared extractor": (
+        SAC,
+        PENDULUM,
+        OFF_POLICY | {"policy_kwargs": SMALL | {"share_features_extractor": True, "activation_fn": th.nn.Tanh}},
+    ),
     "TD3": (TD3, PENDULUM, OFF_POLICY),
+    "TD3, three critics": (
+        TD3,
+        PENDULUM,
+        OFF_POLICY | {"policy_kwargs": SMALL | {"n_critics": 3, "optimizer_class": th.optim.RMSprop}},
+    ),
     "DDPG": (DDPG, PENDULUM, OFF_POLICY),
     "QRDQN": (QRDQN, POLE, OFF_POLICY | {"policy_kwargs": SMALL | {"n_quantiles": 11}, "max_grad_norm": 0.1}),
     "TQC": (TQC, PENDULUM, OFF_POLICY),
@@ -182,6 +197,35 @@ def test_changed_model_trains_as_the_change_says(name: str, change: Callable[[An
     assert_same_weights(plain, fast)
     with pytest.raises(AssertionError):
         assert_same_weights(train_unchanged(name), fast)
+
+
+def hook_critic(model: Any) -> None:
+    model.critic.qf0[0].register_forward_hook(lambda layer, inputs, output: output * 0.5)
+
+
+def hook_extractor_of_critic(model: Any) -> None:
+    model.critic.features_extractor.register_forward_hook(lambda module, inputs, output: output * 0.5)
+
+
+def replace_critic_target(model: Any) -> None:
+    model.policy.critic_target = model.critic_target = copy.deepcopy(model.critic)
+
+
+def freeze_critic(model: Any) -> None:
+    model.critic.qf0.requires_grad_(False)
+
+
+def step_critic_with_actor(model: Any) -> None:
+    model.actor.optimizer.add_param_group({"params": [*model.critic.parameters()]})
+
+
+@pytest.mark.parametrize("name", ["TD3", "SAC"])
+@pytest.mark.parametrize(
+    "change",
+    [hook_critic, hook_extractor_of_critic, replace_critic_target, freeze_critic, step_critic_with_actor],
+)
+def test_changed_critic_trains_as_the_change_says(name: str, change: Callable[[Any], None]) -> None:
+    test_changed_model_trains_as_the_change_says(name, change)
 
 
 def test_model_saved_while_accelerated_loads_in_sb3(tmp_path: Path) -> None:

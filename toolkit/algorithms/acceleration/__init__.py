@@ -23,6 +23,13 @@ from toolkit.algorithms.acceleration.actor_critic import (
 )
 from toolkit.algorithms.acceleration.functions import replaced_functions
 from toolkit.algorithms.acceleration.networks import MLPS, FastSequential, Mlp, can_be_fast
+from toolkit.algorithms.acceleration.off_policy import (
+    OFF_POLICY_NETWORKS,
+    FastSAC,
+    FastTD3,
+    OffPolicyNetworks,
+    find_fast_off_policy_class,
+)
 from toolkit.algorithms.acceleration.optimizers import (
     CRITICS,
     CRITICS_OF_ACTORS,
@@ -79,6 +86,8 @@ def _replace_classes(model: BaseAlgorithm, stack: ExitStack) -> None:
             remember(SQUASHED_ACTORS, module, SquashedActor(module))
     if isinstance(policy, FastActorCriticPolicy):
         remember(ACTOR_CRITICS, policy, ActorCritic(policy))
+    if isinstance(model, FastSAC | FastTD3):
+        remember(OFF_POLICY_NETWORKS, model, OffPolicyNetworks(policy))
     critics = _find_critics(policy)
     if critics:
         remember(CRITICS_OF_ACTORS, policy.actor.optimizer, critics)
@@ -108,6 +117,8 @@ def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, Any]]:
         yield model, FastPPO
         if type(model.rollout_buffer) is RolloutBuffer and model.device.type == "cpu":
             yield model.rollout_buffer, FastRolloutBuffer
+    if fast_class := find_fast_off_policy_class(model):
+        yield model, fast_class
     for module in modules:
         if fast_actor := find_fast_actor(module):
             yield module, fast_actor

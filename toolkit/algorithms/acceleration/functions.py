@@ -38,14 +38,13 @@ def clip_grad_norm(
 
 
 def polyak_update(parameters: Iterable[th.Tensor], target_parameters: Iterable[th.Tensor], tau: float) -> None:
-    """Do what Stable-Baselines3's function of this name does, in two calls for all parameters."""
+    """Do what Stable-Baselines3's function of this name does, in one call for all parameters."""
     sources, targets = [*parameters], [*target_parameters]
     if len(sources) != len(targets) or not (are_plain(sources) and are_plain(targets)):
         _polyak_update(sources, targets, tau)
         return
     with th.no_grad():
-        th._foreach_mul_(targets, 1 - tau)
-        th._foreach_add_(targets, sources, alpha=tau)
+        th._foreach_lerp_(targets, sources, tau)
 
 
 def quantile_huber_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch as th
@@ -27,7 +28,7 @@ _FUNCTIONS = get_functions(
 )
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """Random actions, (batch, actions) each.
 
     :ivar log_std: before it is clamped
@@ -49,7 +50,7 @@ class SquashedActor:
 
     def is_current(self, actor: Any) -> bool:
         """Return whether an actor still consists of these networks."""
-        parameters = [parameter for head in self.heads for parameter in head.parameters()]
+        parameters = [*chain.from_iterable(head._parameters.values() for head in self.heads)]
         is_known = actor.action_dist is self._distribution and vars(self._distribution).keys().isdisjoint(_METHODS)
         return is_known and are_plain(parameters) and self.mlp.is_current()
 
@@ -58,23 +59,27 @@ class SquashedActor:
         """The parameters in the order of their gradients."""
         return [*self.mlp.gradients.parameters, *(part for head in self.heads for part in (head.weight, head.bias))]
 
-    def sample(self, features: th.Tensor) -> tuple[list[th.Tensor], _Sample]:
-        """Return what the layers give, and actions, with the random numbers that PyTorch's distribution takes."""
+    def forward(self, features: th.Tensor) -> tuple[list[th.Tensor], th.Tensor, th.Tensor]:
+        """Return what the layers give, means, and logarithms of standard deviations, (batch, actions) each."""
         passed = self.mlp.gradients.forward(features)
         mean, log_std = (F.linear(passed[-1], head.weight, head.bias) for head in self.heads)
-        std = th.ones_like(mean) * log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        return passed, mean, log_std
+
+    def sample(self, mean: th.Tensor, log_std: th.Tensor) -> Sample:
+        """Return actions, with the random numbers that PyTorch's distribution takes."""
+        std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
         if not math.isfinite((mean + std).sum().item()):
             self._distribution.proba_distribution(mean, log_std)  # raises an error about numbers that are not finite
-        noise = th.normal(th.zeros_like(mean), th.ones_like(mean))
-        return passed, _Sample(th.tanh(mean + noise * std), noise, std, log_std)
+        noise = th.empty_like(mean).normal_()
+        return Sample(th.tanh(mean + noise * std), noise, std, log_std)
 
-    def compute_log_prob(self, sample: _Sample) -> th.Tensor:
+    def compute_log_prob(self, sample: Sample) -> th.Tensor:
         """Return the log probabilities (batch,) of actions."""
         of_gaussian = -(sample.noise**2) / 2 - sample.std.log() - LOG_SQRT_2_PI
         return (of_gaussian - (1 - sample.actions**2 + self._distribution.epsilon).log()).sum(dim=1)
 
     def differentiate(
-        self, passed: list[th.Tensor], sample: _Sample, of_actions: th.Tensor, of_log_prob: th.Tensor
+        self, passed: list[th.Tensor], sample: Sample, of_actions: th.Tensor, of_log_prob: th.Tensor
     ) -> list[th.Tensor]:
         """Return the gradients of the parameters from those of actions and log probabilities.
 
@@ -98,7 +103,8 @@ class _Sampling(th.autograd.Function):
     def forward(
         ctx: Any, networks: SquashedActor, features: th.Tensor, *parameters: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
-        passed, sample = networks.sample(features)
+        passed, mean, log_std = networks.forward(features)
+        sample = networks.sample(mean, log_std)
         ctx.networks, ctx.n_passed = networks, len(passed)
         # autograd then refuses to go on if one of them is changed before the backward pass
         ctx.save_for_backward(*passed, *sample, *parameters)
@@ -108,7 +114,7 @@ class _Sampling(th.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_actions: th.Tensor, of_log_prob: th.Tensor) -> tuple[Any, ...]:
         saved, n_passed = ctx.saved_tensors, ctx.n_passed
-        sample = _Sample(*saved[n_passed : n_passed + len(_Sample._fields)])
+        sample = Sample(*saved[n_passed : n_passed + len(Sample._fields)])
         return None, None, *ctx.networks.differentiate([*saved[:n_passed]], sample, of_actions, of_log_prob)
 
 
@@ -123,7 +129,8 @@ class FastActor(Actor, Replacement):
         networks = None if deterministic or th.is_grad_enabled() else self._get_networks()
         if networks is None:
             return super().forward(obs, deterministic)
-        return networks.sample(self.extract_features(obs, self.features_extractor))[1].actions
+        _, mean, log_std = networks.forward(self.extract_features(obs, self.features_extractor))
+        return networks.sample(mean, log_std).actions
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """Return random actions and their log probabilities."""
