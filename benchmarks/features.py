@@ -210,7 +210,7 @@ def learn(config: toolkit.RunConfig, has_logger: bool, directory: Path, turn: Ta
     env = toolkit.envs.factory.make_vec_env(config, seed=0)
     model = build_model(config, env, seed=0)
     if has_logger:
-        model.set_logger(make_logger(RunDirectory.create(config, directory), env.episodes, model))
+        model.set_logger(make_logger(RunDirectory.create(config, directory), env, model))
     model.learn(config.timesteps, callback=turn)
     model.logger.close()
     env.close()

@@ -24,6 +24,7 @@ def test_tox_tests_the_built_wheel() -> None:
         "toolkit/py.typed",
         "toolkit/cli/templates/plugin/wrapper/component.py.template",
         "toolkit/reports/report.html",
+        "toolkit/reports/run_report.html",
         "toolkit_plugins/py.typed",
         "toolkit_plugins/wrappers/rewards.py",
     ],

@@ -19,7 +19,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write to this directory. Default: report/ in the only experiment, or here. A file with --gallery.",
+            help="Write to this directory. Default: report/ in the run or experiment, or here for several. "
+            "A file with --gallery.",
             show_default=False,
         ),
     ] = None,
@@ -32,7 +33,7 @@ def report(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Compare variants over seeds, with confidence intervals: HTML, Markdown, CSV, figures."""
+    """Show what a run learned, or compare variants over seeds with confidence intervals: HTML, Markdown, figures."""
     with pause_garbage_collection():
         from toolkit.reports import write
 
@@ -44,11 +45,17 @@ def report(
         _write_gallery(paths, gallery, out, evaluate, trust)
         return
     from toolkit.reports.contents import build_report
-    from toolkit.reports.markdown import format_overview
+    from toolkit.reports.markdown import format_overview, format_run_overview
+    from toolkit.reports.run_contents import build_run_report
 
     directory = write.resolve_report_directory(paths, out)
     if evaluate:
         write.evaluate_missing(paths, trust)
+    if write.is_single_run(paths):
+        run_contents = build_run_report(paths[0])
+        page = write.write_run_report(run_contents, directory)
+        print_line(f"{format_run_overview(run_contents)}\n{page}")
+        return
     contents = build_report(paths)
     page = write.write_report(contents, directory, trust)
     print_line(f"{format_overview(contents)}\n{page}")

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from toolkit.envs.episode_numbers import EpisodeNumbers, Numbers, from_columns, to_columns
 from toolkit.envs.recent_steps import RecentSteps
 from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE, REWARD_SUMS
+from toolkit.envs.value_trace import ValueTrace
 from toolkit.utils.data import DEFAULT_WINDOW, MONITOR_COLUMNS, compute_mean, mean_of_last
 from toolkit.utils.errors import FaultyEnvironmentError, make_printable
 
@@ -150,6 +151,7 @@ class EpisodeRecorder(VecEnvWrapper):
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
     :ivar recent_steps: the last steps, if they are kept
     :ivar numbers: sums up what callbacks log of an episode, if they do
+    :ivar value_trace: follows the value estimates of episodes, if there are any
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
     """
 
@@ -163,6 +165,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self.get_timesteps: Callable[[], int] = lambda: self._steps * self.num_envs
         self.recent_steps: RecentSteps | None = None
         self.numbers: EpisodeNumbers | None = None
+        self.value_trace: ValueTrace | None = None
         self.taken_over: dict[str, Any] | None = None
         self._actions: NDArray[Any]
         self._start: float | None = None
@@ -198,6 +201,8 @@ class EpisodeRecorder(VecEnvWrapper):
             self.recent_steps.interrupt()
         if self.numbers is not None:
             self.numbers.reset()
+        if self.value_trace is not None:
+            self.value_trace.drop_all()
         return observations
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
@@ -246,6 +251,8 @@ class EpisodeRecorder(VecEnvWrapper):
                     self.recent_steps.mark_truncated(index)
                 self._end_episode(index, infos[index], reset_infos[index])
             self._count_episodes()
+        if self.value_trace is not None:
+            self.value_trace.add(observations, rewards, dones, infos)
         return observations, rewards, dones, infos
 
     def state_dict(self) -> dict[str, Any]:
@@ -262,6 +269,7 @@ class EpisodeRecorder(VecEnvWrapper):
             "held_episodes": _to_columns([episode for *_, episode in held]),
             "held_extras": _to_lists([episode for *_, episode in held]),
             "recent_steps": None if self.recent_steps is None else self.recent_steps.state_dict(),
+            "value_trace": None if self.value_trace is None else self.value_trace.state_dict(),
             **self._get_numbers_state([episode for *_, episode in held]),
         }
 
@@ -297,6 +305,8 @@ class EpisodeRecorder(VecEnvWrapper):
             self.recent_steps.load_state_dict(state["recent_steps"])
         if self.numbers is not None:
             self.numbers.load_state_dict(state["running_numbers"])
+        if self.value_trace is not None and state.get("value_trace") is not None:
+            self.value_trace.load_state_dict(state["value_trace"])
 
     def _end_episode(self, index: int, info: dict[str, Any], reset_info: dict[str, Any]) -> None:
         """Hold the episode that an environment has completed, and show it in place of a wrapper's own.
@@ -308,6 +318,8 @@ class EpisodeRecorder(VecEnvWrapper):
         episode: dict[str, Any] | None = reset_info.pop(RAW_EPISODE, None)
         if reset_info.pop(DROPPED_EPISODE, False):  # it could not be replayed
             self._begin_episode(index)
+            if self.value_trace is not None:
+                self.value_trace.drop(index)
         if episode is None:
             return
         start = int(self._start_steps[index])

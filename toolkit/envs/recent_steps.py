@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,6 +13,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 _MAX_SAMPLES = 64
 _MAX_SAMPLE_BYTES = 1 << 23  # of all observations; a snapshot holds them
+_MAX_ACTION_BYTES = 1 << 22  # of all actions; a snapshot holds them
+_MAX_BINS = 20
 _TERMINATED, _TRUNCATED = 1, 2
 
 
@@ -28,8 +31,23 @@ class SampledReturn(NamedTuple):
     has_ended: bool
 
 
+class ActionCount(NamedTuple):
+    """How often a component of the actions was in a range.
+
+    :param component: its index in the flattened action; 0 for a ``Discrete`` action
+    :param low: the action itself if actions are whole numbers, else the lower end of the range
+    :param high: the same as ``low``, or the upper end
+    :param steps: how many of the last steps, over all environments
+    """
+
+    component: int
+    low: float
+    high: float
+    steps: int
+
+
 class RecentSteps:
-    """Keep the discrete actions, the rewards and the ends of the last steps, and an observation now and then.
+    """Keep the actions, the rewards and the ends of the last steps, and an observation now and then.
 
     All are those that the algorithm sees. It draws no random numbers. A step costs three rows of small arrays.
 
@@ -41,11 +59,12 @@ class RecentSteps:
     ) -> None:
         self._size = -(-n_steps // n_envs)
         self._n = 0  # vector steps so far
-        self._actions: NDArray[Any] | None = None
-        if isinstance(action_space, gym.spaces.Discrete):
-            limits = (int(action_space.start), int(action_space.start + action_space.n - 1))
-            dtype = np.result_type(*map(np.min_scalar_type, limits))
-            self._actions = np.zeros((self._size, n_envs), dtype)
+        self._action_space = action_space
+        shape = (self._size, n_envs, *(action_space.shape or ()))
+        dtype = _get_action_dtype(action_space)
+        is_small = int(np.prod(shape)) * dtype.itemsize <= _MAX_ACTION_BYTES
+        has_actions = is_small or isinstance(action_space, gym.spaces.Discrete)
+        self._actions: NDArray[Any] | None = np.zeros(shape, dtype) if has_actions else None
         self._rewards = np.zeros((self._size, n_envs), np.float32)
         self._ends = np.zeros((self._size, n_envs), np.uint8)
         self._largest_earlier_reward = 0.0
@@ -57,7 +76,7 @@ class RecentSteps:
         """Add a vector step: the actions, and what followed."""
         row = self._n % self._size
         if self._actions is not None:
-            self._actions[row] = np.ravel(actions)
+            self._actions[row] = np.reshape(actions, self._actions.shape[1:])
         self._rewards[row] = rewards
         self._ends[row] = dones
         self._n += 1
@@ -100,10 +119,30 @@ class RecentSteps:
 
     def count_actions(self) -> dict[int, int]:
         """Return how often each action occurs; nothing if actions are not ``Discrete``."""
-        if self._actions is None:
+        if self._actions is None or not isinstance(self._action_space, gym.spaces.Discrete):
             return {}
         actions, counts = np.unique(self._actions[: self._n], return_counts=True)
         return dict(zip(actions.tolist(), counts.tolist(), strict=True))
+
+    def count_action_ranges(self) -> list[ActionCount]:
+        """Return a histogram of each component of the actions; nothing if they take too much memory.
+
+        Whole numbers have a range each. Others have 20 ranges of equal width, between the bounds of the action space
+        or, where it has none, between the smallest and the largest action.
+        """
+        if self._actions is None or not self._n:
+            return []
+        actions = self._actions[: self._n].reshape(min(self._n, self._size) * self._rewards.shape[1], -1)
+        space = self._action_space
+        if not isinstance(space, gym.spaces.Box) or np.issubdtype(space.dtype, np.integer):
+            return [count for component in range(actions.shape[1]) for count in _count_values(component, actions)]
+        lows = np.where(space.bounded_below, space.low, actions.min(0).reshape(space.shape)).ravel()
+        highs = np.where(space.bounded_above, space.high, actions.max(0).reshape(space.shape)).ravel()
+        return [
+            count
+            for component, limits in enumerate(zip(lows.tolist(), highs.tolist(), strict=True))
+            for count in _count_ranges(component, actions[:, component].astype(np.float64), limits)
+        ]
 
     @property
     def observations(self) -> Any:
@@ -144,8 +183,10 @@ class RecentSteps:
         """
         self._n = int(state["steps"])
         n = min(self._n, self._size)
-        if self._actions is not None:
+        if self._actions is not None and state["actions"] is not None:
             self._actions[:n] = state["actions"]
+        elif n:  # of a version that kept only discrete actions
+            self._actions = None
         self._rewards[:n], self._ends[:n] = state["rewards"], state["ends"]
         self._largest_earlier_reward = float(state["largest_earlier_reward"])
         self._samples.clear()
@@ -159,6 +200,27 @@ def _discount(rewards: NDArray[np.float32], ends: NDArray[np.uint8], gamma: floa
     value = float(rewards[:length] @ gamma ** np.arange(length))
     is_terminated = last.size > 0 and ends[last[0]] == _TERMINATED
     return SampledReturn(value, 0.0 if is_terminated else gamma**length, last.size > 0)
+
+
+def _get_action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
+    if isinstance(space, gym.spaces.Discrete):
+        limits = (int(space.start), int(space.start + space.n - 1))
+        return np.result_type(*map(np.min_scalar_type, limits))
+    return np.dtype(space.dtype)
+
+
+def _count_values(component: int, actions: NDArray[Any]) -> Iterator[ActionCount]:
+    values, counts = np.unique(actions[:, component], return_counts=True)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        yield ActionCount(component, value, value, count)
+
+
+def _count_ranges(component: int, actions: NDArray[np.float64], limits: tuple[float, float]) -> Iterator[ActionCount]:
+    """Count actions between limits; rounding can take an action to just outside, and it counts at the end then."""
+    low, high = limits
+    counts, edges = np.histogram(actions.clip(low, high), _MAX_BINS, limits if low < high else (low - 0.5, high + 0.5))
+    for left, right, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True):
+        yield ActionCount(component, left, right, count)
 
 
 def _count_bytes(space: gym.Space[Any]) -> int:

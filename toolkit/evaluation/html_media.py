@@ -8,10 +8,12 @@ from pathlib import Path
 
 from toolkit.training.run_directory import RunDirectory
 
-_MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
+MEDIA_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
 
 
-def find_newest_video(run: RunDirectory, max_bytes: int, suffixes: Collection[str] = tuple(_MEDIA)) -> Path | None:
+def find_newest_video(
+    run: RunDirectory, max_bytes: int, suffixes: Collection[str] = tuple(MEDIA_TYPES)
+) -> Path | None:
     """Return a run's newest video, or ``None`` if it has none.
 
     Symbolic links are ignored: one could bring any file of the user into a page.
@@ -32,7 +34,7 @@ def make_video_element(video: Path, style: str = "", autoplay: bool = True) -> s
     :param style: CSS of the element
     :param autoplay: whether an MP4 starts by itself
     """
-    source = make_data_url(_MEDIA[video.suffix], video.read_bytes())
+    source = make_data_url(MEDIA_TYPES[video.suffix], video.read_bytes())
     if video.suffix == ".gif":
         return f'<img alt="video" style="{style}" src="{source}">'
     start = "autoplay " if autoplay else ""

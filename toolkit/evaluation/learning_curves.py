@@ -78,7 +78,9 @@ def compute_moving_average(
     return last, np.clip(sums / (last - first), lowest, highest)  # equal returns have their own mean
 
 
-def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> Figure:
+def draw_learning_curves(
+    runs: Sequence[RunDirectory], by: By = "timestep", size: tuple[float, float] = (9, 5)
+) -> Figure:
     """Draw the raw return of every training episode and the moving average for each run.
 
     The average is over the window of the run's success criterion, by default 100 episodes. The curve of a run in
@@ -86,6 +88,7 @@ def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> F
 
     :param runs: at least one; several get a colour each, and a legend with the names of their directories
     :param by: what the horizontal axis counts: the run's timesteps when an episode counted, or episodes
+    :param size: width and height in inches, without the legend
     :return: a figure that pyplot does not manage
     :raises ValueError: if there is no run, or ``by`` is invalid
     :raises RunError: if a run has no episode that counts, or its ``monitor.csv`` or ``result.json`` is damaged
@@ -94,7 +97,7 @@ def draw_learning_curves(runs: Sequence[RunDirectory], by: By = "timestep") -> F
         raise ValueError(f"learning curves need at least one run, by {' or '.join(get_args(By))}, not {by!r}")
     curves = [_read_curve(run, by) for run in runs]
     colours = distinct_colours(len(curves))
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     _style_axes(axes, by, format_title(runs))
     dots = _dot_style(sum(len(curve.returns) for curve in curves))

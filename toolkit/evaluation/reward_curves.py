@@ -80,18 +80,19 @@ def read_reward_curves(run: RunDirectory, by: By = "timestep", window: int = DEF
     )
 
 
-def draw_rewards(run: RunDirectory, by: By = "timestep") -> Figure:
+def draw_rewards(run: RunDirectory, by: By = "timestep", size: tuple[float, float] = (9, 4.5)) -> Figure:
     """Draw the raw return and what each wrapper adds to it, stacked; below, the parts that ``info`` names.
 
     What is above 0 is stacked upwards, what is below 0 downwards. All are moving averages over 100 episodes.
 
+    :param size: width and height in inches; parts that ``info`` names make the figure higher, and so does the legend
     :return: a figure that pyplot does not manage
     :raises RunError: if the run has no parts of rewards, or its ``monitor.csv`` is damaged
     """
     curves = read_reward_curves(run, by)
     has_shares, has_parts = len(curves.shares) > 1, bool(curves.parts)
     colours = distinct_colours(len(curves.shares) + len(curves.parts))
-    figure = Figure(figsize=(9, 4.5 + 2.5 * (has_shares and has_parts)), layout="constrained")
+    figure = Figure(figsize=(size[0], size[1] * (1.55 if has_shares and has_parts else 1)), layout="constrained")
     all_axes: Any = figure.subplots(has_shares + has_parts, sharex=True, squeeze=False)[:, 0]
     entries: list[tuple[Any, str]] = []
     if has_shares:

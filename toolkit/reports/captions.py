@@ -198,7 +198,8 @@ def _describe_learning(comparison: Comparison) -> Iterator[str]:
         yield "Grey line, if it is near the curves: the return that counts as success."
 
 
-def _describe_criterion(criterion: Criterion) -> str:
+def describe_criterion(criterion: Criterion) -> str:
+    """Say what counts as success."""
     window = f"over {criterion.window:,} episodes"
     if criterion.return_threshold is None:
         return f"a success rate in training of {100 * criterion.threshold:g} % {window}"
@@ -208,7 +209,7 @@ def _describe_criterion(criterion: Criterion) -> str:
 def _describe_success(comparison: Comparison) -> Iterator[str]:
     runs = [run for summary in comparison.selection for run in summary.variant.runs]
     criteria = sorted({run.criterion for run in runs if run.criterion})
-    wanted = " or ".join(_describe_criterion(criterion) for criterion in criteria)
+    wanted = " or ".join(describe_criterion(criterion) for criterion in criteria)
     yield "Share of runs that have succeeded by each timestep (Kaplan-Meier). Success is"
     yield f"{wanted}, confirmed where the config asks for that. The band is the 95 % interval at each timestep."
     if len(criteria) > 1:

@@ -19,12 +19,12 @@ from toolkit.reports.compare import Comparison, VariantSummary
 from toolkit.reports.statistics import Array, Band
 from toolkit.utils.figures import GRID, INK, add_legend, distinct_colours, figure_style, shorten, style_axes
 
-_WIDTH, _HEIGHT = 5.2, 3.1  # inches; text of ten points stays legible on a telephone
+WIDTH, HEIGHT = 5.2, 3.1  # inches; text of ten points stays legible on a telephone
 _GREY = "#8a8a8a"
 _MAX_NAME_LENGTH = 60  # characters above a row
 _MAX_OPAQUE_DOTS = 40  # runs of a variant; the dots of more runs are fainter
 _DASHES = ((0, ()), (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # equal curves stay visible
-_SETTINGS = {"font.size": 10.0}
+FIGURE_SETTINGS = {"font.size": 10.0}
 
 _LineStyles = dict[str, dict[str, Any]]
 """Matplotlib's properties of a variant's line, by the name of the variant."""
@@ -46,9 +46,9 @@ class ReportFigure:
 
 def draw_figures(comparison: Comparison) -> list[ReportFigure]:
     """Draw the figures that the runs of a comparison have data for."""
-    with figure_style(_SETTINGS):
+    with figure_style(FIGURE_SETTINGS):
         return [
-            ReportFigure(kind, title, write_figure_caption(comparison, kind), _to_svg(figure))
+            ReportFigure(kind, title, write_figure_caption(comparison, kind), to_svg(figure))
             for kind, title, figure in _draw_available(comparison)
         ]
 
@@ -76,15 +76,19 @@ def _assign_styles(comparison: Comparison) -> _LineStyles:
     }
 
 
-def _make_axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def make_axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Return a figure as wide as a report's, and its axes.
+
+    :param height: in inches
+    """
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def _draw_scores(comparison: Comparison, styles: _LineStyles, label: str) -> Figure:
     """Draw each run as a dot and the interquartile mean with its interval, the first variant on top."""
     rows = [(summary, summary.mean_score) for summary in comparison.selection if summary.mean_score]
-    figure, axes = _make_axes(0.75 + 0.5 * len(rows))
+    figure, axes = make_axes(0.75 + 0.5 * len(rows))
     for row, (summary, mean) in enumerate(rows):
         opacity = 0.5 if len(summary.scores) <= _MAX_OPAQUE_DOTS else 0.25
         dots = {"color": styles[summary.name]["color"], "alpha": opacity}
@@ -106,7 +110,7 @@ def _draw_scores(comparison: Comparison, styles: _LineStyles, label: str) -> Fig
 
 
 def _draw_learning_curves(comparison: Comparison, styles: _LineStyles) -> Figure:
-    figure, axes = _make_axes()
+    figure, axes = make_axes()
     summaries = [summary for summary in comparison.selection if summary.name in comparison.curves]
     for name, curve in comparison.curves.items():
         _draw_band(axes, curve.timesteps, curve.band, styles[name])
@@ -116,13 +120,13 @@ def _draw_learning_curves(comparison: Comparison, styles: _LineStyles) -> Figure
     for threshold in {criterion.return_threshold for criterion in criteria}:
         if threshold is not None and low - margin <= threshold <= high + margin:
             axes.axhline(threshold, color=_GREY, linewidth=1, zorder=1)
-    _label(axes, "timesteps", "training return")
+    label_axes(axes, "timesteps", "training return")
     _add_legend(figure, summaries, styles)
     return figure
 
 
 def _draw_success(comparison: Comparison, styles: _LineStyles) -> Figure:
-    figure, axes = _make_axes()
+    figure, axes = make_axes()
     summaries = [summary for summary in comparison.selection if summary.time_to_success]
     for summary in summaries:
         if summary.time_to_success:
@@ -132,17 +136,17 @@ def _draw_success(comparison: Comparison, styles: _LineStyles) -> Figure:
             stops = [run.timesteps for run in runs]
             heights = share.value[np.searchsorted(times, stops, side="right") - 1]
             axes.plot(stops, heights, "|", color=styles[summary.name]["color"], markersize=8)
-    _label(axes, "timesteps", "runs that have succeeded", is_share=True)
+    label_axes(axes, "timesteps", "runs that have succeeded", is_share=True)
     _add_legend(figure, summaries, styles)
     return figure
 
 
 def _draw_profile(comparison: Comparison, styles: _LineStyles, label: str) -> Figure:
-    figure, axes = _make_axes()
+    figure, axes = make_axes()
     thresholds, bands = comparison.estimate_profiles()
     for summary, band in zip(comparison.scored_selection, bands, strict=True):
         _draw_band(axes, thresholds, band, styles[summary.name], is_stepwise=True)
-    _label(axes, f"{label} of more than", "runs", is_share=True)
+    label_axes(axes, f"{label} of more than", "runs", is_share=True)
     _add_legend(figure, comparison.scored_selection, styles)
     return figure
 
@@ -153,7 +157,7 @@ def _draw_band(axes: Axes, x: Array, band: Band, style: dict[str, Any], is_stepw
     axes.plot(x, band.value, linewidth=1.8, drawstyle="steps-post" if is_stepwise else "default", **style)
 
 
-def _label(axes: Axes, x: str, y: str, is_share: bool = False) -> None:
+def label_axes(axes: Axes, x: str, y: str, is_share: bool = False) -> None:
     """Label axes; a share of runs is between 0 % and 100 %."""
     style_axes(axes)
     axes.set_xlabel(x, color=INK)
@@ -171,7 +175,8 @@ def _add_legend(figure: Figure, summaries: Sequence[VariantSummary], styles: _Li
     add_legend(figure, entries)
 
 
-def _to_svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+    """Return a figure as a complete SVG document."""
     file = StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     return file.getvalue()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
 from toolkit.reports.collect import VariantRuns
 from toolkit.reports.contents import Report, Section
+from toolkit.reports.figures import ReportFigure
+from toolkit.reports.run_contents import RunReport
 from toolkit.reports.run_record import RunRecord
 from toolkit.reports.tables import Table
 from toolkit.utils.errors import make_printable
@@ -80,11 +82,26 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def to_run_markdown(report: RunReport) -> str:
+    """Return the page of a run without its videos, with links to its figures."""
+    blocks = [f"# {escape(report.title)}", escape(report.headline), *_format_list(report.notices)]
+    blocks.append(_format_table(report.facts))
+    for section in report.sections:
+        blocks += [f"## {section.title}", *_format_figures(section.figures)]
+        if section.table:
+            blocks += [_format_table(section.table), escape(section.table_caption)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _format_figures(figures: Mapping[str, ReportFigure]) -> Iterator[str]:
+    for file, figure in figures.items():
+        yield from (f"### {figure.title}", f"![{escape(figure.title)}]({file})", escape(figure.caption))
+
+
 def _format_section(section: Section, rewards_caption: str) -> list[str]:
     blocks = [f"## {escape(section.comparison.environment)}", _format_table(section.table)]
     blocks += _format_list(section.findings)
-    for file, figure in section.figures.items():
-        blocks += [f"### {figure.title}", f"![{escape(figure.title)}]({file})", escape(figure.caption)]
+    blocks += _format_figures(section.figures)
     if section.rewards:
         blocks += ["### Parts of the return", _format_table(section.rewards), escape(rewards_caption)]
     if section.pairs:
@@ -104,6 +121,14 @@ def format_overview(report: Report) -> str:
             lines.append(f"and {n_left_out:,} more with lower scores, in the report")
         blocks += [section.comparison.environment, *(f"  {line}" for line in lines)]
     return "\n".join(blocks)
+
+
+def format_run_overview(report: RunReport) -> str:
+    """Return the headline, the notices and the facts of a run for a terminal."""
+    lines = format_table(report.facts.header, report.facts.rows)
+    return "\n".join(
+        [report.headline, *(f"note: {notice}" for notice in report.notices), *(f"  {line}" for line in lines)]
+    )
 
 
 def _format_table(table: Table) -> str:

@@ -1,10 +1,10 @@
-"""Write a report of runs and experiments: an HTML page, Markdown, CSV and figures."""
+"""Write a report of runs and experiments, or the page of a run: HTML, Markdown, CSV and figures."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from toolkit.reports.collect import collect_runs, is_experiment
 from toolkit.reports.contents import Report, build_report
 from toolkit.reports.gallery import write_gallery
 from toolkit.reports.html import to_html
-from toolkit.reports.markdown import to_csv, to_markdown
+from toolkit.reports.markdown import to_csv, to_markdown, to_run_markdown
+from toolkit.reports.run_contents import RunReport, build_run_report, is_run
+from toolkit.reports.run_videos import make_run_clips
 from toolkit.reports.videos import make_clips, open_recorded_run
 from toolkit.utils.errors import RunError, describe_error, make_printable
 from toolkit.utils.files import atomic_file
@@ -30,6 +32,9 @@ def report(
     gallery: str | Path | None = None,
 ) -> Path:
     """Write a report of runs and experiments: ``report.html``, ``report.md``, ``report.csv`` and ``figures``.
+
+    One run has a page of its own: learning curve, value estimates, logged numbers, actions and videos. It has no
+    ``report.csv``.
 
     In an experiment, each directory of runs is a variant. Other runs are one variant if their configs are equal except
     for the seed.
@@ -59,7 +64,14 @@ def report(
     report_directory = resolve_report_directory(paths, out)
     if evaluate:
         evaluate_missing(paths, trust)
+    if is_single_run(paths):
+        return write_run_report(build_run_report(paths[0]), report_directory)
     return write_report(build_report(paths), report_directory, trust)
+
+
+def is_single_run(directories: Sequence[Path]) -> bool:
+    """Return whether directories are one run, which has a page of its own."""
+    return len(directories) == 1 and is_run(directories[0])
 
 
 def resolve_report_directory(directories: Sequence[Path], out: str | Path | None) -> Path:
@@ -69,7 +81,7 @@ def resolve_report_directory(directories: Sequence[Path], out: str | Path | None
     """
     if out is not None:
         directory = Path(out)
-    elif len(directories) == 1 and is_experiment(directories[0]):
+    elif is_single_run(directories) or (len(directories) == 1 and is_experiment(directories[0])):
         directory = directories[0] / "report"
     else:
         directory = Path("report")
@@ -122,6 +134,24 @@ def write_report(contents: Report, directory: Path, trust: bool = False) -> Path
     html = to_html(contents, clips)  # before anything is written
     files = {file: figure.svg for section in contents.sections for file, figure in section.figures.items()}
     files |= {"report.csv": to_csv(contents), "report.md": to_markdown(contents), "report.html": html}
+    return _write_files(directory, files)
+
+
+def write_run_report(contents: RunReport, directory: Path) -> Path:
+    """Write the page of a run: ``report.html``, ``report.md`` and ``figures``, each atomically.
+
+    No code of the run is executed.
+
+    :return: path of the page
+    :raises RunError: if a file cannot be written
+    """
+    clips, note = make_run_clips(contents.run)
+    html = to_html(contents, clips, note)  # before anything is written
+    files = {file: figure.svg for section in contents.sections for file, figure in section.figures.items()}
+    return _write_files(directory, files | {"report.md": to_run_markdown(contents), "report.html": html})
+
+
+def _write_files(directory: Path, files: Mapping[str, str]) -> Path:
     with _explain_write_errors(directory):
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

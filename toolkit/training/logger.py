@@ -8,7 +8,7 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from io import StringIO
@@ -22,8 +22,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from toolkit.envs.episode_numbers import REWARD_PREFIX
-from toolkit.envs.episodes import EpisodeLog
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.value_trace import TracedEpisode
 from toolkit.training.run_directory import RunDirectory
+from toolkit.utils.data import compute_mean
 from toolkit.utils.files import AppendOnlyFile, sync
 from toolkit.utils.memory import installed_memory
 
@@ -31,20 +33,21 @@ _log = logging.getLogger("toolkit")
 _MAX_TEXT_LENGTH = csv.field_size_limit()  # characters that a reader with default settings accepts
 
 
-def make_logger(run: RunDirectory, episodes: EpisodeLog, model: BaseAlgorithm) -> Logger:
+def make_logger(run: RunDirectory, env: EpisodeRecorder, model: BaseAlgorithm) -> Logger:
     """Make the logger that writes ``progress.csv`` and ``tensorboard/`` in a run directory."""
-    return _RunLogger(run, episodes, model)
+    return _RunLogger(run, env, model)
 
 
 class _RunLogger(Logger):
-    """SB3's logger, with the means of the episodes that count.
+    """SB3's logger, with the means of the episodes that count, and value estimates beside what followed.
 
     SB3 takes its means over the episodes that completed last. Among many environments, these are mostly short ones.
     """
 
-    def __init__(self, run: RunDirectory, episodes: EpisodeLog, model: BaseAlgorithm) -> None:
+    def __init__(self, run: RunDirectory, env: EpisodeRecorder, model: BaseAlgorithm) -> None:
         super().__init__(str(run.directory), [_ProgressFile(run), _TensorBoardFiles(run)])
-        self._episodes = episodes
+        self._episodes = env.episodes
+        self._value_trace = env.value_trace
         self._model = model
         self._has_wrappers = bool(run.config.env.wrappers)
         self._info_keywords = run.config.env.info_keywords
@@ -64,7 +67,14 @@ class _RunLogger(Logger):
             for name in self._info_keywords:
                 if (key := f"rollout/{name}") not in self.name_to_value:  # else SB3 has recorded another number
                     self._replace_mean(key, partial(self._episodes.mean_extra, name))
+        if self._value_trace is not None and "time/total_timesteps" in self.name_to_value:
+            self._record_values(self._value_trace.take())
         super().dump(step)
+
+    def _record_values(self, traced: Sequence[TracedEpisode]) -> None:
+        if traced:
+            for name, values in zip(TracedEpisode._fields, zip(*traced, strict=True), strict=True):
+                self.record(f"value/{name}", compute_mean(values))
 
     def _replace_mean(self, name: str, compute_mean: Callable[[int], float | None]) -> None:
         self.record(name, mean := compute_mean(self._model._stats_window_size))

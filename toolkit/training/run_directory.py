@@ -31,7 +31,8 @@ RECORDING_PREFIX = ".recording-"  # of the directories beside videos in which th
 # what the toolkit writes in it, and callbacks do not
 OWN_FILES = {
     *("config.yaml", "environment.json", "monitor.csv", "progress.csv", "tensorboard", "snapshots", "model.zip"),
-    *("wrappers", "videos", "result.json", "evaluation.json", "evaluations.csv", "traceback.txt"),
+    *("wrappers", "videos", "result.json", "evaluation.json", "evaluations.csv", "traceback.txt", "actions.csv"),
+    "report",
 }
 _FIELD = re.compile(r"^(Name|Version): *(.+?)\s*$", re.MULTILINE)  # of a package's metadata
 _RECORDED_VERSIONS = ("sb3-toolkit", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy")

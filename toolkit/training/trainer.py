@@ -32,6 +32,7 @@ from toolkit.snapshots.callback import RolloutHook, RunCallbackList, StopTrainin
 from toolkit.snapshots.eval_generators import list_own_eval_envs
 from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
+from toolkit.training import actions_csv
 from toolkit.training.callbacks import RunCallback, RunPlan, SuccessCriterion, TrainingContext
 from toolkit.training.checks import (
     find_callback_problems,
@@ -59,6 +60,7 @@ from toolkit.training.monitor_csv import MonitorCsvWriter
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.space_checks import log_space_warnings
+from toolkit.training.value_estimates import trace_values
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, Problem, RunError, TrainingError, describe_error
@@ -198,7 +200,7 @@ def _check_resumable(run: RunDirectory) -> None:
 def _remove_result(run: RunDirectory) -> None:
     """Delete what an earlier training wrote at its end."""
     try:
-        for name in ("result.json", "traceback.txt"):
+        for name in ("result.json", "traceback.txt", actions_csv.NAME):
             (run.directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{run.directory}: cannot be written to: {error.strerror}") from error
@@ -329,6 +331,7 @@ def _build_session(
             env.limit_episodes(model.n_eval_episodes)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken
         keep_recent_steps(env)
+        trace_values(env, model, config.timesteps)
         refuse_unfit_normalization(config, model)
         refuse_missing_masks(config, model)
         log_space_warnings(config, model)
@@ -407,7 +410,7 @@ def _learn(
     if is_on_policy:
         callbacks = [*callbacks, IterationLogger(log_interval, hook.rollouts)]
     callback_list = RunCallbackList(callbacks, hook)
-    logger = make_logger(run, session.env.episodes, model)
+    logger = make_logger(run, session.env, model)
     model.set_logger(logger)
     try:
         form = accelerated(model) if run.config.algorithm.accelerate else nullcontext()
@@ -451,7 +454,11 @@ def _write_end(
     }
     if status in ENDED and (text := _diagnose(session, run.config.timesteps)):
         result["diagnosis"] = text
+    steps = session.env.recent_steps
+    actions = "" if steps is None else actions_csv.format_actions(steps)
     try:
+        if actions:
+            run.write(actions_csv.NAME, actions)
         run.write("result.json", json.dumps(result, indent=2) + "\n")
         if failure:
             run.write("traceback.txt", "".join(traceback.format_exception(failure)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from typing import Any, NamedTuple
 
@@ -10,6 +11,15 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
+
+from toolkit.envs.episodes import EpisodeRecorder
+from toolkit.envs.value_trace import ValueTrace
+
+_log = logging.getLogger("toolkit")
+_MIN_INTERVAL = 500  # timesteps from one estimate to the next: it takes as long as one or two of them
+_MAX_ESTIMATES = 1_000  # in a run
+_MIN_VECTOR_STEPS = 20  # from one estimate to the next, with very many environments
 
 
 class ValueEstimates(NamedTuple):
@@ -46,6 +56,41 @@ def estimate_values(model: BaseAlgorithm, observations: Any) -> ValueEstimates |
             values = policy.critic(batch, policy._predict(batch, deterministic=True))
             return ValueEstimates("Q-values", _average(th.cat(values, 1) if isinstance(values, tuple) else values))
     return None
+
+
+def trace_values(env: EpisodeRecorder, model: BaseAlgorithm, timesteps: int) -> None:
+    """Let environments compare value estimates with the discounted rewards that follow; training stays the same.
+
+    :param timesteps: those that the config asks for
+    """
+    gamma: float | None = getattr(model, "gamma", None)
+    if gamma is None:
+        return
+    interval = max(_MIN_INTERVAL, timesteps // _MAX_ESTIMATES) // env.num_envs
+    env.value_trace = ValueTrace(_ValueEstimator(model), gamma, env.num_envs, max(_MIN_VECTOR_STEPS, interval))
+
+
+class _ValueEstimator:
+    """Estimate the value of one observation while a model collects experience, until that fails once."""
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self._model = model
+        self._is_possible = True
+
+    def __call__(self, observation: VecEnvObs) -> float | None:
+        # a policy in training mode could learn from the observation, as batch normalization does
+        if not self._is_possible or self._model.policy.training:
+            return None
+        state = th.get_rng_state()  # the layers of others can draw noise
+        try:
+            estimates = estimate_values(self._model, observation)
+        except Exception:  # a policy of others may compute in any way
+            _log.debug("no value estimates", exc_info=True)
+            estimates = None
+        finally:
+            th.set_rng_state(state)
+        self._is_possible = estimates is not None
+        return None if estimates is None else float(estimates.values[0])
 
 
 def bound_values(model: BaseAlgorithm, largest_reward: float) -> float:

@@ -72,7 +72,11 @@ COMMANDS = {
     "record": Command("run --format gif --out videos", r"videos/.*\.gif\n$", preloads=True),
     "watch": Command("run --episodes 1", r"episode 1: return \d+\n$", preloads=True),
     "plot": Command("run --out curve.png", "curve.png\n$", {"curve.png"}),
-    "report": Command("run", "", {"report/report.html", "report/report.md"}),
+    "report": Command(
+        "run",
+        r"double_dqn on CartPole-v1, seed \d: training has ended",
+        {"run/report/report.html", "run/report/report.md"},
+    ),
     "describe": Command(
         "run --plot net.svg", "run: double_dqn, MlpPolicy on CartPole-v1\n\nq_net: ", {"net.svg"}, preloads=True
     ),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from toolkit.envs.recent_steps import RecentSteps, SampledReturn
+from toolkit.envs.recent_steps import ActionCount, RecentSteps, SampledReturn
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (1,))
 ACTIONS = spaces.Discrete(300)
@@ -81,3 +81,26 @@ def test_steps_of_other_environments_are_refused() -> None:
     state = make_steps(6).state_dict()
     with pytest.raises(ValueError, match="broadcast"):
         RecentSteps(OBSERVATIONS, ACTIONS, 3, 12).load_state_dict(state)
+
+
+def test_continuous_actions_are_counted_in_ranges_of_their_space() -> None:
+    space = spaces.Box(np.array([-2.0, -np.inf], np.float32), np.array([2.0, np.inf], np.float32))
+    steps = RecentSteps(OBSERVATIONS, space, 1, 4)
+    for action in ([-2.0, 7.0], [-2.0, 7.0], [2.0, 7.0], [0.1, 7.0], [2.0, 7.0]):
+        steps.add(np.zeros((1, 1)), np.array([action], np.float32), np.zeros(1), np.zeros(1, bool))
+    counts = [count for count in steps.count_action_ranges() if count.steps]
+    assert counts[0] == ActionCount(0, -2.0, -1.8, 1)  # the first step is forgotten
+    assert [(count.component, count.steps) for count in counts] == [(0, 1), (0, 1), (0, 2), (1, 4)]
+    assert counts[-1].low <= 7.0 <= counts[-1].high
+    assert steps.count_actions() == {}
+
+
+def test_actions_of_a_snapshot_that_lacks_them_are_not_counted() -> None:
+    space = spaces.Box(-1, 1, (2,))
+    steps = RecentSteps(OBSERVATIONS, space, 1, 4)
+    for _ in range(2):
+        steps.add(np.zeros((1, 1)), np.zeros((1, 2)), np.zeros(1), np.zeros(1, bool))
+    restored = RecentSteps(OBSERVATIONS, space, 1, 4)
+    restored.load_state_dict(steps.state_dict() | {"actions": None})  # as earlier versions wrote it
+    assert steps.count_action_ranges()
+    assert restored.count_action_ranges() == []

@@ -223,13 +223,13 @@ def test_captions_count_runs_and_limit_conclusions(rewards_report: Path) -> None
     assert "not corrected for multiple comparisons (1 pair)" in text
 
 
-def test_single_run_has_no_intervals(make_run: MakeRun, toolkit: Toolkit) -> None:
-    run = make_run("runs/alone-1", [20, 30, 40], greedy=50.0)
-    finished = toolkit("report", run)
+def test_experiment_of_one_run_has_no_intervals(make_run: MakeRun, toolkit: Toolkit) -> None:
+    make_run("alone/small/seed-1", [20, 30, 40], greedy=50.0)
+    finished = toolkit("report", "alone")
     assert finished.status == 0
-    assert finished.out.splitlines()[-1] == "report/report.html"
+    assert finished.out.splitlines()[-1] == "alone/report/report.html"
     assert re.search(r"small +1 +0 % \(0 to 79\) +not reached +50\.00$", finished.out, re.MULTILINE)
-    page = Page(Path("report/report.html"))
+    page = Page(Path("alone/report/report.html"))
     assert len(page.find_all("svg")) == 1
     assert "Probability" not in page.text.partition("Methods")[0]
 
@@ -485,12 +485,12 @@ def test_equal_runs_give_equal_files(experiment: Path, rewards_report: Path) -> 
 
 
 def test_second_report_replaces_only_its_own_files(make_run: MakeRun) -> None:
-    run = make_run("runs/one-1", greedy=5.0)
-    page = package.report(run, "out")
+    run = make_run("e/one/seed-1", greedy=5.0)
+    page = package.report("e", "out")
     (page.parent / "mine.txt").write_text("mine")
     page.write_text("damaged")
     (run / "evaluation.json").unlink()
-    assert package.report(run, "out") == page
+    assert package.report("e", "out") == page
     assert "without a final greedy return: 1 run." in page.read_text()
     assert (page.parent / "mine.txt").read_text() == "mine"
     assert not [name for name in files_in(Path()) if name.endswith(".tmp")]
@@ -620,12 +620,12 @@ def test_report_survives_environment_that_raises(
     config_file: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path("breaks.py").write_text(BREAKS)
-    run = package.train(config_file, timesteps=8, env__wrappers=["./breaks.py:Breaks"]).directory
+    run = package.train(config_file, "e/a/seed-0", timesteps=8, env__wrappers=["./breaks.py:Breaks"]).directory
     Path("broken").touch()
-    finished = toolkit("report", run, "--evaluate")
+    finished = toolkit("report", "e", "--evaluate")
     assert finished.status == 0, finished.err
     assert f"{run} cannot be evaluated: RuntimeError: it does not close (" in caplog.text
-    assert "No video of seed 0: RuntimeError: it does not close (" in Page(Path("report/report.html")).text
+    assert "No video of seed 0: RuntimeError: it does not close (" in Page(Path("e/report/report.html")).text
 
 
 BLACK = """\
@@ -643,27 +643,27 @@ def test_report_says_that_its_video_has_one_color(
     config_file: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path("black.py").write_text(BLACK)
-    run = package.train(config_file, timesteps=8, env__wrappers=["./black.py:Black"]).directory
+    run = package.train(config_file, "e/a/seed-0", timesteps=8, env__wrappers=["./black.py:Black"]).directory
     assert toolkit("report", run, "--gallery", "gallery").status == 0
     doubt = "shows one colour throughout, RGB (0, 0, 0): check what the environment's render() draws"
     assert f"gallery/small.gif {doubt}" in caplog.messages
-    assert toolkit("report", run).status == 0
-    assert f"one greedy episode, at most 500 steps; it {doubt}." in Page(Path("report/report.html")).text
+    assert toolkit("report", "e").status == 0
+    assert f"one greedy episode, at most 500 steps; it {doubt}." in Page(Path("e/report/report.html")).text
 
 
 def test_untrusted_code_of_a_run_does_not_execute(make_run: MakeRun, toolkit: Toolkit) -> None:
     Path("mine.py").write_text(
         "import pathlib, gymnasium\npathlib.Path('ran').touch()\nclass Mine(gymnasium.Wrapper):\n    pass\n"
     )
-    run = make_run("runs/theirs-1", env__wrappers=["./mine.py:Mine"])
+    run = make_run("e/theirs/seed-1", env__wrappers=["./mine.py:Mine"])
     Path("ran").unlink()  # building the config imported it
     (run / "model.zip").write_bytes(b"none")
-    finished = toolkit("report", run)
+    finished = toolkit("report", "e")
     assert finished.status == 0
-    assert "has not trained this run here" in Page(Path("report/report.html")).text
+    assert "has not trained this run here" in Page(Path("e/report/report.html")).text
     assert not Path("ran").exists()
-    assert toolkit("report", run, "--trust").status == 0
-    assert "has not trained this run here" not in Page(Path("report/report.html")).text
+    assert toolkit("report", "e", "--trust").status == 0
+    assert "has not trained this run here" not in Page(Path("e/report/report.html")).text
 
 
 def test_symlinks_bring_no_other_file_into_the_page(make_run: MakeRun, toolkit: Toolkit) -> None:

@@ -136,6 +136,7 @@ def test_run_directory_has_exactly_the_documented_files(run: Run) -> None:
         "tensorboard",
         "model.zip",
         "wrappers",
+        "actions.csv",
     }
     assert names == expected | {"result.json"}
     assert any("tfevents" in path.name for path in (run.directory / "tensorboard").iterdir())
