@@ -251,6 +251,7 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "capture_for_copies": BatchVecEnv.capture_for_copies,
     "learned_states": lambda *_: [],
     "take_over": lambda *_: None,
+    "take_statistics": lambda *_: [],
     "freeze_statistics": lambda *_: None,
     "watch_generators": lambda *_: None,
 }
