@@ -15,6 +15,7 @@ from toolkit.config.env_overrides import EnvOverrides
 from toolkit.config.load import ResolvedConfig, resolve_config
 from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed
+from toolkit.envs.parameters import select_values
 from toolkit.envs.wrapper_state import find_recorder, select_wrapper_states
 from toolkit.evaluation.evaluate import Evaluation, evaluate_model
 from toolkit.evaluation.rollout import check_episodes, open_greedy_env
@@ -153,7 +154,9 @@ class EvaluateCallback(EvaluationCallback):
     def _select_states(self, venv: VecEnv, states: dict[str, Any]) -> dict[str, Any]:
         """Leave out the states of wrappers that the environments to evaluate in have otherwise, or not at all."""
         is_same_env = self.env is None or not self.env.replaces_env
-        return select_wrapper_states(venv, states, new=self._new_wrappers, is_same_env=is_same_env)
+        selected = select_wrapper_states(venv, states, new=self._new_wrappers, is_same_env=is_same_env)
+        config = self.context.run.resolved_config
+        return selected | {"parameters": select_values(states["parameters"], config, self._config)}
 
     def _evaluate(self) -> None:
         result = evaluate_model(

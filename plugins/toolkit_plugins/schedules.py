@@ -1,12 +1,21 @@
 """Schedules of hyperparameters.
 
 Those of SB3 map the remaining progress, from 1 at the start to 0 at the end, to a value. DoubleDQN's ``exploration``
-maps the number of completed episodes and the timestep to epsilon.
+maps the number of completed episodes and the timestep to epsilon. A parameter of an environment or a wrapper also
+takes one that maps the training episodes to a value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
 from stable_baselines3.common.utils import LinearSchedule
+
+from toolkit.utils.data import compute_mean
+
+if TYPE_CHECKING:
+    from toolkit.envs.episodes import Episode
 
 
 class Linear(LinearSchedule):
@@ -57,3 +66,49 @@ class Harmonic:
     def __call__(self, episode: int, timestep: int) -> float:
         """Return epsilon after ``episode`` completed episodes."""
         return self.final + self.scale / (1 + episode)
+
+
+class BySuccess:
+    """Change a parameter of an environment or a wrapper from ``start`` to ``end`` as training succeeds.
+
+    The value moves in a straight line while the last training episodes improve from ``low`` to ``high``, and back if
+    they get worse. It is ``start`` until ``episodes`` of them count.
+
+    :param start: value up to ``low``
+    :param end: value from ``high`` on
+    :param low: mean raw return, or success rate, up to which the value is ``start``
+    :param high: the one from which the value is ``end``, above ``low``
+    :param episodes: number of last training episodes that count, at least 1
+    :param measure: ``mean_return``; or ``success_rate``, the share of episodes with a true ``info["is_success"]``
+    """
+
+    def __init__(
+        self,
+        start: float,
+        end: float,
+        low: float,
+        high: float,
+        episodes: int = 100,
+        measure: Literal["mean_return", "success_rate"] = "mean_return",
+    ) -> None:
+        if not low < high:
+            raise ValueError(f"high must be above low, not {high} and {low}")
+        if episodes < 1:
+            raise ValueError(f"episodes must be at least 1, not {episodes}")
+        self.start = start
+        self.end = end
+        self.low = low
+        self.high = high
+        self.episodes = episodes
+        self.measure = measure
+
+    def __call__(self, *, episodes: Sequence[Episode]) -> float:
+        """Return the value after training episodes, which are in the order of their start."""
+        if len(episodes) < self.episodes:
+            return self.start
+        window = episodes[-self.episodes :]
+        values = [
+            episode.raw_return if self.measure == "mean_return" else episode.is_success or 0.0 for episode in window
+        ]
+        share = (compute_mean(values) - self.low) / (self.high - self.low)
+        return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)

@@ -176,6 +176,8 @@ class MountainCar(_ClassicControl):
     :param goal_velocity: least velocity at the goal
     """
 
+    changeable_params = ("goal_velocity",)
+
     def __init__(self, num_envs: int, max_episode_steps: int = 200, goal_velocity: float = 0) -> None:
         super().__init__(_MOUNTAIN_CAR, num_envs, max_episode_steps)
         self.goal_velocity = goal_velocity

@@ -24,6 +24,7 @@ from toolkit.config.registry import (
     get_reference,
     list_entry_points,
 )
+from toolkit.config.schedules import takes_schedule
 from toolkit.config.signatures import list_default_envs, read_signature
 from toolkit.config.snippets import dump_inline, make_snippet
 from toolkit.config.type_hints import format_type
@@ -97,7 +98,7 @@ def read_details(kind: Kind, name: str) -> ComponentDetails:
     parameters = [
         Parameter(
             parameter.name,
-            format_type(parameter.annotation),
+            format_type(parameter.annotation) + (" or a schedule" if takes_schedule(component, parameter) else ""),
             defaults.get(parameter.name) or _format_default(parameter.default),
             parameter_texts.get(parameter.name, ""),
         )

@@ -6,18 +6,19 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from toolkit.config.doubts import find_equal_seeds, find_paths_as_text
 from toolkit.config.env_overrides import EnvOverrides
-from toolkit.config.environments import bind_env_params, call_register_function, find_env
+from toolkit.config.environments import bind_env_params, call_register_function, find_env, schedule_env_params
 from toolkit.config.parameters import Parameters
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points, load_module, suggest_file
 from toolkit.config.replay_buffers import bind_replay_buffer
 from toolkit.config.run_path import find_misplaced_run, has_run_directory, replace_run
+from toolkit.config.schedules import ParameterSchedule, replace_schedules
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
 from toolkit.config.signatures import NestedComponent, bind_arguments, list_default_envs, read_signature
 from toolkit.config.trust import resolving_for
@@ -35,6 +36,7 @@ class BoundComponent:
     :param arguments: for the first environment, if they differ between environments
     :param make_error: returns the error that reports problems with their file and line
     :param parameters: what the arguments were made from; ``None`` if they are final
+    :param schedules: the parameters that change from episode to episode; in other processes without the schedules
     """
 
     name: str
@@ -43,6 +45,7 @@ class BoundComponent:
     arguments: dict[str, Any]
     make_error: Callable[[Sequence[Problem]], ConfigError]
     parameters: Parameters | None = None
+    schedules: Mapping[str, ParameterSchedule | None] = field(default_factory=dict)
 
     def build(self, *supplied: Any, **more: Any) -> Any:
         """Call the constructor with copies of the arguments: no two objects share a noise, schedule or list.
@@ -147,7 +150,7 @@ class BoundComponent:
         names = self.parameters.list_names_with_calls() if self.parameters else ()
         arguments = {name: value for name, value in self.arguments.items() if name not in names}
         state = {key: value for key, value in vars(self).items() if key != "arguments_with_defaults"}
-        return state | {"arguments": arguments}
+        return state | {"arguments": arguments, "schedules": dict.fromkeys(self.schedules)}
 
     def get_argument(self, name: str) -> Any:
         """Return an argument, or the constructor's default; ``None`` if there is neither."""
@@ -326,10 +329,12 @@ def bind_component(
     params: Mapping[str, Any] = config.params
     if kind.name == "algorithms":
         params = bind_replay_buffer(cls, params, (*path, "params"), problems)
+    scheduled = replace_schedules(cls, params if kind.name == "wrappers" else {}, (*path, "params"))
+    params = scheduled.values if kind.name == "wrappers" else params
     parameters = Parameters(cls, params, (*path, "params"), kind.supplied, defaults=kind.defaults)
     arguments, more_problems = parameters.bind(n_envs)
-    problems.extend(more_problems)
-    return BoundComponent(config.name, path, cls, arguments, make_error, parameters)
+    problems.extend(scheduled.list_problems(more_problems))
+    return BoundComponent(config.name, path, cls, arguments, make_error, parameters, scheduled.schedules)
 
 
 def _bind_env(config: RunConfig, problems: list[Problem]) -> BoundComponent:
@@ -338,9 +343,11 @@ def _bind_env(config: RunConfig, problems: list[Problem]) -> BoundComponent:
     try:
         if not problems:  # an environment is registered when its module is imported
             maker = find_env(env.id, config.import_modules, as_batch=env.vec_env == "vector")
-            parameters, arguments, more_problems = bind_env_params(env, maker)
-            problems.extend(more_problems)
-            return BoundComponent(env.name, ("env",), maker.make, arguments, config.make_error, parameters)
+            scheduled = schedule_env_params(env, maker)
+            parameters, arguments, more_problems = bind_env_params(env, maker, scheduled.values)
+            problems.extend(scheduled.list_problems(more_problems))
+            schedules = scheduled.schedules
+            return BoundComponent(env.name, ("env",), maker.make, arguments, config.make_error, parameters, schedules)
     except ComponentError as error:
         problems.append(Problem(("env", "id"), error.message, error.hint))
     return BoundComponent(env.name, ("env",), None, {}, config.make_error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config.parameters import Parameters
 from toolkit.config.registry import KINDS, list_entry_points, load_function, load_module, load_object
+from toolkit.config.schedules import ScheduledParams, replace_schedules
 from toolkit.config.schema import EnvConfig
 from toolkit.config.signatures import read_signature
 from toolkit.config.values import describe_value
@@ -106,9 +107,17 @@ def find_env(env_id: str, modules: Sequence[str] = (), *, as_batch: bool = False
     raise ComponentError(f"environment '{name}' does not exist", _suggest_env(name, gym.registry, modules))
 
 
-def bind_env_params(env: EnvConfig, maker: EnvMaker) -> tuple[Parameters, dict[str, Any], list[Problem]]:
+def schedule_env_params(env: EnvConfig, maker: EnvMaker) -> ScheduledParams:
+    """Put the first value of each schedule in the place of an environment's parameter."""
+    return replace_schedules(maker.creator or _accept_all, env.params, ("env", "params"))
+
+
+def bind_env_params(
+    env: EnvConfig, maker: EnvMaker, values: Mapping[str, Any]
+) -> tuple[Parameters, dict[str, Any], list[Problem]]:
     """Check the parameters of an environment against the class or function that makes it.
 
+    :param values: the config's parameters, without schedules
     :return: the parameters, the arguments of :attr:`EnvMaker.make` for the first environment, and every problem
     """
     import gymnasium as gym
@@ -118,14 +127,14 @@ def bind_env_params(env: EnvConfig, maker: EnvMaker) -> tuple[Parameters, dict[s
         supplied |= {"num_envs": "env.n_envs", "autoreset_mode": "the toolkit"}
     # an environment's own parameters may be called as these two of gymnasium.make
     for_make = inspect.signature(gym.make).parameters.keys() - supplied.keys() - {"id", "kwargs"}
-    own_values = {name: value for name, value in env.params.items() if name not in for_make}
+    own_values = {name: value for name, value in values.items() if name not in for_make}
     creator = maker.creator or _accept_all
     parameters = Parameters(creator, own_values, ("env", "params"), supplied, maker.defaults)
     arguments, problems = parameters.bind(env.n_envs)
     # the config does not have to repeat what the registration gives, or what a class gives its parent
     required = _list_parameters(creator) - maker.defaults.keys()
     problems = [problem for problem in problems if problem.path[2] in env.params or problem.path[2] in required]
-    return parameters, {name: arguments.get(name, value) for name, value in env.params.items()}, problems
+    return parameters, {name: arguments.get(name, value) for name, value in values.items()}, problems
 
 
 def _accept_all(**params: Any) -> None:

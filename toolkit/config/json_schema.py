@@ -81,7 +81,6 @@ def make_config_schema() -> Schema:
         definitions[name] = whole.build_component(KINDS[name], _PATH)
     properties["algorithm"] = {"description": definitions.pop("AlgorithmConfig")["description"]}
     properties["extends"] = _EXTENDS
-    del definitions["StartFromConfig"]["required"]
     # An extended file may have what this one lacks: mappings merge, lists replace.
     required = [key for key in schema.pop("required") if key != "name"]  # by default the stem of the file
     env_rule = {"if": {"type": "object"}, "then": {"required": env.pop("required")}}
@@ -231,7 +230,7 @@ def _make_params_schema(kind: Kind, component: type[Any], part: str) -> Schema:
     values = [function, call, per_env] if kind.name == "wrappers" else [function, call]
     schema: Schema = {"type": "object", "additionalProperties": signature.accepts_others}
     schema["properties"] = {
-        name: _allow_values(make_type_schema(parameter.annotation, schedule, other), values)
+        name: _allow_values(_make_parameter_schema(kind, parameter, schedule, other), values)
         | _make_description(texts.get(name))
         | _make_default(parameter.default)
         for name, parameter in parameters.items()
@@ -240,6 +239,19 @@ def _make_params_schema(kind: Kind, component: type[Any], part: str) -> Schema:
     required = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
     required = [name for name in required if name not in optional]
     return schema | ({"required": required} if required and not part else {})
+
+
+def _make_parameter_schema(kind: Kind, parameter: inspect.Parameter, schedule: Schema, other: Schema) -> Schema:
+    """Return the schema of a parameter's type; a number of a wrapper may be a schedule."""
+    schema = make_type_schema(parameter.annotation, schedule, other)
+    parts = schema.get("anyOf", [schema])
+    has_numbers = any({"number", "integer"} & {*_list_types(part)} for part in parts)
+    return {"anyOf": [*parts, schedule]} if kind.name == "wrappers" and has_numbers else schema
+
+
+def _list_types(schema: Schema) -> list[str]:
+    types = schema.get("type", [])
+    return [types] if isinstance(types, str) else types
 
 
 def _make_value_schemas(part: str) -> dict[str, Schema]:

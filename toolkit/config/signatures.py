@@ -122,7 +122,7 @@ def bind_arguments(
                 problems.append(describe_supplied((*path, name), supplied))
                 continue
             arguments[name] = convert(value, _find_annotation(name, allowed, params, path), (*path, name))
-        except _MismatchError as error:
+        except MismatchError as error:
             problems.append(error.problem)
     optional = {*params, *list_default_envs(allowed, defaults)}
     for name, parameter in allowed.parameters.items():
@@ -155,10 +155,10 @@ def _find_annotation(name: str, signature: Signature, params: Mapping[str, Any],
         return inspect.Parameter.empty
     names = [*signature.parameters]
     hint = did_you_mean(name, names, [other for other in names if other in params])
-    raise _MismatchError((*path, name), "unknown parameter", hint)
+    raise MismatchError((*path, name), "unknown parameter", hint)
 
 
-class _MismatchError(Exception):
+class MismatchError(Exception):
     """A value that does not fit its parameter."""
 
     def __init__(self, path: KeyPath, message: str, hint: str = "") -> None:
@@ -195,7 +195,7 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:  # noqa: PLR0911
 def _make_env_overrides(value: Mapping[str, Any], path: KeyPath) -> EnvOverrides:
     overrides, problems = read_env_overrides(value)
     if overrides is None:
-        raise _MismatchError((*path, *problems[0].path), problems[0].message, problems[0].hint)
+        raise MismatchError((*path, *problems[0].path), problems[0].message, problems[0].hint)
     return overrides
 
 
@@ -203,7 +203,7 @@ def _check_member(value: str, annotation: Any, path: KeyPath) -> None:
     """Refuse a text that names no member of an enum of SB3 where the annotation is ``SomeEnum | str``."""
     texts = list_texts_of_members(annotation)
     if texts and value.lower() not in {text.lower() for text in texts}:
-        raise _MismatchError(path, f"should be {' or '.join(map(repr, texts))}, not {value!r}", "")
+        raise MismatchError(path, f"should be {' or '.join(map(repr, texts))}, not {value!r}", "")
 
 
 def _find_code(value: str, annotation: Any, path: KeyPath) -> Any:
@@ -217,7 +217,7 @@ def _find_code(value: str, annotation: Any, path: KeyPath) -> Any:
             return load_object(value)
         return _find_callable(value, annotation) if allows(annotation, is_callable_type) else value
     except ComponentError as error:
-        raise _MismatchError(path, error.message, error.hint) from None
+        raise MismatchError(path, error.message, error.hint) from None
 
 
 def _find_callable(value: str, annotation: Any) -> Any:
@@ -247,11 +247,11 @@ def _expects_mapping(annotation: Any) -> bool:
 
 def _read_code_value(value: Any, is_mapping_expected: bool, path: KeyPath) -> CodeValue | None:
     if is_per_env(value):
-        raise _MismatchError(path, "'per_env' has no meaning here: it is for env.params and the params of wrappers")
+        raise MismatchError(path, "'per_env' has no meaning here: it is for env.params and the params of wrappers")
     try:
         return read_code_value(value, is_mapping_expected)
     except ComponentError as error:
-        raise _MismatchError(path, error.message, error.hint) from None
+        raise MismatchError(path, error.message, error.hint) from None
 
 
 def _convert_items(value: Any, path: KeyPath) -> Any:
@@ -270,13 +270,13 @@ def _make_value(code: CodeValue, annotation: Any, path: KeyPath) -> Any:
     try:
         function = load_function(code.reference)
     except ComponentError as error:
-        raise _MismatchError((*path, code.key), error.message, error.hint) from None
+        raise MismatchError((*path, code.key), error.message, error.hint) from None
     value, article = function, "is"
     if code.key == "call":
         value, article = _call(code, function, path), "returns"
     if not _find_converted(value, annotation)[0]:
         message = f"'{code.reference}' {article} {describe_value(value)}, but this should be {format_type(annotation)}"
-        raise _MismatchError(path, message)
+        raise MismatchError(path, message)
     _check_call(code.reference, value, annotation, path)
     return value
 
@@ -285,19 +285,19 @@ def _call(code: CodeValue, function: Callable[..., Any], path: KeyPath) -> Any:
     arguments, problems = bind_arguments(function, code.params, (*path, "params"), {})
     if problems and problems[0].path == (*path, "params", "self"):
         hint = "name a function that makes the object and calls its method"
-        raise _MismatchError((*path, code.key), f"'{code.reference}' is a method, which needs an object", hint)
+        raise MismatchError((*path, code.key), f"'{code.reference}' is a method, which needs an object", hint)
     if problems:
-        raise _MismatchError(problems[0].path, problems[0].message, problems[0].hint)
+        raise MismatchError(problems[0].path, problems[0].message, problems[0].hint)
     try:
         value = call_function(code.reference, function, arguments)
     except ComponentError as error:
-        raise _MismatchError(path, error.message, error.hint) from error
+        raise MismatchError(path, error.message, error.hint) from error
     if not can_be_used_once(value):
         return value
     with suppress(AttributeError):
         value.close()
     message = f"'{code.reference}' returns {describe_value(value)}, which can be read only once"
-    raise _MismatchError(path, message, "return a list or an array, or pass the function itself: {function: PATH}")
+    raise MismatchError(path, message, "return a list or an array, or pass the function itself: {function: PATH}")
 
 
 def _validate(value: Any, annotation: Any, path: KeyPath) -> Any:
@@ -322,9 +322,9 @@ def _find_converted(value: Any, annotation: Any) -> tuple[bool, Any]:
     return _keeps_types(value, converted), converted  # pydantic also reads "1" and true as numbers
 
 
-def _make_type_error(value: Any, annotation: Any, path: KeyPath) -> _MismatchError:
+def _make_type_error(value: Any, annotation: Any, path: KeyPath) -> MismatchError:
     hint = "{function: PATH} passes a function, {call: PATH} what it returns" if is_code_path(value) else ""
-    return _MismatchError(path, f"should be {format_type(annotation)}, not {value!r}", hint)
+    return MismatchError(path, f"should be {format_type(annotation)}, not {value!r}", hint)
 
 
 def _read_function(function: Callable[..., Any], is_method: bool = False) -> Signature:
@@ -374,12 +374,12 @@ def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -
     """
     name, params = value["name"], value.get("params", {})
     if not isinstance(name, str) or not isinstance(params, dict):
-        raise _MismatchError(path, "should be a component: a name, and params as a mapping")
+        raise MismatchError(path, "should be a component: a name, and params as a mapping")
     kind = KINDS["callbacks" if allows(annotation, is_callback_type) else "schedules"]
     try:
         cls = load_object(name) if ":" in name else find(kind, name)
     except ComponentError as error:
-        raise _MismatchError((*path, "name"), error.message, error.hint) from None
+        raise MismatchError((*path, "name"), error.message, error.hint) from None
     if not isinstance(cls, type):
         return _use_function(value, cls, annotation, path)
     if not allows(annotation, lambda part: _is_component_class(cls, part)):  # before it is built: building runs it
@@ -387,13 +387,13 @@ def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -
     arguments, problems = bind_arguments(cls, params, (*path, "params"), {}, kind.defaults)
     if problems:
         first = problems[0]
-        raise _MismatchError(first.path, first.message, first.hint)
+        raise MismatchError(first.path, first.message, first.hint)
     if allows(annotation, lambda part: is_callback_type(part) or is_env_type(part)):
         return NestedComponent(name, path, cls, arguments)
     try:
         return cls(**arguments)
     except Exception as error:
-        raise _MismatchError(path, f"{name} cannot be built: {describe_error(error)}") from error
+        raise MismatchError(path, f"{name} cannot be built: {describe_error(error)}") from error
 
 
 def _use_function(value: Mapping[str, Any], function: Any, annotation: Any, path: KeyPath) -> Any:
@@ -402,7 +402,7 @@ def _use_function(value: Mapping[str, Any], function: Any, annotation: Any, path
     is_usable = callable(function) and not _is_from_stdlib(function)
     if not is_usable or not allows(annotation, is_callable_type):
         hint = f"{{call: {name}}} passes what it returns" if is_usable else ""
-        raise _MismatchError((*path, "name"), f"'{name}' is not a class", hint)
+        raise MismatchError((*path, "name"), f"'{name}' is not a class", hint)
     key = "call" if "params" in value else "function"
     return _make_value(CodeValue(key, name, value.get("params", {})), annotation, path)
 
@@ -442,7 +442,7 @@ def _check_call(name: str, component: Any, annotation: Any, path: KeyPath) -> No
     except TypeError:
         expected, actual = ", ".join(signature.parameters), ", ".join(map(format_type, types_in_call))
         message = f"'{name}' does not fit: it is called with ({expected}), here with ({actual})"
-        raise _MismatchError(path, message) from None
+        raise MismatchError(path, message) from None
 
 
 def _list_call_types(annotation: Any) -> list[Any] | None:

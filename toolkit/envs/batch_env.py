@@ -22,6 +22,7 @@ from toolkit.envs.batch_layers import (
     select_info,
 )
 from toolkit.envs.observations import ObservationFormat, copy_arrays, select_row
+from toolkit.envs.parameters import BatchParameters, Values
 from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE, iterate_layers
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.utils.seeds import derive_episode_seed
@@ -35,10 +36,12 @@ class BatchVecEnv(VecEnv):
 
     :param env: never resets by itself; see :mod:`toolkit.envs.batch_layers`
     :param monitor: the layer in it that knows the raw returns
+    :param parameters: what may change between episodes
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], monitor: BatchMonitor) -> None:
-        self.env, self._monitor = env, monitor
+    def __init__(self, env: VectorEnv[Any, Any, Any], monitor: BatchMonitor, parameters: BatchParameters) -> None:
+        self.env, self._monitor, self._parameters = env, monitor, parameters
+        self._next_values: Values = {}
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._format = ObservationFormat(batch_space(env.single_observation_space, env.num_envs))
         stateless = tuple(GYMNASIUM_FORMS.values())
@@ -53,6 +56,7 @@ class BatchVecEnv(VecEnv):
         """Reset all environments; the batch takes the first one's seed."""
         if self._seeds[0] is not None:
             self._seed = self._seeds[0]
+        self._parameters.set(self._next_values)
         observations, info = self.env.reset(seed=self._seeds[0], options=None)
         self._reset_seeds()
         self._reset_options()
@@ -82,6 +86,7 @@ class BatchVecEnv(VecEnv):
             infos = [select_info(info, index) for index in range(self.num_envs)]
         if ended.any():
             last, truncated = self._last_observations, truncations & ~terminations
+            self._parameters.set(self._next_values, ended)
             observations, info = self.env.reset(options={RESET_MASK: ended})
             self._take_observations(observations)
             for index in np.flatnonzero(ended).tolist():
@@ -108,6 +113,10 @@ class BatchVecEnv(VecEnv):
             infos.append({"terminal_observation": select_row(observations, index), "TimeLimit.truncated": True})
             self.reset_infos[index] = {RAW_EPISODE: None, DROPPED_EPISODE: True}
         return self._copy_observations(), rewards.copy(), np.ones(self.num_envs, np.bool_), infos
+
+    def plan_parameters(self, values: Values) -> None:
+        """Set the values that parameters have in the episodes that start next."""
+        self._next_values = values
 
     def close(self) -> None:
         """Close the batch."""
@@ -159,6 +168,7 @@ class BatchVecEnv(VecEnv):
             "rewards": self._last_rewards.copy(),
             "seed": self._seed,
             "n_steps": self._n_steps,
+            "parameters": {path: capture.capture_value(rows) for path, rows in self._parameters.rows.items()},
             "unsaved": self.list_unrestorable(0),
         }
 
@@ -179,6 +189,8 @@ class BatchVecEnv(VecEnv):
         for layer, (class_name, saved) in zip(self._layers, state["layers"], strict=True):
             restore.check_class(layer, class_name)
             restore.restore(layer, saved)
+        rows = state.get("parameters", {}).items()  # earlier versions saved none
+        self._parameters.set_rows({path: restore.restore_value(values) for path, values in rows})
         self._last_observations = restore.restore_value(state["observations"])
         self._last_rewards, self._seed, self._n_steps = state["rewards"], state["seed"], state["n_steps"]
         return ""
@@ -251,7 +263,7 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "capture_for_copies": BatchVecEnv.capture_for_copies,
     "learned_states": lambda *_: [],
     "take_over": lambda *_: None,
-    "take_statistics": lambda *_: [],
     "freeze_statistics": lambda *_: None,
     "watch_generators": lambda *_: None,
+    "find_parameter_problem": lambda self, _, path: self._parameters.find_problem(path),
 }

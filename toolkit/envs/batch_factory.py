@@ -17,6 +17,7 @@ from toolkit.config.registry import KINDS, find, list_entry_points
 from toolkit.config.schema import EnvConfig, RunConfig
 from toolkit.envs.batch_env import BatchVecEnv
 from toolkit.envs.batch_layers import GYMNASIUM_FORMS, BatchMonitor, SameStepReset, SingleEnv
+from toolkit.envs.parameters import BatchParameters
 from toolkit.envs.relabelling import has_relabelled_rewards
 from toolkit.envs.reward_trace import BatchRewardTrace
 from toolkit.envs.spaces import find_space_problems
@@ -46,16 +47,21 @@ def make_batch_env(config: ResolvedConfig, traced_names: Sequence[str] = ()) -> 
     if problems:
         raise config.make_error(problems)
     env = _make_base(config, maker, config.env.n_envs)
+    layers = [(components.env, env.unwrapped)]
     try:
-        for form in base_forms:
+        for component, form in zip(components.base_wrappers, base_forms, strict=True):
             env = form.build(env)
+            layers.append((component, env))
         trace = BatchRewardTrace() if traced_names else None
         env = monitor = BatchMonitor(env, config, trace)
-        for index, form in enumerate(wrapper_forms):
+        for index, (component, form) in enumerate(zip(components.wrappers, wrapper_forms, strict=True)):
             inside, env = env, form.build(env)
+            layers.append((component, env))
             if trace is not None:
                 env = trace.add_probe(traced_names[index], env, inside)
-        venv = BatchVecEnv(env, monitor)
+        parameters = BatchParameters(layers, config.env.n_envs)
+        parameters.check_schedules(config)
+        venv = BatchVecEnv(env, monitor, parameters)
         if problems := find_space_problems(venv, config):
             raise config.make_error(problems)
         return venv

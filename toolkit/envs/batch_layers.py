@@ -154,33 +154,36 @@ class BatchMonitor(VectorWrapper[Any, Any, Any, Any, Any]):
 
 
 class SingleEnv(gym.Env[Any, Any]):
-    """The environment of a batch of one, which never resets by itself, as a single environment."""
+    """The environment of a batch of one, which never resets by itself, as a single environment.
+
+    :ivar batch: the batch
+    """
 
     def __init__(self, batch: VectorEnv[Any, Any, Any]) -> None:
         self.observation_space, self.action_space = batch.single_observation_space, batch.single_action_space
         self.metadata, self.render_mode, self.spec = batch.metadata, batch.render_mode, batch.spec
-        self._batch = batch
+        self.batch = batch
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment."""
-        observations, info = self._batch.reset(seed=seed, options=options)
+        observations, info = self.batch.reset(seed=seed, options=options)
         return select_row(observations, 0), select_info(info, 0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the environment."""
         actions = np.array([action], self.action_space.dtype)
-        observations, rewards, terminations, truncations, info = self._batch.step(actions)
+        observations, rewards, terminations, truncations, info = self.batch.step(actions)
         end = bool(terminations[0]), bool(truncations[0])
         return select_row(observations, 0), float(rewards[0]), *end, select_info(info, 0)
 
     def render(self) -> Any:
         """Return a frame."""
-        frames = self._batch.render()
+        frames = self.batch.render()
         return None if frames is None else frames[0]
 
     def close(self) -> None:
         """Close the batch."""
-        self._batch.close()
+        self.batch.close()
 
 
 def select_info(info: dict[str, Any], index: int) -> dict[str, Any]:

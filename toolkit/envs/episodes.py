@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from toolkit.envs.episode_numbers import EpisodeNumbers, Numbers, from_columns, to_columns
+from toolkit.envs.parameters import EnvParameters
 from toolkit.envs.recent_steps import RecentSteps
 from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE, REWARD_SUMS
 from toolkit.envs.value_trace import ValueTrace
@@ -146,6 +147,7 @@ class EpisodeRecorder(VecEnvWrapper):
     sets none). An end without a completed episode, such as a lost life in a game that continues, is not recorded.
 
     :param accepts_infinity: whether observations may be infinite, for networks that can take it
+    :param parameters: what changes between episodes
     :ivar before_reset: called where all environments are about to be reset
     :ivar is_stateless: whether nothing lasts from one reset of all environments to the next
     :ivar get_timesteps: returns the run's timesteps at the end of the present step; by default, steps are counted here
@@ -155,8 +157,9 @@ class EpisodeRecorder(VecEnvWrapper):
     :ivar taken_over: what the wrappers have taken over from training, until the next reset
     """
 
-    def __init__(self, venv: VecEnv, accepts_infinity: bool = False) -> None:
+    def __init__(self, venv: VecEnv, accepts_infinity: bool = False, parameters: EnvParameters | None = None) -> None:
         super().__init__(venv)
+        self.parameters = parameters or EnvParameters()
         self._accepts_infinity = accepts_infinity
         self.hides_monitor = False
         self.is_stateless = False
@@ -190,6 +193,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self._shaped_returns[:] = 0.0
         self.taken_over = None
         self._start = self._start or time.monotonic()
+        self._plan_parameters(self.get_timesteps() - self.num_envs)
         observations = self.venv.reset()
         require_finite(observations, "observations", self._accepts_infinity)
         for reset_info in self.unwrapped.reset_infos:
@@ -221,6 +225,11 @@ class EpisodeRecorder(VecEnvWrapper):
         return 0.0 if self._start is None else time.monotonic() - self._start
 
     @property
+    def n_started(self) -> int:
+        """Number of episodes that have started and count, or may count when they have ended."""
+        return len(self.episodes) + self.n_held + self.num_envs
+
+    @property
     def n_held(self) -> int:
         """Number of episodes that have ended and do not count yet."""
         return len(self._held)
@@ -228,7 +237,14 @@ class EpisodeRecorder(VecEnvWrapper):
     def step_async(self, actions: NDArray[Any]) -> None:
         """Start a step of all environments."""
         self._actions = actions
+        self._plan_parameters(self.get_timesteps())
         self.venv.step_async(actions)
+
+    def _plan_parameters(self, timestep: int) -> None:
+        """Tell the environments the values that parameters have in the episodes that start now."""
+        if self.parameters.is_used and (values := self.parameters.update(timestep, self.episodes)) is not None:
+            base_venv: Any = self.unwrapped
+            base_venv.plan_parameters(values)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments, and record the episodes that ended."""
@@ -269,6 +285,7 @@ class EpisodeRecorder(VecEnvWrapper):
             "held_episodes": _to_columns([episode for *_, episode in held]),
             "held_extras": _to_lists([episode for *_, episode in held]),
             "recent_steps": None if self.recent_steps is None else self.recent_steps.state_dict(),
+            "parameters": self.parameters.state_dict(),
             "value_trace": None if self.value_trace is None else self.value_trace.state_dict(),
             **self._get_numbers_state([episode for *_, episode in held]),
         }
@@ -291,6 +308,7 @@ class EpisodeRecorder(VecEnvWrapper):
         """
         self._shaped_returns = state["shaped_returns"]
         self._start = time.monotonic() - state["seconds"]
+        self.parameters.load_state_dict(state.get("parameters", {}))  # earlier versions saved none
         if "steps" not in state:
             self._steps, self._held = 0, []
             self._start_steps[:] = [-len(episode["actions"]) for episode in self.env_method("replay_state")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import gymnasium as gym
@@ -18,10 +18,12 @@ from toolkit.config.schema import RunConfig
 from toolkit.config.values import has_per_env
 from toolkit.envs.base_wrappers import add_base_wrappers, list_arguments
 from toolkit.envs.batch_factory import make_batch_env, make_single_env
+from toolkit.envs.batch_layers import SingleEnv
 from toolkit.envs.constants import find_constants
 from toolkit.envs.episode_numbers import EpisodeNumbers
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.info_keywords import read_info_keywords
+from toolkit.envs.parameters import ChangeableParameters, EnvParameters
 from toolkit.envs.relabelling import check_vec_wrapper, guard_rewards, has_relabelled_rewards, try_guarded_rewards
 from toolkit.envs.replayable import RawMonitor, ReplayableEpisodes, check_return_values
 from toolkit.envs.returned_vec_env import FirstMember, ReturnedVecEnv, refuse_unfit_keys
@@ -34,6 +36,14 @@ from toolkit.utils.seeds import derive_run_seed
 _STREAMS = ("training", "evaluation", "video", "confirmation", "callback")
 _built_envs: WeakValueDictionary[int, gym.Env[Any, Any] | VecEnv] = WeakValueDictionary()  # in this process, by id
 WrapEnv = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+
+
+class _EnvComponents(NamedTuple):
+    """The components of one environment: what makes it, None for one of a vec env, and wrappers, innermost first."""
+
+    maker: BoundComponent | None = None
+    base_wrappers: Sequence[BoundComponent] = ()
+    wrappers: Sequence[BoundComponent] = ()
 
 
 def derived_seed(seed: int, stream: str) -> int:
@@ -81,8 +91,7 @@ def make_vec_env(
             env: gym.Env[Any, Any] = _add_layers(
                 plain_config,
                 base,
-                own[:n_base],
-                own[n_base:],
+                _EnvComponents(own_maker, own[:n_base], own[n_base:]),
                 is_alone=in_subprocesses,
                 relabels=relabels,
                 traced_names=traced_names,
@@ -107,7 +116,8 @@ def make_vec_env(
         venv = _drive_vec_env(first, config, wrap) if isinstance(first, VecEnv) else InProcessVecEnv(factories)
     try:
         venv, changing_names = _add_vec_wrappers(venv, config, wrapper_names[len(components.wrappers) :], relabels)
-        recorder = EpisodeRecorder(venv, accepts_infinity=accepts_infinity(config))
+        parameters = EnvParameters() if n_envs else _make_parameters(config, layers, venv)
+        recorder = EpisodeRecorder(venv, accepts_infinity(config), parameters)
         if traces_rewards:
             recorder.numbers = EpisodeNumbers(recorder.num_envs, config, changing_names)
         recorder.seed(seed)
@@ -136,6 +146,16 @@ def _add_vec_wrappers(
     return venv, changing_names
 
 
+def _make_parameters(config: RunConfig, layers: Sequence[BoundComponent], venv: VecEnv) -> EnvParameters:
+    """Return what changes parameters of training environments."""
+
+    def find_problem(path: str) -> tuple[str, str]:
+        problem: tuple[str, str] = venv.env_method("find_parameter_problem", path, indices=[0])[0]
+        return problem
+
+    return EnvParameters(layers, config.timesteps, find_problem)
+
+
 def _drive_vec_env(base: VecEnv, config: ResolvedConfig, wrap: WrapEnv | None) -> ReturnedVecEnv:
     """Put what the toolkit needs around a vec env that a function of the config returned.
 
@@ -147,7 +167,7 @@ def _drive_vec_env(base: VecEnv, config: ResolvedConfig, wrap: WrapEnv | None) -
         raise config.make_error([Problem(("algorithm", "params", "replay_buffer_class"), message)])
 
     def add_layers(member: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = _add_layers(config, member, (), ())
+        env: gym.Env[Any, Any] = _add_layers(config, member, _EnvComponents())
         return wrap(env) if wrap else env
 
     try:
@@ -226,7 +246,8 @@ def make_env(
     :raises ConfigError: if the environment or a wrapper cannot be built
     """
     base = _make_base(config, maker, render_mode)
-    return _add_layers(config, base, base_wrappers, wrappers, is_alone=is_alone, relabels=relabels)
+    components = _EnvComponents(maker, base_wrappers, wrappers)
+    return _add_layers(config, base, components, is_alone=is_alone, relabels=relabels)
 
 
 def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None) -> gym.Env[Any, Any] | VecEnv:
@@ -241,15 +262,14 @@ def _make_base(config: RunConfig, maker: BoundComponent, render_mode: str | None
     base: gym.Env[Any, Any] | VecEnv = maker.build(**{name: value for name, value in arguments.items() if value})
     _refuse_known_env(base, config)
     if isinstance(base, VecEnv):
-        refuse_unfit_keys(config, base, render_mode)
+        refuse_unfit_keys(config, base, render_mode, maker.schedules)
     return base
 
 
 def _add_layers(
     config: RunConfig,
     base: gym.Env[Any, Any] | VecEnv,
-    base_wrappers: Sequence[BoundComponent],
-    wrappers: Sequence[BoundComponent],
+    components: _EnvComponents,
     *,
     is_alone: bool = False,
     relabels: bool = False,
@@ -258,19 +278,21 @@ def _add_layers(
     """Put Monitor, the config's wrappers and what replays episodes around an environment.
 
     :param base: the environment; of a vec env the first one
+    :param components: what has made it, and its wrappers
     :param traced_names: a name for each wrapper, to trace what each adds to the rewards
     :raises ConfigError: if a wrapper cannot be built; the environment is closed then
     """
     if isinstance(base, VecEnv):
         base = FirstMember(base)
     try:
-        base, built = add_base_wrappers(base, base_wrappers, config)
-        checked = check_return_values(base, copies=bool(wrappers))
+        made = base.unwrapped.batch.unwrapped if isinstance(base.unwrapped, SingleEnv) else base.unwrapped
+        base, built = add_base_wrappers(base, components.base_wrappers, config)
+        checked = check_return_values(base, copies=bool(components.wrappers))
         trace = RewardTrace() if traced_names else None
         monitor = RawMonitor(checked, partial(read_info_keywords, config), trace)
         env: gym.Env[Any, Any] = monitor
         constants: list[Any] = []
-        for index, wrapper in enumerate(wrappers):
+        for index, wrapper in enumerate(components.wrappers):
             arguments = copy_arguments(wrapper.arguments)
             inside, env = env, wrapper.build_with(arguments, env)
             built.append((wrapper, env))
@@ -281,8 +303,12 @@ def _add_layers(
             env = guard_rewards(env, built, config)
         if problems := find_space_problems(env, config):
             raise config.make_error(problems)
+        parameters = ChangeableParameters([*([(components.maker, made)] if components.maker else []), *built])
+        parameters.check_schedules(config)
         options = config.env.reset_options
-        return ReplayableEpisodes(env, monitor, is_alone=is_alone, reset_options=options, constants=constants)
+        return ReplayableEpisodes(
+            env, monitor, is_alone=is_alone, reset_options=options, constants=constants, parameters=parameters
+        )
     except BaseException:
         base.close()
         raise

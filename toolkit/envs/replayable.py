@@ -31,6 +31,7 @@ from toolkit.envs.episode_trace import Difference, EpisodeTrace, find_reward_dif
 from toolkit.envs.generator_watch import GeneratorWatch
 from toolkit.envs.observations import ObservationFormat, copy_arrays
 from toolkit.envs.outside_changes import OutsideChanges
+from toolkit.envs.parameters import NO_PARAMETERS, ChangeableParameters, Values
 from toolkit.snapshots import capture, plain_data, restore
 from toolkit.snapshots.rng import (
     GeneratorStates,
@@ -303,6 +304,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     :param is_alone: whether nothing else in this process draws from the global generators
     :param reset_options: passed to every reset without options of its own
     :param constants: objects in wrappers that are no state, because every process makes them itself
+    :param parameters: what may change between episodes
     """
 
     def __init__(
@@ -313,9 +315,13 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         is_alone: bool = False,
         reset_options: Mapping[str, Any] | None = None,
         constants: Sequence[Any] = (),
+        parameters: ChangeableParameters = NO_PARAMETERS,
     ) -> None:
         super().__init__(env)
         self._constants = constants
+        self._parameters = parameters
+        self._next_values: Values = {}
+        self._values: list[Values] = []  # in each reset since the environment itself was last reset
         self._monitor = monitor
         self._reset_options = dict(reset_options or {}) or None
         self._seed = 0
@@ -364,10 +370,12 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._actions, self._inner_resets, self._states_before = [], [], states_before
             self._carried_before, self._generators_before = carried_before, generators_before
             self._outside_changes.clear()
+            self._values = []
             self._trace = EpisodeTrace(observation)
         else:  # for example, a lost life ended the episode, and the game continues
             self._inner_resets.append(len(self._actions))
             self._trace.add_reset(observation)
+        self._values.append(self._next_values)
         if self._start is None:
             self._start = [captured.structure for _, captured in self._capture_layers()]
             self._carried.note_first_reset()
@@ -399,6 +407,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         options = deepcopy(self._reset_options) if options is None else options
         n_resets = self._monitor.n_resets
         result: tuple[Any, dict[str, Any]] | None = None
+        self._set_parameters()
         try:
             result = self.env.reset(seed=seed, options=options)
         except Exception:
@@ -410,7 +419,23 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         # a wrapper in the middle of a training episode does not pass the reset on, or its objects are made only now
         for name in self._transfer(states or [], "state" if is_reached else "before"):
             warn_of_missing(name)
+        self._set_parameters()
         return self.env.reset(seed=seed, options=options)
+
+    def plan_parameters(self, values: Values) -> None:
+        """Set the values that parameters have from the next reset on.
+
+        :param values: by dotted path in the config
+        """
+        self._next_values = values
+
+    def find_parameter_problem(self, path: str) -> tuple[str, str]:
+        """Return why a parameter cannot change between episodes, and what to do; empty texts if it can."""
+        return self._parameters.find_problem(path)
+
+    def _set_parameters(self) -> None:
+        if self._next_values:
+            self._parameters.set(self._next_values)
 
     @property
     def _episode_seed(self) -> int:
@@ -457,13 +482,13 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             "trace": self._trace.to_data(),
             "raw_rewards": np.array(self._monitor.rewards, np.float64),
             "changes": self._outside_changes.to_data(),
+            "parameters": list(self._values),
             "carried": [self._carried.find_changes(state) for state in (self._carried_before, self._carried.read())],
             "own": self._outside_changes.read_own(),
             "changed": self._outside_changes.read_changed(),
             "generators": [encode_generator_states(states) for states in generators] if self._is_alone else None,
             "before": self._states_before,
             "wrappers": self.wrapper_states(),
-            "classes": [type(layer).__name__ for layer in self._layers()],
         }
 
     def replay(self, state: dict[str, Any]) -> str:
@@ -501,6 +526,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._restore_present(state)
             self._restore_before_episode(wrapper_states)
             self._seed, self._episode = state["seed"], state["episode"] + len(state["resets"])
+            self._next_values = [{}, *state.get("parameters", [])][-1]
             self._dropped, n_resets = None, self._monitor.n_resets
             self._monitor.drop_episode()
             try:
@@ -532,6 +558,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         :raises _ReplayError: if the environment raises, or the episode ends elsewhere
         """
         n_resets, changes = Counter(state["resets"]), state.get("changes", [])
+        values = iter(state.get("parameters", [])[1:])
         self._begin_again(state)
         for number, action in enumerate([None, *state["actions"]]):
             if number:
@@ -539,6 +566,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 if any(ends) != (n_resets[number] > 0):
                     raise _ReplayError(f"it {'ends' if any(ends) else 'does not end'} at step {number}")
             for _ in range(n_resets[number]):
+                self._next_values = next(values, {})
                 self._repeat(self.reset, where=f"in the reset after step {number}")
             self._outside_changes.apply(changes, number)
         if len(self._actions) != len(state["actions"]):
@@ -555,6 +583,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._restore_before_episode(wrapper_states)
             self._carried.restore(state.get("carried", [{}])[0])
             self._seed, self._episode, self._dropped = seed, episode, None
+            self._next_values = next(iter(state.get("parameters", [])), {})
             n_resets = self._monitor.n_resets
             self._reset_result = self._repeat(self._reset, first_seed, where="in the reset")
             if self._monitor.n_resets > n_resets:
@@ -657,23 +686,6 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._outside_changes.set_changed(changed)
         self._missing = self._transfer(states, "state")
         self._taken_over = states
-
-    def take_statistics(self, states: list[dict[str, Any] | None]) -> list[str]:
-        """Take over what wrappers learned elsewhere: each wrapper that learns, from the next one of its class.
-
-        :param states: ``wrappers`` of :meth:`capture_for_copies`
-        :return: names of what does not fit
-        :raises ValueError: if an own state does not fit; also another of
-            :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
-        """
-        saved = [state for state in states if state is not None]
-        misfits = []
-        for layer in filter(self._learns, self._layers()):
-            state = next((state for state in saved if restore.is_class_name(layer, state["class"])), None)
-            if state is not None:
-                saved.remove(state)
-                misfits += [f"{type(layer).__name__}: {name}" for name in transfer(layer, state["state"])]
-        return misfits
 
     def _transfer(self, states: list[dict[str, Any] | None], key: str) -> list[str]:
         """Put states into the wrappers; return the names of what the wrappers have not made yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -150,9 +150,10 @@ class ReturnedVecEnv(InProcessVecEnv):
             yield from (layer for layer in iterate_layers(env) if isinstance(layer, ReplayableEpisodes))
 
 
-def refuse_unfit_keys(config: RunConfig, venv: VecEnv, render_mode: str | None) -> None:
+def refuse_unfit_keys(config: RunConfig, venv: VecEnv, render_mode: str | None, scheduled: Iterable[str] = ()) -> None:
     """Refuse what needs environments one by one, for a config whose function returns a vec env.
 
+    :param scheduled: the environment's parameters with a schedule
     :raises ConfigError: with every such key
     """
     env, text = config.env, f"'{config.env.name}' returns a VecEnv, whose environments step together"
@@ -163,6 +164,7 @@ def refuse_unfit_keys(config: RunConfig, venv: VecEnv, render_mode: str | None) 
     ]
     if has_per_env(env.params):
         problems.append(Problem(("env", "params"), f"cannot have per_env: {text}", "do it in the function"))
+    problems += [Problem(("env", "params", name), f"cannot change between episodes: {text}") for name in scheduled]
     if env.n_envs not in (1, venv.num_envs):
         problems.append(Problem(("env", "n_envs"), f"cannot be {env.n_envs}: the VecEnv has {venv.num_envs}"))
     problems += [

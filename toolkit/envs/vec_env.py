@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from toolkit.config.imports import dump_with_files, load_with_files
 from toolkit.envs.observations import ObservationFormat
+from toolkit.envs.parameters import Values
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.snapshots.rng import seed_global_generators
 from toolkit.utils import processes
@@ -105,6 +106,11 @@ class InProcessVecEnv(DummyVecEnv):
         for env in self._get_target_envs(indices):
             _set_attribute(env, (attr_name, value))
 
+    def plan_parameters(self, values: Values) -> None:
+        """Set the values that parameters have in the episodes that start next."""
+        for env in self.envs:
+            env.get_wrapper_attr("plan_parameters")(values)
+
 
 class SubprocessVecEnv(SubprocVecEnv):
     """SB3's ``SubprocVecEnv`` that reports what went wrong in a subprocess, and does not wait forever.
@@ -120,6 +126,7 @@ class SubprocessVecEnv(SubprocVecEnv):
     def __init__(self, factories: Sequence[EnvFactory], step_timeout: float | None, seed: int) -> None:
         self.waiting = False
         self.closed = False
+        self._planned: Values | None = None
         self._factories, self._step_timeout, self._seed = factories, step_timeout, seed
         self.processes: list[BaseProcess] = []
         self.remotes: list[_RemoteEnv] = []
@@ -161,6 +168,19 @@ class SubprocessVecEnv(SubprocVecEnv):
         self.processes.append(process)
         return _RemoteEnv(index, connection, process, self._step_timeout)
 
+    def plan_parameters(self, values: Values) -> None:
+        """Set the values that parameters have in the episodes that start next; sent with the next step or reset."""
+        self._planned = values
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Send every environment its action, and the values of parameters that are planned."""
+        if self._planned is None:
+            super().step_async(actions)
+            return
+        for remote, action in zip(self.remotes, actions, strict=True):
+            remote.send(("planned_step", (self._planned, action)))
+        self.waiting, self._planned = True, None
+
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for every environment's step.
 
@@ -179,6 +199,9 @@ class SubprocessVecEnv(SubprocVecEnv):
 
         :raises FaultyEnvironmentError: if one raised, died, or takes too long
         """
+        if self._planned is not None:
+            self.env_method("plan_parameters", self._planned)
+            self._planned = None
         for remote, seed, options in zip(self.remotes, self._seeds, self._options, strict=True):
             remote.send(("reset", (seed, options)))
         observations, infos = zip(*[remote.recv() for remote in self.remotes], strict=True)
@@ -288,6 +311,7 @@ def _activity(command: str, data: Any) -> tuple[str, int]:
     if command == "env_method" and data[0] == "replay":
         (state,) = data[1]
         return "replay its episode", 1 + len(state["actions"]) + len(state["resets"])
+    command = command.removeprefix("planned_")
     return command, 1 if command in ("step", "reset") else 0
 
 
@@ -377,6 +401,13 @@ def _step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, dict[s
     return observation, float(reward), True, info, _copy_values(reset_info)
 
 
+def _step_as_planned(env: gym.Env[Any, Any], data: tuple[Values, Any]) -> Any:
+    """Step an environment, with values of parameters for the episode that may start."""
+    values, action = data
+    _call_method(env, ("plan_parameters", (values,), {}))
+    return _step(env, action)
+
+
 def _copy_values(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for key, value in info.items()}
 
@@ -397,6 +428,7 @@ def _set_attribute(env: gym.Env[Any, Any], attribute: tuple[str, Any]) -> None:
 
 _HANDLERS: dict[str, Callable[[gym.Env[Any, Any], Any], Any]] = {
     "step": _step,
+    "planned_step": _step_as_planned,
     "reset": lambda env, data: env.reset(seed=data[0], **({"options": data[1]} if data[1] else {})),
     "render": lambda env, _: env.render(),
     "env_method": _call_method,

@@ -9,7 +9,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.snapshots import capture, restore
-from toolkit.snapshots.object_kinds import has_state_dict
 from toolkit.snapshots.transfer import transfer, warn_of_missing
 from toolkit.utils.vec_envs import iterate_vec_wrappers
 
@@ -22,7 +21,8 @@ def capture_wrapper_states(venv: VecEnv) -> dict[str, Any]:
     Among several environments the wrappers of the first one count.
 
     :return: the states of ``wrappers`` and ``vec_wrappers``, what calls from outside have ``changed`` in the
-        environment, the number of environments, and the names of attributes that are ``unsaved``
+        environment, the ``parameters`` that the next episode would have, the number of environments, and the names of
+        attributes that are ``unsaved``
     """
     recorder = find_recorder(venv)
     if recorder is not None and recorder.taken_over is not None:
@@ -34,7 +34,8 @@ def capture_wrapper_states(venv: VecEnv) -> dict[str, Any]:
         captured = capture.capture(layer, others)
         states.append({"class": type(layer).__name__, "state": _without_running(layer, captured.state)})
         unsaved += [f"wrapper {type(layer).__name__}: {name}" for name in captured.unsaved]
-    return {**inner, "vec_wrappers": states, "n_envs": venv.num_envs, "unsaved": unsaved}
+    parameters = {} if recorder is None else dict(recorder.parameters.values)
+    return {**inner, "vec_wrappers": states, "n_envs": venv.num_envs, "parameters": parameters, "unsaved": unsaved}
 
 
 def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
@@ -48,7 +49,6 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
     """
     if "n_envs" not in states:
         _load_former_states(venv, states)
-        _freeze_statistics(venv)
         return
     _take_over(venv, states)
     if _load_vec_wrappers(venv, states):
@@ -92,35 +92,13 @@ def select_wrapper_states(
     return {**states, "wrappers": selected, "changed": changed}
 
 
-def load_statistics(venv: VecEnv, states: dict[str, Any]) -> list[str]:
-    """Load what wrappers have learned elsewhere into environments that are about to train, maybe of another config.
-
-    Each wrapper that learns gets the state of the next one of its class: ``VecNormalize``, Gymnasium's normalizers,
-    and those with a ``state_dict``. All environments get the same, and continue to learn.
-
-    :param states: as :func:`capture_wrapper_states` returned them, also those that version 0.1.0 wrote
-    :return: names of what does not fit
-    :raises ValueError: as :func:`load_wrapper_states`; also another of its errors
-    """
-    if "n_envs" not in states:
-        _load_former_states(venv, states)
-        return []
-    misfits = [name for names in venv.env_method("take_statistics", states["wrappers"]) for name in names]
-    saved = [*states["vec_wrappers"]]
-    for layer in list_vec_wrappers(venv):
-        state = next((state for state in saved if restore.is_class_name(layer, state["class"])), None)
-        if state is None or not (isinstance(layer, VecNormalize) or has_state_dict(layer)):
-            continue
-        saved.remove(state)
-        n_envs = states["n_envs"], venv.num_envs
-        unfit = transfer(layer, _without_running(layer, state["state"]), n_envs)
-        misfits += [f"{type(layer).__name__}: {name}" for name in unfit]
-    return misfits
-
-
 def _take_over(venv: VecEnv, states: dict[str, Any]) -> None:
     if states["wrappers"] or states["changed"]:  # those of a batch have nothing that others could take over
         venv.env_method("take_over", states["wrappers"], states["changed"])
+    if parameters := states.get("parameters"):  # earlier versions had none
+        if not (isinstance(parameters, dict) and all(isinstance(path, str) for path in parameters)):
+            raise ValueError("'parameters' does not have values by dotted paths")
+        venv.env_method("plan_parameters", parameters)
 
 
 def list_vec_wrappers(venv: VecEnv) -> list[VecEnvWrapper]:
@@ -160,6 +138,7 @@ def _load_former_states(venv: VecEnv, states: dict[str, Any]) -> None:
     venv.env_method("load_wrapper_states", states["wrappers"])
     for layer, attributes in zip(list_vec_wrappers(venv), states["vec_wrappers"], strict=True):
         restore.restore_attributes(layer, attributes)
+    _freeze_statistics(venv)
 
 
 def _freeze_statistics(venv: VecEnv) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.config.registry import KINDS, find
+from toolkit.envs.episodes import Episode
 from toolkit.testing.component import (
     NO_PARAMS,
     ConformanceError,
@@ -17,10 +18,20 @@ from toolkit.testing.component import (
     report_exceptions,
 )
 
-_Arguments = tuple[Any, ...]
+
+class _Episodes(tuple[Episode, ...]):
+    """Training episodes, the only keyword argument of a call; its text in messages is their number."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} episodes"
+
+
+_Arguments = tuple[Any, ...] | _Episodes
 _BELOW_ZERO = (-0.05,)
 _PROGRESS: list[_Arguments] = [*((1 - step / 20,) for step in range(21)), _BELOW_ZERO]
 _EPISODES: list[_Arguments] = [(episode, 20 * episode) for episode in (0, 1, 2, 10, 1_000, 100_000)]
+_LOG = [Episode(number - 20.0, 0.0, 20, 0.1 * number, 20 * number, number % 3 / 2) for number in range(1, 301)]
+_LOGS: list[_Arguments] = [_Episodes(_LOG[:length]) for length in (0, 1, 2, 10, 99, 100, 300)]
 
 
 def check_schedule(schedule: str | type[Any], *, params: Mapping[str, Any] = NO_PARAMS) -> None:
@@ -28,7 +39,8 @@ def check_schedule(schedule: str | type[Any], *, params: Mapping[str, Any] = NO_
 
     A schedule with one argument is called as SB3 calls it: ``progress_remaining`` from 1 to 0 and a little below. One
     with two arguments is called as ``DoubleDQN``'s ``exploration``: an episode and a timestep, for a number from 0 to
-    1. Numbers of the first kind may be negative, as a schedule may be of anything.
+    1. One with the keyword ``episodes`` is called as for a parameter of an environment: with none, and with more and
+    more training episodes. Numbers of the first and the last kind may be negative, as a schedule may be of anything.
 
     :param schedule: its name or its class
     :param params: arguments of its constructor
@@ -53,17 +65,23 @@ def check_schedule(schedule: str | type[Any], *, params: Mapping[str, Any] = NO_
 def _choose_samples(label: str, schedule: Callable[..., Any]) -> list[_Arguments]:
     """Return arguments to call a schedule with: remaining progress, or episode and timestep."""
     signature = inspect.signature(schedule)
-    for samples in (_PROGRESS, _EPISODES):
+    for samples in (_PROGRESS, _EPISODES, _LOGS):
+        arguments, keywords = _split(samples[0])
         try:
-            signature.bind(*samples[0])
+            signature.bind(*arguments, **keywords)
         except TypeError:
             continue
         return samples
     raise ConformanceError(
         f"{label} is called with {signature}; SB3 calls a schedule with progress_remaining, from 1 to 0, and "
-        "DoubleDQN calls exploration with (episode, timestep): define __call__(self, progress_remaining) or "
-        "__call__(self, episode, timestep)"
+        "DoubleDQN calls exploration with (episode, timestep): define __call__(self, progress_remaining), "
+        "__call__(self, episode, timestep), or __call__(self, *, episodes) for a parameter of an environment"
     )
+
+
+def _split(arguments: _Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments of a call."""
+    return ((), {"episodes": arguments}) if isinstance(arguments, _Episodes) else (arguments, {})
 
 
 def _call(label: str, schedule: Callable[..., Any], arguments: _Arguments) -> float:
@@ -73,17 +91,23 @@ def _call(label: str, schedule: Callable[..., Any], arguments: _Arguments) -> fl
             "SB3 goes below 0 if the last rollout is longer than the remaining timesteps: use "
             "max(progress_remaining, 0.0)"
         )
+    elif isinstance(arguments, _Episodes):
+        advice = "return a finite float for any number of training episodes, also for none"
     elif len(arguments) == 2:
         advice = "return a float from 0 to 1 for every number of completed episodes and timesteps"
     with report_exceptions(f"{label} called with {_format(arguments)}", advice):
-        value = schedule(*arguments)
+        positional, keywords = _split(arguments)
+        value = schedule(*positional, **keywords)
+    is_share = len(arguments) == 2 and not isinstance(arguments, _Episodes)
     is_number = isinstance(value, float | int | np.floating | np.integer) and not isinstance(value, bool)
-    is_valid = is_number and np.isfinite(value) and (len(arguments) == 1 or 0 <= value <= 1)
+    is_valid = is_number and np.isfinite(value) and (not is_share or 0 <= value <= 1)
     if not is_valid:
         raise ConformanceError(f"{label} returned {value!r} for {_format(arguments)}; {advice}")
     return float(value)
 
 
 def _format(arguments: _Arguments) -> str:
+    if isinstance(arguments, _Episodes):
+        return repr(arguments)
     names = ("progress_remaining",) if len(arguments) == 1 else ("episode", "timestep")
     return ", ".join(f"{name}={value:g}" for name, value in zip(names, arguments, strict=True))

@@ -11,10 +11,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
+from toolkit.config.schedules import DECLARATION
 from toolkit.envs.batch_layers import RESET_MASK, select_info
 from toolkit.envs.factory import make_env
 from toolkit.envs.observations import select_row
+from toolkit.envs.parameters import BatchParameters, ChangeableParameters, Values
 from toolkit.envs.replayable import RAW_EPISODE
 from toolkit.testing.component import SEED, ConformanceError, report_exceptions
 from toolkit.testing.scripted_env import ScriptedEnd
@@ -26,19 +29,36 @@ _OF_MONITOR = ("episode", RAW_EPISODE)  # they have the time
 _ADVICE = "a vector_form returns for each environment what the wrapper returns for one"
 
 
-def check_vector_form(config: ResolvedConfig) -> None:
+def check_vector_form(config: ResolvedConfig, changes: Values) -> None:
     """Compare the vector form of a config's last wrapper, or last base wrapper, with the wrapper itself.
 
-    Observations, rewards, ends and infos of episodes of three lengths have to be equal.
+    Observations, rewards, ends and infos of episodes of three lengths have to be equal, also with values of parameters
+    that differ between environments, if the form lists these in ``changeable_params``.
 
+    :param changes: other values of the wrapper's parameters, by dotted path
     :raises ConformanceError: if its class has one, and it is no ``VectorWrapper`` or does something else
     """
-    *others, subject = [*config.components.base_wrappers, *config.components.wrappers]
+    *_, subject = [*config.components.base_wrappers, *config.components.wrappers]
     form, name = vars(subject.cls).get("vector_form"), subject.cls.__name__
     if form is None:
         return
     if not (isinstance(form, type) and issubclass(form, VectorWrapper)):
         raise ConformanceError(f"{name}.vector_form is {form!r}; name a subclass of gymnasium.vector.VectorWrapper")
+
+    declared = getattr(form, DECLARATION, ())
+    changes = {path: value for path, value in changes.items() if path.rpartition(".")[2] in declared}
+    _compare(config, subject, form, {})
+    for path, value in changes.items():
+        _compare(config, subject, form, {path: value})
+
+
+def _compare(config: ResolvedConfig, subject: BoundComponent, form: type[Any], changes: Values) -> None:
+    """Play the wrapper and its form.
+
+    :param changes: values of parameters in the last environment; the others keep those of the config
+    """
+    *others, _ = [*config.components.base_wrappers, *config.components.wrappers]
+    name = subject.cls.__name__
 
     def make_inner(index: int) -> gym.Env[Any, Any]:
         inner = ScriptedEnd(make_env(config, config.components.env, others, ()))
@@ -51,11 +71,15 @@ def check_vector_form(config: ResolvedConfig) -> None:
         factories = [partial(make_inner, index) for index in indices]
         inner = SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
         batch = stack.enter_context(closing(replace(subject, cls=form).build(inner)))
+        ChangeableParameters([(subject, singles[-1])]).set(changes)
+        is_last = np.arange(len(_ENDS)) == len(_ENDS) - 1
+        BatchParameters([(subject, batch)], len(_ENDS)).set(changes, is_last)
         played = [_play_single(single, index) for index, single in enumerate(singles)]
         played_by_form = _play_batch(batch, played)
     for episodes, episodes_of_form in zip(played, played_by_form, strict=True):
         if difference := describe_difference(episodes, episodes_of_form):
-            raise ConformanceError(f"{name}.vector_form differs from {name} in {difference}; {_ADVICE}")
+            what = f" with {', '.join(changes)} changed in one environment" if changes else ""
+            raise ConformanceError(f"{name}.vector_form differs from {name}{what} in {difference}; {_ADVICE}")
 
 
 def _play_single(env: gym.Env[Any, Any], index: int) -> list[Step]:

@@ -32,6 +32,7 @@ from toolkit.testing.component import (
     name_component,
     report_exceptions,
 )
+from toolkit.testing.parameter_changes import check_parameter_changes
 from toolkit.testing.scripted_env import MARKED_OPTIONS
 from toolkit.testing.vector_forms import check_vector_form
 from toolkit.testing.wrapper_harness import (
@@ -59,7 +60,8 @@ def check_wrapper(
 
     It passes ``gymnasium.utils.env_checker.check_env``. Each of its steps is one step inside. It passes on seed,
     options, rendering and closing, and also how an episode ends, unless it ends episodes itself. The same seed and
-    actions give the same episodes. Another instance continues identically from its saved state.
+    actions give the same episodes. Another instance continues identically from its saved state. A parameter in its
+    ``changeable_params``, or with a schedule in ``params``, takes another value where an episode starts.
 
     :param wrapper: its name or its class
     :param params: arguments of its constructor besides ``env``
@@ -82,7 +84,7 @@ def check_wrapper(
         _check_state_transfer(config)
         _check_render_and_close(config)
         _check_gymnasium_checker(config, bare_warnings)
-        check_vector_form(config)
+        check_vector_form(config, check_parameter_changes(config))
 
 
 def _check_bare_env(config: ResolvedConfig) -> set[str]:

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toolkit.config.load import ResolvedConfig
 from toolkit.envs.episode_numbers import InfoValue
 from toolkit.envs.episodes import EpisodeLog
+from toolkit.envs.parameters import EnvParameters
 from toolkit.training.evaluations import EvaluationLog
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, did_you_mean
@@ -46,6 +47,7 @@ class TrainingContext:
     :param run: the run directory, with the config
     :param episodes: training episodes that count; the log grows during training
     :param criterion: the run's success criterion, if it has one
+    :param parameters: the parameters of environments and wrappers, which a callback can change between episodes
     :param is_resumed: whether training continues from a snapshot, so that what a callback did before it is done
     :param evaluations: the evaluations so far; ``evaluations.latest("greedy")`` is the latest one of a label
     """
@@ -53,6 +55,7 @@ class TrainingContext:
     run: RunDirectory
     episodes: EpisodeLog
     criterion: SuccessCriterion | None
+    parameters: EnvParameters
     is_resumed: bool = False
     evaluations: EvaluationLog = field(default_factory=EvaluationLog)
 
@@ -119,6 +122,9 @@ class RunCallback(BaseCallback):
         :raises ConfigError: see :meth:`check_model`
         """
         self.check_model(plan.model)
+
+    def before_first_reset(self) -> None:
+        """Prepare a new run, or one that resumes: ``self.context`` is set, and the environments are not reset yet."""
 
     def close(self) -> None:
         """Release resources; called once at the end of training, also after an error."""

@@ -39,7 +39,7 @@ def make_logger(run: RunDirectory, env: EpisodeRecorder, model: BaseAlgorithm) -
 
 
 class _RunLogger(Logger):
-    """SB3's logger, with the means of the episodes that count, and value estimates beside what followed.
+    """SB3's logger, with the means of the episodes that count, value estimates beside what followed, and parameters.
 
     SB3 takes its means over the episodes that completed last. Among many environments, these are mostly short ones.
     """
@@ -49,6 +49,7 @@ class _RunLogger(Logger):
         self._episodes = env.episodes
         self._value_trace = env.value_trace
         self._model = model
+        self._parameters = env.parameters
         self._has_wrappers = bool(run.config.env.wrappers)
         self._info_keywords = run.config.env.info_keywords
 
@@ -69,6 +70,8 @@ class _RunLogger(Logger):
                     self._replace_mean(key, partial(self._episodes.mean_extra, name))
         if self._value_trace is not None and "time/total_timesteps" in self.name_to_value:
             self._record_values(self._value_trace.take())
+        for path, value in self._parameters.values.items():
+            self.record(f"parameters/{path}", value)
         super().dump(step)
 
     def _record_values(self, traced: Sequence[TracedEpisode]) -> None:

@@ -40,6 +40,8 @@ class _VectorStepRewards(VectorWrapper[Any, Any, Any, Any, Any]):
 class VectorTerminalRewardClip(_VectorStepRewards):
     """:class:`TerminalRewardClip` for environments that step as one batch."""
 
+    changeable_params = ("success_steps",)
+
     def __init__(self, env: VectorEnv[Any, Any, Any], success_steps: int = 195) -> None:
         super().__init__(env)
         self.success_steps = success_steps
@@ -50,6 +52,8 @@ class VectorTerminalRewardClip(_VectorStepRewards):
 
 class VectorGradedTerminalReward(_VectorStepRewards):
     """:class:`GradedTerminalReward` for environments that step as one batch."""
+
+    changeable_params = ("midpoint", "scale")
 
     def __init__(
         self,
@@ -70,6 +74,8 @@ class VectorGradedTerminalReward(_VectorStepRewards):
 
 class VectorAnglePenalty(VectorWrapper[Any, Any, Any, Any, Any]):
     """:class:`AnglePenalty` for environments that step as one batch."""
+
+    changeable_params = ("scale",)
 
     def __init__(self, env: VectorEnv[Any, Any, Any], scale: float = 2.0, index: int = 2) -> None:
         super().__init__(env)
@@ -113,6 +119,7 @@ class TerminalRewardClip(_StepRewardWrapper, RecordConstructorArgs):
     :param success_steps: an episode that ends at this 0-based step or later is a success
     """
 
+    changeable_params = ("success_steps",)
     vector_form = VectorTerminalRewardClip
 
     def __init__(self, env: gym.Env[Any, Any], success_steps: int = 195) -> None:
@@ -136,6 +143,7 @@ class GradedTerminalReward(_StepRewardWrapper, RecordConstructorArgs):
     :param keep_step_rewards: keep the rewards before the end, for example those of a wrapper further inside
     """
 
+    changeable_params = ("midpoint", "scale")
     vector_form = VectorGradedTerminalReward
 
     def __init__(
@@ -161,6 +169,7 @@ class AnglePenalty(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
     :raises ValueError: if the observations have no number of that index
     """
 
+    changeable_params = ("scale",)
     vector_form = VectorAnglePenalty
 
     def __init__(self, env: gym.Env[Any, Any], scale: float = 2.0, index: int = 2) -> None:

@@ -72,6 +72,7 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "replay_buffers": {"her": {"env": GOAL_LINE}},
     "schedules": {
+        "by_success": {"params": {"start": 0, "end": 1, "low": -10, "high": 100}},
         "constant": {"params": {"val": 0.5}},
         "exponential": {"params": {"start": 1e-3, "end": 1e-5}},
         "harmonic": {"params": {"final": 0.1, "scale": 0.5}},
