@@ -37,6 +37,7 @@ if IMAGES not in gym.registry:
     size = {"screen_height": 36, "screen_width": 36}
     gym.register(IMAGES, "stable_baselines3.common.envs:FakeImageEnv", kwargs=size)
 TIME_AWARE = {"name": "gymnasium.wrappers:TimeAwareObservation", "params": {"flatten": False}}
+SCALE = "env.wrappers.0.params.scale"
 # Arguments of the checks; a component that is not listed needs none.
 ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "wrappers": {
@@ -45,6 +46,11 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "terminal_reward_clip": {"params": {"success_steps": 195}},
     },
     "callbacks": {
+        "curriculum": {
+            "params": {"stages": [{SCALE: 0.0}, {SCALE: 1.0}], "threshold": 0, "episodes": 2},
+            "env": {"id": "CartPole-v1", "wrappers": ["angle_penalty"]},
+            "changes_training": True,
+        },
         "eval": {"params": {"eval_freq": 16, "n_eval_episodes": 1, "log_path": ".", "verbose": 0}},
         "every_n_timesteps": {"params": {"n_steps": 50, "callback": "progress"}},
         "log_info": {"params": {"names": ["TimeLimit.truncated"]}},
