@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support import Toolkit
 from toolkit import Run
 from toolkit.config.load import load_config
 from toolkit.envs.episodes import Episode
+from toolkit.envs.factory import make_vec_env
 from toolkit.evaluation.reward_curves import read_reward_curves
 from toolkit.training.callbacks import RunCallback
 from toolkit.training.run_directory import RunDirectory
@@ -33,8 +35,8 @@ class Walk(gym.Env):
 
     observation_space, action_space = gym.spaces.Box(-20, 20, (1,)), gym.spaces.Discrete(2)
 
-    def __init__(self, parts=None, render_mode=None):
-        self.parts = parts
+    def __init__(self, parts=None, length=12, render_mode=None):
+        self.parts, self.length = parts, length
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -46,9 +48,9 @@ class Walk(gym.Env):
         self.steps += 1
         parts = {"forward": self.place / 8, "effort": -0.25} if self.parts is None else self.parts
         info = {"place": self.place, "is_right": self.place > 0, "reward_components": parts, "mood": "good"}
-        if self.steps > 11:
+        if self.steps >= self.length:
             info |= {"is_success": self.place > 2, "end": self.place}
-        return np.float32([self.place]), self.place / 8 - 0.25, False, self.steps > 11, info
+        return np.float32([self.place]), self.place / 8 - 0.25, False, self.steps >= self.length, info
 
 
 class Bonus(gym.Wrapper):
@@ -58,6 +60,12 @@ class Bonus(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         info["reward_components"] = {**info["reward_components"], "bonus": np.float32(0.5)}
         return observation, reward + 0.5, terminated, truncated, info
+
+
+class Double(gym.Wrapper):
+    def reset(self, **kwargs):
+        self.env.scale = 2 * self.env.scale
+        return self.env.reset(**kwargs)
 
 
 class TakeTwo(gym.Wrapper):
@@ -102,6 +110,7 @@ callbacks:
   - {name: log_info, params: {names: [end, is_success], value: last}}
 """
 WALK_ENV = 'env: {id: "./walk.py:Walk"}\n'
+LONG_ENV = 'env: {id: "./walk.py:Walk", params: {length: 500}}\n'
 LOG_INFO = "callbacks: [{name: log_info, params: {names: [%s]}}]\n"
 
 
@@ -184,6 +193,16 @@ def test_wrapper_that_skips_steps_and_hides_ends_adds_nothing() -> None:
     for episode in episodes:
         assert dict(episode.numbers)["reward/TakeTwo"] == 0
         assert episode.shaped_return == pytest.approx(episode.raw_return)
+
+
+@pytest.mark.parametrize("traces_rewards", [False, True])
+def test_wrapper_reads_and_sets_attributes_of_the_wrapper_inside(traces_rewards: bool) -> None:
+    wrappers = [{"name": "angle_penalty", "params": {"scale": 1.0}}, "./walk.py:Double"]
+    config = load_config(write(CARTPOLE), {"env.wrappers": wrappers, "env.n_envs": 1})
+    with closing(make_vec_env(config, seed=1, traces_rewards=traces_rewards)) as env:
+        for expected in (2.0, 4.0):
+            env.reset()
+            assert env.get_attr("scale") == [expected]
 
 
 def test_parts_that_info_names_are_summed_over_an_episode() -> None:
@@ -279,13 +298,15 @@ def test_check_refuses_a_number_that_two_callbacks_log(toolkit: Toolkit) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("env", "more"), [(WALK_ENV, ""), (LONG_ENV, ", and no episode ended")], ids=["short", "long"]
+)
 def test_check_warns_of_names_that_no_step_of_the_trial_has(
-    toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+    env: str, more: str, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finished = toolkit("check", write(WALK_ENV + LOG_INFO % "plaice, is_success"))
-    assert finished.status == 0
-    (text,) = caplog.messages
-    assert text == "c.yaml:6: callbacks.0: no step of the trial has a number info['plaice']; did you mean 'place'?"
+    assert toolkit("check", write(env + LOG_INFO % "plaice, place")).status == 0
+    message = f"c.yaml:6: callbacks.0: no step of the trial has a number info['plaice']{more}; did you mean 'place'?"
+    assert caplog.messages == [message]
 
 
 def test_training_says_once_that_a_name_never_appeared(caplog: pytest.LogCaptureFixture) -> None:

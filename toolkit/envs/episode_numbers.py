@@ -69,16 +69,18 @@ class EpisodeNumbers:
         copy.log_info(self._logged_info)
         return copy
 
-    def find_absent_info(self, known_keys: Collection[str]) -> list[Problem]:
-        """Return a problem for each number of ``info`` that no step has had since the last reset.
+    def find_absent_info(self, known_keys: Collection[str], has_ended: bool) -> list[Problem]:
+        """Return a problem for each number of ``info`` that no step has had.
 
         :param known_keys: those that ``info`` has had
+        :param has_ended: whether an episode has ended: its last step may have more keys
         """
+        more = "" if has_ended else ", and no episode ended"
         keys = {key for sums in self._sums for key in sums}
         return [
             Problem(
                 logged.path,
-                f"no step of the trial has a number info['{logged.name}']",
+                f"no step of the trial has a number info['{logged.name}']{more}",
                 did_you_mean(logged.name, sorted(known_keys)),
             )
             for logged in self._logged_info

@@ -45,6 +45,7 @@ class _Trial:
     def __init__(self, env: gym.Env[Any, Any], config: ResolvedConfig, numbers: EpisodeNumbers | None) -> None:
         self._env, self._config, self._numbers = env, config, numbers
         self._info_keys: set[str] = set()
+        self._has_ended = False
         self.warnings: dict[str, Problem] = {}
 
     def play(self) -> None:
@@ -65,6 +66,7 @@ class _Trial:
             if not math.isfinite(reward):
                 raise self._make_error(f"returns a reward of {reward}", "correct it, or its wrappers")
             if terminated or truncated:
+                self._has_ended = True
                 self._reset()
 
     def _add_numbers(self, info: dict[str, Any]) -> None:
@@ -74,7 +76,7 @@ class _Trial:
 
     def find_absent_info(self) -> list[Problem]:
         """Return a problem for each number of ``info`` that a callback logs and no step had."""
-        return [] if self._numbers is None else self._numbers.find_absent_info(self._info_keys)
+        return [] if self._numbers is None else self._numbers.find_absent_info(self._info_keys, self._has_ended)
 
     def _reset(self, seed: int | None = None) -> None:
         hint = "" if self._config.env.reset_options else "set env.reset_options if it needs options"

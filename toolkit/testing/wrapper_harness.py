@@ -14,11 +14,12 @@ from gymnasium.utils.env_checker import data_equivalence
 
 from toolkit.config.components import BoundComponent
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episode_numbers import REWARD_PARTS, read_reward_parts
 from toolkit.envs.factory import make_env
 from toolkit.envs.replayable import ReplayableEpisodes
 from toolkit.testing.component import SEED, ConformanceError, report_exceptions
 from toolkit.testing.scripted_env import RecordingBaseLayer, RecordingLayer, RecordingMonitor
-from toolkit.utils.errors import describe_error
+from toolkit.utils.errors import FaultyEnvironmentError, describe_error
 
 _ENV_ADVICE = "if it needs a certain environment, pass that one: env=..."
 _MONITOR_ADVICE = "info['episode'] belongs to Monitor, which the toolkit already uses to count episodes"
@@ -130,6 +131,11 @@ class WrapperHarness:
         if not isinstance(info, dict):
             advice = "info is a dict: return the one from self.env.step"
             raise ConformanceError(f"{self.name}.step returned {_describe(info)} as info; {advice}")
+        if REWARD_PARTS in info:
+            try:
+                read_reward_parts(info)
+            except FaultyEnvironmentError as error:
+                raise ConformanceError(f"{self.name}.step: {error.message}; {error.hint}") from None
 
     def _check_inner_steps(self, n_steps: int) -> None:
         if n_steps != 1:

@@ -88,6 +88,11 @@ class SwallowsTruncated(ChangesStep):
         return observation, reward, terminated, False, info
 
 
+class NamesListAsPart(ChangesStep):
+    def changed(self, observation, reward, terminated, truncated, info):
+        return observation, reward, terminated, truncated, info | {"reward_components": {"angle": [1, 2]}}
+
+
 class FlipsEnds(ChangesStep):
     def changed(self, observation, reward, terminated, truncated, info):
         return observation, reward, truncated, terminated, info
@@ -283,6 +288,7 @@ BROKEN_WRAPPERS: list[tuple[type[gym.Wrapper], str]] = [
     ),
     (FlipsEnds, r"terminated=False where the episode inside terminated.*Return both"),
     (TerminatesAtTimeLimit, r"terminated=True where the episode inside truncated.*has a value beyond"),
+    (NamesListAsPart, r"info\['reward_components'\]\['angle'\] is \[1, 2\]; return a mapping of names and finite"),
     (NumpyFlags, r"of type bool as terminated; .* return bool\(terminated\)"),
     (NanReward, r"the reward nan .*return a float"),
     (NoReward, r"the reward None .*return a float"),
