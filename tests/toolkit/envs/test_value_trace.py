@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from toolkit import Run
 from toolkit.envs.value_trace import TracedEpisode, ValueTrace
+from toolkit.training.value_estimates import trace_values
 
 
 def make_trace(interval: int = 1, n_envs: int = 1) -> ValueTrace:
@@ -71,3 +75,18 @@ def test_restored_trace_continues_the_episode() -> None:
     assert trace.state_dict()["environments"] == restored.state_dict()["environments"] == [0]
     with pytest.raises(ValueError, match="1 is not in range"):
         restored.load_state_dict(trace.state_dict() | {"environments": [1]})
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_estimate_leaves_noise_and_training_mode_as_they_were(finished_run: Run, is_training: bool) -> None:
+    model = finished_run.load_model()
+    model.q_net.register_forward_pre_hook(lambda *_: torch.rand(1) and None)  # type: ignore[attr-defined]
+    model.policy.set_training_mode(is_training)
+    env: Any = SimpleNamespace(num_envs=1, value_trace=None)
+    trace_values(env, model, 1_000)
+    state = torch.get_rng_state()
+    for _ in range(2):
+        step(env.value_trace, np.zeros((1, 4), np.float32), [1.0], [True])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.policy.training == is_training
+    assert len(env.value_trace.take()) == (not is_training)  # a policy in training mode is left alone
