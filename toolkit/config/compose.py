@@ -16,6 +16,7 @@ from toolkit.utils.errors import ConfigError, KeyPath, Problem
 
 _FILE_REFERENCE = re.compile(r"[^:]*\.py:[\w./-]+")  # the module of `module:Name` does not end in .py
 _DATA_FILE = re.compile(r"(?!\{run\})[^:]*\.npz")  # a path in the run directory is absolute
+_START = re.compile(r"(.*\.)?start_from(\.path)?(\.\d+)?")  # dotted path of a file or directory, also in a grid
 _TOO_DEEP = f"is nested more than {yaml_document.MAX_DEPTH} levels deep"
 
 
@@ -164,9 +165,10 @@ def _make_paths_absolute(data: dict[str, Any], directory: Path) -> None:
 
 
 def _is_file(path: KeyPath, value: str) -> bool:
-    """Return whether text is a component in a file, a file under ``import_modules``, or an ``.npz``, at any depth."""
+    """Return whether text is a component in a file, a module, a model to start from, or an ``.npz``, at any depth."""
     is_module = any(str(key).partition(".")[0] == "import_modules" for key in path)
-    return bool(_FILE_REFERENCE.fullmatch(value) or _DATA_FILE.fullmatch(value)) or (
+    is_model = bool(value) and bool(_START.fullmatch(".".join(map(str, path))))
+    return bool(_FILE_REFERENCE.fullmatch(value) or _DATA_FILE.fullmatch(value) or is_model) or (
         is_module and value.endswith(".py")
     )
 

@@ -81,6 +81,7 @@ def make_config_schema() -> Schema:
         definitions[name] = whole.build_component(KINDS[name], _PATH)
     properties["algorithm"] = {"description": definitions.pop("AlgorithmConfig")["description"]}
     properties["extends"] = _EXTENDS
+    del definitions["StartFromConfig"]["required"]
     # An extended file may have what this one lacks: mappings merge, lists replace.
     required = [key for key in schema.pop("required") if key != "name"]  # by default the stem of the file
     env_rule = {"if": {"type": "object"}, "then": {"required": env.pop("required")}}

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from toolkit.config.components import BoundComponent, Components, find_components
 from toolkit.config.compose import apply_overrides, compose_document
 from toolkit.config.schema import RunConfig, parse_config
+from toolkit.config.start_from import find_start
 from toolkit.config.trust import RunOrigin, hash_config, remember_code
 from toolkit.config.validation import sort_problems
 from toolkit.config.yaml_document import Document
@@ -76,9 +77,10 @@ def resolve_document(document: Document) -> ResolvedConfig:
     config, problems = parse_config(document)
     if config is not None:
         components, more_problems = find_components(config)
-        if components is not None and not (problems or more_problems):
-            return ResolvedConfig._from(config, components)
-        problems = problems + more_problems
+        start, start_problems = find_start(config)
+        problems = problems + more_problems + start_problems
+        if components is not None and not problems:
+            return ResolvedConfig._from(config, components, start_from=start)
     raise ConfigError(sort_problems(problems, document.locations), document.locations)
 
 
@@ -90,9 +92,13 @@ def resolve_config(config: RunConfig) -> ResolvedConfig:
     if isinstance(config, ResolvedConfig):
         return config
     components, problems = find_components(config)
+    start = config.start_from
+    if config.origin is None:  # a run that has started needs its model again only where it starts anew
+        start, start_problems = find_start(config)
+        problems += start_problems
     if components is None or problems:
         raise config.make_error(problems)
-    return ResolvedConfig._from(config, components)
+    return ResolvedConfig._from(config, components, start_from=start)
 
 
 def read_config(path: str | Path) -> RunConfig:

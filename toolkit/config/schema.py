@@ -5,6 +5,7 @@ This module knows the shape of a config. :mod:`toolkit.config.components` checks
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,6 +123,29 @@ class SnapshotsConfig(StrictModel):
     """How many of the latest snapshots are kept, besides the one with the best mean return."""
 
 
+def _check_model(name: str) -> str:
+    if not re.fullmatch(r"final|best|snapshot:[0-9]{1,18}", name):
+        raise ValueError("should be final, best or snapshot:N, where N are its timesteps")
+    return name
+
+
+def _start_from_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class StartFromConfig(StrictModel):
+    """The trained model whose weights training starts from."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A run directory, or a `model.zip` of SB3, relative to this file."""
+    model: Annotated[str, AfterValidator(_check_model)] = "final"
+    """Which model of a run directory: `final`, `best` or `snapshot:N`."""
+    optimizer: bool = True
+    """Whether the state of the optimizers comes along; their settings are those of this config."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the model's file; training refuses another one. Filled in when this file is read."""
+
+
 class RunConfig(StrictModel):
     """The config of one training run."""
 
@@ -138,6 +162,11 @@ class RunConfig(StrictModel):
         AlgorithmConfig,
         BeforeValidator(_component_from_name, json_schema_input_type=str | AlgorithmConfig),
     ]
+    start_from: Annotated[
+        StartFromConfig | None,
+        BeforeValidator(_start_from_path, json_schema_input_type=str | StartFromConfig | None),
+    ] = None
+    """A trained model to start from: its path, or a mapping."""
     callbacks: tuple[Component, ...] = ()
     """SB3 callbacks, called in this order; `{run}` in their parameters is the run directory."""
     snapshots: SnapshotsConfig = SnapshotsConfig()

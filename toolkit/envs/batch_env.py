@@ -263,6 +263,7 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "capture_for_copies": BatchVecEnv.capture_for_copies,
     "learned_states": lambda *_: [],
     "take_over": lambda *_: None,
+    "take_statistics": lambda *_: [],
     "freeze_statistics": lambda *_: None,
     "watch_generators": lambda *_: None,
     "find_parameter_problem": lambda self, _, path: self._parameters.find_problem(path),

@@ -489,6 +489,7 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             "generators": [encode_generator_states(states) for states in generators] if self._is_alone else None,
             "before": self._states_before,
             "wrappers": self.wrapper_states(),
+            "classes": [type(layer).__name__ for layer in self._layers()],
         }
 
     def replay(self, state: dict[str, Any]) -> str:
@@ -686,6 +687,23 @@ class ReplayableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._outside_changes.set_changed(changed)
         self._missing = self._transfer(states, "state")
         self._taken_over = states
+
+    def take_statistics(self, states: list[dict[str, Any] | None]) -> list[str]:
+        """Take over what wrappers learned elsewhere: each wrapper that learns, from the next one of its class.
+
+        :param states: ``wrappers`` of :meth:`capture_for_copies`
+        :return: names of what does not fit
+        :raises ValueError: if an own state does not fit; also another of
+            :data:`toolkit.snapshots.restore.RESTORE_ERRORS`
+        """
+        saved = [state for state in states if state is not None]
+        misfits = []
+        for layer in filter(self._learns, self._layers()):
+            state = next((state for state in saved if restore.is_class_name(layer, state["class"])), None)
+            if state is not None:
+                saved.remove(state)
+                misfits += [f"{type(layer).__name__}: {name}" for name in transfer(layer, state["state"])]
+        return misfits
 
     def _transfer(self, states: list[dict[str, Any] | None], key: str) -> list[str]:
         """Put states into the wrappers; return the names of what the wrappers have not made yet."""

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.snapshots import capture, restore
+from toolkit.snapshots.object_kinds import has_state_dict
 from toolkit.snapshots.transfer import transfer, warn_of_missing
 from toolkit.utils.vec_envs import iterate_vec_wrappers
 
@@ -49,6 +50,7 @@ def load_wrapper_states(venv: VecEnv, states: dict[str, Any]) -> None:
     """
     if "n_envs" not in states:
         _load_former_states(venv, states)
+        _freeze_statistics(venv)
         return
     _take_over(venv, states)
     if _load_vec_wrappers(venv, states):
@@ -90,6 +92,32 @@ def select_wrapper_states(
         left = left if index is None else left[index + 1 :]
     changed = states["changed"] if is_same_env else [{} for _ in states["changed"]]
     return {**states, "wrappers": selected, "changed": changed}
+
+
+def load_statistics(venv: VecEnv, states: dict[str, Any]) -> list[str]:
+    """Load what wrappers have learned elsewhere into environments that are about to train, maybe of another config.
+
+    Each wrapper that learns gets the state of the next one of its class: ``VecNormalize``, Gymnasium's normalizers,
+    and those with a ``state_dict``. All environments get the same, and continue to learn.
+
+    :param states: as :func:`capture_wrapper_states` returned them, also those that version 0.1.0 wrote
+    :return: names of what does not fit
+    :raises ValueError: as :func:`load_wrapper_states`; also another of its errors
+    """
+    if "n_envs" not in states:
+        _load_former_states(venv, states)
+        return []
+    misfits = [name for names in venv.env_method("take_statistics", states["wrappers"]) for name in names]
+    saved = [*states["vec_wrappers"]]
+    for layer in list_vec_wrappers(venv):
+        state = next((state for state in saved if restore.is_class_name(layer, state["class"])), None)
+        if state is None or not (isinstance(layer, VecNormalize) or has_state_dict(layer)):
+            continue
+        saved.remove(state)
+        n_envs = states["n_envs"], venv.num_envs
+        unfit = transfer(layer, _without_running(layer, state["state"]), n_envs)
+        misfits += [f"{type(layer).__name__}: {name}" for name in unfit]
+    return misfits
 
 
 def _take_over(venv: VecEnv, states: dict[str, Any]) -> None:
@@ -138,7 +166,6 @@ def _load_former_states(venv: VecEnv, states: dict[str, Any]) -> None:
     venv.env_method("load_wrapper_states", states["wrappers"])
     for layer, attributes in zip(list_vec_wrappers(venv), states["vec_wrappers"], strict=True):
         restore.restore_attributes(layer, attributes)
-    _freeze_statistics(venv)
 
 
 def _freeze_statistics(venv: VecEnv) -> None:

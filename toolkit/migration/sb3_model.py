@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -18,6 +17,7 @@ from toolkit.migration.vec_normalize import load_statistics, read_statistics
 from toolkit.snapshots.weights import load_older_weights
 from toolkit.training.model import save_model, untrained_model
 from toolkit.training.run_directory import RunDirectory
+from toolkit.training.start import needs_statistics
 from toolkit.utils.errors import Problem, RunError
 from toolkit.utils.vec_envs import iterate_vec_wrappers
 
@@ -71,14 +71,6 @@ def import_sb3(
     environment = json.loads((run.directory / "environment.json").read_text(encoding="utf-8"))
     run.write("environment.json", json.dumps(environment | {"imported_from": origin}, indent=2) + "\n")
     return run
-
-
-def needs_statistics(component: BoundComponent) -> bool:
-    """Return whether what a wrapper does to observations depends on what it saw in training."""
-    if issubclass(component.cls, VecNormalize):
-        return bool(component.arguments.get("norm_obs", True))
-    has_state = hasattr(component.cls, "state_dict") and not issubclass(component.cls, NormalizeReward)
-    return has_state or issubclass(component.cls, NormalizeObservation)
 
 
 def _find_normalizer(config: ResolvedConfig, statistics: Path) -> BoundComponent:

@@ -44,11 +44,14 @@ def load_weights(path: Path, model: BaseAlgorithm, config_name: str) -> None:
         _set_weights(model, parameters, parts, variables)
 
 
-def load_older_weights(path: Path, model: BaseAlgorithm, config_name: str) -> list[str]:
+def load_older_weights(
+    path: Path, model: BaseAlgorithm, config_name: str, *, with_optimizers: bool = True
+) -> list[str]:
     """Load the weights of an SB3 zip as :func:`load_weights` does, also if an older version of SB3 wrote it.
 
     An optimizer keeps its initial state if the zip has none that fits.
 
+    :param with_optimizers: whether optimizers get their state from the zip
     :return: why each such optimizer is left out
     :raises RunError: as :func:`load_weights`
     """
@@ -61,6 +64,9 @@ def load_older_weights(path: Path, model: BaseAlgorithm, config_name: str) -> li
             if name not in optimizers:
                 parameters[name] = upgrade_network(parameters[name], part)
         for name, optimizer in optimizers.items():
+            if not with_optimizers:
+                parameters[name] = optimizer.state_dict()
+                continue
             try:
                 if name not in parameters:
                     raise _MisfitError(f"it has no {name}.pth")

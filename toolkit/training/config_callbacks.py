@@ -23,9 +23,10 @@ from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.training.callbacks import SuccessCriterion
 from toolkit.training.checks import describe_second_environment
 from toolkit.training.eval_env import EvaluationEnv
-from toolkit.training.run_directory import BEST, OWN_FILES
+from toolkit.training.run_directory import OWN_FILES
 from toolkit.utils.callbacks import iterate_nested
 from toolkit.utils.errors import ConfigError, KeyPath, Problem
+from toolkit.utils.model_files import BEST
 
 # parameters that count from 1
 _COUNTS: dict[type[BaseCallback], tuple[str, ...]] = {

@@ -34,17 +34,16 @@ from toolkit.snapshots.training_state import restore_for_acting
 from toolkit.snapshots.weights import find_unreadable_weights, load_weights
 from toolkit.training.device import find_device_problem
 from toolkit.training.replay_buffer_checks import describe_unfit_replay_buffer, refuse_negative_goals
-from toolkit.training.run_directory import BEST, BEST_BEFORE, MODEL_FILE, RunDirectory
+from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError, describe_error
 from toolkit.utils.files import atomic_file, sync
+from toolkit.utils.model_files import BEST, BEST_BEFORE, MODEL_FILE
 
 _log = logging.getLogger("toolkit")
 
-_WRAPPER_ARCHIVE = "wrappers"  # beside model.zip
-_MARK = (
-    b"sb3-toolkit: the directory wrappers/ belongs to this model"  # comment of the zip, since archives are complete
-)
-_MAX_ARCHIVE_BYTES = 1 << 26
+WRAPPER_ARCHIVE = "wrappers"  # beside model.zip
+MARK = b"sb3-toolkit: the directory wrappers/ belongs to this model"  # comment of the zip, since archives are complete
+MAX_ARCHIVE_BYTES = 1 << 26
 _MAX_STATE_BYTES = 1 << 22  # of a wrapper's state
 _SMALL_NETWORK = 500_000  # parameters; three 256x256 networks have fewer, one NatureCNN has more
 
@@ -151,7 +150,7 @@ def save_model(run: RunDirectory, model: BaseAlgorithm) -> None:
     if unsaved := _write_model(run.directory, model):
         _log.warning(
             "%s: does not have %s: evaluation starts with the initial value",
-            run.directory / _WRAPPER_ARCHIVE,
+            run.directory / WRAPPER_ARCHIVE,
             ", ".join(unsaved),
         )
 
@@ -192,13 +191,13 @@ def _write_model(directory: Path, model: BaseAlgorithm) -> list[str]:
     state, unsaved = _capture_learned_state(model)
     path = directory / MODEL_FILE
     path.unlink(missing_ok=True)  # an earlier model does not fit the new state
-    archive.remove(directory / _WRAPPER_ARCHIVE)
-    archive.write(directory / _WRAPPER_ARCHIVE, state)
+    archive.remove(directory / WRAPPER_ARCHIVE)
+    archive.write(directory / WRAPPER_ARCHIVE, state)
     with atomic_file(path) as temporary:
         with temporary.open("wb") as file:
             model.save(file)
         with zipfile.ZipFile(temporary, "a") as file:
-            file.comment = _MARK
+            file.comment = MARK
     return unsaved
 
 
@@ -261,7 +260,7 @@ def _load_snapshot(run: RunDirectory, directory: Path) -> BaseAlgorithm:
 
 def _load_learned_state(model: BaseAlgorithm, run: RunDirectory, path: Path) -> None:
     """Load what was saved beside a zip into the model's policy and the wrappers of its own environments."""
-    directory, venv = path.parent / _WRAPPER_ARCHIVE, model.get_env()
+    directory, venv = path.parent / WRAPPER_ARCHIVE, model.get_env()
     if not directory.exists():
         if _needs_learned_state(model, run, path):
             raise RunError(
@@ -270,7 +269,7 @@ def _load_learned_state(model: BaseAlgorithm, run: RunDirectory, path: Path) -> 
             )
         return
     try:
-        state = archive.read(directory, _MAX_ARCHIVE_BYTES)
+        state = archive.read(directory, MAX_ARCHIVE_BYTES)
         restore_policy(model, state.get("policy", {}))
         if venv is not None and "wrappers" in state:
             load_wrapper_states(venv, state)
@@ -281,7 +280,7 @@ def _load_learned_state(model: BaseAlgorithm, run: RunDirectory, path: Path) -> 
 def _needs_learned_state(model: BaseAlgorithm, run: RunDirectory, path: Path) -> bool:
     """Return whether a model was saved with an archive: always, except by version 0.1.0 if no wrapper had learned."""
     with zipfile.ZipFile(path) as file:
-        if file.comment == _MARK:
+        if file.comment == MARK:
             return True
     venv = model.get_env()
     return bool(run.config.env.vec_wrappers) or (

@@ -21,12 +21,10 @@ from toolkit.config.schema import RunConfig
 from toolkit.training.results import RecordedEpisode, read_episodes_with, read_result
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import atomic_file, cannot_create, lock_directory, read_text, remove_abandoned
+from toolkit.utils.model_files import BEST, BEST_BEFORE, MODEL_FILE, find_model
 from toolkit.utils.processes import read_cpu_name
 
 DEFAULT_ROOT = Path("runs")
-MODEL_FILE = "model.zip"
-BEST = "best"  # directory of the best model
-BEST_BEFORE = ".best-before.tmp"  # while another one takes its place
 RECORDING_PREFIX = ".recording-"  # of the directories beside videos in which they are made
 # what the toolkit writes in it, and callbacks do not
 OWN_FILES = {
@@ -126,22 +124,7 @@ class RunDirectory:
             ``snapshot:N`` for timestep N
         :raises RunError: if the run does not have it
         """
-        kind, _, timestep = choice.partition(":")
-        if choice == "final":
-            path, hint = self.model_path, "the run has not ended, or failed before it had a model"
-        elif choice == "best":
-            directories = (self.directory / BEST, self.directory / BEST_BEFORE)
-            path = next((path for path in directories if path.is_dir()), directories[0]) / MODEL_FILE
-            hint = "the callback 'evaluate' saves one, with keep_best: true"
-        elif kind == "snapshot" and timestep.isdecimal() and timestep.isascii():
-            path = self.directory / "snapshots" / timestep
-            names = [item.name for item in path.parent.glob("*") if item.name.isdecimal()]
-            hint = f"its snapshots: {', '.join(sorted(names, key=int)) or 'none'}"
-        else:
-            raise RunError(f"the model '{choice}' does not exist", "choose final, best or snapshot:N")
-        if not (path / "state.json" if kind == "snapshot" else path).is_file():
-            raise RunError(f"{self.directory}: has no {path.relative_to(self.directory)}", hint)
-        return path
+        return find_model(self.directory, choice)
 
     @property
     def videos(self) -> Path:

@@ -60,6 +60,7 @@ from toolkit.training.monitor_csv import MonitorCsvWriter
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
 from toolkit.training.space_checks import log_space_warnings
+from toolkit.training.start import load_start
 from toolkit.training.value_estimates import trace_values
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.callbacks import iterate_nested
@@ -132,6 +133,7 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
                 _log.warning("%s: has no valid snapshot; training starts from the beginning", run.directory)
                 shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
                 (run.directory / "progress.csv").unlink(missing_ok=True)
+                load_start(run.resolved_config, session.model)
             else:
                 for text in training_state.restore_before_learning(session.model, session.saved_callbacks, snapshot):
                     _log.warning("%s", text)
@@ -294,7 +296,7 @@ def _open_session(
     directory = run or Path(mkdtemp())
     with nullcontext() if run else _show_run_in_errors(config, directory):
         try:
-            session = _build_session(config, callbacks, [*displays], directory)
+            session = _build_session(config, callbacks, [*displays], directory, run is None)
         finally:
             if run is None:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -317,7 +319,7 @@ def _show_run_in_errors(config: ResolvedConfig, directory: Path) -> Iterator[Non
 
 
 def _build_session(
-    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: list[BaseCallback], run: Path
+    config: ResolvedConfig, callbacks: Sequence[BaseCallback], displays: list[BaseCallback], run: Path, is_new: bool
 ) -> _Session:
     seed = derived_seed(config.seed, "training")
     seed_global_generators(seed)  # the model seeds them again
@@ -327,6 +329,8 @@ def _build_session(
     try:
         env.env_method("watch_generators", indices=[0])  # the others are like it
         model = build_model(config, env, seed=seed)
+        if is_new:
+            load_start(config, model)
         if not training_state.can_resume(model) and hasattr(model, "n_eval_episodes"):  # of ARS, for each candidate
             env.limit_episodes(model.n_eval_episodes)
         env.get_timesteps = lambda: model.num_timesteps + env.num_envs  # SB3 adds a step after it is taken

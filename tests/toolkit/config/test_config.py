@@ -68,6 +68,7 @@ def test_minimal_config_has_defaults() -> None:
             **{"name": "double_dqn", "policy": "MlpPolicy", "params": {}, "policy_params": {}},
             "accelerate": True,
         },
+        "start_from": None,
         "callbacks": (),
         "snapshots": {"every_timesteps": None, "every_minutes": 10.0, "keep": 2},
     }

@@ -13,8 +13,9 @@ from toolkit.config.yaml_document import Document
 from toolkit.migration.rl_zoo import files
 from toolkit.migration.rl_zoo.convert import convert, is_registered, resolve
 from toolkit.migration.rl_zoo.keys import ZooEntry
-from toolkit.migration.sb3_model import import_sb3, needs_statistics
+from toolkit.migration.sb3_model import import_sb3
 from toolkit.training.run_directory import RunDirectory
+from toolkit.training.start import needs_statistics
 from toolkit.utils.errors import ConfigError, Problem, RunError
 
 _STATISTICS = "vecnormalize.pkl"
