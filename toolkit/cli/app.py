@@ -20,7 +20,7 @@ from toolkit.cli.plot import plot
 from toolkit.cli.plugins import new_plugin, plugins
 from toolkit.cli.report import report
 from toolkit.cli.shared import report_interruption
-from toolkit.cli.train import resume, train
+from toolkit.cli.train import continue_, resume, train
 from toolkit.cli.tune import tune
 from toolkit.cli.video import record, watch
 from toolkit.utils.errors import ConfigError, ToolkitError
@@ -49,6 +49,7 @@ def _run_in_order(command: Callable[..., None]) -> Callable[..., None]:
 for _command in (
     train,
     resume,
+    continue_,
     experiment,
     evaluate,
     record,
@@ -64,7 +65,7 @@ for _command in (
     schema,
     plugins,
 ):
-    app.command()(_run_in_order(_command))
+    app.command(_command.__name__.rstrip("_").replace("_", "-"))(_run_in_order(_command))
 new = typer.Typer(no_args_is_help=True)
 new.command("plugin")(_run_in_order(new_plugin))
 app.add_typer(new, name="new", help="Create a package of your own.")

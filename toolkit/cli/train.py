@@ -1,4 +1,4 @@
-"""`toolkit train` and `toolkit resume`."""
+"""`toolkit train`, `toolkit resume` and `toolkit continue`."""
 
 from __future__ import annotations
 
@@ -76,3 +76,25 @@ def resume(run: RunPath = None, quiet: QuietRun = False, trust: Trust = False) -
     show_notes(quiet)
     resume_run(opened_run, progress_bar=not quiet)
     print_outcome(opened_run, quiet)
+
+
+def continue_(
+    timesteps: Annotated[int, typer.Option(min=1, help="Train for this many more timesteps.", show_default=False)],
+    run: RunPath = None,
+    overrides: Overrides = None,
+    out: RunOut = None,
+    quiet: QuietRun = False,
+    trust: Trust = False,
+) -> None:
+    """Train a run that has ended for more timesteps, in a new run directory."""
+    from toolkit.training.continued import make_continued_config
+
+    with preload_after_check():
+        run_config = make_continued_config(open_run(run, trust), timesteps, overrides or [])
+    preload_for_training(run_config)
+    from toolkit.training.checks import log_config_warnings
+    from toolkit.training.trainer import train as train_run
+
+    show_notes(quiet)
+    log_config_warnings(run_config)
+    print_outcome(train_run(run_config, out, progress_bar=not quiet), quiet)

@@ -142,6 +142,8 @@ class StartFromConfig(StrictModel):
     """Which model of a run directory: `final`, `best` or `snapshot:N`."""
     optimizer: bool = True
     """Whether the state of the optimizers comes along; their settings are those of this config."""
+    continues: bool = False
+    """Whether training continues where that run was, as after `toolkit continue`: `timesteps` then counts its own."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the model's file; training refuses another one. Filled in when this file is read."""
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from toolkit.config.compose import compose_document
 from toolkit.config.schema import RunConfig, StartFromConfig, parse_config
+from toolkit.config.yaml_document import flatten_to_text
 from toolkit.utils.errors import ConfigError, Problem, RunError
 from toolkit.utils.model_files import find_model
+
+# keys that a continued run may change; the state of training does not depend on them
+_CHANGEABLE = ("name", "timesteps", "callbacks", "snapshots", "start_from", "params", "accelerate")
 
 
 def find_start(config: RunConfig) -> tuple[StartFromConfig | None, list[Problem]]:
@@ -26,7 +31,12 @@ def find_start(config: RunConfig) -> tuple[StartFromConfig | None, list[Problem]
     try:
         file = find_model_file(start)
         if Path(start.path).is_dir():
-            _refuse_other_algorithm(Path(start.path), config)
+            trained = _read_config(Path(start.path))
+            _refuse_other_algorithm(start, trained, config)
+            if start.continues and (problems := _list_fixed_changes(trained, config)):
+                return start, problems
+        elif start.continues:
+            raise RunError(f"{start.path}: is no run directory, so it cannot be continued", "name a run directory")
         digest = hash_model(file)
     except RunError as error:
         return start, [Problem(("start_from", "path"), error.message, error.hint)]
@@ -66,10 +76,10 @@ def hash_model(file: Path) -> str:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _refuse_other_algorithm(run: Path, config: RunConfig) -> None:
-    """Refuse a run of another algorithm: the same networks may mean something else there.
+def _read_config(run: Path) -> RunConfig:
+    """Read the config of a run, and check its shape.
 
-    :raises RunError: if it is one, or its config cannot be read
+    :raises RunError: if it is not valid
     """
     try:
         trained, problems = parse_config(compose_document(run / "config.yaml"))
@@ -77,6 +87,31 @@ def _refuse_other_algorithm(run: Path, config: RunConfig) -> None:
         raise RunError(error.message) from None
     if trained is None or problems:
         raise RunError(f"{run / 'config.yaml'}: {problems[0].message if problems else 'is not a config'}")
+    return trained
+
+
+def _refuse_other_algorithm(start: StartFromConfig, trained: RunConfig, config: RunConfig) -> None:
+    """Refuse a run of another algorithm: the same networks may mean something else there.
+
+    :raises RunError: if it is one
+    """
     if trained.algorithm.name != config.algorithm.name:
-        message = f"{run}: is a run of '{trained.algorithm.name}', not of '{config.algorithm.name}'"
+        message = f"{start.path}: is a run of '{trained.algorithm.name}', not of '{config.algorithm.name}'"
         raise RunError(message, "start from its model.zip if the networks are the same")
+
+
+def _list_fixed_changes(trained: RunConfig, config: RunConfig) -> list[Problem]:
+    """List what a config changes of the run that it continues, and that its state depends on."""
+    before, after = (flatten_to_text(_select_fixed(item)) for item in (trained, config))
+    hint = "keep it, or start a new run with start_from and without continues"
+    return [
+        Problem(path, f"was {before.get(path, 'not set')} in the run that this continues", hint)
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _select_fixed(config: RunConfig) -> dict[str, Any]:
+    data = {key: value for key, value in config.to_document().data.items() if key not in _CHANGEABLE}
+    algorithm = {key: value for key, value in data["algorithm"].items() if key not in _CHANGEABLE}
+    return {**data, "algorithm": algorithm}

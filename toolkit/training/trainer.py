@@ -47,6 +47,7 @@ from toolkit.training.config_callbacks import (
     place_files,
     refuse_unfit_callbacks,
 )
+from toolkit.training.continued import copy_logs, restore_continued
 from toolkit.training.device import describe_missing_device, refuse_missing_device
 from toolkit.training.diagnosis import HalfTimeCheck, diagnose_training, hash_weights, keep_recent_steps
 from toolkit.training.eval_callbacks import prepare_eval_callbacks
@@ -97,12 +98,14 @@ def train(
         if isinstance(resolved.components.env.cls, EnvFunction):  # may return one environment twice: not at the end
             with preserve_rng_state():
                 refuse_lone_environment(resolved)
+        snapshot = restore_continued(resolved, session.model, session.saved_callbacks)
         with limit_torch_threads(session.model):  # environment.json has the threads that training uses
             run = RunDirectory.create(resolved, out)
         remember_trusted_code(resolved)
         with run.lock():
+            copy_logs(resolved, run.directory)
             session.rebuild_callbacks(run.directory)
-            _run_training(session, run, SnapshotStore(run.directory, run.config), None)
+            _run_training(session, run, SnapshotStore(run.directory, run.config), snapshot)
     return run
 
 
@@ -134,6 +137,8 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
                 shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
                 (run.directory / "progress.csv").unlink(missing_ok=True)
                 load_start(run.resolved_config, session.model)
+                snapshot = restore_continued(run.resolved_config, session.model, session.saved_callbacks)
+                copy_logs(run.config, run.directory)
             else:
                 for text in training_state.restore_before_learning(session.model, session.saved_callbacks, snapshot):
                     _log.warning("%s", text)
@@ -194,7 +199,8 @@ def _check_callbacks(config: ResolvedConfig, session: _Session) -> None:
 def _check_resumable(run: RunDirectory) -> None:
     status = (run.result or {}).get("status")
     if status in ENDED:
-        raise RunError(f"{run.directory}: has ended ({status}) and cannot be resumed")
+        hint = "`toolkit continue` trains it for more timesteps"
+        raise RunError(f"{run.directory}: has ended ({status}) and cannot be resumed", hint)
     if run.model_path.exists() and not (run.directory / "monitor.csv").exists():
         raise RunError(f"{run.directory}: holds a model that was trained elsewhere, and cannot be resumed")
 
@@ -350,7 +356,8 @@ def _build_session(
         prepare_eval_callbacks(config, model, dict(enumerate(config_callbacks)), callbacks)
         monitor_writer = MonitorCsvWriter(env)
         first_weights = hash_weights(model)
-        if not find_obstacles_to_learning(config):  # else it is known from the start
+        continues = config.start_from is not None and config.start_from.continues
+        if not (continues or find_obstacles_to_learning(config)):  # then it is known from the start
             displays = [*displays, HalfTimeCheck(config.timesteps, first_weights)]
         return _Session(
             config, env, evaluation_env, model, first_weights, monitor_writer, config_callbacks, callbacks, displays
@@ -423,7 +430,7 @@ def _learn(
                 run.config.timesteps - model.num_timesteps,
                 callback=callback_list,
                 log_interval=None if is_on_policy else log_interval,  # type: ignore[arg-type]  # SB3 checks for None
-                reset_num_timesteps=not hook.is_resumed,
+                reset_num_timesteps=not (hook.is_resumed or model.num_timesteps),
             )
     except StopTraining:
         callback_list.on_training_end()

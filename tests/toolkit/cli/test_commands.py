@@ -60,6 +60,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("short.yaml --out new --quiet", "new\n$", {"new/model.zip"}, preloads=True),
     "resume": Command("stopped --quiet", "stopped\n$", {"stopped/result.json"}, preloads=True),
+    "continue": Command("run --timesteps 20 --out more --quiet", "more\n$", {"more/model.zip"}, preloads=True),
     "experiment": Command(
         "experiment.yaml --quiet",
         "experiments/experiment\n$",
@@ -107,6 +108,7 @@ COMMANDS = {
 BAD_INPUT = {
     "train": ("absent.yaml", "absent.yaml: cannot be read"),
     "resume": ("absent", "error: absent: "),
+    "continue": ("stopped --timesteps 9", "error: stopped: has not ended"),
     "experiment": ("small.yaml", "small.yaml:1: timesteps: unknown key"),
     "evaluate": ("run --episodes 0", "'--episodes'"),
     "record": ("run --format avi", "'--format'"),
