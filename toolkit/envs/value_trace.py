@@ -29,8 +29,9 @@ class ValueTrace:
     """Follow an episode now and then, from the value estimate of its first observation to its end.
 
     The estimate is made where the episode starts, so both numbers are about the policy of that moment. All episodes
-    count that are followed, whatever their length, so that long and short ones have their natural shares. It draws no
-    random numbers. A step costs a few operations on single numbers for each episode that is followed.
+    count that are followed, whatever their length, so that long and short ones have their natural shares. States from
+    the middle of episodes would count more often in those that fail early: a time limit hides what follows in others.
+    It draws no random numbers. A step costs a few operations on single numbers for each episode that is followed.
 
     :param estimate_value: returns the value estimate of a batch of one observation; None if there is none
     :param gamma: the discount, 0 to 1
