@@ -18,6 +18,7 @@ DECLARATION = "changeable_params"
 """Class attribute: the names of the constructor's parameters that may change between episodes."""
 _FORMS = "__call__(self, progress_remaining), or __call__(self, *, episodes)"
 _UNTYPED = (inspect.Parameter.empty, Any, object)
+_UNKNOWN = inspect.Parameter("unknown", inspect.Parameter.KEYWORD_ONLY)  # stands for any name, valid or not
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def replace_schedules(owner: Callable[..., Any], values: Mapping[str, Any], path
     params = ScheduledParams(dict(values), {}, [], path)
     parameters = read_signature(owner).parameters
     for name, value in values.items():
-        parameter = parameters.get(name, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY))
+        parameter = parameters.get(name, _UNKNOWN)
         if _is_schedule(value, parameter):
             del params.values[name]
             try:
