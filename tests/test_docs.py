@@ -340,7 +340,14 @@ def test_run_directory_reference_lists_every_file_and_key() -> None:
     runs = [run for run in OLD_RUN.parent.iterdir() if run.is_dir()]
     assert not {path.name for run in runs for path in run.iterdir()} - tops
     result = json.loads((OLD_RUN / "result.json").read_text())
-    new_keys = {"mean_return", "diagnosis", "success.measure", "success.success_rate", "success.greedy_value"}
+    new_keys = {
+        "mean_return",
+        "diagnosis",
+        "success.measure",
+        "success.success_rate",
+        "success.greedy_value",
+        "success.evaluation",
+    }
     keys = {*result, *new_keys} | {f"success.{key}" for key in result["success"]}
     assert {row[0] for row in table(page, "result.json")} == keys
     evaluation = {field.name for field in dataclasses.fields(toolkit.Evaluation)}

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toolkit.training.callbacks import RunCallback
+from toolkit.training.evaluations import RecordedEvaluation
 from toolkit.utils.data import DEFAULT_WINDOW
 from toolkit.utils.display import is_notebook
 from toolkit.utils.text import format_number
@@ -52,6 +53,8 @@ class ProgressCallback(RunCallback):
 
     def _score(self) -> str:
         episodes, criterion = self.context.episodes, self.context.criterion
+        if criterion is not None and criterion.evaluation is not None:
+            criterion = None  # the list of evaluations has it
         value = criterion.value if criterion else episodes.mean_return()
         if value is None:
             return "no episode counts yet"
@@ -71,7 +74,19 @@ class ProgressCallback(RunCallback):
     def _list_evaluations(self) -> list[str]:
         evaluations = self.context.evaluations
         latest = [evaluation for label in evaluations.labels if (evaluation := evaluations.latest(label))]
-        return [f"{evaluation.label}: {format_number(evaluation.mean_return, 1)}" for evaluation in latest]
+        return [f"{evaluation.label}: {self._format_evaluation(evaluation)}" for evaluation in latest]
+
+    def _format_evaluation(self, evaluation: RecordedEvaluation) -> str:
+        criterion = self.context.criterion
+        text = format_number(evaluation.mean_return, 1)
+        if criterion is None or criterion.evaluation != evaluation.label:
+            return text
+        if criterion.measure == "success_rate":
+            rate = 100 * (evaluation.success_rate or 0.0)
+            text, goal = f"{rate:.1f} %", f"{100 * criterion.threshold:g} % successes"
+        else:
+            goal = f"{criterion.threshold:g}"
+        return f"{text} of {goal}{', solved' if criterion.success else ''}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a resume draws the display again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,33 +11,68 @@ from typing import Any
 from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed
 from toolkit.evaluation.rollout import open_greedy_env, play_greedy_episodes
-from toolkit.training.callbacks import Success, SuccessCriterion
-from toolkit.utils.data import compute_mean
+from toolkit.training.callbacks import RunPlan, Success, SuccessCriterion
+from toolkit.training.evaluations import RecordedEvaluation
+from toolkit.utils.data import DEFAULT_WINDOW, compute_mean
+from toolkit.utils.errors import ConfigError, Problem
 
 _log = logging.getLogger("toolkit")
 
 
 class _WindowCriterion(SuccessCriterion):
-    """Judge the last training episodes whenever one counts, and then greedy ones if the config asks for that."""
+    """Judge the last training episodes whenever one counts, and then greedy ones if the config asks for that.
 
-    def __init__(self, threshold: float, episodes: int, min_timesteps: int, confirm_episodes: int) -> None:
+    With a label, judge each evaluation under it instead.
+    """
+
+    def __init__(
+        self, threshold: float, episodes: int | None, min_timesteps: int, confirm_episodes: int, evaluation: str | None
+    ) -> None:
         for name, value, minimum in (
             ("episodes", episodes, 1),
             ("min_timesteps", min_timesteps, 0),
             ("confirm_episodes", confirm_episodes, 0),
         ):
-            if value < minimum:
+            if value is not None and value < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, not {value}")
-        super().__init__(threshold, episodes)
+        if evaluation is not None and episodes is not None:
+            raise ValueError("episodes cannot be set here: those of the callback 'evaluate' count")
+        super().__init__(threshold, episodes or DEFAULT_WINDOW, evaluation)
         self.min_timesteps = min_timesteps
         self.confirm_episodes = confirm_episodes
         self._seen = 0
         self._ask_again_at = 0
+        self._judged_timestep = -1  # of the last evaluation
+
+    def check_run(self, plan: RunPlan) -> None:
+        """Check that an evaluation before this callback has the label.
+
+        :raises ConfigError: if not
+        """
+        super().check_run(plan)
+        if self.evaluation is None:
+            return
+        callbacks = [*plan.callbacks]
+        if callbacks.index(plan.require_evaluation(self.evaluation)) > callbacks.index(self):
+            message = f"the evaluation '{self.evaluation}' comes later, so its results would be judged a step late"
+            hint = "name the callback that evaluates before this one"
+            raise ConfigError([Problem(("params", "evaluation"), message, hint)])
 
     @property
     def mean_return(self) -> float | None:
-        """Mean raw return of the last ``episodes`` episodes that were judged; None before any."""
+        """Mean raw return of the last ``episodes`` episodes that were judged, or of the latest evaluation."""
+        if self.evaluation is not None:
+            return self._latest.mean_return if self._latest else None
         return self.context.episodes.mean_return(self.episodes, end=self._seen)
+
+    @property
+    def _latest(self) -> RecordedEvaluation | None:
+        return self.context.evaluations.latest(self.evaluation or "")
+
+    def report(self) -> dict[str, Any]:
+        """Return the ``success`` entry of ``result.json``."""
+        n_episodes = len(self._latest.returns) if self.evaluation is not None and self._latest else self.episodes
+        return super().report() | {"episodes": n_episodes}
 
     @abstractmethod
     def _judge_greedy(self, returns: Sequence[float], successes: Sequence[float]) -> float:
@@ -47,6 +83,8 @@ class _WindowCriterion(SuccessCriterion):
         """
 
     def _on_step(self) -> bool:
+        if self.evaluation is not None:
+            return self._judge_evaluation()
         for episode in self.context.episodes[self._seen :]:
             self._seen += 1
             mean_return, value = self.mean_return, self.value
@@ -55,17 +93,30 @@ class _WindowCriterion(SuccessCriterion):
                 return False
         return True
 
-    def _is_met(self, value: float) -> bool:
-        if self._seen < self.episodes or self.num_timesteps < self.min_timesteps:
-            return False
-        return value >= self.threshold and self._is_confirmed()
-
-    def _is_confirmed(self) -> bool:
-        if not self.confirm_episodes:
+    def _judge_evaluation(self) -> bool:
+        latest, value = self._latest, self.value
+        if latest is None or latest.timestep == self._judged_timestep:
             return True
+        self._judged_timestep = latest.timestep
+        is_late_enough = self.num_timesteps >= self.min_timesteps
+        if value is not None and value >= self.threshold and is_late_enough and self._reaches_threshold_greedily():
+            seconds = (time.time_ns() - self.model.start_time) / 1e9
+            self.success = Success(
+                len(self.context.episodes), self.num_timesteps, round(seconds, 3), latest.mean_return
+            )
+        return self.success is None
+
+    def _is_met(self, value: float) -> bool:
+        if self._seen < self.episodes or self.num_timesteps < self.min_timesteps or value < self.threshold:
+            return False
         if self._seen < self._ask_again_at:
             return False
         self._ask_again_at = self._seen + self.confirm_episodes
+        return self._reaches_threshold_greedily()
+
+    def _reaches_threshold_greedily(self) -> bool:
+        if not self.confirm_episodes:
+            return True
         config = self.context.run.resolved_config
         seed = derived_seed(config.seed, "confirmation")
         with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
@@ -82,17 +133,23 @@ class MeanReturnSuccess(_WindowCriterion):
     Gym's own definition of solved is 195 over 100 episodes for CartPole-v0.
 
     :param threshold: mean raw return to reach
-    :param episodes: size of the window, at least 1
+    :param episodes: size of the window, at least 1; by default 100
     :param min_timesteps: environment steps before which training never stops
     :param confirm_episodes: if not 0, the greedy policy must reach the threshold too, on average over this many
         episodes on its own environment. If it does not, training continues, and the next check comes after as
         many further training episodes
+    :param evaluation: label of an `evaluate` before it: its episodes count instead of training ones
     """
 
     def __init__(
-        self, threshold: float, episodes: int = 100, min_timesteps: int = 0, confirm_episodes: int = 0
+        self,
+        threshold: float,
+        episodes: int | None = None,
+        min_timesteps: int = 0,
+        confirm_episodes: int = 0,
+        evaluation: str | None = None,
     ) -> None:
-        super().__init__(threshold, episodes, min_timesteps, confirm_episodes)
+        super().__init__(threshold, episodes, min_timesteps, confirm_episodes, evaluation)
 
     def _judge_greedy(self, returns: Sequence[float], successes: Sequence[float]) -> float:
         return compute_mean(returns)
@@ -105,23 +162,31 @@ class SuccessRateCriterion(_WindowCriterion):
     episode that does not say is no success. Episodes count in the order of their start, as for the callback `success`.
 
     :param threshold: share of successes to reach, above 0 and at most 1
-    :param episodes: size of the window, at least 1
+    :param episodes: size of the window, at least 1; by default 100
     :param min_timesteps: environment steps before which training never stops
     :param confirm_episodes: if not 0, so many greedy episodes must reach the threshold too; see the callback `success`
+    :param evaluation: label of an `evaluate` before it: its episodes count instead of training ones
     """
 
     measure = "success_rate"
 
     def __init__(
-        self, threshold: float = 0.9, episodes: int = 100, min_timesteps: int = 0, confirm_episodes: int = 0
+        self,
+        threshold: float = 0.9,
+        episodes: int | None = None,
+        min_timesteps: int = 0,
+        confirm_episodes: int = 0,
+        evaluation: str | None = None,
     ) -> None:
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, not {threshold}")
-        super().__init__(threshold, episodes, min_timesteps, confirm_episodes)
+        super().__init__(threshold, episodes, min_timesteps, confirm_episodes, evaluation)
 
     @property
     def value(self) -> float | None:
-        """Share of successes among the last ``episodes`` episodes that were judged; None before any."""
+        """Share of successes among the last ``episodes`` episodes that were judged, or of the latest evaluation."""
+        if self.evaluation is not None:
+            return self._latest.success_rate if self._latest else None
         window = self.context.episodes[max(0, self._seen - self.episodes) : self._seen]
         return compute_mean([episode.is_success or 0.0 for episode in window]) if window else None
 

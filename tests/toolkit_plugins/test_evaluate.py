@@ -275,6 +275,71 @@ def test_best_directory_belongs_to_one_callback(toolkit: Toolkit) -> None:
     assert "callbacks.1.params.keep_best: the evaluation 'a' keeps the best model already" in result.err
 
 
+# --- Success --------------------------------------------------------------------------------------------------------
+
+
+SOLVED = """\
+timesteps: 200
+env: {id: CartPole-v1, max_episode_steps: 5}
+algorithm: {name: ppo, params: {n_steps: 64, batch_size: 64, n_epochs: 1}, policy_params: {net_arch: [8]}}
+callbacks:
+  - {name: evaluate, params: {label: greedy, every_timesteps: 10, episodes: 3}}
+  - {name: success, params: {evaluation: greedy, threshold: 5, min_timesteps: 15, confirm_episodes: 2}}
+"""
+
+
+def test_success_is_met_by_evaluation(toolkit: Toolkit) -> None:
+    Path("solved.yaml").write_text(SOLVED)
+    result = toolkit("train", "solved.yaml", "--out", "run")
+    assert "solved: mean return 5.0 in the evaluation 'greedy', 5.0 over greedy ones, after 20 timesteps" in result.out
+    assert "20 of 200 steps  mean of last 4: 5.0, greedy: 5.0 of 5, solved" in result.err
+    values = (Run.open("run").result or {})["success"]
+    assert values.pop("seconds") > 0
+    assert values == {
+        **{"measure": "mean_return", "threshold": 5.0, "episodes": 3, "evaluation": "greedy", "solved": True},
+        **{"episode": 4, "timestep": 20, "mean_return": 5.0, "greedy_value": 5.0},
+    }
+    missed = toolkit("train", "solved.yaml", "--set", "callbacks.1.params.threshold=6", "--set", "timesteps=64")
+    assert "not solved: mean return 5.0 in the evaluation 'greedy' (to reach: 6)" in missed.out
+
+
+def test_success_rate_is_met_by_evaluation(tmp_path: Path) -> None:
+    callbacks = list_callbacks(GREEDY | {"every_timesteps": 64, "episodes": 20})
+    callbacks.append({"name": "success_rate", "params": {"evaluation": "greedy", "threshold": 0.2}})
+    run = train(make_config("ppo", {"id": "toolkit_tests/Succeeds-v0"}, callbacks=callbacks), tmp_path / "run")
+    assert run.result is not None
+    assert run.result["success"]["solved"]
+    assert run.result["success"]["success_rate"] == read_evaluations(run)[-1].success_rate
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["callbacks.1.params.evaluation=gredy"],
+            "evaluation: no evaluation has the label 'gredy'; did you mean 'greedy'",
+        ),
+        (["callbacks.0=progress"], "evaluation: no evaluation has the label 'greedy'; add the callback 'evaluate'"),
+        (
+            ["callbacks.1.params.episodes=10"],
+            "episodes: 'success' cannot be built: ValueError: episodes cannot be set",
+        ),
+    ],
+)
+def test_check_refuses_unfit_evaluation_of_success(overrides: list[str], message: str, toolkit: Toolkit) -> None:
+    Path("solved.yaml").write_text(SOLVED)
+    result = toolkit("check", "solved.yaml", *(text for override in overrides for text in ("--set", override)))
+    assert result.status == 2
+    assert f"callbacks.1.params.{message}" in result.err
+
+
+def test_evaluation_of_success_comes_first(toolkit: Toolkit) -> None:
+    *head, evaluate, success = SOLVED.splitlines()
+    Path("late.yaml").write_text("\n".join([*head, success, evaluate]))
+    message = "callbacks.0.params.evaluation: the evaluation 'greedy' comes later"
+    assert f"late.yaml:5: {message}" in toolkit("check", "late.yaml").err
+
+
 # --- Bad input ------------------------------------------------------------------------------------------------------
 
 

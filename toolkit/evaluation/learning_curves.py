@@ -142,11 +142,12 @@ def _read_curve(run: RunDirectory, by: By) -> _Curve:
     timesteps = np.array([episode.timestep for episode in episodes])
     success: dict[str, Any] = (run.result or {}).get("success") or {}
     solved_episode = success.get("episode")
+    judges_training = "evaluation" not in success
     return _Curve(
         x=timesteps if by == "timestep" else np.arange(1, len(episodes) + 1),
         returns=np.array([episode.raw_return for episode in episodes]),
-        window=success.get("episodes", DEFAULT_WINDOW),
-        threshold=success["threshold"] if success.get("measure") == "mean_return" else None,
+        window=success.get("episodes", DEFAULT_WINDOW) if judges_training else DEFAULT_WINDOW,
+        threshold=success["threshold"] if judges_training and success.get("measure") == "mean_return" else None,
         solved_episode=solved_episode if solved_episode and solved_episode <= len(episodes) else None,
         solved_timestep=success.get("timestep"),
     )

@@ -71,7 +71,8 @@ def _format_success(success: Mapping[str, Any], n_episodes: int) -> str:
     value = success.get("success_rate") if is_rate else success["mean_return"]
     name = "success rate" if is_rate else "mean return"
     text = f"no {name}" if value is None else f"{name} {format_number(factor * value, 1)}{unit}"
-    text += f" over the last {n_episodes} training episodes"
+    label = success.get("evaluation")
+    text += f" over the last {n_episodes} training episodes" if label is None else f" in the evaluation '{label}'"
     if greedy is not None:
         text += f", {format_number(factor * greedy, 1)}{unit} over greedy ones"
     return text if success["solved"] else f"{text} (to reach: {factor * success['threshold']:g}{unit})"

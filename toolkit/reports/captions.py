@@ -187,7 +187,8 @@ def _describe_scores(comparison: Comparison) -> Iterator[str]:
 
 def _describe_learning(comparison: Comparison) -> Iterator[str]:
     runs = [run for summary in comparison.selection for run in summary.variant.ended_runs]
-    windows = {run.criterion.window if run.criterion else DEFAULT_WINDOW for run in runs}
+    criteria = [run.criterion for run in runs]
+    windows = {item.window if item and not item.evaluation else DEFAULT_WINDOW for item in criteria}
     counts = _join_counts([(name, curve.n_runs) for name, curve in comparison.curves.items()])
     yield f"Mean raw return of the last {_join_numbers(windows)} training episodes (fewer at first): the interquartile"
     yield f"mean over runs ({counts}). The band is its 95 % interval at each timestep, not one for the whole curve."
@@ -201,8 +202,13 @@ def _describe_learning(comparison: Comparison) -> Iterator[str]:
 def describe_criterion(criterion: Criterion) -> str:
     """Say what counts as success."""
     window = f"over {criterion.window:,} episodes"
-    if criterion.return_threshold is None:
-        return f"a success rate in training of {100 * criterion.threshold:g} % {window}"
+    place = "in training"
+    if criterion.evaluation:
+        place = f"in the evaluation '{criterion.evaluation}'"
+    if criterion.measure == "success_rate":
+        return f"a success rate {place} of {100 * criterion.threshold:g} % {window}"
+    if criterion.evaluation:
+        return f"a mean return {place} of {criterion.threshold:,g} {window}"
     return f"a mean training return of {criterion.threshold:,g} {window}"
 
 

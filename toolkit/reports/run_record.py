@@ -35,11 +35,12 @@ class Criterion(NamedTuple):
     threshold: float
     window: int
     measure: str = "mean_return"
+    evaluation: str = ""  # label of the evaluation whose episodes count; empty for training episodes
 
     @property
     def return_threshold(self) -> float | None:
-        """The mean return to reach; None if another measure counts."""
-        return self.threshold if self.measure == "mean_return" else None
+        """The mean training return to reach; None if something else counts."""
+        return self.threshold if self.measure == "mean_return" and not self.evaluation else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class RunRecordReader:
         config, seed = self._read_config(directory / "config.yaml")
         result = read_result(directory / "result.json") or {}
         success: dict[str, Any] = result.get("success") or {}
-        window = success.get("episodes", DEFAULT_WINDOW)
+        window = DEFAULT_WINDOW if "evaluation" in success else success.get("episodes", DEFAULT_WINDOW)
         curve_timesteps, curve_returns, n_episodes, reward_means = _read_curve(directory / "monitor.csv", window)
         evaluation = read_evaluation(directory / EVALUATION_FILE) or {}
         status = result.get("status", "unfinished")
@@ -170,7 +171,10 @@ def _compute_reward_means(returns: Sequence[float], numbers: Mapping[str, Sequen
 
 
 def _read_criterion(success: Mapping[str, Any]) -> Criterion | None:
-    return Criterion(success["threshold"], success["episodes"], success["measure"]) if success else None
+    if not success:
+        return None
+    label = make_printable(success.get("evaluation", ""))
+    return Criterion(success["threshold"], success["episodes"], success["measure"], label)
 
 
 def _read_failure_reason(path: Path) -> str:

@@ -152,13 +152,15 @@ class SuccessCriterion(RunCallback):
 
     :param threshold: value of :attr:`measure` to reach
     :param episodes: number of last training episodes that it is computed over
+    :param evaluation: label of the evaluation whose episodes count instead
     :ivar greedy_value: value of :attr:`measure` over the greedy episodes that last had to confirm success, if any
     """
 
     measure: ClassVar[Measure] = "mean_return"
 
-    def __init__(self, threshold: float, episodes: int) -> None:
+    def __init__(self, threshold: float, episodes: int, evaluation: str | None = None) -> None:
         super().__init__()
+        self.evaluation = evaluation
         self.threshold = threshold
         self.episodes = episodes
         self.success: Success | None = None
@@ -179,5 +181,7 @@ class SuccessCriterion(RunCallback):
         moment: dict[str, Any] = {"episode": None, "timestep": None, "seconds": None, "mean_return": self.mean_return}
         if self.success:
             moment = asdict(self.success)
-        goal = {"measure": self.measure, "threshold": self.threshold, "episodes": self.episodes}
+        goal: dict[str, Any] = {"measure": self.measure, "threshold": self.threshold, "episodes": self.episodes}
+        if self.evaluation is not None:
+            goal["evaluation"] = self.evaluation
         return goal | {"solved": self.success is not None} | moment | {"greedy_value": self.greedy_value}

@@ -31,6 +31,7 @@ _RESULT: dict[str, tuple[type, ...]] = {
 }
 _SUCCESS: dict[str, tuple[type, ...]] = {
     "measure": (str,),
+    "evaluation": (str,),
     "threshold": _NUMBER,
     "episodes": _COUNT,
     "solved": (bool,),

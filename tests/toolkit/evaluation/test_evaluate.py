@@ -23,7 +23,7 @@ from toolkit.utils.errors import RunError
 
 KEYS = {
     *("episodes", "mean_return", "std_return", "min_return", "max_return", "ci95"),
-    *("returns", "n_envs", "success_rate"),
+    *("returns", "lengths", "n_envs", "success_rate"),
 }
 
 
@@ -304,6 +304,7 @@ def test_evaluate_prints_json_with_exact_keys(lottery: Run, toolkit: Toolkit) ->
     assert printed == {key: getattr(evaluation, key) for key in KEYS} | {
         "ci95": [*evaluation.ci95],
         "returns": [*evaluation.returns],
+        "lengths": [*evaluation.lengths],
     }
 
 
