@@ -30,6 +30,7 @@ REWARDS_CAPTION = (
     "Means of the last 100 training episodes, averaged over the ended runs that log them. The raw return and what "
     "each wrapper adds sum up to the shaped return. A part is a number that an environment or a wrapper names in info."
 )
+EVALUATION_PREFIX = "evaluation-"  # of a figure's kind
 _MAX_LISTED = 10
 _KNOWN_STATUSES = ("success", "finished", "failed", "interrupted", "unfinished")
 # how often the interval of the interquartile mean contained that of a distribution, in 1,000 trials: a normal one, and
@@ -159,8 +160,10 @@ def list_findings(comparison: Comparison) -> list[str]:
 def write_figure_caption(comparison: Comparison, kind: str) -> str:
     """Say what a figure shows, of how many runs, and what it does not show.
 
-    :param kind: ``scores``, ``learning``, ``success`` or ``profile``
+    :param kind: ``scores``, ``learning``, ``evaluation-LABEL``, ``success`` or ``profile``
     """
+    if kind.startswith(EVALUATION_PREFIX):
+        return " ".join(_describe_evaluation(comparison, kind.removeprefix(EVALUATION_PREFIX)))
     writers = {
         "scores": _describe_scores,
         "learning": _describe_learning,
@@ -197,6 +200,17 @@ def _describe_learning(comparison: Comparison) -> Iterator[str]:
     yield "Training explores, so greedy episodes may return more."
     if any(run.criterion and run.criterion.return_threshold is not None for run in runs):
         yield "Grey line, if it is near the curves: the return that counts as success."
+
+
+def _describe_evaluation(comparison: Comparison, label: str) -> Iterator[str]:
+    counts = _join_counts([(name, curve.n_runs) for name, curve in comparison.evaluation_curves[label].items()])
+    yield f"Mean raw return of the evaluation '{label}' during training: the interquartile mean over runs ({counts})."
+    yield "The band is its 95 % interval at each timestep, not one for the whole curve."
+    runs = [run for summary in comparison.selection for run in summary.variant.ended_runs]
+    if any(run.status == "success" for run in runs):
+        yield "A run that succeeded and stopped early keeps its last value."
+    if any(run.criterion and run.criterion.evaluation == label for run in runs):
+        yield "Grey line: the return that counts as success."
 
 
 def describe_criterion(criterion: Criterion) -> str:

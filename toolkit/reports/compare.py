@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.reports.collect import VariantRuns
 from toolkit.reports.run_record import RunRecord
@@ -27,13 +28,14 @@ MAX_SELECTION = 10  # variants in one figure or table of pairs; nobody can tell 
 _N_CURVE_POINTS = 100
 _N_PROFILE_POINTS = 101
 
+_RunCurve = tuple[NDArray[np.int64], Array]
 Improvements = dict[tuple[str, str], Estimate]
 """How probably a run of the first variant scores higher than a run of the second, by their names."""
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Interquartile mean of training returns over timesteps, and of how many runs."""
+    """Interquartile mean of returns over timesteps, and of how many runs."""
 
     timesteps: Array
     band: Band
@@ -70,6 +72,7 @@ class Comparison:
     :param selection: the variants in figures and pairs: all, or the best if there are many
     :param curves: learning curves of the selection, by the names of the variants
     :param improvements: for each pair of the selection
+    :param evaluation_curves: for each label of an evaluation during training, curves of its mean returns as `curves`
     """
 
     environment: str
@@ -78,6 +81,7 @@ class Comparison:
     selection: tuple[VariantSummary, ...]
     curves: dict[str, LearningCurve]
     improvements: Improvements
+    evaluation_curves: dict[str, dict[str, LearningCurve]]
 
     @property
     def scored_selection(self) -> list[VariantSummary]:
@@ -140,9 +144,27 @@ def _compare_on_environment(environment: str, variants: Sequence[VariantRuns]) -
     uses_greedy_returns = any(run.greedy_return is not None for variant in variants for run in variant.ended_runs)
     summaries = tuple(_summarize(variant, uses_greedy_returns) for variant in variants)
     selection = _select_best(summaries)
-    curves = {summary.name: curve for summary in selection if (curve := _estimate_curve(summary.variant.ended_runs))}
+    curves = {summary.name: curve for summary in selection if (curve := _estimate_curve(_list_curves(summary)))}
     improvements = _estimate_improvements(_drop_unscored(selection))
-    return Comparison(environment, uses_greedy_returns, summaries, selection, curves, improvements)
+    return Comparison(
+        environment, uses_greedy_returns, summaries, selection, curves, improvements, _estimate_evaluations(selection)
+    )
+
+
+def _list_curves(summary: VariantSummary) -> list[_RunCurve]:
+    return [(run.curve_timesteps, run.curve_returns) for run in summary.variant.ended_runs]
+
+
+def _estimate_evaluations(selection: Sequence[VariantSummary]) -> dict[str, dict[str, LearningCurve]]:
+    runs = [run for summary in selection for run in summary.variant.ended_runs]
+    curves: dict[str, dict[str, LearningCurve]] = {}
+    for label in dict.fromkeys(label for run in runs for label in run.evaluations):
+        curves[label] = {}
+        for summary in selection:
+            evaluated = [run.evaluations[label] for run in summary.variant.ended_runs if label in run.evaluations]
+            if curve := _estimate_curve(evaluated):
+                curves[label][summary.name] = curve
+    return curves
 
 
 def _select_best(summaries: tuple[VariantSummary, ...]) -> tuple[VariantSummary, ...]:
@@ -194,15 +216,15 @@ def _estimate_time_to_success(runs: Sequence[RunRecord]) -> EventTimes | None:
     return estimate_time_to_event(np.array(times, dtype=np.float64), np.array(successes))
 
 
-def _estimate_curve(runs: Sequence[RunRecord]) -> LearningCurve | None:
-    """Put runs on one grid: from where each has an episode to where the last run ends; earlier ones keep their value.
+def _estimate_curve(curves: Sequence[_RunCurve]) -> LearningCurve | None:
+    """Put runs on one grid: from where each has a value to where the last run ends; earlier ones keep their value.
 
-    :return: None if no run has an episode
+    :return: None if no run has a value
     """
-    runs = [run for run in runs if len(run.curve_timesteps)]
-    if not runs:
+    curves = [(timesteps, values) for timesteps, values in curves if len(timesteps)]
+    if not curves:
         return None
-    start, end = max(run.curve_timesteps[0] for run in runs), max(run.curve_timesteps[-1] for run in runs)
+    start, end = max(timesteps[0] for timesteps, _ in curves), max(timesteps[-1] for timesteps, _ in curves)
     grid = np.unique(np.linspace(start, end, _N_CURVE_POINTS).round())
-    values = [run.curve_returns[np.searchsorted(run.curve_timesteps, grid, side="right") - 1] for run in runs]
-    return LearningCurve(grid, estimate_interquartile_curve(np.array(values)), len(runs))
+    values = [values[np.searchsorted(timesteps, grid, side="right") - 1] for timesteps, values in curves]
+    return LearningCurve(grid, estimate_interquartile_curve(np.array(values)), len(curves))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from toolkit.reports.captions import write_figure_caption
+from toolkit.reports.captions import EVALUATION_PREFIX, write_figure_caption
 from toolkit.reports.compare import Comparison, VariantSummary
 from toolkit.reports.statistics import Array, Band
 from toolkit.utils.figures import GRID, INK, add_legend, distinct_colours, figure_style, shorten, style_axes
@@ -34,7 +34,7 @@ _LineStyles = dict[str, dict[str, Any]]
 class ReportFigure:
     """A figure with its caption.
 
-    :param kind: ``scores``, ``learning``, ``success`` or ``profile``
+    :param kind: ``scores``, ``learning``, ``evaluation-LABEL``, ``success`` or ``profile``
     :param svg: a complete SVG document
     """
 
@@ -62,6 +62,10 @@ def _draw_available(comparison: Comparison) -> Iterator[tuple[str, str, Figure]]
         yield "scores", score, _draw_scores(comparison, styles, score.lower())
     if comparison.curves:
         yield "learning", "Learning curves", _draw_learning_curves(comparison, styles)
+    for label, curves in comparison.evaluation_curves.items():
+        if any(len(curve.timesteps) > 1 for curve in curves.values()):
+            title = f"Evaluation '{label}' during training"
+            yield f"{EVALUATION_PREFIX}{label}", title, _draw_evaluations(comparison, label, styles)
     if any(summary.time_to_success and len(summary.variant.runs) > 1 for summary in comparison.selection):
         yield "success", "Runs that have succeeded", _draw_success(comparison, styles)
     if has_several_scores:
@@ -121,6 +125,22 @@ def _draw_learning_curves(comparison: Comparison, styles: _LineStyles) -> Figure
         if threshold is not None and low - margin <= threshold <= high + margin:
             axes.axhline(threshold, color=_GREY, linewidth=1, zorder=1)
     label_axes(axes, "timesteps", "training return")
+    _add_legend(figure, summaries, styles)
+    return figure
+
+
+def _draw_evaluations(comparison: Comparison, label: str, styles: _LineStyles) -> Figure:
+    """Draw the mean returns of one evaluation during training, with bands over runs."""
+    figure, axes = make_axes()
+    curves = comparison.evaluation_curves[label]
+    summaries = [summary for summary in comparison.selection if summary.name in curves]
+    for name, curve in curves.items():
+        _draw_band(axes, curve.timesteps, curve.band, styles[name])
+    criteria = {run.criterion for summary in summaries for run in summary.variant.runs if run.criterion}
+    for criterion in criteria:
+        if criterion.evaluation == label and criterion.measure == "mean_return":
+            axes.axhline(criterion.threshold, color=_GREY, linewidth=1, zorder=1)
+    label_axes(axes, "timesteps", "return in the evaluation")
     _add_legend(figure, summaries, styles)
     return figure
 

@@ -16,6 +16,8 @@ from toolkit.config.schema import RunConfig
 from toolkit.envs.episode_numbers import REWARD_PREFIX
 from toolkit.evaluation.learning_curves import compute_moving_average
 from toolkit.experiments.status import EVALUATION_FILE
+from toolkit.training.evaluations import FILE_NAME as EVALUATIONS_FILE
+from toolkit.training.evaluations import group_by_label, read_evaluation_file
 from toolkit.training.results import ENDED, RecordedEpisode, read_episodes_with, read_evaluation, read_result
 from toolkit.utils.data import DEFAULT_WINDOW, compute_mean
 from toolkit.utils.errors import RunError, make_printable
@@ -59,6 +61,7 @@ class RunRecord:
         criterion gives the number of episodes, by default 100
     :param reward_means: by name, the means of the raw return, of what each wrapper adds to it, and of the parts that
         ``info`` names, over the last 100 training episodes; empty if the run did not log them
+    :param evaluations: timesteps and mean returns of the evaluations during training, by label
     :param greedy_return: mean raw return of the greedy episodes in ``evaluation.json``
     """
 
@@ -76,6 +79,7 @@ class RunRecord:
     success_seconds: float | None
     curve_timesteps: NDArray[np.int64]
     curve_returns: NDArray[np.float64]
+    evaluations: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     reward_means: Mapping[str, float]
     greedy_return: float | None
     greedy_episodes: int
@@ -127,6 +131,7 @@ class RunRecordReader:
                 success_seconds=success["seconds"] if success.get("solved") else None,
                 curve_timesteps=curve_timesteps,
                 curve_returns=curve_returns,
+                evaluations=_read_evaluations(directory / EVALUATIONS_FILE),
                 reward_means=reward_means,
                 greedy_return=evaluation.get("mean_return"),
                 greedy_episodes=evaluation.get("episodes", 0),
@@ -168,6 +173,14 @@ def _compute_reward_means(returns: Sequence[float], numbers: Mapping[str, Sequen
         return {}
     columns = {RAW_RETURN: returns, **numbers}
     return {name: compute_mean(np.nan_to_num(values[-DEFAULT_WINDOW:])) for name, values in columns.items()}
+
+
+def _read_evaluations(path: Path) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    groups = group_by_label(read_evaluation_file(path))
+    return {
+        label: (np.array([item.timestep for item in items]), np.array([item.mean_return for item in items]))
+        for label, items in groups.items()
+    }
 
 
 def _read_criterion(success: Mapping[str, Any]) -> Criterion | None:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,11 +145,15 @@ def check_label(label: str) -> str:
 
 
 def read_evaluations(run: RunDirectory) -> list[RecordedEvaluation]:
-    """Read ``evaluations.csv`` of a run; empty if it does not exist. A line that is being written is left out.
+    """Read ``evaluations.csv`` of a run, as :func:`read_evaluation_file` does."""
+    return read_evaluation_file(run.directory / FILE_NAME)
+
+
+def read_evaluation_file(path: Path) -> list[RecordedEvaluation]:
+    """Read an ``evaluations.csv``; empty if it does not exist. A line that is being written is left out.
 
     :raises RunError: if the file is damaged
     """
-    path = run.directory / FILE_NAME
     try:
         lines = read_text(path, _MAX_BYTES).splitlines(keepends=True)
         if lines[:1] != [f"{','.join(COLUMNS)}\n"]:
