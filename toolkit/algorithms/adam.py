@@ -160,15 +160,20 @@ def flush_denormals(options: dict[str, Any]) -> Iterator[None]:
 
 
 def clip_gradients(gradients: list[th.Tensor], max_norm: float) -> None:
-    """Scale gradients in place to a total norm of at most ``max_norm``, as ``torch.nn.utils.clip_grad_norm_`` does."""
-    if max_norm == math.inf:
-        return
-    if th.compiler.is_compiling():  # it makes one loop of the list; uncompiled, one call is faster
-        norms = [th.linalg.vector_norm(gradient) for gradient in gradients]
-    else:
-        norms = [*th._foreach_norm(gradients)]
-        is_on_cpu = gradients[0].device.type == "cpu"
-        if is_on_cpu and math.hypot(*map(th.Tensor.item, norms)) < 0.99 * max_norm:
-            return  # the scale is exactly 1, and most of the time of clipping is saved
-    scale = th.clamp(max_norm / (th.linalg.vector_norm(th.stack(norms)) + 1e-6), max=1.0)
-    th._foreach_mul_(gradients, scale)
+    """Do what :func:`limit_norm` does unless ``max_norm`` is infinite."""
+    if max_norm != math.inf:
+        limit_norm(gradients, max_norm)
+
+
+def limit_norm(gradients: list[th.Tensor], max_norm: float) -> th.Tensor:
+    """Scale gradients in place to a total norm of at most ``max_norm``, as ``torch.nn.utils.clip_grad_norm_`` does.
+
+    :return: the total norm before
+    """
+    is_compiling = th.compiler.is_compiling()  # it makes one loop of the list; uncompiled, one call is faster
+    norms = [th.linalg.vector_norm(each) for each in gradients] if is_compiling else [*th._foreach_norm(gradients)]
+    norm: th.Tensor = th.linalg.vector_norm(th.stack(norms))
+    can_compare = not is_compiling and norm.device.type == "cpu"
+    if not (can_compare and norm.item() < 0.99 * max_norm):  # else the scale is exactly 1
+        th._foreach_mul_(gradients, th.clamp(max_norm / (norm + 1e-6), max=1.0))
+    return norm

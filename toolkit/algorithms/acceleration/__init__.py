@@ -38,6 +38,7 @@ from toolkit.algorithms.acceleration.optimizers import (
     find_fast_optimizer,
 )
 from toolkit.algorithms.acceleration.ppo import FastPPO, FastRolloutBuffer
+from toolkit.algorithms.acceleration.replay import find_fast_replay_buffer
 from toolkit.algorithms.acceleration.squashed_actor import SQUASHED_ACTORS, FastActor, SquashedActor, find_fast_actor
 
 # where a `train` is defined that differentiates once, and steps one optimizer after the other
@@ -107,23 +108,22 @@ def _find_critics(policy: Any) -> list[Mlp]:
 
 def _find_fast_classes(model: BaseAlgorithm) -> Iterator[tuple[Any, Any]]:
     """Yield the parts of a model that a fast class may take over, each with that class."""
-    modules = [*model.policy.modules()]
-    for optimizer in {id(part): part for part in map(_get_optimizer, [*modules, model]) if part}.values():
-        if fast_class := find_fast_optimizer(optimizer):
-            yield optimizer, fast_class
-    if fast_policy := find_fast_policy(model.policy):
-        yield model.policy, fast_policy
-    if fast_policy and type(model) is PPO:
+    policy, buffer = model.policy, getattr(model, "replay_buffer", None)
+    modules = [*policy.modules()]
+    optimizers = {id(part): part for part in map(_get_optimizer, [*modules, model]) if part}.values()
+    fast_classes = [
+        *((optimizer, find_fast_optimizer(optimizer)) for optimizer in optimizers),
+        (policy, find_fast_policy(policy)),
+        (buffer, find_fast_replay_buffer(buffer)),
+        (model, find_fast_off_policy_class(model)),
+        *((module, find_fast_actor(module)) for module in modules),
+        *((module, FastSequential if can_be_fast(module) else None) for module in modules),
+    ]
+    yield from ((part, fast_class) for part, fast_class in fast_classes if fast_class)
+    if type(model) is PPO and find_fast_policy(policy):
         yield model, FastPPO
         if type(model.rollout_buffer) is RolloutBuffer and model.device.type == "cpu":
             yield model.rollout_buffer, FastRolloutBuffer
-    if fast_class := find_fast_off_policy_class(model):
-        yield model, fast_class
-    for module in modules:
-        if fast_actor := find_fast_actor(module):
-            yield module, fast_actor
-        if can_be_fast(module):
-            yield module, FastSequential
 
 
 def _get_optimizer(owner: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch as th
@@ -14,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from toolkit.algorithms.acceleration.networks import Mlp
+from toolkit.algorithms.acceleration.networks import Mlp, load_tensors, save_tensors
 from toolkit.algorithms.acceleration.replacement import Replacement
 from toolkit.algorithms.stock import are_in_place, get_functions
 
@@ -166,18 +165,15 @@ class _Evaluation(th.autograd.Function):
         *parameters: th.Tensor,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         outputs, passed = networks.evaluate(policy, features, actions)
-        ctx.networks, ctx.lengths = networks, [*map(len, passed)]
-        # autograd then refuses to go on if one of them is changed before the backward pass
-        ctx.save_for_backward(*chain(*passed), *parameters)
+        ctx.networks = networks
+        save_tensors(ctx, *passed, parameters)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[Any, ...]:
-        saved = iter(ctx.saved_tensors)
-        actor, critic, head = (tuple(islice(saved, length)) for length in ctx.lengths)
-        passed = Passed([*actor], [*critic], head)
-        return None, None, None, None, *ctx.networks.differentiate(passed, *gradients)
+        actor, critic, head, _ = load_tensors(ctx)
+        return None, None, None, None, *ctx.networks.differentiate(Passed(actor, critic, (*head,)), *gradients)
 
 
 ACTOR_CRITICS: dict[nn.Module, ActorCritic] = {}  # of the models that train now

@@ -14,6 +14,7 @@ from stable_baselines3.common import utils as sb3_utils
 from stable_baselines3.common.policies import BaseModel
 from torch import nn
 
+from toolkit.algorithms.adam import limit_norm
 from toolkit.algorithms.stock import set_training_mode
 
 _get_kind, _PLAIN = operator.attrgetter("is_cpu", "dtype", "layout"), {(True, th.float32, th.strided)}
@@ -27,14 +28,9 @@ def clip_grad_norm(
     """Do what ``torch.nn.utils.clip_grad_norm_`` does, in one call for all gradients."""
     parameters = [parameters] if isinstance(parameters, th.Tensor) else [*parameters]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm: th.Tensor
     if arguments or options or not are_plain(gradients):
-        norm = _clip_grad_norm(parameters, max_norm, *arguments, **options)
-        return norm
-    norm = th.linalg.vector_norm(th.stack(th._foreach_norm(gradients)))
-    if not norm.item() < 0.99 * max_norm:  # else the scale is exactly 1
-        th._foreach_mul_(gradients, th.clamp(max_norm / (norm + 1e-6), max=1.0))
-    return norm
+        return _clip_grad_norm(parameters, max_norm, *arguments, **options)
+    return limit_norm(gradients, max_norm)
 
 
 def polyak_update(parameters: Iterable[th.Tensor], target_parameters: Iterable[th.Tensor], tau: float) -> None:

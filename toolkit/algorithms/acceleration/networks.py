@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 import torch as th
@@ -42,22 +44,33 @@ class Mlp:
         )
 
 
+def save_tensors(ctx: Any, *groups: Sequence[th.Tensor]) -> None:
+    """Save groups of tensors for a backward pass, which autograd refuses if one of them is changed before."""
+    ctx.lengths = [*map(len, groups)]
+    ctx.save_for_backward(*chain(*groups))
+
+
+def load_tensors(ctx: Any) -> list[list[th.Tensor]]:
+    """Return the groups of tensors that :func:`save_tensors` saved."""
+    saved = iter(ctx.saved_tensors)
+    return [[*islice(saved, length)] for length in ctx.lengths]
+
+
 class _MlpFunction(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mlp: Mlp, inputs: th.Tensor, *parameters: th.Tensor) -> th.Tensor:
         passed = mlp.gradients.forward(inputs)
-        ctx.mlp, ctx.n_parameters = mlp, len(parameters)
-        # autograd then refuses to go on if one of them is changed before the backward pass
-        ctx.save_for_backward(*passed, *parameters)
+        ctx.mlp = mlp
+        save_tensors(ctx, passed, parameters)
         return passed[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[Any, ...]:
-        passed = [*ctx.saved_tensors[: -ctx.n_parameters]]
+        passed, parameters = load_tensors(ctx)
         is_learning, of_inputs = ctx.mlp.is_learning, ctx.needs_input_grad[1]
         gradients, of_input = ctx.mlp.gradients.backward(passed, gradient, is_learning, of_inputs)
-        return None, of_input, *(gradients if is_learning else [None] * ctx.n_parameters)
+        return None, of_input, *(gradients if is_learning else [None] * len(parameters))
 
 
 MLPS: dict[nn.Module, Mlp] = {}  # of the models that train now

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.acceleration.actor_critic import LOG_SQRT_2_PI
 from toolkit.algorithms.acceleration.functions import are_plain
-from toolkit.algorithms.acceleration.networks import Mlp
+from toolkit.algorithms.acceleration.networks import Mlp, load_tensors, save_tensors
 from toolkit.algorithms.acceleration.replacement import Replacement
 from toolkit.algorithms.stock import are_in_place, get_functions
 
@@ -105,17 +105,15 @@ class _Sampling(th.autograd.Function):
     ) -> tuple[th.Tensor, th.Tensor]:
         passed, mean, log_std = networks.forward(features)
         sample = networks.sample(mean, log_std)
-        ctx.networks, ctx.n_passed = networks, len(passed)
-        # autograd then refuses to go on if one of them is changed before the backward pass
-        ctx.save_for_backward(*passed, *sample, *parameters)
+        ctx.networks = networks
+        save_tensors(ctx, passed, sample, parameters)
         return sample.actions, networks.compute_log_prob(sample)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_actions: th.Tensor, of_log_prob: th.Tensor) -> tuple[Any, ...]:
-        saved, n_passed = ctx.saved_tensors, ctx.n_passed
-        sample = Sample(*saved[n_passed : n_passed + len(Sample._fields)])
-        return None, None, *ctx.networks.differentiate([*saved[:n_passed]], sample, of_actions, of_log_prob)
+        passed, sample, _ = load_tensors(ctx)
+        return None, None, *ctx.networks.differentiate(passed, Sample(*sample), of_actions, of_log_prob)
 
 
 SQUASHED_ACTORS: dict[nn.Module, SquashedActor] = {}  # of the models that train now
