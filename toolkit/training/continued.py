@@ -46,6 +46,9 @@ def make_continued_config(run: RunDirectory, timesteps: int, overrides: Sequence
     :raises ConfigError: if an override is invalid, or changes what has to stay
     """
     result = run.result
+    if result is None and run.model_path.exists() and not (run.directory / "monitor.csv").exists():
+        message = f"{run.directory}: holds a model that was trained elsewhere, and cannot be continued"
+        raise RunError(message, "start a new run from it with start_from")
     if result is None or result["status"] not in ENDED:
         raise RunError(f"{run.directory}: has not ended", "`toolkit resume` continues it")
     find_model(run.directory)

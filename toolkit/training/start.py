@@ -84,10 +84,11 @@ def _load_zip(file: Path, start: StartFromConfig, model: BaseAlgorithm) -> dict[
         _log.warning("%s: %s: this optimizer starts anew", file, reason)
     directory = file.parent / WRAPPER_ARCHIVE
     with zipfile.ZipFile(file) as content:
-        if content.comment != MARK and not (Path(start.path).is_dir() and directory.exists()):
-            return None
-    if not directory.exists():
+        is_own, is_of_run = content.comment == MARK, Path(start.path).is_dir()
+    if not directory.exists() and is_own and is_of_run:
         raise RunError(f"{directory}: does not exist, but must hold what the wrappers and the policy learned")
+    if not directory.exists() or not (is_own or is_of_run):
+        return None
     state: dict[str, Any] = archive.read(directory, MAX_ARCHIVE_BYTES)
     return state
 

@@ -88,7 +88,7 @@ REFUSED = {
     "parent --timesteps 9 --set algorithm.name=a2c": "is a run of 'ppo', not of 'a2c'",
     "parent --timesteps 9 --out parent": "error: parent: is not empty",
     "interrupted --timesteps 9": "error: interrupted: has not ended\n`toolkit resume` continues it",
-    "imported --timesteps 9": "error: imported: has not ended",
+    "imported --timesteps 9": "trained elsewhere, and cannot be continued\nstart a new run from it with start_from",
     "unsaved --timesteps 9": "error: unsaved: has no model.zip",
 }
 
@@ -101,7 +101,8 @@ def test_continue_refuses_bad_input_and_writes_nothing(
         shutil.copytree(parent, name)
     result = (parent / "result.json").read_text()
     Path("interrupted/result.json").write_text(result.replace('"finished"', '"interrupted"'))
-    Path("imported/result.json").unlink()
+    for name in ("result.json", "monitor.csv"):
+        Path("imported", name).unlink()
     Path("unsaved/model.zip").unlink()
     files = files_in(working_directory)
     finished = toolkit("continue", *command.split())

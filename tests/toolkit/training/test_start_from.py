@@ -137,6 +137,23 @@ def test_start_from_executes_no_pickle(directory: Path, toolkit: Toolkit) -> Non
     assert not Path("executed").exists()
 
 
+def test_start_from_runs_no_code_that_a_run_names(directory: Path) -> None:
+    (directory / "evil.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
+    config = directory / "first" / "config.yaml"
+    config.write_text(config.read_text().replace("import_modules: []", "import_modules: ['../evil.py']"))
+    assert "evil.py" in config.read_text()
+    dry_run(load_config(directory / "mine.yaml", {"start_from": "first"}))
+    assert not Path("executed").exists()
+
+
+def test_zip_needs_statistics_beside_it_only_if_config_does(directory: Path, toolkit: Toolkit) -> None:
+    shutil.copy("first/model.zip", "alone.zip")
+    finished = toolkit("check", "mine.yaml", "--set", "start_from=alone.zip")
+    assert finished.status == 2
+    assert "alone.zip: has no statistics of VecNormalize, on which this config acts" in finished.err
+    dry_run(load_config("mine.yaml", {"start_from": "alone.zip", "env.vec_wrappers": []}))
+
+
 def test_paths_are_relative_to_the_file_that_names_them(directory: Path) -> None:
     (directory / "deep").mkdir()
     file = directory / "deep" / "next.yaml"
