@@ -39,17 +39,12 @@ class Curriculum(RunCallback):
         measure: Literal["mean_return", "success_rate"] = "mean_return",
     ) -> None:
         super().__init__()
-        if len(stages) < 2:
-            raise ValueError(f"stages must be at least 2, not {len(stages)}")
-        thresholds = [threshold] * (len(stages) - 1) if isinstance(threshold, int | float) else threshold
-        if len(thresholds) != len(stages) - 1:
-            raise ValueError(f"threshold must have {len(stages) - 1} values for {len(stages)} stages")
         if evaluation is not None and episodes is not None:
             raise ValueError("episodes counts training episodes: give either episodes or evaluation")
         if episodes is not None and episodes < 1:
             raise ValueError(f"episodes must be at least 1, not {episodes}")
         self.stages = stages
-        self.thresholds = thresholds
+        self.thresholds = [threshold] * (len(stages) - 1) if isinstance(threshold, int | float) else threshold
         self.episodes = episodes or 100
         self.evaluation = evaluation
         self.measure = measure
@@ -59,10 +54,16 @@ class Curriculum(RunCallback):
         self._judged_timestep = 0  # of the latest evaluation that was judged
 
     def check_run(self, plan: RunPlan) -> None:
-        """Check the parameters of the environments, and that the evaluation exists.
+        """Check the stages, the parameters of the environments, and that the evaluation exists.
 
         :raises ConfigError: with every problem
         """
+        n_stages = len(self.stages)
+        if n_stages < 2:
+            raise ConfigError([Problem(("params", "stages"), f"should be at least 2 stages, not {n_stages}")])
+        if len(self.thresholds) != n_stages - 1:
+            message = f"should be one number, or {n_stages - 1} for {n_stages} stages, not {len(self.thresholds)}"
+            raise ConfigError([Problem(("params", "threshold"), message)])
         super().check_run(plan)
         if self.evaluation is not None:
             plan.require_evaluation(self.evaluation)

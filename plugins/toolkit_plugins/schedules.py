@@ -76,8 +76,8 @@ class BySuccess:
 
     :param start: value up to ``low``
     :param end: value from ``high`` on
-    :param low: mean raw return, or success rate, up to which the value is ``start``
-    :param high: the one from which the value is ``end``, above ``low``
+    :param high: mean raw return, or success rate, from which the value is ``end``; above ``low``
+    :param low: the one up to which the value is ``start``
     :param episodes: number of last training episodes that count, at least 1
     :param measure: ``mean_return``; or ``success_rate``, the share of episodes with a true ``info["is_success"]``
     """
@@ -86,8 +86,8 @@ class BySuccess:
         self,
         start: float,
         end: float,
-        low: float,
         high: float,
+        low: float = 0.0,
         episodes: int = 100,
         measure: Literal["mean_return", "success_rate"] = "mean_return",
     ) -> None:

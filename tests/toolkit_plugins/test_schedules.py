@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
-from toolkit_plugins.schedules import Exponential, Harmonic, Linear
+from toolkit.envs.episodes import Episode
+from toolkit_plugins.schedules import BySuccess, Exponential, Harmonic, Linear
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,28 @@ def test_harmonic_depends_on_episodes_only(episode: int, epsilon: float) -> None
 def test_harmonic_refuses_epsilon_outside_0_and_1(final: float, scale: float) -> None:
     with pytest.raises(ValueError, match="final and scale must be at least 0 and at most 1 together"):
         Harmonic(final, scale)
+
+
+def make_episodes(returns: list[float], successes: list[float | None]) -> list[Episode]:
+    pairs = zip(returns, successes, strict=True)
+    return [Episode(value, -1.0, 5, 0.0, is_success=is_success) for value, is_success in pairs]
+
+
+@pytest.mark.parametrize(
+    ("returns", "value"),
+    [([], 2.0), ([50.0], 2.0), ([0.0, 10.0], 2.0), ([99.0, 20.0, 30.0], 5.0), ([40, 40], 8.0), ([0.0, 90.0], 8.0)],
+)
+def test_by_success_follows_mean_of_last_episodes(returns: list[float], value: float) -> None:
+    schedule = BySuccess(2.0, 8.0, low=10, high=40, episodes=2)
+    assert schedule(episodes=make_episodes(returns, [None] * len(returns))) == pytest.approx(value)
+
+
+def test_by_success_follows_success_rate() -> None:
+    schedule = BySuccess(0.0, 1.0, low=0, high=1, episodes=4, measure="success_rate")
+    assert schedule(episodes=make_episodes([0.0] * 4, [1.0, None, 0.0, 1.0])) == 0.5
+
+
+@pytest.mark.parametrize("params", [{"low": 5, "high": 5}, {"low": 0, "high": 1, "episodes": 0}])
+def test_by_success_refuses_empty_ranges(params: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"high must be above low|episodes must be at least 1"):
+        BySuccess(0.0, 1.0, **params)

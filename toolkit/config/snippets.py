@@ -36,8 +36,8 @@ def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:
             policy_params = _make_params("policy_params", kind, component)
             return _nest(["algorithm"], [f"policy: {dump_inline(name)}", *policy_params])
         case "replay_buffers" | "schedules":
-            parameter = CLASS if kind.name == "replay_buffers" else _find_caller(component)
-            return _nest(["algorithm", "params", parameter], lines)
+            is_schedule = kind.name == "schedules"
+            return _nest_schedule(component, lines) if is_schedule else _nest(["algorithm", "params", CLASS], lines)
         case "vector_envs":
             keys = ["id: ...", f"vec_env: {name}"] if name == "envpool" else [f"id: {name}", "vec_env: vector"]
             return _nest(["env"], [*keys, *lines[1:]])
@@ -86,10 +86,13 @@ def _fits(component: type[Any], name: str, value: Any) -> bool:
     return not any(problem.path[0] == name for problem in bind_arguments(component, {name: value}, (), {})[1])
 
 
-def _find_caller(schedule: type[Any]) -> str:
-    """Return a parameter that calls its schedule as this one is called: exploration passes two numbers."""
+def _nest_schedule(schedule: type[Any], lines: list[str]) -> str:
+    """Put a schedule where it is called as this one: exploration passes two numbers, a wrapper's number episodes."""
     call = inspect.signature(schedule.__call__)
-    return "exploration" if len(call.parameters) == 3 else "learning_rate"
+    if "episodes" in call.parameters:
+        wrapper = ["- name: angle_penalty", "  params:", "    scale:", *(f"      {line}" for line in lines)]
+        return _nest(["env", "wrappers"], wrapper)
+    return _nest(["algorithm", "params", "exploration" if len(call.parameters) == 3 else "learning_rate"], lines)
 
 
 def _nest(keys: list[str], lines: list[str]) -> str:

@@ -227,7 +227,11 @@ def test_policy_alias_is_explained(name: str, toolkit: Toolkit) -> None:
     [
         ("callbacks", "success", "threshold: float, required\n      mean raw return to reach\n"),
         ("callbacks", "maskable_eval", "verbose: int, default 0\n"),  # SB3's is 1
-        ("wrappers", "terminal_reward_clip", "success_steps: int, default 195\n      an episode that ends"),
+        (
+            "wrappers",
+            "terminal_reward_clip",
+            "success_steps: int or a schedule, default 195\n      an episode that ends",
+        ),
         ("wrappers", "gymnasium.wrappers:ClipReward", "min_reward: "),
         ("algorithms", "double_dqn", "double: bool, default true\n"),
         (

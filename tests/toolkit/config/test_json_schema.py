@@ -88,6 +88,9 @@ def test_schema_accepts_shipped_configs(path: Path, schema: dict[str, Any]) -> N
         "algorithm: {name: ppo, params: {clip_range: {function: 'a:f'}}, policy_params: {net_arch: [{call: 'a:f'}]}}",
         "algorithm: {name: dqn, params: {train_freq: [{call: 'a:f'}, step]}}",
         "env: {id: a, wrappers: [{name: terminal_reward_clip, params: {success_steps: {per_env: {start: 1}}}}]}",
+        "env: {id: a, wrappers: [{name: angle_penalty, params: {scale: {name: linear, params: {start: 1}}}}]}",
+        "env: {id: a, wrappers: [{name: angle_penalty, params: {scale: {name: './mine.py:Schedule'}}}]}",
+        "env: {id: a, wrappers: [{name: angle_penalty, params: {scale: {function: './mine.py:cosine'}}}]}",
         "algorithm: {name: ppo, params: {n_steps: 64.0, target_kl: null, device: cpu}}",
         "algorithm: {name: dqn, params: {train_freq: [1, episode], replay_buffer_class: 'a.b:Buffer'}}",
         "algorithm: {name: sac, params: {replay_buffer_class: her, replay_buffer_kwargs: {n_sampled_goal: 2}}}",
@@ -195,6 +198,7 @@ def test_schema_accepts_partial_file_with_extends(text: str, schema: dict[str, A
         "env: {id: CartPole-v1, vec_wrappers: [{name: vec_normalize, params: {gama: 1}}]}",
         "env: {id: CartPole-v1, vec_wrappers: [{name: vec_normalize, params: {norm_obs: 'yes'}}]}",
         "env: {id: CartPole-v1, vec_wrappers: [vec_frame_stack]}",
+        "env: {id: a, wrappers: [{name: angle_penalty, params: {scale: {name: linear, params: {strt: 1}}}}]}",
     ],
 )
 def test_schema_refuses_only_what_check_refuses(text: str, schema: dict[str, Any]) -> None:

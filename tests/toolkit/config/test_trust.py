@@ -352,6 +352,8 @@ OVERRIDES = {
     "a replay buffer": "algorithm.params.replay_buffer_class={}",
     "a replay buffer with parameters": "algorithm.params.replay_buffer_class={{name: '{}', params: {{}}}}",
     "a schedule": "algorithm.params.learning_rate={{name: '{}', params: {{args: [touch, executed]}}}}",
+    "a schedule of a wrapper": "env.wrappers=[{{name: angle_penalty, params: {{scale: "
+    "{{name: '{}', params: {{args: [touch, executed]}}}}}}}}]",
     "an object": "env.wrappers=[{{name: 'gymnasium.wrappers:TransformReward', params: {{func: "
     "{{name: '{}', params: {{args: [touch, executed]}}}}}}}}]",
 }
