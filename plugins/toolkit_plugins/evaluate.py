@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
+_DEFAULT_INTERVAL = 10_000  # timesteps
 _log = logging.getLogger("toolkit")
 
 
@@ -41,7 +42,7 @@ class EvaluateCallback(EvaluationCallback):
     directory has a row for each evaluation; the log has `eval/LABEL/mean_return`.
 
     :param label: names the evaluation: letters, digits, `_`, `.` and `-`
-    :param every_timesteps: evaluate after every so many environment steps; give this or `every_episodes`
+    :param every_timesteps: evaluate after every so many environment steps; 10,000 if `every_episodes` is not given
     :param every_episodes: evaluate each time that so many more training episodes count
     :param episodes: number of whole episodes of an evaluation, at least 1
     :param env: what differs from the config's `env`, with its keys `id`, `params`, `max_episode_steps`,
@@ -54,7 +55,7 @@ class EvaluateCallback(EvaluationCallback):
 
     def __init__(  # noqa: PLR0913 - options are keywords
         self,
-        label: str,
+        label: str = "greedy",
         *,
         every_timesteps: int | None = None,
         every_episodes: int | None = None,
@@ -65,8 +66,10 @@ class EvaluateCallback(EvaluationCallback):
         keep_best: bool = False,
     ) -> None:
         super().__init__(check_label(label), check_episodes(episodes))
-        if (every_timesteps is None) == (every_episodes is None):
+        if every_timesteps is not None and every_episodes is not None:
             raise ValueError("give either every_timesteps or every_episodes")
+        if every_timesteps is None and every_episodes is None:
+            every_timesteps = _DEFAULT_INTERVAL
         for name, count in (
             ("every_timesteps", every_timesteps),
             ("every_episodes", every_episodes),

@@ -344,13 +344,11 @@ def test_evaluation_of_success_comes_first(toolkit: Toolkit) -> None:
 
 
 CASES = {
-    "{label: greedy}": "give either every_timesteps or every_episodes",
     "{label: greedy, every_timesteps: 9, every_episodes: 9}": "give either every_timesteps or every_episodes",
     "{label: greedy, every_timesteps: 0}": "params.every_timesteps: 'evaluate' cannot be built: .* at least 1, not 0",
     "{label: a b, every_timesteps: 9}": "params.label: .* not 'a b'",
     "{label: greedy, every_timesteps: 9, episodes: 0}": "params.episodes: .* at least 1",
     "{label: greedy, every_timesteps: 9, patience: 0}": "params.patience: .* at least 1",
-    "{every_timesteps: 9}": "params.label: required parameter is missing",
     "{label: greedy, every_timesteps: 9, env: {n_envs: 2}}": "params.env.n_envs: unknown key; known: .*wrappers",
     "{label: greedy, every_timesteps: 9, env: CartPole-v0}": "params.env: should be .*, not 'CartPole-v0'",
     "{label: greedy, every_timesteps: 9, env: {max_episode_steps: 0}}": "params.env.max_episode_steps: should be gr",
