@@ -145,7 +145,8 @@ def test_resumed_run_has_same_evaluations(tmp_path: Path) -> None:
 
 
 def test_callback_conforms() -> None:
-    check_callback("evaluate", params=GREEDY | {"every_timesteps": 50, "episodes": 2, "keep_best": True})
+    params = GREEDY | {"every_timesteps": 120, "episodes": 1, "keep_best": True}
+    check_callback("evaluate", params=params, env={"id": "CartPole-v1", "max_episode_steps": 12})
 
 
 def test_other_callback_reads_latest_evaluation(tmp_path: Path) -> None:
