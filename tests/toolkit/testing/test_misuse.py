@@ -93,5 +93,5 @@ def test_checks_do_not_import_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_docstring_example_runs() -> None:
     results = doctest.testmod(toolkit.testing)
-    assert results.attempted == 3
+    assert results.attempted == 4
     assert not results.failed
