@@ -300,6 +300,8 @@ def _make_description(text: str | None) -> Schema:
 
 
 def _make_default(value: Any) -> Schema:
+    if value is inspect.Parameter.empty:
+        return {}
     try:
         return {"default": json.loads(json.dumps(to_plain_data(value, ""), allow_nan=False))}
     except (ConfigError, ValueError):  # not plain data, or infinite

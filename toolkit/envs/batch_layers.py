@@ -17,9 +17,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from toolkit.config.schema import RunConfig
+from toolkit.envs.episode_numbers import REWARD_SUMS
 from toolkit.envs.info_keywords import read_info_keywords
 from toolkit.envs.observations import select_row
-from toolkit.envs.replayable import REWARD_SUMS, check_return
+from toolkit.envs.replayable import check_return
 from toolkit.utils.errors import FaultyEnvironmentError
 
 if TYPE_CHECKING:

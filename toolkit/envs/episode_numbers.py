@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from toolkit.config.schema import RunConfig
-from toolkit.envs.replayable import REWARD_SUMS
 from toolkit.utils.errors import FaultyEnvironmentError, KeyPath, Problem, did_you_mean, make_printable
 
+REWARD_SUMS = "reward_sums"
+"""Key in a completed episode: for each traced wrapper, innermost first, the sum of the rewards that leave it."""
 REWARD_PARTS = "reward_components"
 """Key of a step's ``info``: parts of its reward, numbers by their names."""
 REWARD_PREFIX, PART_PREFIX, INFO_PREFIX = "reward/", "reward/part/", "info/"

@@ -16,10 +16,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from toolkit.envs.episode_numbers import EpisodeNumbers, Numbers, from_columns, to_columns
+from toolkit.envs.episode_numbers import REWARD_SUMS, EpisodeNumbers, Numbers, from_columns, to_columns
 from toolkit.envs.parameters import EnvParameters
 from toolkit.envs.recent_steps import RecentSteps
-from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE, REWARD_SUMS
+from toolkit.envs.replayable import DROPPED_EPISODE, RAW_EPISODE
 from toolkit.envs.value_trace import ValueTrace
 from toolkit.utils.data import DEFAULT_WINDOW, MONITOR_COLUMNS, compute_mean, mean_of_last
 from toolkit.utils.errors import FaultyEnvironmentError, make_printable

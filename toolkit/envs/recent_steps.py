@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
+from toolkit.envs.action_count import ActionCount
+
 _MAX_SAMPLES = 64
 _MAX_SAMPLE_BYTES = 1 << 23  # of all observations; a snapshot holds them
 _MAX_ACTION_BYTES = 1 << 22  # of all actions; a snapshot holds them
@@ -29,21 +31,6 @@ class SampledReturn(NamedTuple):
     value: float
     discount: float
     has_ended: bool
-
-
-class ActionCount(NamedTuple):
-    """How often a component of the actions was in a range.
-
-    :param component: its index in the flattened action; 0 for a ``Discrete`` action
-    :param low: the action itself if actions are whole numbers, else the lower end of the range
-    :param high: the same as ``low``, or the upper end
-    :param steps: how many of the last steps, over all environments
-    """
-
-    component: int
-    low: float
-    high: float
-    steps: int
 
 
 class RecentSteps:

@@ -27,6 +27,7 @@ from gymnasium.wrappers import (
 from stable_baselines3.common.monitor import Monitor
 
 from toolkit.envs.carried_state import CarriedState
+from toolkit.envs.episode_numbers import REWARD_SUMS
 from toolkit.envs.episode_trace import Difference, EpisodeTrace, find_reward_difference
 from toolkit.envs.generator_watch import GeneratorWatch
 from toolkit.envs.observations import ObservationFormat, copy_arrays
@@ -52,8 +53,6 @@ RAW_EPISODE = "raw_episode"
 """Key in the ``info`` of a reset: the completed episode, as SB3 has it in ``info["episode"]``."""
 DROPPED_EPISODE = "dropped_episode"
 """Key in the ``info`` of a reset that follows an episode that could not be replayed: it counts nowhere."""
-REWARD_SUMS = "reward_sums"
-"""Key in a completed episode: for each traced wrapper, innermost first, the sum of the rewards that leave it."""
 
 _UNPACKING = (TimeLimit, OrderEnforcing, HumanRendering, RenderCollection)  # added by gym.make
 _LEARNING = (NormalizeObservation, NormalizeReward)

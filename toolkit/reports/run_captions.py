@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from toolkit.envs.recent_steps import ActionCount
+from toolkit.envs.action_count import ActionCount
 from toolkit.reports.run_figures import MAX_PANELS, group_size, group_size_of_lines
 from toolkit.reports.run_record import RunRecord
 from toolkit.training.evaluations import RecordedEvaluation

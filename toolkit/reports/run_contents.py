@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.envs.recent_steps import ActionCount
+from toolkit.envs.action_count import ActionCount
 from toolkit.reports import run_captions, run_figures
 from toolkit.reports.captions import describe_criterion, list_stopped_runs
 from toolkit.reports.figures import ReportFigure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from toolkit.envs.recent_steps import ActionCount
+from toolkit.envs.action_count import ActionCount
 from toolkit.evaluation.learning_curves import draw_learning_curves
 from toolkit.evaluation.reward_curves import draw_rewards
 from toolkit.reports.figures import FIGURE_SETTINGS, HEIGHT, WIDTH, label_axes, make_axes, to_svg

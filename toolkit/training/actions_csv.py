@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
-from toolkit.envs.recent_steps import ActionCount, RecentSteps
+from toolkit.envs.action_count import ActionCount
 from toolkit.utils.errors import RunError
 from toolkit.utils.files import read_text
 
@@ -15,9 +16,8 @@ _MAX_BYTES = 1 << 24
 _LARGEST_ACTION = 1e150
 
 
-def format_actions(steps: RecentSteps) -> str:
+def format_actions(counts: Sequence[ActionCount]) -> str:
     """Return the content of the file: one row for each action or range; empty text if actions are not kept."""
-    counts = steps.count_action_ranges()
     if not counts:
         return ""
     file = StringIO()

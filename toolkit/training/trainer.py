@@ -466,7 +466,7 @@ def _write_end(
     if status in ENDED and (text := _diagnose(session, run.config.timesteps)):
         result["diagnosis"] = text
     steps = session.env.recent_steps
-    actions = "" if steps is None else actions_csv.format_actions(steps)
+    actions = "" if steps is None else actions_csv.format_actions(steps.count_action_ranges())
     try:
         if actions:
             run.write(actions_csv.NAME, actions)

@@ -313,11 +313,12 @@ def test_every_key_has_description(schema: dict[str, Any]) -> None:
 def test_components_and_parameters_have_descriptions(schema: dict[str, Any]) -> None:
     names = {choice.get("const"): choice.get("description") for choice in schema["$defs"]["wrappers"]["anyOf"]}
     assert names["clip_reward"] == "Clips the rewards for an environment between an upper and lower bound."
-    assert find_params_schema("success", schema, "callbacks")["properties"]["episodes"] == {
+    assert find_params_schema("success", schema, "callbacks")["properties"]["min_timesteps"] == {
         "anyOf": [{"type": "integer"}, {"$ref": "#/$defs/function"}, {"$ref": "#/$defs/call"}],
-        "description": "size of the window, at least 1",
-        "default": 100,
+        "description": "environment steps before which training never stops",
+        "default": 0,
     }
+    assert "default" not in find_params_schema("success", schema, "callbacks")["properties"]["threshold"]
 
 
 # --- experiment and tuning files ------------------------------------------------------------------------------------

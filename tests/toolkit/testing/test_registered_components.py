@@ -11,6 +11,7 @@ from goal_line import GOAL_LINE
 
 from toolkit.config.registry import KINDS, list_entry_points
 from toolkit.testing import (
+    algorithms,
     check_algorithm,
     check_callback,
     check_launcher,
@@ -111,7 +112,7 @@ REGISTERED = [
 
 @pytest.mark.parametrize(("kind", "name"), REGISTERED)
 def test_registered_component_keeps_promises(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.testing.algorithms._TIMESTEPS", 120)  # of 300, to save time
+    monkeypatch.setattr(algorithms, "_TIMESTEPS", 120)  # of 300, to save time
     for extra in list_entry_points(KINDS[kind])[name][0].extras:
         pytest.importorskip(extra)
     CHECKS[kind](name, **ARGUMENTS[kind].get(name, {}))
