@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -119,6 +120,25 @@ def list_peer_rows(measured: Measured) -> Iterator[Row]:
     )
 
 
+def list_classic_rows(what: str, measured: Measured) -> Iterator[Row]:
+    """List how much sooner than by the best peer an environment is solved."""
+    if not measured:
+        yield Row(what, math.nan, at_least=3)
+        return
+    seeds = measured["seeds"].values()
+    in_turns = {side: [seed[side]["seconds"] for seed in seeds] for side in next(iter(seeds))}
+    ratios = []
+    for sides in (in_turns, measured["experiment"]):
+        ours, *peers = sides.values()
+        ratios += [compare_medians(ours, theirs) for theirs in peers]
+    yield Row(f"{what}, {len(seeds)} seeds", min(ratios), at_least=3)
+
+
+def compare_medians(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float:
+    """Return their median seconds divided by ours; None is not solved."""
+    return median(each or math.inf for each in theirs) / median(each or math.inf for each in ours)
+
+
 def list_step_rows(measured: Measured) -> Iterator[Row]:
     """List the time of DoubleDQN's training step."""
 
@@ -153,6 +173,12 @@ def list_vector_rows(measured: Measured) -> Iterator[Row]:
     for size, sides in measured.items():
         if int(size) >= 16:
             yield Row(f"{int(size):,} CartPoles", ratio(sides["dummy"], sides["vector"]))
+
+
+def list_envpool_rows(measured: Measured) -> Iterator[Row]:
+    """List how much faster environments are in EnvPool's threads."""
+    for size, sides in measured.get("seconds", {}).items():
+        yield Row(f"{int(size):,} HalfCheetahs, `vec_env: envpool`", ratio(sides["dummy"], sides["envpool"]))
 
 
 def list_growth_rows(measured: Measured) -> Iterator[Row]:
@@ -270,12 +296,20 @@ def list_compile_losses(measured: Measured) -> Iterator[Loss]:
 
 GROUPS: dict[str, dict[str, Callable[[Measured], Iterator[Row]]]] = {
     "Time until CartPole is solved": {"solve": list_solve_rows, "solve_peers": list_peer_rows},
+    "Time until a classic is solved, beside the best of RL Zoo, CleanRL, SBX and Tianshou": {
+        "solve_acrobot": partial(list_classic_rows, "Acrobot"),
+        "solve_mountaincar": partial(list_classic_rows, "MountainCar"),
+        "solve_lunarlander": partial(list_classic_rows, "LunarLander"),
+    },
     "A training step, beside Stable-Baselines3": {
         "throughput": list_step_rows,
         "accelerate": list_accelerate_rows,
         "features": list_feature_rows,
     },
-    "Vectorized environments, beside those stepped one by one": {"vector_envs": list_vector_rows},
+    "Vectorized environments, beside those stepped one by one": {
+        "vector_envs": list_vector_rows,
+        "envpool_steps": list_envpool_rows,
+    },
     "Growth, beside Stable-Baselines3's DQN": {"growth": list_growth_rows},
     "Commands": {"process": list_command_rows},
     "Snapshots and resume": {"snapshot": list_snapshot_rows, "kill": list_kill_rows},
@@ -286,6 +320,11 @@ GROUPS: dict[str, dict[str, Callable[[Measured], Iterator[Row]]]] = {
         "report_runs": list_report_rows,
     },
 }
+UNMEASURED = {
+    f"solve_{task}": f"python benchmarks/solve_classics.py {task} --peers PYTHON"
+    for task in ("mountaincar", "lunarlander")
+}
+"""Commands of results that are not there yet, where they are not the name of the results."""
 LOSSES: dict[str, Callable[[Measured], Iterator[Loss]]] = {
     "vector_envs": list_vector_losses,
     "acting": list_acting_losses,
@@ -319,7 +358,7 @@ def read_results(name: str) -> dict[str, Any]:
     """Read the JSON file of a benchmark; one that was not run has measured nothing."""
     file = RESULTS / f"{name}.json"
     if not file.exists():
-        return {"command": f"python benchmarks/{name}.py", "measured": {}}
+        return {"command": UNMEASURED.get(name, f"python benchmarks/{name}.py"), "measured": {}}
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return results
 
