@@ -18,7 +18,7 @@ from toolkit.config.type_hints import format_type
 from toolkit.utils.errors import ConfigError
 
 _SCHEDULE = {"name": "constant", "params": {"val": 0.5}}
-_PLACEHOLDERS: tuple[Any, ...] = (0.5, 1, "...", False, [], {}, _SCHEDULE, "progress")
+_PLACEHOLDERS: tuple[Any, ...] = (0.5, 1, "...", False, ["..."], [], {}, _SCHEDULE, "progress")
 
 
 def make_snippet(kind: Kind, name: str, component: type[Any]) -> str:

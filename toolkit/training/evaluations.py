@@ -107,7 +107,7 @@ class EvaluationLog:
     def load_state_dict(self, label: str, state: dict[str, Any]) -> None:
         """Replace the evaluations of a label by what :meth:`state_dict` returned, also in the file."""
         ends = np.cumsum(state["episodes"])
-        if ends[-1:] != [len(state["returns"])] * len(ends[-1:]) or len(state["returns"]) != len(state["lengths"]):
+        if not sum(state["episodes"]) == len(state["returns"]) == len(state["lengths"]):
             raise ValueError(f"the evaluations '{label}' do not have a return and a length of each episode")
         self._evaluations[label] = [
             RecordedEvaluation(

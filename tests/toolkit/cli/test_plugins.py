@@ -68,7 +68,7 @@ def test_summary_is_read_without_importing(kind: str, name: str) -> None:
 def test_plugins_lists_one_kind(toolkit: Toolkit) -> None:
     heading, *lines = toolkit("plugins", "schedules").out.splitlines()
     assert heading == "schedules"
-    assert {line.split()[0] for line in lines} == {"constant", "exponential", "harmonic", "linear"}
+    assert {line.split()[0] for line in lines} == {"by_success", "constant", "exponential", "harmonic", "linear"}
 
 
 def test_listing_takes_less_than_1_5_seconds() -> None:

@@ -96,7 +96,7 @@ def test_unknown_kind_is_refused_with_suggestion(name: str, hint: str) -> None:
         ("algorithms", "duble_dqn", "did you mean 'double_dqn'?"),
         ("wrappers", "terminal_reward_clp", "did you mean 'terminal_reward_clip'?"),
         ("callbacks", "sucess", "did you mean 'success'?"),
-        ("schedules", "xyz", "known: constant, exponential, harmonic, linear"),
+        ("schedules", "xyz", "known: by_success, constant, exponential, harmonic, linear"),
         ("policies", "DuelingMlpPolcy", "did you mean 'DuelingMlpPolicy'?"),
         ("callbacks", "EvalCallback", "did you mean 'eval'?"),
         ("algorithms", "DQN", "did you mean 'dqn'?"),
