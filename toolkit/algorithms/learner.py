@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from toolkit.algorithms.adam import clip_gradients, create_adam_state, get_adam_state, is_plain_adam, step_adam
 from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
+from toolkit.algorithms.losses import has_own_losses, update_by_losses
 from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.networks import Networks
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
@@ -109,21 +110,41 @@ class Learner:
                 return compiled(optimizer.param_groups[0]["lr"], batch).tolist()
 
         minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
-        online = self._online.get_function(self._online.is_known and not self._have_hooks)
-        target: QFunction = self._target.network
-        if self._target.is_known and not self._have_hooks:
-            target = self._target.get_function(is_stock=True)
-        max_norm = config.max_grad_norm
+        if has_own_losses(self._online.network):
+            return self.learn_by_losses(model, config, minibatch)[0]
+        online, target = self._get_functions()
         layers = None if self._obstacle else self._get_layers()
         if layers is not None and isinstance(minibatch, ReplayBufferSamples):
-            step_gradients = partial(_step_by_gradients, optimizer, max_norm)
+            step_gradients = partial(_step_by_gradients, optimizer, config.max_grad_norm)
             losses = update_layers(config, online, layers, target, minibatch, step_gradients)
         else:
-            step_loss = partial(_step_plain_adam, optimizer, self._target_parameters, max_norm)
-            if self._obstacle:
-                step_loss = partial(_step_as_sb3, model, max_norm)
-            losses = update_networks(config, online, target, minibatch, step_loss)
+            losses = update_networks(config, online, target, minibatch, self._make_step(model, config))
         return [loss.item() for loss in losses]
+
+    def learn_by_losses(
+        self, model: DQN, config: UpdateConfig, batch: Minibatch, weights: th.Tensor | None = None
+    ) -> tuple[list[float], th.Tensor]:
+        """Make the updates of one minibatch by the losses of its transitions, once the model has been looked over.
+
+        :param weights: (batch,) of the transitions; None if all are 1
+        :return: the weighted loss before each update, and the transitions' errors (batch,) before the last one
+        """
+        network = self._online.network
+        online, target = (network, self._target.network) if has_own_losses(network) else self._get_functions()
+        losses, errors = update_by_losses(config, online, target, batch, self._make_step(model, config), weights)
+        return [loss.item() for loss in losses], errors
+
+    def _get_functions(self) -> tuple[QFunction, QFunction]:
+        """Return the fastest functions from observations to the Q-values of the online and the target network."""
+        online = self._online.get_function(self._online.is_known and not self._have_hooks)
+        is_stock = self._target.is_known and not self._have_hooks
+        return online, self._target.get_function(is_stock=True) if is_stock else self._target.network
+
+    def _make_step(self, model: DQN, config: UpdateConfig) -> Callable[[th.Tensor], None]:
+        """Return what makes one step of the optimizer for a loss."""
+        if self._obstacle:
+            return partial(_step_as_sb3, model, config.max_grad_norm)
+        return partial(_step_plain_adam, model.policy.optimizer, self._target_parameters, config.max_grad_norm)
 
     def _get_layers(self) -> MlpGradients | None:
         """Return what computes the online network's gradients as autograd would now; None if only autograd can."""
@@ -193,6 +214,8 @@ class Learner:
         return None
 
     def _find_obstacle_to_compiling(self) -> str | None:
+        if has_own_losses(self._online.network):
+            return "the network computes losses of its own"
         if self._online.is_known and self._target.is_known:
             return None
         return "the network has modules that may compute differently in training mode"

@@ -34,7 +34,12 @@ _LOSS_FUNCTIONS: dict[str, tuple[Callable[..., th.Tensor], Callable[..., th.Tens
 
 
 class UpdateConfig(NamedTuple):
-    """The parameters of :class:`toolkit.algorithms.DoubleDQN` that determine what an update computes."""
+    """The parameters of :class:`toolkit.algorithms.DoubleDQN` that determine what an update computes.
+
+    :param munchausen_alpha: share of the scaled log-policy in the reward, 0 to 1; None for hard targets
+    :param munchausen_tau: temperature of the policy, above 0
+    :param munchausen_clip: lower bound of the scaled log-policy, at most 0
+    """
 
     double: bool
     loss: str
@@ -42,6 +47,9 @@ class UpdateConfig(NamedTuple):
     n_epochs: int
     gamma: float
     max_grad_norm: float
+    munchausen_alpha: float | None = None
+    munchausen_tau: float = 0.03
+    munchausen_clip: float = -1.0
 
 
 def update_networks(
