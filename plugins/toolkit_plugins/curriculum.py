@@ -9,13 +9,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from toolkit.envs.episodes import EpisodeRecorder
 from toolkit.envs.wrapper_state import find_recorder
-from toolkit.training.callbacks import RunCallback, RunPlan
+from toolkit.training.callbacks import RunPlan, StageCallback
 from toolkit.utils.errors import ComponentError, ConfigError, Problem
 
 _log = logging.getLogger("toolkit")
 
 
-class Curriculum(RunCallback):
+class Curriculum(StageCallback):
     """Give environments and wrappers other parameters, stage by stage, as the agent reaches a threshold in each.
 
     The first stage holds from the start. Values apply to episodes that start after the change. Only episodes that
@@ -44,14 +44,19 @@ class Curriculum(RunCallback):
         if episodes is not None and episodes < 1:
             raise ValueError(f"episodes must be at least 1, not {episodes}")
         self.stages = stages
+        self.paths = tuple(dict.fromkeys(path for stage in stages for path in stage))
         self.thresholds = [threshold] * (len(stages) - 1) if isinstance(threshold, int | float) else threshold
         self.episodes = episodes or 100
         self.evaluation = evaluation
         self.measure = measure
         self.stage = 0
-        self._first_episode = 0  # the first one that started in this stage
         self._n_judged = 0  # episodes
         self._judged_timestep = 0  # of the latest evaluation that was judged
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether no threshold is left to reach."""
+        return self.stage >= len(self.thresholds)
 
     def check_run(self, plan: RunPlan) -> None:
         """Check the stages, the parameters of the environments, and that the evaluation exists.
@@ -90,12 +95,16 @@ class Curriculum(RunCallback):
             self.context.parameters.set(self.stages[0])
 
     def _on_step(self) -> bool:
-        if self.stage < len(self.thresholds):
+        if not self.is_last_stage:
             value = self._judge_training() if self.evaluation is None else self._judge_evaluation(self.evaluation)
             if value is not None and value >= self.thresholds[self.stage]:
                 self._advance()
         self.logger.record("curriculum/stage", self.stage + 1)
         return True
+
+    def _on_training_end(self) -> None:
+        if not self.is_last_stage:  # a mean return that reaches the threshold of `success` is then no success
+            _log.info("curriculum: training stops in stage %d of %d", self.stage + 1, len(self.stages))
 
     def _judge_training(self) -> float | None:
         """Return the value of the last episodes of this stage; None without a new one, or with too few."""
@@ -103,7 +112,7 @@ class Curriculum(RunCallback):
         if len(log) == self._n_judged:
             return None
         self._n_judged = len(log)
-        if len(log) - self._first_episode < self.episodes:
+        if len(log) - self.first_episode < self.episodes:
             return None
         if self.measure == "mean_return":
             return log.mean_return(self.episodes)
@@ -121,7 +130,7 @@ class Curriculum(RunCallback):
         self.stage += 1
         values = self.stages[self.stage]
         self.context.parameters.set(values)
-        self._first_episode = _get_recorder(self.model).n_started
+        self.first_episode = _get_recorder(self.model).n_started
         changes = ", ".join(f"{path} is {value}" for path, value in values.items())
         message = "timestep %s: stage %d of %d begins: %s"
         _log.info(message, f"{self.num_timesteps:,}", self.stage + 1, len(self.stages), changes or "nothing changes")

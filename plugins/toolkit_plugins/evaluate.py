@@ -48,7 +48,8 @@ class EvaluateCallback(EvaluationCallback):
     :param env: what differs from the config's `env`, with its keys `id`, `params`, `max_episode_steps`,
         `reset_options`, `base_wrappers` and `wrappers`; mappings merge, lists replace, another `id` drops `params`
     :param deterministic: whether the policy acts greedily; false draws its actions, as in training
-    :param patience: stop training after so many evaluations without a new best mean return
+    :param patience: stop training after so many evaluations without a new best mean return; the best starts anew
+        with each stage of a curriculum
     :param keep_best: save the model as `best/model.zip`, with the statistics of its wrappers, at each new best mean
         return; one evaluation of a run may do so
     """
@@ -85,6 +86,8 @@ class EvaluateCallback(EvaluationCallback):
         self.keep_best = keep_best
         self._n_intervals = 0
         self._n_without_best = 0
+        self._first_comparable = 0  # evaluation: those before it had other values of parameters
+        self._parameters: dict[str, Any] = {}  # that callbacks have chosen for the latest evaluation
         self._warned: set[str] = set()
 
     def check_run(self, plan: RunPlan) -> None:
@@ -125,12 +128,16 @@ class EvaluateCallback(EvaluationCallback):
         return {
             "intervals": self._n_intervals,
             "without_best": self._n_without_best,
+            "first_comparable": self._first_comparable,
+            "parameters": self._parameters,
             "evaluations": self.context.evaluations.state_dict(self.label),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._n_intervals, self._n_without_best = state["intervals"], state["without_best"]
+        self._first_comparable = state.get("first_comparable", 0)  # earlier versions compared all
+        self._parameters = state.get("parameters", {})
         self.context.evaluations.load_state_dict(self.label, state["evaluations"])
 
     def _on_training_start(self) -> None:
@@ -158,8 +165,16 @@ class EvaluateCallback(EvaluationCallback):
         """Leave out the states of wrappers that the environments to evaluate in have otherwise, or not at all."""
         is_same_env = self.env is None or not self.env.replaces_env
         selected = select_wrapper_states(venv, states, new=self._new_wrappers, is_same_env=is_same_env)
-        config = self.context.run.resolved_config
-        return selected | {"parameters": select_values(states["parameters"], config, self._config)}
+        return selected | {"parameters": self._select_shared(states["parameters"])}
+
+    def _select_shared(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the parameters that the environments to evaluate in have otherwise, or not at all."""
+        return select_values(values, self.context.run.resolved_config, self._config)
+
+    def _is_final(self) -> bool:
+        """Return whether an evaluation is of the run's task: no stage to come changes its environments."""
+        paths = [path for callback in self.context.stages for path in callback.paths]
+        return self.context.first_episode_of_task is not None or not self._select_shared(dict.fromkeys(paths))
 
     def _evaluate(self) -> None:
         result = evaluate_model(
@@ -171,8 +186,11 @@ class EvaluateCallback(EvaluationCallback):
             deterministic=self.deterministic,
             select_states=None if self.env is None else self._select_states,
         )
-        best = self.context.evaluations.best(self.label)
-        self.context.evaluations.add(_record(self.num_timesteps, self.label, result))
+        log, parameters = self.context.evaluations, self._select_shared(self.context.parameters.state_dict())
+        if parameters != self._parameters:  # a return in another stage of a curriculum says nothing about this one
+            self._parameters, self._first_comparable, self._n_without_best = parameters, log.count(self.label), 0
+        best = log.best(self.label, self._first_comparable)
+        log.add(_record(self.num_timesteps, self.label, result), is_final=self._is_final())
         self.logger.record(f"eval/{self.label}/mean_return", result.mean_return)
         self.logger.record(f"eval/{self.label}/mean_length", sum(result.lengths) / self.episodes)
         if result.success_rate is not None:

@@ -94,9 +94,10 @@ class _WindowCriterion(SuccessCriterion):
         return True
 
     def _judge_evaluation(self) -> bool:
-        latest, value = self._latest, self.value
+        latest = self.context.evaluations.latest_final(self.evaluation or "")
         if latest is None or latest.timestep == self._judged_timestep:
             return True
+        value = self.value
         self._judged_timestep = latest.timestep
         is_late_enough = self.num_timesteps >= self.min_timesteps
         if value is not None and value >= self.threshold and is_late_enough and self._reaches_threshold_greedily():
@@ -107,7 +108,13 @@ class _WindowCriterion(SuccessCriterion):
         return self.success is None
 
     def _is_met(self, value: float) -> bool:
-        if self._seen < self.episodes or self.num_timesteps < self.min_timesteps or value < self.threshold:
+        first = self.context.first_episode_of_task
+        if (
+            first is None
+            or self._seen - first < self.episodes
+            or self.num_timesteps < self.min_timesteps
+            or value < self.threshold
+        ):
             return False
         if self._seen < self._ask_again_at:
             return False

@@ -47,11 +47,13 @@ def test_curriculum_advances_on_episodes_of_its_stage(tmp_path: Path) -> None:
     assert Run.open(run.directory).evaluate(1).returns == (30.0,)
 
 
-def test_curriculum_takes_success_rate(tmp_path: Path) -> None:
+def test_curriculum_takes_success_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stages = [{WEIGHT: 0.5}, {WEIGHT: 1.5}]
     params = {"measure": "success_rate", "stages": stages, "threshold": 0.5, "episodes": 3}
-    failing = train(make_curriculum_config(**params), tmp_path / "failing")
+    with caplog.at_level("INFO"):
+        failing = train(make_curriculum_config(**params), tmp_path / "failing")
     assert {row["curriculum/stage"] for row in read_table(failing, "progress.csv")} == {"1"}
+    assert "training stops in stage 1 of 2" in caplog.text
 
 
 def test_curriculum_advances_on_evaluation_and_resumes(tmp_path: Path) -> None:
@@ -105,3 +107,49 @@ callbacks:
     assert checked.status == 2
     assert "bad.yaml:7: callbacks.0" in checked.err
     assert problem in checked.err
+
+
+def test_success_counts_training_episodes_of_last_stage_only(tmp_path: Path) -> None:
+    success = {"name": "success", "params": {"threshold": 10, "episodes": 3}}
+    run = train(make_curriculum_config(success, episodes=3, threshold=[10, 15]), tmp_path / "run")
+    episodes = [float(row["r"]) / N_STEPS for row in read_table(run, "monitor.csv")]
+    result = run.result or {}
+    assert result["status"] == "success"
+    assert episodes[result["success"]["episode"] - 3 :][:3] == [3.0] * 3
+    assert episodes[result["success"]["episode"] - 4] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("label", "stages", "timestep"),
+    [
+        ("greedy", STAGES, 180),
+        ("greedy", [{}, {}, {WEIGHT: 3.0}], 180),
+        ("full", STAGES, 180),
+        ("full", [{}, {}, {WEIGHT: 3.0}], 60),
+    ],
+)
+def test_success_counts_evaluation_of_last_stage_or_own_parameters(
+    tmp_path: Path, label: str, stages: list[dict[str, Any]], timestep: int
+) -> None:
+    evaluations = [{"label": "greedy"}, {"label": "full", "env": {"params": {"weight": 5}}}]
+    callbacks = [
+        *({"name": "evaluate", "params": {"every_timesteps": 60, "episodes": 1} | params} for params in evaluations),
+        {"name": "curriculum", "params": {"stages": stages, "threshold": [0, 0], "evaluation": "greedy"}},
+        {"name": "success", "params": {"threshold": 0, "evaluation": label}},
+    ]
+    run = train(make_config(env={"id": "weighted_env:Weighted"}, callbacks=callbacks), tmp_path / "run")
+    assert (run.result or {})["success"]["timestep"] == timestep
+
+
+def test_best_model_and_patience_start_anew_in_each_stage(tmp_path: Path) -> None:
+    falling = [{WEIGHT: 3.0}, {WEIGHT: 2.0}, {WEIGHT: 1.0}]
+    params = {"every_timesteps": 60, "episodes": 1, "patience": 2, "keep_best": True}
+    config = make_curriculum_config(
+        {"name": "evaluate", "params": params}, stages=falling, threshold=[30, 20], evaluation="greedy"
+    )
+    whole = train(config, tmp_path / "whole")
+    returns = [float(row["mean_return"]) for row in read_table(whole, "evaluations.csv")]
+    assert returns == [30, 20, 10, 10, 10]  # the last two are no better than the first one of their stage
+    assert Run.open(whole.directory).evaluate(1, model="best").returns == (10.0,)
+    resumed = train_with_interruptions(config, tmp_path / "resumed", stops=(157, 213))
+    assert not find_differences(whole.directory, resumed.directory)

@@ -7,7 +7,7 @@ subclasses :class:`RunCallback`. A success criterion subclasses :class:`SuccessC
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -50,6 +50,7 @@ class TrainingContext:
     :param parameters: the parameters of environments and wrappers, which a callback can change between episodes
     :param is_resumed: whether training continues from a snapshot, so that what a callback did before it is done
     :param evaluations: the evaluations so far; ``evaluations.latest("greedy")`` is the latest one of a label
+    :param stages: the callbacks that change the task in stages
     """
 
     run: RunDirectory
@@ -58,6 +59,14 @@ class TrainingContext:
     parameters: EnvParameters
     is_resumed: bool = False
     evaluations: EvaluationLog = field(default_factory=EvaluationLog)
+    stages: Sequence[StageCallback] = ()
+
+    @property
+    def first_episode_of_task(self) -> int | None:
+        """The first training episode that a success criterion may count; None before the last stage."""
+        if not all(callback.is_last_stage for callback in self.stages):
+            return None
+        return max((callback.first_episode for callback in self.stages), default=0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,22 @@ class EvaluationCallback(RunCallback):
         super().__init__()
         self.label = label
         self.episodes = episodes
+
+
+class StageCallback(RunCallback):
+    """Base class of callbacks that change the task in stages; a success criterion counts only what is of the last one.
+
+    :ivar paths: the parameters that it changes in any stage, dotted, such as ``env.params.gravity``
+    :ivar first_episode: the first training episode that started in the present stage
+    """
+
+    paths: Collection[str] = ()
+    first_episode: int = 0
+
+    @property
+    @abstractmethod
+    def is_last_stage(self) -> bool:
+        """Whether the present stage lasts until the run ends."""
 
 
 Measure = Literal["mean_return", "success_rate"]

@@ -59,6 +59,7 @@ class EvaluationLog:
     def __init__(self, run: RunDirectory | None = None) -> None:
         self._run = run
         self._evaluations: dict[str, list[RecordedEvaluation]] = {}
+        self._final: dict[str, RecordedEvaluation] = {}
 
     @property
     def labels(self) -> list[str]:
@@ -80,13 +81,30 @@ class EvaluationLog:
         evaluations = self._evaluations.get(label)
         return evaluations[-1] if evaluations else None
 
-    def best(self, label: str) -> RecordedEvaluation | None:
-        """Return the first evaluation of a label with its best mean return; None before any."""
-        return max(self._evaluations.get(label, ()), key=lambda evaluation: evaluation.mean_return, default=None)
+    def latest_final(self, label: str) -> RecordedEvaluation | None:
+        """Return the latest evaluation of a label that a success criterion may count; None before the first."""
+        return self._final.get(label)
 
-    def add(self, evaluation: RecordedEvaluation) -> None:
-        """Add an evaluation and append it to the file."""
+    def count(self, label: str) -> int:
+        """Return the number of evaluations of a label."""
+        return len(self._evaluations.get(label, ()))
+
+    def best(self, label: str, start: int = 0) -> RecordedEvaluation | None:
+        """Return the first evaluation of a label with its best mean return; None before any.
+
+        :param start: how many evaluations to leave out, the first ones
+        """
+        evaluations = self._evaluations.get(label, [])[start:]
+        return max(evaluations, key=lambda evaluation: evaluation.mean_return, default=None)
+
+    def add(self, evaluation: RecordedEvaluation, is_final: bool = True) -> None:
+        """Add an evaluation and append it to the file.
+
+        :param is_final: whether it is of the run's task: a success criterion counts none of an early stage
+        """
         self._evaluations[evaluation.label].append(evaluation)
+        if is_final:
+            self._final[evaluation.label] = evaluation
         if self._run is not None:
             file = AppendOnlyFile(self._run.directory / FILE_NAME)
             try:

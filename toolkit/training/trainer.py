@@ -33,7 +33,7 @@ from toolkit.snapshots.eval_generators import list_own_eval_envs
 from toolkit.snapshots.rng import preserve_rng_state, seed_global_generators
 from toolkit.snapshots.store import SnapshotStore
 from toolkit.training import actions_csv
-from toolkit.training.callbacks import RunCallback, RunPlan, SuccessCriterion, TrainingContext
+from toolkit.training.callbacks import RunCallback, RunPlan, StageCallback, SuccessCriterion, TrainingContext
 from toolkit.training.checks import (
     find_callback_problems,
     find_obstacles_to_learning,
@@ -373,7 +373,8 @@ def _run_training(
     """Train, from a snapshot if there is one, and write the result however training ends."""
     place_files(session.config_callbacks, run.directory)
     env, is_resumed, evaluations = session.env, snapshot is not None, EvaluationLog(run)
-    context = TrainingContext(run, env.episodes, session.criterion, env.parameters, is_resumed, evaluations)
+    stages = [callback for callback in session.run_callbacks if isinstance(callback, StageCallback)]
+    context = TrainingContext(run, env.episodes, session.criterion, env.parameters, is_resumed, evaluations, stages)
     for callback in session.run_callbacks:
         callback.context = context
         callback.before_first_reset()
