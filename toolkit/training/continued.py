@@ -24,11 +24,15 @@ from toolkit.snapshots.capture import NOTHING
 from toolkit.snapshots.restore import RESTORE_ERRORS
 from toolkit.training.results import ENDED
 from toolkit.training.run_directory import RunDirectory
-from toolkit.utils.errors import Problem, RunError
+from toolkit.utils.errors import ConfigError, Problem, RunError
 from toolkit.utils.model_files import BEST, find_model
 
 _log = logging.getLogger("toolkit")
 _GROWING = ("progress.csv", "tensorboard", BEST)  # files of a run that later training adds to
+_INSTEAD = {
+    "timesteps": "say how many more with --timesteps",
+    "start_from": "start a new run with `toolkit train`, and set start_from there",
+}
 _MADE_FROM = {  # attributes of SB3's algorithms that follow from parameters of another name
     "learning_rate": "lr_schedule",
     "exploration_fraction": "exploration_schedule",
@@ -56,8 +60,14 @@ def make_continued_config(run: RunDirectory, timesteps: int, overrides: Sequence
     model = "final" if snapshot is None else f"snapshot:{snapshot}"
     document = run.config.to_document()
     start_from = {"path": str(run.directory.resolve()), "model": model, "continues": True}
-    apply_overrides(document, {"timesteps": result["timesteps"] + timesteps, "start_from": start_from})
+    own = {"timesteps": result["timesteps"] + timesteps, "start_from": start_from}
+    apply_overrides(document, own)
     apply_overrides(document, overrides)
+    if changed := [key for key in own if document.data[key] != own[key]]:
+        problems = [
+            Problem((key,), "follows from the options of `toolkit continue`", _INSTEAD[key]) for key in changed
+        ]
+        raise ConfigError(problems, document.locations)
     return resolve_document(document)
 
 

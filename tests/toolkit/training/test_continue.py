@@ -78,13 +78,22 @@ def test_changed_parameters_and_callbacks_take_effect(parent: Path, toolkit: Too
     assert all(torch.equal(weights[name], value) for name, value in snapshot.policy.state_dict().items())
 
 
+def test_continued_config_needs_more_timesteps_than_its_parent(parent: Path, toolkit: Toolkit) -> None:
+    start = "start_from={path: parent, continues: true}"
+    finished = toolkit("train", "parent/config.yaml", "--set", start, "--set", "timesteps=300")
+    assert finished.status == 2
+    assert "timesteps: must be more than 320, which the run that this continues has" in finished.err
+
+
 REFUSED = {
     "absent --timesteps 9": "error: absent: does not exist",
     "parent": "--timesteps",
     "parent --timesteps 0": "--timesteps",
     "parent --timesteps 9 --set env.n_envs=2": "env.n_envs: was 1 in the run that this continues; keep it, or start",
     "parent --timesteps 9 --set seed=8": "seed: was 3 in the run that this continues",
-    "parent --timesteps 9 --set timesteps=9": "timesteps: must be more than 192, which the run",
+    "parent --timesteps 9 --set timesteps=999": "--set timesteps=999: timesteps: follows from the options of",
+    "parent --timesteps 9 --set start_from=imported": "start_from: follows from the options of `toolkit continue`; ",
+    "parent --timesteps 9 --set start_from.model=final": "start_from: follows from the options of `toolkit continue`",
     "parent --timesteps 9 --set algorithm.name=a2c": "is a run of 'ppo', not of 'a2c'",
     "parent --timesteps 9 --out parent": "error: parent: is not empty",
     "interrupted --timesteps 9": "error: interrupted: has not ended\n`toolkit resume` continues it",
