@@ -73,7 +73,7 @@ def make_config(algorithm: str = "double_dqn", env: dict[str, Any] | None = None
             "name": algorithm,
             "policy": "MlpLstmPolicy" if algorithm == "recurrent_ppo" else "MlpPolicy",
             "params": params,
-            "policy_params": POLICY_PARAMS.get(algorithm, {"net_arch": [16, 16]}),
+            "policy_params": more.pop("policy_params", POLICY_PARAMS.get(algorithm, {"net_arch": [16, 16]})),
         },
         "callbacks": [{"name": "success", "params": {"threshold": 1e9, "episodes": 5}}],
         "snapshots": {"every_timesteps": 150},

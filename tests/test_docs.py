@@ -317,6 +317,16 @@ def test_component_reference_lists_parameters_that_dqn_lacks() -> None:
     assert rows == {name: written(added[name].default) for name in rows}
 
 
+def test_component_reference_lists_parameters_of_double_dqn_policies() -> None:
+    from toolkit.algorithms.policies import MlpPolicy
+
+    own = {
+        name: item for name, item in inspect.signature(MlpPolicy).parameters.items() if item.kind is item.KEYWORD_ONLY
+    }
+    rows = {row[0]: row[1] for row in table(REFERENCE / "components.md", "policies of double_dqn")}
+    assert rows == {name: written(item.default) for name, item in own.items()}
+
+
 def test_python_reference_lists_every_public_name() -> None:
     page = REFERENCE / "python-api.md"
     functions = [*table(page, "Functions"), *table(page, "Checks for plugin authors")]

@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.her import HerReplayBuffer
 
@@ -67,7 +67,8 @@ class DoubleDQN(DQN):
     (1,)
 
     :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``, one of these with ``Dueling`` in front,
-        or a policy class
+        or a policy class. ``policy_kwargs`` make its networks dueling, noisy or distributional, see
+        :class:`toolkit.algorithms.policies.MlpPolicy`
     :param env: environment to learn from, or its Gymnasium id; its action space is ``Discrete``
     :param learning_rate: Adam's learning rate, above 0, or a function of the remaining progress from 1 to 0
     :param buffer_size: transitions that the replay buffer holds, over all environments
@@ -97,7 +98,8 @@ class DoubleDQN(DQN):
     :param device: PyTorch's device; ``auto`` is the GPU if there is one
     :param _init_setup_model: whether to build the networks in the constructor
     :param double: whether to use Double DQN's targets; ``False`` gives SB3's own DQN targets
-    :param loss: ``huber`` (SB3's smooth L1) or ``mse``, averaged over the minibatch
+    :param loss: ``huber`` (SB3's smooth L1, the default) or ``mse``, averaged over the minibatch. A policy with a
+        ``distribution`` has a loss of its own
     :param loss_over_all_actions: average the loss over the outputs of all actions, as ``fit`` in Keras does; the
         target of an action that was not taken is the network's own prediction before the update
     :param n_epochs: updates on each minibatch, at least 1, with targets computed once before the first
@@ -152,7 +154,7 @@ class DoubleDQN(DQN):
         _init_setup_model: bool = True,
         *,
         double: bool = True,
-        loss: Literal["huber", "mse"] = "huber",
+        loss: Literal["huber", "mse"] | None = None,
         loss_over_all_actions: bool = False,
         n_epochs: int = 1,
         sample_with_replacement: bool = True,
@@ -165,6 +167,7 @@ class DoubleDQN(DQN):
             "exploration_initial_eps": (exploration_initial_eps, _INITIAL_EPS),
         }
         replaced = [name for name, (value, default) in linear_exploration.items() if value != default]
+        self._has_default_exploration = exploration is None and not replaced
         if exploration is not None and replaced:
             raise ValueError(f"exploration replaces {', '.join(replaced)}: give one or the other")
         self.double = double
@@ -209,6 +212,7 @@ class DoubleDQN(DQN):
         # not in the constructor, because `load` sets parameters after it
         self._convert_target_update_interval()
         super()._setup_model()
+        self._fit_to_policy()
         self._check_parameters()
         use_fused_form(self.policy.optimizer, self.policy.device)
         self._learner = Learner(should_compile=self.compile is True)
@@ -262,7 +266,12 @@ class DoubleDQN(DQN):
             self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         config = UpdateConfig(
-            self.double, self.loss, self.loss_over_all_actions, self.n_epochs, self.gamma, self.max_grad_norm
+            self.double,
+            self.loss or "huber",
+            self.loss_over_all_actions,
+            self.n_epochs,
+            self.gamma,
+            self.max_grad_norm,
         )
         losses = []
         for _ in range(gradient_steps):
@@ -351,8 +360,26 @@ class DoubleDQN(DQN):
         self.target_update_episodes = int(interval) if unit == "episode" else None
         self.target_update_interval = _NEVER if unit == "episode" else int(interval)
 
+    def _fit_to_policy(self) -> None:
+        """Fill in the defaults that follow from the policy, and refuse what a policy cannot learn by."""
+        policy: Any = self.policy
+        is_noisy, has_distribution = getattr(policy, "is_noisy", False), getattr(policy, "has_distribution", False)
+        if is_noisy and self._has_default_exploration:  # the noise explores
+            self.exploration_initial_eps = self.exploration_final_eps = 0.0
+            self.exploration_schedule = LinearSchedule(0.0, 0.0, self.exploration_fraction)
+        self._has_default_exploration = False  # a loaded model's values were set before it was saved
+        if has_distribution and self.loss is not None:
+            raise ValueError("loss cannot be given with a policy's distribution, which has its own: leave it out")
+        if self.loss_over_all_actions and (is_noisy or has_distribution):
+            raise ValueError(
+                "loss_over_all_actions needs a policy without noisy and distribution: their predictions for other "
+                "actions cannot be targets"
+            )
+        if self.loss is None and not has_distribution:
+            self.loss = "huber"
+
     def _check_parameters(self) -> None:
-        if self.loss not in LOSSES:
+        if self.loss is not None and self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
         if self.compile not in ("auto", True, False):
             raise ValueError(f"compile must be 'auto', True or False, not {self.compile!r}")

@@ -28,9 +28,16 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from toolkit.algorithms.heads import DuelingHead
 from toolkit.algorithms.mlp_gradients import MlpGradients
-from toolkit.algorithms.policies import DuelingHead, DuelingQNetwork
-from toolkit.algorithms.stock import get_functions, get_parameters, hides_class_attribute, is_torch_plain
+from toolkit.algorithms.policies import DuelingQNetwork
+from toolkit.algorithms.stock import (
+    evaluation_mode,
+    get_functions,
+    get_parameters,
+    hides_class_attribute,
+    is_torch_plain,
+)
 from toolkit.algorithms.targets import QFunction
 
 _MODULES_WITHOUT_MODES = {
@@ -137,12 +144,8 @@ class FastQNetwork:
     def _compute_in_right_mode(self, observations: PyTorchObs) -> th.Tensor:
         if th.is_grad_enabled() or not self.network.training:
             return self.network(observations)  # type: ignore[no-any-return]
-        modes = [(module, module.training) for module in self.network.modules()]
-        self.network.set_training_mode(False)  # type: ignore[operator]
-        values: th.Tensor = self.network(observations)
-        for module, mode in modes:
-            module.training = mode
-        return values
+        with evaluation_mode(self.network):  # type: ignore[arg-type]
+            return self.network(observations)  # type: ignore[no-any-return]
 
 
 def _is_mlp(network: Any) -> bool:

@@ -20,9 +20,11 @@ from torch.utils.hooks import RemovableHandle
 
 from toolkit.algorithms.adam import clip_gradients, create_adam_state, get_adam_state, is_plain_adam, step_adam
 from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
+from toolkit.algorithms.heads import draw_noise_in_calls
 from toolkit.algorithms.losses import has_own_losses, update_by_losses
 from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.networks import Networks
+from toolkit.algorithms.policies import NoisyQNetwork
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
 from toolkit.algorithms.stock import is_frozen_or_hooked, is_torch_plain
 from toolkit.algorithms.targets import Minibatch, QFunction
@@ -138,7 +140,10 @@ class Learner:
         """Return the fastest functions from observations to the Q-values of the online and the target network."""
         online = self._online.get_function(self._online.is_known and not self._have_hooks)
         is_stock = self._target.is_known and not self._have_hooks
-        return online, self._target.get_function(is_stock=True) if is_stock else self._target.network
+        target = self._target.get_function(is_stock=True) if is_stock else self._target.network
+        if not isinstance(self._online.network, NoisyQNetwork):
+            return online, target
+        return draw_noise_in_calls(self._online.network, online), draw_noise_in_calls(self._target.network, target)
 
     def _make_step(self, model: DQN, config: UpdateConfig) -> Callable[[th.Tensor], None]:
         """Return what makes one step of the optimizer for a loss."""

@@ -8,11 +8,13 @@ takes a fast path. Each takes about a microsecond.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, starmap
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.policies import BaseModel
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
@@ -136,6 +138,18 @@ def set_training_mode(network: nn.Module, mode: bool) -> None:
         attributes["training"] = mode
         if children := attributes["_modules"]:
             modules += [child for child in children.values() if child is not None]
+
+
+@contextmanager
+def evaluation_mode(network: BaseModel) -> Iterator[None]:
+    """Put a network in evaluation mode for this block, and each of its modules in its own mode again afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.set_training_mode(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _has_stock_train(cls: type[nn.Module]) -> bool:

@@ -19,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from toolkit.algorithms import DoubleDQN
 from toolkit.algorithms.optimizer_imports import avoid_compiler_import
 from toolkit.config.components import copy_arguments
 from toolkit.config.load import ResolvedConfig
@@ -76,7 +77,8 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
             )
             raise config.make_error([problem]) from cause
         unfit = _describe_unfit_images(config, env, str(cause))
-        if unfit := unfit or describe_unfit_replay_buffer(config, env.observation_space, str(cause)):
+        unfit = unfit or describe_unfit_replay_buffer(config, env.observation_space, str(cause))
+        if unfit := unfit or _describe_unfit_policy_params(config, error):
             raise config.make_error([unfit]) from cause
         raise
     train_freq = getattr(model, "train_freq", None)
@@ -88,9 +90,32 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
         )
         raise config.make_error([problem])
     _require_readable_weights(model, config)
+    _require_losses_of_policy(model, config)
     _expand_noise(getattr(model, "action_noise", None), env)
     remember_initial_policy(model)
     return model
+
+
+def _describe_unfit_policy_params(config: ResolvedConfig, error: ConfigError) -> Problem | None:
+    """Describe a parameter of the policy from an error that names one, and no parameter of the algorithm."""
+    cause = error.__cause__ or error
+    names = [name for name in re.findall(r"\w+", str(cause)) if name in config.algorithm.policy_params]
+    if not names or any(problem.path != ("algorithm",) for problem in error.problems):
+        return None
+    message = describe_error(cause).removeprefix("ValueError: ")
+    return Problem(("algorithm", "policy_params", names[0]), message)
+
+
+def _require_losses_of_policy(model: BaseAlgorithm, config: ResolvedConfig) -> None:
+    """Refuse a noisy or distributional policy of an algorithm that would train it as if it had plain Q-values.
+
+    :raises ConfigError: if it is such an algorithm
+    """
+    switches = {"noisy": "is_noisy", "distribution": "has_distribution"}
+    names = [name for name, attribute in switches.items() if getattr(model.policy, attribute, False)]
+    if names and not isinstance(model, DoubleDQN):
+        message = f"'{config.algorithm.name}' cannot train a policy with {' and '.join(names)}"
+        raise config.make_error([Problem(("algorithm", "name"), message, "choose double_dqn")])
 
 
 def _describe_unfit_images(config: ResolvedConfig, env: EpisodeRecorder, error: str) -> Problem | None:

@@ -100,6 +100,8 @@ def test_schema_accepts_shipped_configs(path: Path, schema: dict[str, Any]) -> N
         "algorithm: {name: td3, params: {action_noise: {name: 'a.noise:Noise', params: {mean: [0], sigma: [1]}}}}",
         "algorithm: {name: ppo, policy_params: {net_arch: {pi: [64], vf: [64]}, activation_fn: 'torch.nn:Tanh'}}",
         "algorithm: {name: dqn, policy: DuelingMlpPolicy, policy_params: {net_arch: [8]}}",
+        "algorithm: {name: double_dqn, policy_params: {noisy: true, distribution: c51, v_min: 0, v_max: 200.5}}",
+        "algorithm: {name: double_dqn, policy: CnnPolicy, policy_params: {dueling: true, distribution: null}}",
         "algorithm: {name: recurrent_ppo, policy: MlpLstmPolicy, policy_params: {lstm_hidden_size: 8}}",
         "callbacks: [progress, {name: max_episodes, params: {max_episodes: 3}}, './mine.py:Callback']",
         "callbacks: [{name: 'mine:Callback', params: {anything: {a: 1}}}]",
@@ -177,6 +179,8 @@ def test_schema_accepts_partial_file_with_extends(text: str, schema: dict[str, A
         "algorithm: {name: ppo, policy_params: {ortho_init: 1}}",
         "algorithm: {name: ppo, policy: CnnPolicy, policy_params: {n_quantiles: 3}}",
         "algorithm: {name: dqn, policy: DuelingMlpPolicy, policy_params: {net_arch: small}}",
+        "algorithm: {name: double_dqn, policy_params: {distribution: c52}}",
+        "algorithm: {name: double_dqn, policy: DuelingMlpPolicy, policy_params: {dueling: false}}",
         # lists of components
         "callbacks: progress",
         "callbacks: [{params: {}}]",

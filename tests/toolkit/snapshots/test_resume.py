@@ -40,6 +40,7 @@ FOUR_ENVS: dict[str, Any] = {"n_envs": 4}
 VEC_WRAPPERS: dict[str, Any] = {
     "vec_wrappers": [{"name": "vec_frame_stack", "params": {"n_stack": 2}}, {"name": "vec_normalize"}]
 }
+RAINBOW = {"net_arch": [16], "dueling": True, "noisy": True, "distribution": "c51", "v_min": 0.0, "v_max": 100.0}
 WRAPPERS: dict[str, Any] = {
     "wrappers": ["random_first_action", "terminal_reward_clip"],
     "n_envs": 2,
@@ -89,8 +90,9 @@ def test_run_resumed_twice_matches_uninterrupted_run(
             "env": {"n_envs": 4, "vec_env": "vector"},
         },
         {"callbacks": [{"name": "max_episodes", "params": {"max_episodes": 45}}]},
+        {"policy_params": RAINBOW, "params": {"n_steps": 3}},
     ],
-    ids=["n_steps", "optimize_memory_usage", "optimize_memory_usage_vector", "max_episodes"],
+    ids=["n_steps", "optimize_memory_usage", "optimize_memory_usage_vector", "max_episodes", "rainbow"],
 )
 def test_resumed_run_matches_with_options_of_config(changes: dict[str, Any], tmp_path: Path) -> None:
     run_config = RunConfig.model_validate(json.loads(json.dumps(make_config(**changes).model_dump())))
@@ -109,14 +111,24 @@ class KillAt(StopAt):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "env", "vec_env"),
-    [("double_dqn", ONE_ENV, "dummy"), ("ppo", WRAPPERS, "subproc"), ("sac", VEC_WRAPPERS, "dummy")],
-    ids=["replay_buffer", "subproc", "vec_wrappers"],
+    ("algorithm", "env", "vec_env", "more"),
+    [
+        ("double_dqn", ONE_ENV, "dummy", {}),
+        ("double_dqn", ONE_ENV, "dummy", {"policy_params": RAINBOW}),
+        ("ppo", WRAPPERS, "subproc", {}),
+        ("sac", VEC_WRAPPERS, "dummy", {}),
+    ],
+    ids=["replay_buffer", "noise", "subproc", "vec_wrappers"],
 )
 def test_resume_after_sigkill_matches_uninterrupted_run(
-    algorithm: str, env: dict[str, Any], vec_env: str, tmp_path: Path, uninterrupted_run: UninterruptedRun
+    algorithm: str,
+    env: dict[str, Any],
+    vec_env: str,
+    more: dict[str, Any],
+    tmp_path: Path,
+    uninterrupted_run: UninterruptedRun,
 ) -> None:
-    killed_config = make_config(algorithm, env | {"vec_env": vec_env})
+    killed_config = make_config(algorithm, env | {"vec_env": vec_env}, **more)
     arguments = (killed_config, tmp_path / "killed", [KillAt(430)])
     process = multiprocessing.get_context("forkserver").Process(target=train, args=arguments)
     process.start()
@@ -124,7 +136,7 @@ def test_resume_after_sigkill_matches_uninterrupted_run(
     assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "result.json").exists()
     resume(Run.open(tmp_path / "killed"), [KillAt()])
-    assert find_differences(uninterrupted_run(make_config(algorithm, env)), tmp_path / "killed") == []
+    assert find_differences(uninterrupted_run(make_config(algorithm, env, **more)), tmp_path / "killed") == []
 
 
 class SignalAt(BaseCallback):

@@ -110,6 +110,13 @@ REGISTERED = [
 ]
 
 
+@pytest.mark.slow
+def test_noisy_distributional_policy_keeps_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algorithms, "_TIMESTEPS", 120)
+    params = {"dueling": True, "noisy": True, "distribution": "qr", "n_quantiles": 5}
+    check_policy("MlpPolicy", params=params, algorithm="double_dqn")
+
+
 @pytest.mark.parametrize(("kind", "name"), REGISTERED)
 def test_registered_component_keeps_promises(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(algorithms, "_TIMESTEPS", 120)  # of 300, to save time

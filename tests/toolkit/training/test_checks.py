@@ -240,6 +240,36 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"env": "Pendulum-v1"},
         "3: algorithm.params.target_entropy: 'sac' cannot be built: ValueError: could not convert string to float: ",
     ),
+    "returns of a distribution in the wrong order": (
+        "algorithm: {name: double_dqn, policy_params: {distribution: c51, v_min: 9, v_max: 3}}",
+        {},
+        "3: algorithm.policy_params.v_min: v_min must be below v_max, both finite, not 9",
+    ),
+    "a distribution without its range": (
+        "algorithm: {name: double_dqn, policy_params: {distribution: c51}}",
+        {},
+        "3: algorithm.policy_params.distribution: distribution='c51' needs v_min and v_max",
+    ),
+    "atoms without a distribution": (
+        "algorithm: {name: double_dqn, policy_params: {n_atoms: 51}}",
+        {},
+        "3: algorithm.policy_params.n_atoms: n_atoms needs distribution='c51'",
+    ),
+    "a distribution that does not exist": (
+        "algorithm: {name: double_dqn, policy_params: {distribution: iqn}}",
+        {},
+        "3: algorithm.policy_params.distribution: should be ",
+    ),
+    "a loss beside that of a distribution": (
+        "algorithm: {name: double_dqn, params: {loss: huber}, policy_params: {distribution: qr}}",
+        {},
+        "3: algorithm.params.loss: 'double_dqn' cannot be built: ValueError: loss cannot be given with a policy's",
+    ),
+    "noise in an algorithm that never draws it": (
+        "algorithm: {name: dqn, policy: DuelingMlpPolicy, policy_params: {noisy: true}}",
+        {},
+        "3: algorithm.name: 'dqn' cannot train a policy with noisy; choose double_dqn",
+    ),
     "a device of another machine": (
         PPO.format("device: 'cuda:7'"),
         {},
