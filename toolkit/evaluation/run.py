@@ -26,6 +26,7 @@ from toolkit.training.checks import log_config_warnings
 from toolkit.training.model import load_model
 from toolkit.utils.display import is_notebook
 from toolkit.utils.errors import ToolkitError
+from toolkit.utils.signals import deliver_again
 
 
 class Run(run_directory.RunDirectory):
@@ -157,6 +158,9 @@ def train(
     ``train("cartpole.yaml", seed=3, env__wrappers=[MyReward], algorithm__params__gamma=0.9)``. A class may stand where
     the config names one. What training would ignore is logged as a warning.
 
+    Ctrl-C and SIGTERM stop training where it can be resumed. A notebook then gets the run. Other programs get the
+    signal, as ``KeyboardInterrupt`` or what else they have set for it.
+
     :param config: a YAML file, or the result of :func:`toolkit.load_config`
     :param out: the run directory, empty or absent; by default ``runs/<name>-<n>``
     :param callbacks: SB3 callbacks, called after the config's own
@@ -171,6 +175,8 @@ def train(
     show_progress = is_notebook() if progress_bar is None else progress_bar
     log_config_warnings(loaded)
     run = trainer.train(loaded, None if out is None else Path(out), callbacks, progress_bar=show_progress)
+    if not is_notebook():
+        deliver_again(run.stopped_by)
     return Run(run.directory, run.config)
 
 

@@ -9,6 +9,7 @@ from toolkit.experiments.config import load_plan
 from toolkit.experiments.display import create_display
 from toolkit.experiments.runner import Experiment, run_experiment
 from toolkit.utils.display import is_notebook
+from toolkit.utils.signals import deliver_again
 
 
 def experiment(
@@ -24,6 +25,9 @@ def experiment(
     ``experiment("wrappers.yaml", seeds=3, launcher__params__workers=2)``. A script that calls this function needs
     ``if __name__ == "__main__":``.
 
+    Ctrl-C and SIGTERM stop the runs where they can be resumed. A notebook then gets the experiment. Other programs get
+    the signal, as ``KeyboardInterrupt`` or what else they have set for it.
+
     :param out: directory of the experiment, by default ``experiments/<name>``; an existing one is continued
     :param yes: allow more than 1,000 runs
     :param progress_bar: show the progress; by default only in a notebook
@@ -34,4 +38,7 @@ def experiment(
     """
     plan = load_plan(Path(file), overrides, yes)
     has_display = is_notebook() if progress_bar is None else progress_bar
-    return run_experiment(plan, None if out is None else Path(out), create_display() if has_display else None)
+    completed = run_experiment(plan, None if out is None else Path(out), create_display() if has_display else None)
+    if not is_notebook():
+        deliver_again(completed.stopped_by)
+    return completed

@@ -45,6 +45,17 @@ def raise_on_signals() -> Iterator[None]:
         yield
 
 
+def deliver_again(number: int | None) -> None:
+    """Deliver the signal that stopped training once more, now that the program's own handler is back.
+
+    So Ctrl-C raises ``KeyboardInterrupt`` in the program that called, and SIGTERM ends it, as without training.
+
+    :param number: of the signal; None if none came
+    """
+    if number is not None:
+        signal.raise_signal(number)
+
+
 class SignalGuard:
     """Note the signals that arrive while :meth:`installed` is active.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from io import BytesIO
@@ -67,6 +68,40 @@ def test_train_in_python_equals_train_command(config_file: Path, toolkit: Toolki
     configs = [Path(run, "config.yaml").read_text() for run in ("one", "two")]
     assert configs[0] == configs[1]
     assert tk.load("one").episodes == tk.load("two").episodes
+
+
+class SignalOnce(BaseCallback):
+    """Sends this process a signal at the first step."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self.number = number
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.training_env.num_envs:
+            signal.raise_signal(self.number)
+        return True
+
+
+def test_ctrl_c_saves_run_and_ends_loop_of_trainings(config_file: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        for seed in (1, 2):
+            tk.train(config_file, callbacks=[SignalOnce(signal.SIGINT)], seed=seed)
+    assert [path.name for path in Path("runs").iterdir()] == ["small-1"]
+    run = tk.load("runs/small-1")
+    assert (run.result or {})["status"] == "interrupted"
+    assert [*(run.directory / "snapshots").iterdir()]
+
+
+def test_sigterm_during_training_reaches_handler_of_program(config_file: Path) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        run = tk.train(config_file, callbacks=[SignalOnce(signal.SIGTERM)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+    assert (run.result or {})["status"] == "interrupted"
 
 
 def test_train_accepts_class_as_component(config_file: Path) -> None:
