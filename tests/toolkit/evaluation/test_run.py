@@ -83,11 +83,9 @@ class SignalOnce(BaseCallback):
         return True
 
 
-def test_ctrl_c_saves_run_and_ends_loop_of_trainings(config_file: Path) -> None:
+def test_ctrl_c_saves_run_and_raises_keyboard_interrupt(config_file: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        for seed in (1, 2):
-            tk.train(config_file, callbacks=[SignalOnce(signal.SIGINT)], seed=seed)
-    assert [path.name for path in Path("runs").iterdir()] == ["small-1"]
+        tk.train(config_file, callbacks=[SignalOnce(signal.SIGINT)])
     run = tk.load("runs/small-1")
     assert (run.result or {})["status"] == "interrupted"
     assert [*(run.directory / "snapshots").iterdir()]
