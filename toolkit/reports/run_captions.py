@@ -29,6 +29,7 @@ _STATES = {
 }
 _PANELS = {
     "exploration": "What the schedules of the config and automatic tuning have set.",
+    "parameters": "What schedules and curricula have set for episodes that start then. Stages count from 1.",
     "losses": "Losses of the updates. Most mean nothing by themselves: a small loss is no high return. One that grows "
     "all the time shows divergence.",
     "updates": "What else the algorithm says of its updates.",
@@ -119,7 +120,7 @@ def describe_actions(counts: Sequence[ActionCount]) -> str:
 def describe_panels(kind: str, lines: Mapping[str, Series], count: int) -> str:
     """Say what the panels of logged numbers show.
 
-    :param kind: ``exploration``, ``losses``, ``updates`` or ``episodes``
+    :param kind: ``exploration``, ``parameters``, ``losses``, ``updates`` or ``episodes``
     :param count: how many numbers there are; the first ones are drawn
     """
     sentences = [_PANELS[kind], _describe_points(max(map(group_size, lines.values())))]

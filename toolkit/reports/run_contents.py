@@ -160,6 +160,10 @@ def _build_numbers(progress: Mapping[str, Series]) -> RunSection:
 
     groups = {
         "exploration": ("Exploration and learning rate", _select(progress, _EXPLORATION.__contains__)),
+        "parameters": (
+            "Parameters of the environment",
+            _select(progress, lambda name: name.startswith(("parameters/", "curriculum/"))),
+        ),
         "losses": ("Losses", _select(progress, is_loss)),
         "updates": (
             "Other numbers of updates",

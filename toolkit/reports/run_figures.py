@@ -127,7 +127,7 @@ def draw_actions(counts: Sequence[ActionCount]) -> str:
         for axes, group in zip(panels, groups, strict=True):
             _draw_histogram(axes, group)
             _style_panel(axes, f"component {group[0].component}" if len(groups) > 1 else "")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))  # 2.5 % between 0 and 5 %
         panels[-1].set_xlabel("action", color=INK)
         figure.supylabel("share of the steps", fontsize="medium", color=INK)
         return figure

@@ -23,6 +23,11 @@ rollout/ep_rew_mean,rollout/exploration_rate,time/total_timesteps,train/learning
 12.0,0.5,200,0.001,2.25,hello
 14.0,0.1,300,0.001,inf,hello
 """
+CHANGES = """\
+curriculum/stage,parameters/env.params.g,time/total_timesteps
+1,2.5,100
+2,10.0,200
+"""
 VALUES = """\
 time/total_timesteps,value/discount_left,value/discounted_return,value/estimate
 100,0.0,4.0,6.0
@@ -109,6 +114,22 @@ def test_page_has_the_numbers_of_the_files(run: Path, toolkit: Toolkit) -> None:
     text = (run / "report" / "report.md").read_text()
     assert "| train/loss | 2 | 2.25 | 2.25 | 4.5 |" in text
     assert "![Learning curve](figures/learning.svg)" in text
+
+
+def test_page_shows_parameters_that_change_and_stages(run: Path, toolkit: Toolkit) -> None:
+    (run / "progress.csv").write_text(CHANGES)
+    toolkit("report", run)
+    page = read_page(run)
+    assert "Parameters of the environment" in page.titles
+    assert page.has_row("curriculum/stage", "2", "2", "1", "2")
+    assert page.has_row("parameters/env.params.g", "2", "10", "2.5", "10")
+
+
+def test_actions_have_ticks_with_their_exact_shares(run: Path, toolkit: Toolkit) -> None:
+    rows = [f"0,{action},{action},50\n" for action in range(16)]
+    (run / "actions.csv").write_text(f"component,low,high,steps\n{''.join(rows)}")
+    toolkit("report", run)
+    assert ">2.5%</text>" in (run / "report" / "figures" / "actions.svg").read_text()
 
 
 def test_parts_of_the_return_are_those_of_monitor_csv(run: Path, toolkit: Toolkit) -> None:
