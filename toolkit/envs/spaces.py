@@ -121,6 +121,15 @@ def _find_start(space: gym.Space[Any]) -> str:
     return ""
 
 
+def count_masks(space: gym.Space[Any]) -> int:
+    """Return how many masks sb3-contrib takes for actions: one for each value of each action; 0 for other spaces."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    return 2 * int(np.prod(space.shape)) if isinstance(space, spaces.MultiBinary) else 0
+
+
 def sample_allowed(space: gym.Space[Any], masks: ArrayLike) -> Any:
     """Return a random action that masks allow.
 

@@ -21,6 +21,7 @@ from toolkit.envs.factory import make_vec_env
 from toolkit.envs.observations import ObservationFormat
 from toolkit.envs.replayable import RAW_EPISODE, RawMonitor, iterate_layers
 from toolkit.envs.returned_vec_env import ReturnedVecEnv
+from toolkit.envs.spaces import count_masks
 from toolkit.envs.vec_env import InProcessVecEnv
 from toolkit.envs.wrapper_state import capture_wrapper_states, list_vec_wrappers, load_wrapper_states
 from toolkit.snapshots.rng import preserve_rng_state
@@ -116,6 +117,7 @@ class Predictor:
         if layers := list_vec_wrappers(venv):
             layers[-1].venv, self._venv = self._venv, layers[0]
         self._takes_masks = "action_masks" in inspect.signature(model.predict).parameters
+        self._n_masks = count_masks(self._source.action_space)
         self._remembers = not all(isinstance(layer, VecNormalize) for layer in layers)
         self._state: Any = None  # of an LSTM
         self._actions: NDArray[Any] | None = None  # the last ones
@@ -134,6 +136,9 @@ class Predictor:
         masks = {} if action_masks is None else {"action_masks": np.asarray(action_masks)[None]}
         if masks and not self._takes_masks:
             raise ToolkitError("the algorithm of this run takes no action_masks", "leave them out")
+        if masks and masks["action_masks"].size != self._n_masks:
+            size = masks["action_masks"].size
+            raise ToolkitError(f"action_masks should have {self._n_masks} values, one for each action, not {size}")
         if self._remembers and episode_start is None:
             raise ToolkitError(
                 "the agent remembers earlier observations, so predict has to know where an episode starts",

@@ -89,3 +89,5 @@ def test_predict_says_what_it_needs(directory: Path) -> None:
         lstm.predict(observation)
     with pytest.raises(ToolkitError, match="pass action_masks="):
         train_run("masks", directory).predict(0)
+    with pytest.raises(ToolkitError, match="action_masks should have 6 values, one for each action, not 2"):
+        train_run("masks", directory).predict(0, action_masks=[True, False])
