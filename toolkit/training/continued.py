@@ -130,10 +130,10 @@ def _continue_from_model(config: ResolvedConfig, model: BaseAlgorithm, parent: R
     timesteps = (parent.result or {}).get("timesteps", 0)
     _require_more_timesteps(config, timesteps)
     model.num_timesteps = timesteps
-    what = "episodes and random generators start anew"
+    what = "episodes, callbacks and random generators start anew"
     if isinstance(model, OffPolicyAlgorithm):
         model.learning_starts += timesteps
-        what = "the replay buffer is empty, and learning_starts counts from here"
+        what = f"{what}, the replay buffer is empty, and learning_starts counts from here"
     _log.warning("%s: has no snapshot, so training continues from its model: %s", parent.directory, what)
 
 

@@ -59,7 +59,9 @@ def test_continue_without_snapshot_starts_from_model_and_says_so(
     shutil.rmtree(parent / "snapshots")
     finished = toolkit("continue", "parent", "--timesteps", "64", "--set", "algorithm.params.learning_rate=0.0")
     assert finished.status == 0, finished.err
-    assert "parent: has no snapshot, so training continues from its model: episodes and random" in caplog.text
+    assert (
+        "parent: has no snapshot, so training continues from its model: episodes, callbacks and random" in caplog.text
+    )
     run = Run.newest()
     assert run.directory == Path("runs/stopped-1")
     assert (run.result or {})["timesteps"] == 384
