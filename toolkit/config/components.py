@@ -245,6 +245,11 @@ def find_doubts(config: RunConfig, components: Components) -> list[Problem]:
         for component in in_envs:
             if parameters := component.parameters:
                 problems += find_equal_seeds(parameters.owner, parameters.values, parameters.path, config.env.n_envs)
+        for path, overrides in _iterate_env_overrides(components.callbacks):
+            changed = overrides.apply_to(config)
+            if changed_components := _find_components(changed, {})[0]:
+                found = find_doubts(changed, changed_components)
+                problems += [locate_override(problem, path) for problem in found if problem not in problems]
     return problems
 
 
@@ -289,13 +294,18 @@ def _check_env_overrides(
 ) -> list[Problem]:
     """Return the problems of the environments that callbacks change for themselves, which the config's lacks."""
     problems = []
+    for path, overrides in _iterate_env_overrides(callbacks):
+        found = _find_components(overrides.apply_to(config), {})[1]
+        problems += [locate_override(problem, path) for problem in found if problem not in known]
+    return problems
+
+
+def _iterate_env_overrides(callbacks: Sequence[BoundComponent]) -> Iterator[tuple[KeyPath, EnvOverrides]]:
+    """Yield what callbacks change in the environment for themselves, with its place."""
     for component in (nested for callback in callbacks for nested in callback.iterate_nested()):
         for name, value in component.arguments.items():
             if isinstance(value, EnvOverrides):
-                path = (*component.path, "params", name)
-                found = _find_components(value.apply_to(config), {})[1]
-                problems += [locate_override(problem, path) for problem in found if problem not in known]
-    return problems
+                yield (*component.path, "params", name), value
 
 
 def locate_override(problem: Problem, path: KeyPath) -> Problem:

@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from toolkit.config.env_overrides import is_env_overrides_type
 from toolkit.config.registry import load_object
 from toolkit.config.signatures import is_component, read_signature
 from toolkit.config.type_hints import is_union
@@ -33,6 +34,8 @@ def find_paths_as_text(component: Callable[..., Any], params: Mapping[str, Any],
     parameters = read_signature(component).parameters
     for name, value in params.items():
         annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
+        if is_env_overrides_type(annotation):
+            continue  # its components are checked as those of another config
         yield from _find_texts(value, annotation, (*path, name))
 
 

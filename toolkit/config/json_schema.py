@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 
 from toolkit.config.compose import to_plain_data
 from toolkit.config.docstrings import read_documentation, read_summary
-from toolkit.config.env_overrides import is_env_overrides_type
+from toolkit.config.env_overrides import EnvOverrides, is_env_overrides_type
 from toolkit.config.registry import KINDS, Kind, find, list_entry_points
 from toolkit.config.replay_buffers import CLASS
 from toolkit.config.schema import AlgorithmConfig, ComponentConfig, RunConfig
@@ -49,7 +49,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _EXTENDS: Schema = {"type": "string", "description": "The file that this one extends and overrides."}
 
 _CALLBACK: Schema = {"$ref": "#/$defs/callbacks"}
-_ENV_OVERRIDES: Schema = {"$ref": "#/$defs/EnvConfig"}
+_ENV_OVERRIDES: Schema = {"$ref": "#/$defs/EnvOverrides"}
 _CLASS: Schema = {"type": "string", "pattern": ":"}
 _FUNCTION: Schema = {**_PATH, "pattern": ":", "description": "A function: ./file.py:name or module:name."}
 _START: Schema = {
@@ -79,6 +79,7 @@ def make_config_schema() -> Schema:
     for name, holder in (("wrappers", env), ("vec_wrappers", env), ("callbacks", schema)):
         holder["properties"][name]["items"] = {"$ref": f"#/$defs/{name}"}
         definitions[name] = whole.build_component(KINDS[name], _PATH)
+    definitions["EnvOverrides"] = _make_overrides_schema(env)
     properties["algorithm"] = {"description": definitions.pop("AlgorithmConfig")["description"]}
     properties["extends"] = _EXTENDS
     del definitions["StartFromConfig"]["required"]
@@ -92,6 +93,16 @@ def make_config_schema() -> Schema:
         "else": {"properties": {"algorithm": whole.build_algorithm(), "env": env_rule}, "required": required},
         "then": {"properties": {"algorithm": part.build_algorithm()}},
     }
+
+
+def _make_overrides_schema(env: Schema) -> Schema:
+    """Return the schema of what an evaluation changes in ``env``; without a value, it changes nothing."""
+    properties = {
+        name: {key: value for key, value in env["properties"][name].items() if key != "default"}
+        for name in EnvOverrides.model_fields
+    }
+    properties["id"] = {"anyOf": [properties["id"], {"type": "null"}]}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def make_file_schema(model: type[BaseModel], title: str) -> Schema:
@@ -322,10 +333,11 @@ def make_type_schema(annotation: Any, schedule: Schema, component: Schema) -> Sc
     if is_union(annotation):
         parts = [make_type_schema(part, schedule, component) for part in typing.get_args(annotation)]
         return {"anyOf": parts} if all(parts) else {}
+    if is_env_overrides_type(annotation):
+        return _ENV_OVERRIDES
     if annotation is inspect.Parameter.empty or (adapter := make_type_adapter(annotation)) is None:
         return {}
     schemas = {
-        is_env_overrides_type: _ENV_OVERRIDES,
         is_callable_type: schedule,
         is_class_type: _CLASS,
         is_numpy_type: _ARRAY,

@@ -89,7 +89,7 @@ def replace_schedules(owner: Callable[..., Any], values: Mapping[str, Any], path
                 params.values[name] = schedule.compute(1.0, ())
                 params.schedules[name] = schedule
             except MismatchError as error:
-                params.problems.append(error.problem)
+                params.problems.extend(error.problems)
             except Exception as error:  # raised by a third-party schedule
                 message = f"the schedule fails at the start: {describe_error(error)}"
                 params.problems.append(Problem((*path, name), message))

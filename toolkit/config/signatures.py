@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -123,7 +123,7 @@ def bind_arguments(
                 continue
             arguments[name] = convert(value, _find_annotation(name, allowed, params, path), (*path, name))
         except MismatchError as error:
-            problems.append(error.problem)
+            problems += error.problems
     optional = {*params, *list_default_envs(allowed, defaults)}
     for name, parameter in allowed.parameters.items():
         if name not in optional and parameter.default is inspect.Parameter.empty:
@@ -159,10 +159,17 @@ def _find_annotation(name: str, signature: Signature, params: Mapping[str, Any],
 
 
 class MismatchError(Exception):
-    """A value that does not fit its parameter."""
+    """A value that does not fit its parameter, with every problem in it."""
 
     def __init__(self, path: KeyPath, message: str, hint: str = "") -> None:
-        self.problem = Problem(path, message, hint)
+        self.problems = [Problem(path, message, hint)]
+
+
+def _refuse(problems: list[Problem]) -> MismatchError:
+    """Return the error that a value has these problems, at least one."""
+    error = MismatchError(problems[0].path, problems[0].message)
+    error.problems = problems
+    return error
 
 
 def convert(value: Any, annotation: Any, path: KeyPath) -> Any:  # noqa: PLR0911 - one for each kind of value
@@ -195,7 +202,7 @@ def convert(value: Any, annotation: Any, path: KeyPath) -> Any:  # noqa: PLR0911
 def _make_env_overrides(value: Mapping[str, Any], path: KeyPath) -> EnvOverrides:
     overrides, problems = read_env_overrides(value)
     if overrides is None:
-        raise MismatchError((*path, *problems[0].path), problems[0].message, problems[0].hint)
+        raise _refuse([replace(problem, path=(*path, *problem.path)) for problem in problems])
     return overrides
 
 
@@ -287,7 +294,7 @@ def _call(code: CodeValue, function: Callable[..., Any], path: KeyPath) -> Any:
         hint = "name a function that makes the object and calls its method"
         raise MismatchError((*path, code.key), f"'{code.reference}' is a method, which needs an object", hint)
     if problems:
-        raise MismatchError(problems[0].path, problems[0].message, problems[0].hint)
+        raise _refuse(problems)
     try:
         value = call_function(code.reference, function, arguments)
     except ComponentError as error:
@@ -386,8 +393,7 @@ def _build_component(value: Mapping[str, Any], annotation: Any, path: KeyPath) -
         raise _make_type_error(value, annotation, path)
     arguments, problems = bind_arguments(cls, params, (*path, "params"), {}, kind.defaults)
     if problems:
-        first = problems[0]
-        raise MismatchError(first.path, first.message, first.hint)
+        raise _refuse(problems)
     if allows(annotation, lambda part: is_callback_type(part) or is_env_type(part)):
         return NestedComponent(name, path, cls, arguments)
     try:

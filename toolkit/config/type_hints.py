@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 _SETTINGS = ConfigDict(arbitrary_types_allowed=True)
 
@@ -34,7 +34,7 @@ def format_type(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty or annotation is type(None):
         return "null" if annotation is type(None) else "any"
     if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
+        return "a mapping" if issubclass(annotation, BaseModel) else annotation.__name__
     try:
         return str(annotation).replace("typing.", "").replace("collections.abc.", "")
     except Exception:  # an annotation may be any object

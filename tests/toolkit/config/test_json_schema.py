@@ -105,6 +105,8 @@ def test_schema_accepts_shipped_configs(path: Path, schema: dict[str, Any]) -> N
         "algorithm: {name: recurrent_ppo, policy: MlpLstmPolicy, policy_params: {lstm_hidden_size: 8}}",
         "callbacks: [progress, {name: max_episodes, params: {max_episodes: 3}}, './mine.py:Callback']",
         "callbacks: [{name: 'mine:Callback', params: {anything: {a: 1}}}]",
+        "callbacks: [{name: evaluate, params: {env: {id: null, wrappers: ['mine:Wrapper'], params: {any: 1}}}}]",
+        "callbacks: [{name: evaluate, params: {env: null}}]",
         "callbacks: [eval, {name: eval, params: {callback_on_new_best: './mine.py:Callback', log_path: '{run}/x'}}]",
         "callbacks: [{name: eval, params: {callback_after_eval: {name: reward_threshold, params: "
         "{reward_threshold: 1}}}}]",
@@ -192,6 +194,8 @@ def test_schema_accepts_partial_file_with_extends(text: str, schema: dict[str, A
         "callbacks: [{name: success, params: {threshold: '1'}}]",
         "callbacks: [{name: progress, parms: {}}]",
         "callbacks: [{name: record_video, params: {formats: [avi]}}]",
+        "callbacks: [{name: evaluate, params: {env: {n_envs: 2}}}]",
+        "callbacks: [{name: evaluate, params: {env: {wrappers: [terminal_reward_clp]}}}]",
         "env: {id: CartPole-v1, wrappers: [terminal_reward_clp]}",
         "env: {id: CartPole-v1, base_wrappers: [terminal_reward_clp]}",
         "env: {id: CartPole-v1, info_keywords: is_success}",
