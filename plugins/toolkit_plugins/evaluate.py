@@ -18,9 +18,9 @@ from toolkit.envs.factory import derived_seed
 from toolkit.envs.parameters import select_values
 from toolkit.envs.wrapper_state import find_recorder, select_wrapper_states
 from toolkit.evaluation.evaluate import Evaluation, evaluate_model
-from toolkit.evaluation.rollout import check_episodes, open_greedy_env
+from toolkit.evaluation.rollout import check_episodes, open_greedy_env, play_on_one_env
 from toolkit.training.callbacks import EvaluationCallback, RunPlan
-from toolkit.training.evaluations import RecordedEvaluation, check_label
+from toolkit.training.evaluations import PlayedEpisodes, RecordedEvaluation, check_label
 from toolkit.training.model import remove_best_model, save_best_model
 from toolkit.utils.errors import ConfigError, Problem
 from toolkit.utils.seeds import derive_run_seed
@@ -145,7 +145,7 @@ class EvaluateCallback(EvaluationCallback):
         self._config = self._make_config(config)
         self._new_wrappers = _list_new_wrappers(config, self._config)
         self._seed = derive_run_seed(derived_seed(self._config.seed, "callback"), crc32(self.label.encode()))
-        self.context.evaluations.register(self.label)
+        self.context.evaluations.register(self.label, None if self.env is None else self._play_greedily)
         if self.keep_best and not self.context.is_resumed:
             remove_best_model(self.context.run)
 
@@ -160,6 +160,15 @@ class EvaluateCallback(EvaluationCallback):
         self._n_intervals = n_intervals
         self._evaluate()
         return self._has_patience()
+
+    def _on_training_end(self) -> None:
+        if self.context.evaluations.latest(self.label) is None:
+            if self.every_timesteps is not None:
+                reason = f"every_timesteps is {self.every_timesteps:,}, and training ended at {self.num_timesteps:,}"
+            else:
+                n_episodes = len(self.context.episodes)
+                reason = f"every_episodes is {self.every_episodes:,}, and training ended with {n_episodes:,} episodes"
+            _log.warning("evaluation '%s': did not take place: %s", self.label, reason)
 
     def _select_states(self, venv: VecEnv, states: dict[str, Any]) -> dict[str, Any]:
         """Leave out the states of wrappers that the environments to evaluate in have otherwise, or not at all."""
@@ -199,6 +208,9 @@ class EvaluateCallback(EvaluationCallback):
         self._n_without_best = 0 if is_best else self._n_without_best + 1
         if is_best and self.keep_best:
             save_best_model(self.context.run, self.model)
+
+    def _play_greedily(self, episodes: int, seed: int) -> PlayedEpisodes:
+        return play_on_one_env(self.model, self._config, episodes, seed, self._select_states)
 
     def _has_patience(self) -> bool:
         if self.patience is None or self._n_without_best < self.patience:

@@ -6,11 +6,11 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.factory import derived_seed
-from toolkit.evaluation.rollout import open_greedy_env, play_greedy_episodes
+from toolkit.evaluation.rollout import play_on_one_env
 from toolkit.training.callbacks import RunPlan, Success, SuccessCriterion
 from toolkit.training.evaluations import RecordedEvaluation
 from toolkit.utils.data import DEFAULT_WINDOW, compute_mean
@@ -98,6 +98,9 @@ class _WindowCriterion(SuccessCriterion):
         if latest is None or latest.timestep == self._judged_timestep:
             return True
         value = self.value
+        if value is None and self._judged_timestep < 0:
+            message = "callback success_rate: no episode of the evaluation '%s' has info['is_success']: none counts"
+            _log.warning(message, self.evaluation)
         self._judged_timestep = latest.timestep
         is_late_enough = self.num_timesteps >= self.min_timesteps
         if value is not None and value >= self.threshold and is_late_enough and self._reaches_threshold_greedily():
@@ -125,9 +128,9 @@ class _WindowCriterion(SuccessCriterion):
         if not self.confirm_episodes:
             return True
         config = self.context.run.resolved_config
-        seed = derived_seed(config.seed, "confirmation")
-        with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
-            played = play_greedy_episodes(self.model, env, self.confirm_episodes)
+        play = self.context.evaluations.find_play_greedily(self.evaluation or "")
+        play = play or partial(play_on_one_env, self.model, config)
+        played = play(self.confirm_episodes, derived_seed(config.seed, "confirmation"))
         self.greedy_value = self._judge_greedy(played.returns, played.successes)
         return self.greedy_value >= self.threshold
 
@@ -145,7 +148,8 @@ class MeanReturnSuccess(_WindowCriterion):
     :param confirm_episodes: if not 0, the greedy policy must reach the threshold too, on average over this many
         episodes on its own environment. If it does not, training continues, and the next check comes after as
         many further training episodes
-    :param evaluation: label of an `evaluate` before it: its episodes count instead of training ones
+    :param evaluation: label of an `evaluate` before it: its episodes count instead of training ones, and its
+        environment confirms
     """
 
     def __init__(
@@ -172,7 +176,8 @@ class SuccessRateCriterion(_WindowCriterion):
     :param episodes: size of the window, at least 1; by default 100
     :param min_timesteps: environment steps before which training never stops
     :param confirm_episodes: if not 0, so many greedy episodes must reach the threshold too; see the callback `success`
-    :param evaluation: label of an `evaluate` before it: its episodes count instead of training ones
+    :param evaluation: label of an `evaluate` before it: its episodes count instead of training ones, and its
+        environment confirms
     """
 
     measure = "success_rate"

@@ -12,20 +12,23 @@ from zlib import crc32
 import gymnasium as gym
 import numpy as np
 import pytest
-from small_runs import find_differences, make_config, train_with_interruptions
+from small_runs import StopAt, find_differences, make_config, train_with_interruptions
 from support import SMALL_CONFIG, Toolkit
 from torch.nn.utils import parameters_to_vector
 
 import toolkit as tk
 from toolkit import Run
+from toolkit.config.load import load_config
+from toolkit.config.yaml_document import dump, parse
 from toolkit.envs.factory import derived_seed
 from toolkit.evaluation.evaluate import evaluate_model
 from toolkit.testing import check_callback
 from toolkit.training.callbacks import RunCallback
+from toolkit.training.checks import find_config_warnings
 from toolkit.training.evaluations import RecordedEvaluation, read_evaluations
 from toolkit.training.model import save_best_model
-from toolkit.training.trainer import train
-from toolkit.utils.errors import RunError
+from toolkit.training.trainer import resume, train
+from toolkit.utils.errors import RunError, TrainingError
 from toolkit.utils.seeds import derive_run_seed
 from toolkit_plugins.evaluate import EvaluateCallback
 
@@ -142,6 +145,45 @@ def test_resumed_run_has_same_evaluations(tmp_path: Path) -> None:
     assert find_differences(tmp_path / "whole", tmp_path / "stopped") == []
     plain = train(make_config("dqn", {"max_episode_steps": 30}, timesteps=500, callbacks=[]), tmp_path / "plain")
     assert get_weights(Run.open(tmp_path / "whole")) == get_weights(Run.open(plain.directory))
+
+
+class ReadsEvaluations(StopAt):
+    """Reads the file of the evaluations when training starts, before the snapshot is restored."""
+
+    text = ""
+
+    def _on_training_start(self) -> None:
+        self.text = Path("run/evaluations.csv").read_text()
+
+
+def test_resume_keeps_evaluations_until_they_are_restored() -> None:
+    """Else a second kill would leave none."""
+    config = make_config("dqn", {"max_episode_steps": 30}, timesteps=300, callbacks=list_callbacks(GREEDY, SHORT))
+    with pytest.raises(TrainingError):
+        train(config, Path("run"), [ReadsEvaluations(250)])
+    before = Path("run/evaluations.csv").read_text()
+    assert before.count("\n200,greedy") == before.count("\n150,short") == 1
+    reader = ReadsEvaluations()
+    resume(Run.open("run"), [reader])
+    assert reader.text == before
+
+
+def test_batch_is_evaluated_in_a_changed_environment() -> None:
+    """The environments of a batch have no wrappers whose statistics an evaluation could take over."""
+    env = {"n_envs": 2, "vec_env": "vector", "wrappers": ["angle_penalty"], "vec_wrappers": ["vec_normalize"]}
+    changed = SHORT["env"] | {"wrappers": [{"name": "angle_penalty", "params": {"scale": 2.0}}]}
+    run = train(
+        make_config("ppo", env, timesteps=160, callbacks=list_callbacks(SHORT | {"env": changed})), Path("run")
+    )
+    (evaluation,) = read_evaluations(run)
+    assert max(evaluation.lengths) <= 12
+
+
+def test_evaluation_that_did_not_take_place_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    callbacks = list_callbacks({"label": "late"}, {"label": "rare", "every_episodes": 900})
+    train(make_config("ppo", timesteps=64, callbacks=callbacks), Path("run"))
+    assert "evaluation 'late': did not take place: every_timesteps is 10,000, and training ended at 64" in caplog.text
+    assert "evaluation 'rare': did not take place: every_episodes is 900, and training ended with" in caplog.text
 
 
 def test_callback_conforms() -> None:
@@ -313,6 +355,23 @@ def test_success_rate_is_met_by_evaluation(tmp_path: Path) -> None:
     assert run.result["success"]["success_rate"] == read_evaluations(run)[-1].success_rate
 
 
+def test_success_is_confirmed_where_its_evaluation_plays(caplog: pytest.LogCaptureFixture) -> None:
+    """Its threshold is out of reach in the environment of training."""
+    evaluation = GREEDY | {"label": "long", "env": {"max_episode_steps": 40}}
+    success = {"evaluation": "long", "threshold": 15, "confirm_episodes": 3}
+    callbacks = [*list_callbacks(evaluation), {"name": "success", "params": success}]
+    run = train(make_config("ppo", {"max_episode_steps": 8}, timesteps=600, callbacks=callbacks), Path("run"))
+    assert run.result is not None
+    assert run.result["status"] == "success"
+    assert 15 <= run.result["success"]["greedy_value"] <= 40
+
+
+def test_success_rate_warns_once_if_no_evaluated_episode_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    callbacks = [*list_callbacks(GREEDY), {"name": "success_rate", "params": {"evaluation": "greedy"}}]
+    train(make_config("ppo", timesteps=300, callbacks=callbacks), Path("run"))
+    assert caplog.text.count("no episode of the evaluation 'greedy' has info['is_success']") == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -351,7 +410,10 @@ CASES = {
     "{label: greedy, every_timesteps: 9, episodes: 0}": "params.episodes: .* at least 1",
     "{label: greedy, every_timesteps: 9, patience: 0}": "params.patience: .* at least 1",
     "{label: greedy, every_timesteps: 9, env: {n_envs: 2}}": "params.env.n_envs: unknown key; known: .*wrappers",
-    "{label: greedy, every_timesteps: 9, env: CartPole-v0}": "params.env: should be .*, not 'CartPole-v0'",
+    "{label: greedy, every_timesteps: 9, env: {idd: a, n_envs: 2}}": "params.env.idd: .*\n.*params.env.n_envs: unkn",
+    "{label: greedy, every_timesteps: 9, env: CartPole-v0}": (
+        "params.env: should be a mapping or null, not 'CartPole-v0'"
+    ),
     "{label: greedy, every_timesteps: 9, env: {max_episode_steps: 0}}": "params.env.max_episode_steps: should be gr",
     "{label: greedy, every_timesteps: 9, env: {id: CartPole-v9}}": "params.env.id: .*'CartPole-v9' does not exist",
     "{label: greedy, every_timesteps: 9, env: {params: {speed: 1}}}": "params.env.params.speed: unknown parameter",
@@ -379,6 +441,17 @@ def test_check_refuses_wrong_evaluation(params: str, message: str, toolkit: Tool
         rf"wrong\.yaml:\d+: callbacks\.1\..*{message}|wrong\.yaml:\d+: callbacks\.1: .*{message}", result.err
     )
     assert "Traceback" not in result.err
+
+
+def test_check_asks_about_texts_in_a_changed_environment_only() -> None:
+    """The name of a wrapper is no text that a parameter takes."""
+    Path("shrink.py").write_text(SHRINK)
+    wrapper = {"name": "./shrink.py:Shrink", "params": {"factor": "./shrink.py:Shrink"}}
+    evaluation = {"label": "shrunk", "env": {"wrappers": ["gymnasium.wrappers:NormalizeObservation", wrapper]}}
+    Path("text.yaml").write_text(dump({**parse(SMALL_CONFIG, "small").data, "callbacks": list_callbacks(evaluation)}))
+    (problem,) = find_config_warnings(load_config("text.yaml"))
+    assert problem.path == ("callbacks", 0, "params", "env", "wrappers", 1, "params", "factor")
+    assert "is passed as text" in problem.message
 
 
 def test_late_evaluation_is_warned_of(toolkit: Toolkit, caplog: pytest.LogCaptureFixture) -> None:

@@ -83,6 +83,8 @@ def select_wrapper_states(
     :param new: class names of wrappers that start anew though both have them, because their parameters differ
     :param is_same_env: whether the environment inside all wrappers takes over what calls from outside have changed
     """
+    if not (states["wrappers"] or states["changed"]):  # those of a batch have nothing that others could take over
+        return states
     (names,) = venv.env_method("list_wrapper_names", indices=[0])
     left = [state for state in states["wrappers"] if state is not None and state["class"] not in new]
     selected: list[dict[str, Any] | None] = []

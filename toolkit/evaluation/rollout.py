@@ -5,32 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from toolkit.config.load import ResolvedConfig
+from toolkit.envs.episode_limit import limit_episode_steps
 from toolkit.envs.episodes import Episode, EpisodeRecorder, read_is_success
 from toolkit.envs.factory import WrapEnv, make_vec_env
 from toolkit.envs.wrapper_state import capture_wrapper_states, load_wrapper_states
 from toolkit.snapshots.rng import preserve_model_generators, preserve_rng_state, seed_global_generators
+from toolkit.training.evaluations import PlayedEpisodes
 from toolkit.training.model import limit_torch_threads
 
 SelectStates = Callable[[EpisodeRecorder, dict[str, Any]], dict[str, Any]]
-
-
-class PlayedEpisodes(NamedTuple):
-    """Episodes that a model played.
-
-    :param returns: raw return of each
-    :param lengths: number of the agent's steps in each
-    :param successes: ``info["is_success"]`` of those that say so
-    """
-
-    returns: list[float]
-    lengths: list[int]
-    successes: list[float]
 
 
 def check_episodes(episodes: int) -> int:
@@ -61,6 +50,21 @@ def open_greedy_env(
             yield env
         finally:
             env.close()
+
+
+def play_on_one_env(
+    model: BaseAlgorithm,
+    config: ResolvedConfig,
+    episodes: int,
+    seed: int,
+    select_states: SelectStates | None = None,
+) -> PlayedEpisodes:
+    """Play greedy episodes, one after another, on an environment that is closed afterwards.
+
+    :param select_states: see :func:`play_greedy_episodes`
+    """
+    with open_greedy_env(config, seed=seed, n_envs=1, wrap=limit_episode_steps) as env:
+        return play_greedy_episodes(model, env, episodes, select_states=select_states)
 
 
 def play_greedy_episodes(

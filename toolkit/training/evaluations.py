@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,23 @@ FILE_NAME = "evaluations.csv"
 COLUMNS = ("timestep", "label", "mean_return", "std", "ci_low", "ci_high", "success_rate", "returns", "lengths")
 _MAX_BYTES = 1 << 27  # ten million returns
 _LABEL = re.compile(r"\w[\w.-]{0,99}")
+
+
+class PlayedEpisodes(NamedTuple):
+    """Episodes that a model played.
+
+    :param returns: raw return of each
+    :param lengths: number of the agent's steps in each
+    :param successes: ``info["is_success"]`` of those that say so
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    successes: list[float]
+
+
+PlayGreedily = Callable[[int, int], PlayedEpisodes]
+"""Plays a number of greedy episodes with the model as it is, on environments with a seed."""
 
 
 class RecordedEvaluation(NamedTuple):
@@ -54,27 +71,41 @@ class EvaluationLog:
     9.5
 
     :param run: its directory has the file; None to write no file
+    :param is_resumed: whether :meth:`load_state_dict` is called for each label
     """
 
-    def __init__(self, run: RunDirectory | None = None) -> None:
+    def __init__(self, run: RunDirectory | None = None, *, is_resumed: bool = False) -> None:
         self._run = run
+        self._is_resumed = is_resumed
+        self._to_restore: set[str] = set()
         self._evaluations: dict[str, list[RecordedEvaluation]] = {}
         self._final: dict[str, RecordedEvaluation] = {}
+        self._play_greedily: dict[str, PlayGreedily] = {}
 
     @property
     def labels(self) -> list[str]:
         """The labels, in the order of the callbacks that evaluate."""
         return [*self._evaluations]
 
-    def register(self, label: str) -> None:
-        """Add a label that has no evaluation yet.
+    def register(self, label: str, play_greedily: PlayGreedily | None = None) -> None:
+        """Add a label that has no evaluation yet; the file of a resumed run stays until all labels are restored.
 
+        :param play_greedily: plays where the evaluation plays; None if that is the run's own environment
         :raises ValueError: if another callback has it
         """
         if label in self._evaluations:
             raise ValueError(f"two evaluations have the label '{label}': give each its own")
         self._evaluations[label] = []
-        self._rewrite()
+        if play_greedily is not None:
+            self._play_greedily[label] = play_greedily
+        if self._is_resumed:
+            self._to_restore.add(label)
+        else:
+            self._rewrite()
+
+    def find_play_greedily(self, label: str) -> PlayGreedily | None:
+        """Return what plays greedy episodes where an evaluation plays; None if that is the run's own environment."""
+        return self._play_greedily.get(label)
 
     def latest(self, label: str) -> RecordedEvaluation | None:
         """Return the latest evaluation of a label; None before the first."""
@@ -142,7 +173,9 @@ class EvaluationLog:
                 state["numbers"], state["episodes"], ends, strict=True
             )
         ]
-        self._rewrite()
+        self._to_restore.discard(label)
+        if not self._to_restore:
+            self._rewrite()
 
     def _rewrite(self) -> None:
         """Write the file anew, in the order of the timesteps; labels of one timestep in the order of the callbacks."""

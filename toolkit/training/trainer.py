@@ -372,7 +372,8 @@ def _run_training(
 ) -> None:
     """Train, from a snapshot if there is one, and write the result however training ends."""
     place_files(session.config_callbacks, run.directory)
-    env, is_resumed, evaluations = session.env, snapshot is not None, EvaluationLog(run)
+    env, is_resumed = session.env, snapshot is not None
+    evaluations = EvaluationLog(run, is_resumed=is_resumed)
     stages = [callback for callback in session.run_callbacks if isinstance(callback, StageCallback)]
     context = TrainingContext(run, env.episodes, session.criterion, env.parameters, is_resumed, evaluations, stages)
     for callback in session.run_callbacks:
