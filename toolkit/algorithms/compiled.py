@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from toolkit.algorithms.adam import AdamState, clip_gradients, flush_denormals, step_adam
+from toolkit.algorithms.losses import get_weights, update_by_losses
 from toolkit.algorithms.replay import StoredBatch
 from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import UpdateConfig, update_networks
@@ -47,7 +48,8 @@ def compile_update(
     """Compile the updates that a config makes on such inputs. This takes 10 to 40 seconds.
 
     :param networks: the online and the target network
-    :return: a function that changes the networks and Adam's state in place and returns the losses before each epoch
+    :return: a function that changes the networks and Adam's state in place and returns the losses before each epoch,
+        followed by the errors of transitions with weights
     :raises Exception: of many kinds, if PyTorch cannot compile the update
     """
     options, batch_class = inputs.options, type(inputs.batch)
@@ -66,6 +68,9 @@ def compile_update(
         minibatch: Any = batch_class(*batch)
         if batch_class is StoredBatch:
             minibatch = minibatch.gather()
+        if get_weights(minibatch) is not None:
+            losses, errors = update_by_losses(config, online, target, minibatch, step_optimizer)
+            return th.cat([th.stack(losses), errors])
         return th.stack(update_networks(config, online, target, minibatch, step_optimizer))
 
     def convert(inputs: UpdateInputs, batch: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy
@@ -26,6 +28,7 @@ from stable_baselines3.her import HerReplayBuffer
 
 from toolkit.algorithms.adam import use_fused_form
 from toolkit.algorithms.learner import Learner
+from toolkit.algorithms.losses import has_own_losses
 from toolkit.algorithms.policies import (
     CnnPolicy,
     DuelingCnnPolicy,
@@ -34,7 +37,8 @@ from toolkit.algorithms.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
-from toolkit.algorithms.replay import StoredBatch, has_stock_sample, has_stock_scaling
+from toolkit.algorithms.prioritized import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
+from toolkit.algorithms.replay import Rows, StoredBatch, has_stock_sample, has_stock_scaling
 from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import LOSSES, UpdateConfig
 
@@ -112,9 +116,16 @@ class DoubleDQN(DQN):
     :param compile: whether to compile the whole update to one function, which takes 10 to 40 seconds once. ``auto``
         compiles on a CPU, for vectors of float32, if at least 50,000 updates are to come. If PyTorch cannot compile
         the update, as without a C++ compiler or with images, the reason is logged and updates are plain
+    :param munchausen_alpha: share of the log-policy that Munchausen DQN adds to the reward, 0 to 1; the paper has 0.9.
+        Targets are soft then: 0 gives soft DQN, null DQN's own targets. :func:`compute_munchausen_target` has the
+        equation. With ``double``, the online network's policy is valued; ``double=False`` is the paper's algorithm
+    :param munchausen_tau: temperature of the policy, above 0
+    :param munchausen_clip: lower bound of the log-policy times the temperature, at most 0
     :raises ValueError: if parameters are out of range or do not fit together
     """
 
+    #: whether updates take the weights of ``sample_weighted``, and give errors to ``update_priorities``
+    supports_weighted_replay: ClassVar[bool] = True
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -160,6 +171,9 @@ class DoubleDQN(DQN):
         sample_with_replacement: bool = True,
         exploration: Callable[[int, int], float] | None = None,
         compile: Literal["auto"] | bool = "auto",
+        munchausen_alpha: float | None = None,
+        munchausen_tau: float = 0.03,
+        munchausen_clip: float = -1.0,
     ) -> None:
         linear_exploration = {
             "exploration_final_eps": (exploration_final_eps, _FINAL_EPS),
@@ -177,6 +191,9 @@ class DoubleDQN(DQN):
         self.sample_with_replacement = sample_with_replacement
         self.exploration = exploration
         self.compile = compile
+        self.munchausen_alpha = munchausen_alpha
+        self.munchausen_tau = munchausen_tau
+        self.munchausen_clip = munchausen_clip
         self.target_update_episodes: int | None = None
         self._episodes_at_target_update = 0
         super().__init__(
@@ -211,11 +228,27 @@ class DoubleDQN(DQN):
     def _setup_model(self) -> None:
         # not in the constructor, because `load` sets parameters after it
         self._convert_target_update_interval()
-        super()._setup_model()
+        self._set_up_model_and_buffer()
         self._fit_to_policy()
         self._check_parameters()
         use_fused_form(self.policy.optimizer, self.policy.device)
         self._learner = Learner(should_compile=self.compile is True)
+
+    def _set_up_model_and_buffer(self) -> None:
+        """Do what SB3 does, and pass ``n_steps`` and ``gamma`` to a prioritized buffer as SB3 does to its own."""
+        buffer_class, own_params = self.replay_buffer_class, self.replay_buffer_kwargs
+        if not isinstance(buffer_class, type) or not issubclass(buffer_class, PrioritizedReplayBuffer):
+            super()._setup_model()
+            return
+        if buffer_class is PrioritizedReplayBuffer and isinstance(get_obs_shape(self.observation_space), dict):
+            self.replay_buffer_class = PrioritizedDictReplayBuffer
+        if self.n_steps not in (1, n_steps := own_params.get("n_steps", self.n_steps)):
+            raise ValueError(f"n_steps is {self.n_steps}, but {n_steps} in replay_buffer_kwargs: give one of the two")
+        self.replay_buffer_kwargs = {"n_steps": self.n_steps, "gamma": self.gamma, **own_params}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`n_steps=.*` is ignored because")
+            super()._setup_model()
+        self.replay_buffer_kwargs = own_params
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -272,13 +305,19 @@ class DoubleDQN(DQN):
             self.n_epochs,
             self.gamma,
             self.max_grad_norm,
+            self.munchausen_alpha,
+            self.munchausen_tau,
+            self.munchausen_clip,
         )
         losses = []
         for _ in range(gradient_steps):
-            batch = self._sample_minibatch(batch_size)
+            batch, rows = self._sample_minibatch(batch_size)
             if not is_stock:
                 learner.look_over(self)
-            losses += learner.learn(self, config, batch)
+            new_losses, errors = learner.learn(self, config, batch)
+            losses += new_losses
+            if rows is not None and errors is not None:
+                self.replay_buffer.update_priorities(rows, errors.cpu().numpy())  # type: ignore[union-attr]
         self._n_updates += len(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if learner.seconds_compiling:
@@ -286,7 +325,14 @@ class DoubleDQN(DQN):
         if losses:
             self.logger.record("train/loss", sum(losses) / len(losses))
 
-    def _sample_minibatch(self, batch_size: int) -> Minibatch | StoredBatch:
+    def _sample_minibatch(self, batch_size: int) -> tuple[Minibatch | StoredBatch, Rows | None]:
+        """Return a minibatch, and the rows of its transitions if they have weights."""
+        buffer: Any = self.replay_buffer
+        if self.sample_with_replacement and hasattr(buffer, "sample_weighted"):
+            return buffer.sample_weighted(batch_size, self._current_progress_remaining, self._vec_normalize_env)  # type: ignore[no-any-return]
+        return self._sample_uniformly(batch_size), None
+
+    def _sample_uniformly(self, batch_size: int) -> Minibatch | StoredBatch:
         buffer: ReplayBuffer = self.replay_buffer  # type: ignore[assignment]
         env = self._vec_normalize_env
         memory = self._learner.find_memory(buffer) if has_stock_scaling(env) else None
@@ -375,6 +421,8 @@ class DoubleDQN(DQN):
                 "loss_over_all_actions needs a policy without noisy and distribution: their predictions for other "
                 "actions cannot be targets"
             )
+        if self.munchausen_alpha is not None and has_own_losses(self.q_net):
+            raise ValueError("munchausen_alpha needs a policy without distribution: its targets are Q-values")
         if self.loss is None and not has_distribution:
             self.loss = "huber"
 
@@ -387,6 +435,9 @@ class DoubleDQN(DQN):
             ("n_epochs", self.n_epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
+            ("munchausen_alpha", self.munchausen_alpha is None or 0 <= self.munchausen_alpha <= 1, "from 0 to 1"),
+            ("munchausen_tau", self.munchausen_tau > 0, "above 0"),
+            ("munchausen_clip", self.munchausen_clip <= 0, "at most 0"),
             ("tau", 0 <= self.tau <= 1, "from 0 to 1"),
             ("exploration_fraction", 0 < self.exploration_fraction <= 1, "above 0 and at most 1"),
             ("exploration_initial_eps", 0 <= self.exploration_initial_eps <= 1, "from 0 to 1"),

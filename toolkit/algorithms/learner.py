@@ -14,20 +14,20 @@ from typing import Any
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from toolkit.algorithms.adam import clip_gradients, create_adam_state, get_adam_state, is_plain_adam, step_adam
 from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
 from toolkit.algorithms.heads import draw_noise_in_calls
-from toolkit.algorithms.losses import has_own_losses, update_by_losses
+from toolkit.algorithms.losses import get_weights, has_own_losses, update_by_losses, update_layers_by_losses
 from toolkit.algorithms.mlp_gradients import MlpGradients
 from toolkit.algorithms.networks import Networks
 from toolkit.algorithms.policies import NoisyQNetwork
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
 from toolkit.algorithms.stock import is_frozen_or_hooked, is_torch_plain
-from toolkit.algorithms.targets import Minibatch, QFunction
+from toolkit.algorithms.targets import Minibatch, QFunction, WeightedMinibatch
 from toolkit.algorithms.updates import UpdateConfig, update_layers, update_networks
 
 _log = logging.getLogger(__name__)
@@ -102,39 +102,41 @@ class Learner:
         is_known = networks.has_stock_policy and self._online.is_known and self._target.is_known
         return is_known and not self._have_hooks and self._obstacle is None
 
-    def learn(self, model: DQN, config: UpdateConfig, batch: Minibatch | StoredBatch) -> list[float]:
-        """Make the updates of one minibatch and return the loss before each, once the model has been looked over."""
+    def learn(
+        self, model: DQN, config: UpdateConfig, batch: Minibatch | StoredBatch
+    ) -> tuple[list[float], th.Tensor | None]:
+        """Make the updates of one minibatch, once the model has been looked over.
+
+        :return: the loss before each update, and the errors (batch,) of weighted transitions before the last one
+        """
         optimizer = model.policy.optimizer
         if self.should_compile:
             if obstacle := self._obstacle or self._find_obstacle_to_compiling():
                 self._stop_compiling(obstacle)
             elif self._is_computing_plainly() and (compiled := self._get_compiled_update(config, optimizer, batch)):
-                return compiled(optimizer.param_groups[0]["lr"], batch).tolist()
+                return _split_results(config, compiled(optimizer.param_groups[0]["lr"], batch))
 
         minibatch = batch.gather() if isinstance(batch, StoredBatch) else batch
-        if has_own_losses(self._online.network):
-            return self.learn_by_losses(model, config, minibatch)[0]
+        own = self._online.network
+        if has_own_losses(own):
+            return self._learn_by_losses(model, config, (own, self._target.network), minibatch)
         online, target = self._get_functions()
         layers = None if self._obstacle else self._get_layers()
-        if layers is not None and isinstance(minibatch, ReplayBufferSamples):
+        if layers is not None and not isinstance(minibatch, DictReplayBufferSamples):
             step_gradients = partial(_step_by_gradients, optimizer, config.max_grad_norm)
-            losses = update_layers(config, online, layers, target, minibatch, step_gradients)
-        else:
-            losses = update_networks(config, online, target, minibatch, self._make_step(model, config))
-        return [loss.item() for loss in losses]
+            if isinstance(minibatch, WeightedMinibatch):
+                results = update_layers_by_losses(config, online, layers, target, minibatch, step_gradients)
+                return _to_floats(results[0]), results[1]
+            return _to_floats(update_layers(config, online, layers, target, minibatch, step_gradients)), None
+        if get_weights(minibatch) is not None:
+            return self._learn_by_losses(model, config, (online, target), minibatch)
+        return _to_floats(update_networks(config, online, target, minibatch, self._make_step(model, config))), None
 
-    def learn_by_losses(
-        self, model: DQN, config: UpdateConfig, batch: Minibatch, weights: th.Tensor | None = None
+    def _learn_by_losses(
+        self, model: DQN, config: UpdateConfig, networks: tuple[QFunction, QFunction], batch: Minibatch
     ) -> tuple[list[float], th.Tensor]:
-        """Make the updates of one minibatch by the losses of its transitions, once the model has been looked over.
-
-        :param weights: (batch,) of the transitions; None if all are 1
-        :return: the weighted loss before each update, and the transitions' errors (batch,) before the last one
-        """
-        network = self._online.network
-        online, target = (network, self._target.network) if has_own_losses(network) else self._get_functions()
-        losses, errors = update_by_losses(config, online, target, batch, self._make_step(model, config), weights)
-        return [loss.item() for loss in losses], errors
+        losses, errors = update_by_losses(config, *networks, batch, self._make_step(model, config))
+        return _to_floats(losses), errors
 
     def _get_functions(self) -> tuple[QFunction, QFunction]:
         """Return the fastest functions from observations to the Q-values of the online and the target network."""
@@ -224,6 +226,16 @@ class Learner:
         if self._online.is_known and self._target.is_known:
             return None
         return "the network has modules that may compute differently in training mode"
+
+
+def _to_floats(losses: list[th.Tensor]) -> list[float]:
+    return [loss.item() for loss in losses]
+
+
+def _split_results(config: UpdateConfig, results: th.Tensor) -> tuple[list[float], th.Tensor | None]:
+    """Return the losses of each epoch and, if there are more results, the errors of the transitions."""
+    n_epochs = config.n_epochs
+    return results[:n_epochs].tolist(), results[n_epochs:] if len(results) > n_epochs else None
 
 
 def _step_by_gradients(optimizer: th.optim.Optimizer, max_grad_norm: float, gradients: list[th.Tensor]) -> None:

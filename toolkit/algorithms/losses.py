@@ -12,8 +12,22 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 import torch as th
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
-from toolkit.algorithms.targets import Minibatch, QFunction
+from toolkit.algorithms.mlp_gradients import MlpGradients
+from toolkit.algorithms.targets import Minibatch, QFunction, WeightedMinibatch
 from toolkit.algorithms.updates import LOSSES, UpdateConfig, compute_targets
+
+_NONE: Any = 0  # a reduction; PyTorch declares it as text
+_Function = Callable[..., th.Tensor]
+_ELEMENTWISE: dict[str, tuple[_Function, _Function]] = {  # losses, and their gradients from those of the losses
+    "huber": (
+        lambda values, targets: th._C._nn.smooth_l1_loss(values, targets, _NONE, 1.0),
+        lambda gradient, *tensors: th.ops.aten.smooth_l1_loss_backward.default(gradient, *tensors, _NONE, 1.0),
+    ),
+    "mse": (
+        lambda values, targets: th._C._nn.mse_loss(values, targets, _NONE),
+        lambda gradient, *tensors: th.ops.aten.mse_loss_backward.default(gradient, *tensors, _NONE),
+    ),
+}
 
 
 class TransitionLosses(NamedTuple):
@@ -93,20 +107,54 @@ def update_by_losses(
     target: Any,
     batch: Minibatch,
     step_optimizer: Callable[[th.Tensor], None],
-    weights: th.Tensor | None = None,
 ) -> tuple[list[th.Tensor], th.Tensor]:
     """Update the online network ``n_epochs`` times on one minibatch, with targets computed once.
 
     :param step_optimizer: makes one step of the optimizer for a loss
-    :param weights: (batch,) of the transitions; None if all are 1
     :return: the loss before each step, and the transitions' errors (batch,) before the last one
     """
     with th.no_grad():
         targets = compute_any_targets(config, online, target, batch)
-    means = []
+    weights, means = get_weights(batch), []
     for _ in range(config.n_epochs):
         losses, errors = compute_losses_to(config, online, targets, batch)
         loss = (losses if weights is None else weights * losses).mean()
         step_optimizer(loss)
         means.append(loss.detach())
     return means, errors
+
+
+def get_weights(batch: Any) -> th.Tensor | None:
+    """Return the weights (batch,) of a minibatch's transitions; None if all are 1."""
+    return getattr(batch, "weights", None)
+
+
+def update_layers_by_losses(
+    config: UpdateConfig,
+    online: QFunction,
+    layers: MlpGradients,
+    target: QFunction,
+    batch: WeightedMinibatch,
+    step_optimizer: Callable[[list[th.Tensor]], None],
+) -> tuple[list[th.Tensor], th.Tensor]:
+    """Do what :func:`update_by_losses` does with gradients that are computed layer by layer, to rounding.
+
+    :param step_optimizer: makes one step of the optimizer for the gradients of the parameters
+    """
+    compute_loss, compute_gradient = _ELEMENTWISE[config.loss]
+    means = []
+    with th.no_grad():
+        targets = compute_targets(config, online, target, batch)
+        actions = batch.actions.long()
+        weights = batch.weights[:, None] / targets.numel()  # of each output in the mean
+        for _ in range(config.n_epochs):
+            passed = layers.forward(batch.observations)  # type: ignore[arg-type]
+            all_values = passed[-1]
+            values = all_values if config.loss_over_all_actions else all_values.gather(dim=1, index=actions)
+            means.append((compute_loss(values, targets) * weights).sum())
+            gradient = compute_gradient(weights.expand_as(values), values, targets)
+            errors = (targets - values).abs()
+            if not config.loss_over_all_actions:
+                gradient = th.zeros_like(all_values).scatter_(1, actions, gradient)
+            step_optimizer(layers.backward(passed, gradient)[0])
+    return means, (errors.gather(1, actions) if config.loss_over_all_actions else errors).squeeze(1)

@@ -109,7 +109,7 @@ class DistributionalQNetwork(NoisyQNetwork):
         with draw_noise(self):
             outputs = self(batch.observations, as_distribution=True)
         losses = self.distribution.compute_losses(_select(outputs, batch.actions.long().squeeze(1)), targets)
-        return TransitionLosses(losses, losses.detach().clamp(min=0))  # rounding makes a divergence of 0 negative
+        return TransitionLosses(losses, losses.detach())
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "distribution_kwargs": self.distribution_kwargs}

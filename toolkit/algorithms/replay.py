@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -100,46 +101,7 @@ class ReplayMemory:
 
         :param env: normalizes observations and rewards, by methods that :func:`has_stock_scaling` has checked
         """
-        observations, actions, next_observations, dones, timeouts, rewards = self._rows
-        rows = last_rows = _choose_rows(buffer, steps)
-        discounts = None
-        if isinstance(buffer, NStepReplayBuffer):
-            last_rows, returns, discounts = self._compute_n_step_returns(buffer, rows, env)
-        else:
-            returns = buffer._normalize_reward(rewards.take(rows)[:, None], env)
-        is_terminal = dones.take(last_rows) * (1 - timeouts.take(last_rows))
-        device = th.device(buffer.device)
-        return ReplayBufferSamples(
-            observations=_to_tensor(buffer._normalize_obs(observations.take(rows, axis=0), env), device),
-            actions=_to_tensor(actions.take(rows, axis=0), device),
-            next_observations=_to_tensor(
-                buffer._normalize_obs(next_observations.take(last_rows, axis=0), env), device
-            ),
-            dones=_to_tensor(is_terminal[:, None], device),
-            rewards=_to_tensor(returns, device),
-            discounts=None if discounts is None else _to_tensor(discounts, device),
-        )
-
-    def _compute_n_step_returns(
-        self, buffer: NStepReplayBuffer, rows: Rows, env: VecNormalize | None
-    ) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
-        """Return the rows where n steps end, and (batch, 1) their returns and the discounts after them.
-
-        The steps end early with the episode, and at the newest step, because the oldest one follows it in memory.
-        """
-        *_, dones, timeouts, rewards = self._rows
-        offsets = np.arange(buffer.n_steps)
-        window = rows[:, None] + offsets * buffer.n_envs  # may pass the end of the memory, and then starts anew
-        is_end = (dones.take(window, mode="wrap") + timeouts.take(window, mode="wrap")) > 0
-        is_end |= offsets == ((buffer.pos - 1 - rows // buffer.n_envs) % buffer.buffer_size)[:, None]
-        is_end[:, -1] = True
-        last_offsets = is_end.argmax(axis=1)
-        weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets[:, None])
-        returns = (buffer._normalize_reward(rewards.take(window, mode="wrap"), env) * weights).sum(
-            axis=1, keepdims=True
-        )
-        discounts = buffer.gamma ** (last_offsets[:, None] + 1).astype(np.float32)
-        return (rows + last_offsets * buffer.n_envs) % len(rewards), returns, discounts
+        return gather_transitions(buffer, self._rows, _choose_rows(buffer, steps), env)
 
     def refer(
         self, buffer: ReplayBuffer, steps: NDArray[np.int64], env: VecNormalize | None = None
@@ -157,6 +119,60 @@ class ReplayMemory:
         return StoredBatch._make([*self._tensors, th.from_numpy(_choose_rows(buffer, steps))])
 
 
+def gather_transitions(
+    buffer: ReplayBuffer, arrays: Iterable[Any], rows: Rows, env: VecNormalize | None = None
+) -> ReplayBufferSamples:
+    """Return the transitions at rows of a buffer's memory, as SB3's buffers make minibatches of them.
+
+    A buffer with ``n_steps`` gives n-step returns, as ``NStepReplayBuffer`` does.
+
+    :param arrays: the buffer's arrays as (rows of the memory, ...), in the order of :class:`StoredBatch`; observations
+        may be mappings of arrays
+    """
+    observations, actions, next_observations, dones, timeouts, rewards = arrays
+    last_rows, discounts = rows, None
+    if isinstance(buffer, NStepReplayBuffer) or getattr(buffer, "n_steps", 1) > 1:
+        last_rows, returns, discounts = _compute_n_step_returns(buffer, (dones, timeouts, rewards), rows, env)
+    else:
+        returns = buffer._normalize_reward(rewards.take(rows)[:, None], env)
+    is_terminal = dones.take(last_rows) * (1 - timeouts.take(last_rows))
+    device = th.device(buffer.device)
+    return ReplayBufferSamples(
+        observations=_to_tensor(buffer._normalize_obs(_take(observations, rows), env), device),
+        actions=_to_tensor(actions.take(rows, axis=0), device),
+        next_observations=_to_tensor(buffer._normalize_obs(_take(next_observations, last_rows), env), device),
+        dones=_to_tensor(is_terminal[:, None], device),
+        rewards=_to_tensor(returns, device),
+        discounts=None if discounts is None else _to_tensor(discounts, device),
+    )
+
+
+def _compute_n_step_returns(
+    buffer: Any, arrays: tuple[Any, Any, Any], rows: Rows, env: VecNormalize | None
+) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
+    """Return the rows where n steps end, and (batch, 1) their returns and the discounts after them.
+
+    The steps end early with the episode, and at the newest step, because the oldest one follows it in memory.
+    """
+    dones, timeouts, rewards = arrays
+    offsets = np.arange(buffer.n_steps)
+    window = rows[:, None] + offsets * buffer.n_envs  # may pass the end of the memory, and then starts anew
+    is_end = (dones.take(window, mode="wrap") + timeouts.take(window, mode="wrap")) > 0
+    is_end |= offsets == ((buffer.pos - 1 - rows // buffer.n_envs) % buffer.buffer_size)[:, None]
+    is_end[:, -1] = True
+    last_offsets = is_end.argmax(axis=1)
+    weights = buffer.gamma ** offsets.astype(np.float32) * (offsets <= last_offsets[:, None])
+    returns = (buffer._normalize_reward(rewards.take(window, mode="wrap"), env) * weights).sum(axis=1, keepdims=True)
+    discounts = buffer.gamma ** (last_offsets[:, None] + 1).astype(np.float32)
+    return (rows + last_offsets * buffer.n_envs) % len(rewards), returns, discounts
+
+
+def _take(observations: Any, rows: Rows) -> Any:
+    if isinstance(observations, dict):
+        return {key: array.take(rows, axis=0) for key, array in observations.items()}
+    return observations.take(rows, axis=0)
+
+
 def _is_plain_array(array: Any, shape: tuple[int, int]) -> bool:
     """Return whether an array is in C order, with (vector steps, environments, ...) as its axes."""
     return type(array) is np.ndarray and array.flags.c_contiguous and array.ndim > 1 and array.shape[:2] == shape
@@ -168,7 +184,9 @@ def _choose_rows(buffer: ReplayBuffer, steps: NDArray[np.int64]) -> Rows:
     return steps * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=len(steps))
 
 
-def _to_tensor(array: Any, device: th.device) -> th.Tensor:
+def _to_tensor(array: Any, device: th.device) -> Any:
+    if isinstance(array, dict):
+        return {key: _to_tensor(part, device) for key, part in array.items()}
     values = th.from_numpy(array)
     if values.ndim == 4:  # images are laid out pixel by pixel: convolutions take a third less time
         values = th.stack(values.unbind(1), dim=-1).permute(0, 3, 1, 2)

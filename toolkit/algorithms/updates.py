@@ -15,6 +15,7 @@ from toolkit.algorithms.targets import (
     QFunction,
     compute_double_dqn_target,
     compute_dqn_target,
+    compute_munchausen_target,
     spread_over_actions,
 )
 
@@ -108,7 +109,11 @@ def update_layers(
 
 def compute_targets(config: UpdateConfig, online: QFunction, target: QFunction, batch: Minibatch) -> th.Tensor:
     """Return the targets of an update: (batch, 1), or (batch, actions) with ``loss_over_all_actions``."""
-    if config.double:
+    if config.munchausen_alpha is not None:
+        policy = online if config.double else None
+        scales = config.munchausen_alpha, config.munchausen_tau, config.munchausen_clip
+        targets = compute_munchausen_target(batch, config.gamma, target, policy, *scales)
+    elif config.double:
         targets = compute_double_dqn_target(batch, config.gamma, online, target)
     else:
         targets = compute_dqn_target(batch, config.gamma, target)

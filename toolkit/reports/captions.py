@@ -32,7 +32,6 @@ REWARDS_CAPTION = (
 )
 EVALUATION_PREFIX = "evaluation-"  # of a figure's kind
 _MAX_LISTED = 10
-_GREY_LINE = "Grey line, if it is near the curves: the return that counts as success."
 _KNOWN_STATUSES = ("success", "finished", "failed", "interrupted", "unfinished")
 # how often the interval of the interquartile mean contained that of a distribution, in 1,000 trials: a normal one, and
 # a mixture of two narrow ones, 3 to 7
@@ -200,7 +199,7 @@ def _describe_learning(comparison: Comparison) -> Iterator[str]:
         yield "A run that succeeded and stopped early keeps its last value."
     yield "Training explores, so greedy episodes may return more."
     if any(run.criterion and run.criterion.return_threshold is not None for run in runs):
-        yield _GREY_LINE
+        yield "Grey line, if it is near the curves: the return that counts as success."
 
 
 def _describe_evaluation(comparison: Comparison, label: str) -> Iterator[str]:
@@ -210,8 +209,8 @@ def _describe_evaluation(comparison: Comparison, label: str) -> Iterator[str]:
     runs = [run for summary in comparison.selection for run in summary.variant.ended_runs]
     if any(run.status == "success" for run in runs):
         yield "A run that succeeded and stopped early keeps its last value."
-    if any(run.criterion and run.criterion.get_evaluation_threshold(label) is not None for run in runs):
-        yield _GREY_LINE
+    if any(run.criterion and run.criterion.evaluation == label for run in runs):
+        yield "Grey line: the return that counts as success."
 
 
 def describe_criterion(criterion: Criterion) -> str:

@@ -162,7 +162,7 @@ def _estimate_evaluations(selection: Sequence[VariantSummary]) -> dict[str, dict
         curves[label] = {}
         for summary in selection:
             evaluated = [run.evaluations[label] for run in summary.variant.ended_runs if label in run.evaluations]
-            if curve := _estimate_curve(evaluated, at_measurements=True):
+            if curve := _estimate_curve(evaluated):
                 curves[label][summary.name] = curve
     return curves
 
@@ -216,19 +216,15 @@ def _estimate_time_to_success(runs: Sequence[RunRecord]) -> EventTimes | None:
     return estimate_time_to_event(np.array(times, dtype=np.float64), np.array(successes))
 
 
-def _estimate_curve(curves: Sequence[_RunCurve], *, at_measurements: bool = False) -> LearningCurve | None:
+def _estimate_curve(curves: Sequence[_RunCurve]) -> LearningCurve | None:
     """Put runs on one grid: from where each has a value to where the last run ends; earlier ones keep their value.
 
-    :param at_measurements: use the timesteps of the runs, unless they are too many: between them nothing is known
     :return: None if no run has a value
     """
     curves = [(timesteps, values) for timesteps, values in curves if len(timesteps)]
     if not curves:
         return None
     start, end = max(timesteps[0] for timesteps, _ in curves), max(timesteps[-1] for timesteps, _ in curves)
-    grid = np.unique(np.concatenate([timesteps for timesteps, _ in curves]))
-    grid = grid[grid >= start]
-    if not at_measurements or len(grid) > _N_CURVE_POINTS:
-        grid = np.unique(np.linspace(start, end, _N_CURVE_POINTS).round())
+    grid = np.unique(np.linspace(start, end, _N_CURVE_POINTS).round())
     values = [values[np.searchsorted(timesteps, grid, side="right") - 1] for timesteps, values in curves]
     return LearningCurve(grid, estimate_interquartile_curve(np.array(values)), len(curves))

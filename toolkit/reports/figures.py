@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -118,8 +118,12 @@ def _draw_learning_curves(comparison: Comparison, styles: _LineStyles) -> Figure
     summaries = [summary for summary in comparison.selection if summary.name in comparison.curves]
     for name, curve in comparison.curves.items():
         _draw_band(axes, curve.timesteps, curve.band, styles[name])
+    low, high = axes.get_ylim()
+    margin = (high - low) / 4  # a threshold farther away would flatten the curves
     criteria = {run.criterion for summary in summaries for run in summary.variant.runs if run.criterion}
-    _draw_thresholds(axes, {criterion.return_threshold for criterion in criteria})
+    for threshold in {criterion.return_threshold for criterion in criteria}:
+        if threshold is not None and low - margin <= threshold <= high + margin:
+            axes.axhline(threshold, color=_GREY, linewidth=1, zorder=1)
     label_axes(axes, "timesteps", "training return")
     _add_legend(figure, summaries, styles)
     return figure
@@ -133,7 +137,9 @@ def _draw_evaluations(comparison: Comparison, label: str, styles: _LineStyles) -
     for name, curve in curves.items():
         _draw_band(axes, curve.timesteps, curve.band, styles[name])
     criteria = {run.criterion for summary in summaries for run in summary.variant.runs if run.criterion}
-    _draw_thresholds(axes, {criterion.get_evaluation_threshold(label) for criterion in criteria})
+    for criterion in criteria:
+        if criterion.evaluation == label and criterion.measure == "mean_return":
+            axes.axhline(criterion.threshold, color=_GREY, linewidth=1, zorder=1)
     label_axes(axes, "timesteps", "return in the evaluation")
     _add_legend(figure, summaries, styles)
     return figure
@@ -163,15 +169,6 @@ def _draw_profile(comparison: Comparison, styles: _LineStyles, label: str) -> Fi
     label_axes(axes, f"{label} of more than", "runs", is_share=True)
     _add_legend(figure, comparison.scored_selection, styles)
     return figure
-
-
-def _draw_thresholds(axes: Axes, thresholds: Iterable[float | None]) -> None:
-    """Draw lines near the curves that the axes have; a threshold farther away would flatten them."""
-    low, high = axes.get_ylim()
-    margin = (high - low) / 4
-    for threshold in thresholds:
-        if threshold is not None and low - margin <= threshold <= high + margin:
-            axes.axhline(threshold, color=_GREY, linewidth=1, zorder=1)
 
 
 def _draw_band(axes: Axes, x: Array, band: Band, style: dict[str, Any], is_stepwise: bool = False) -> None:

@@ -42,11 +42,7 @@ class Criterion(NamedTuple):
     @property
     def return_threshold(self) -> float | None:
         """The mean training return to reach; None if something else counts."""
-        return self.get_evaluation_threshold("")
-
-    def get_evaluation_threshold(self, label: str) -> float | None:
-        """Return the mean return that an evaluation has to reach; None if something else counts."""
-        return self.threshold if self.measure == "mean_return" and self.evaluation == label else None
+        return self.threshold if self.measure == "mean_return" and not self.evaluation else None
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from toolkit.utils.errors import RunError, describe_error
 from toolkit.utils.files import sync
@@ -80,11 +80,10 @@ def fits(data: Any, max_bytes: int) -> bool:
     return n_bytes <= max_bytes and _count_containers(text) <= _MAX_CONTAINERS
 
 
-def read(directory: Path, max_bytes: int | None = None, *, without: Collection[str] = ()) -> Any:
+def read(directory: Path, max_bytes: int | None = None) -> Any:
     """Read an archive; it takes no more memory than its files are large.
 
     :param max_bytes: size that a file of it may have; by default the memory of the machine
-    :param without: keys of the outermost mapping to leave out, so that their arrays take no memory
     :raises DamagedArchiveError: if it is damaged, or no archive
     :raises RunError: if this machine cannot read it, though it may be valid
     """
@@ -100,18 +99,7 @@ def read(directory: Path, max_bytes: int | None = None, *, without: Collection[s
         text = _read_text(directory / _STATE, _MAX_JSON)
         if _count_containers(text) > _MAX_CONTAINERS:
             raise ValueError(f"{_STATE} has more than {_MAX_CONTAINERS} lists and mappings")
-        data = json.loads(text)
-        for key in without:
-            data.pop(key, None)
-        with safe_open(directory / _ARRAYS, "np") as file:
-            names = {*file.keys()}
-
-            def take(name: str) -> NDArray[Any]:
-                names.remove(name)  # each may be named once, so that a few bytes cannot ask for many copies
-                array: NDArray[Any] = file.get_tensor(name)
-                return array
-
-            return _insert_arrays(data, take)
+        return _insert_arrays(json.loads(text), load_file(directory / _ARRAYS))
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise DamagedArchiveError(f"{directory}: is damaged: {error}") from error
     except OSError as error:
@@ -150,13 +138,14 @@ def _extract_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     return data
 
 
-def _insert_arrays(data: Any, take: Callable[[str], NDArray[Any]]) -> Any:
+def _insert_arrays(data: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(data, dict):
         if data.get("$") == "array":
-            return take(data["array"]).reshape([int(size) for size in data["shape"]])
-        return {key: _insert_arrays(item, take) for key, item in data.items()}
+            # each may be named once, so that a few bytes cannot ask for many copies
+            return arrays.pop(data["array"]).reshape([int(size) for size in data["shape"]])
+        return {key: _insert_arrays(item, arrays) for key, item in data.items()}
     if isinstance(data, list):
-        return [_insert_arrays(item, take) for item in data]
+        return [_insert_arrays(item, arrays) for item in data]
     return data
 
 

@@ -184,10 +184,6 @@ def restore_before_learning(
         return [f"environment {index} {text}" for index, text in enumerate(differences) if text]
 
 
-NOT_FOR_ACTING = ("replay_buffer", "replay_state", "callbacks", "logger")
-"""Keys of a state that :func:`restore_for_acting` does not read; a replay buffer may take gigabytes."""
-
-
 def restore_for_acting(model: BaseAlgorithm, saved_state: dict[str, Any]) -> None:
     """Restore what decides how a model acts: its policy, and the wrappers of its environments.
 

@@ -66,6 +66,9 @@ def check_replay_buffer(
     observations are its own affair, as hindsight and n-step returns change them. Last, it trains an algorithm, whose
     weights must be the same after a crash and ``toolkit resume``.
 
+    A buffer with ``sample_weighted`` gives its minibatches by it, with weights above 0 and at most 1, and takes errors
+    in ``update_priorities``. It needs an algorithm that uses both, as ``double_dqn``.
+
     :param replay_buffer: its name or its class
     :param params: arguments of its constructor besides those that SB3's algorithms pass
     :param algorithm: an off-policy algorithm for the environment's actions
@@ -165,13 +168,13 @@ def _check_time_limits_and_normalization(label: str, config: ResolvedConfig) -> 
             is_end = np.full(venv.num_envs, step % _EPISODE_STEPS == _EPISODE_STEPS - 1)
             infos = [{"TimeLimit.truncated": bool(value)} for value in is_end]
             buffer.add(observation, observation, actions, np.zeros(venv.num_envs), is_end, infos)
-        if buffer.handle_timeout_termination and buffer.sample(_BATCH_SIZE).dones.any():
+        if buffer.handle_timeout_termination and _sample(label, buffer).dones.any():
             advice = "store info['TimeLimit.truncated'], and sample dones * (1 - timeouts) as ReplayBuffer does"
             raise ConformanceError(f"{label}.sample: dones are 1 where a time limit ended an episode; {advice}")
         if isinstance(venv.observation_space, spaces.Box) and venv.observation_space.dtype == np.float32:
             normalizer: Any = VecNormalize(venv, training=False)
             normalizer.obs_rms.mean += 1
-            sampled = buffer.sample(_BATCH_SIZE, env=normalizer).observations.numpy()
+            sampled = _sample(label, buffer, normalizer).observations.numpy()
             is_close = np.isclose(sampled[:, None], normalizer.normalize_obs(observation), rtol=1e-4, atol=1e-5)
             is_row: Any = is_close.reshape(*is_close.shape[:2], -1).all(axis=2)
             if not is_row.any(axis=1).all():
@@ -210,7 +213,7 @@ def _check_size(label: str, buffer: ReplayBuffer, n_stored: int) -> None:
 def _check_minibatches(label: str, buffer: ReplayBuffer, stored: set[_Pair]) -> None:
     """Sample, and compare shapes, types, observations and actions with what is stored."""
     with report_exceptions(f"{label}.sample({_BATCH_SIZE})", "it returns a ReplayBufferSamples, as ReplayBuffer's"):
-        batch = buffer.sample(_BATCH_SIZE)
+        batch = _sample(label, buffer)
         tensors = {name: value for name, value in batch._asdict().items() if value is not None}
     for name in ("rewards", "dones"):
         shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
@@ -228,6 +231,18 @@ def _check_minibatches(label: str, buffer: ReplayBuffer, stored: set[_Pair]) -> 
             if buffer.optimize_memory_usage:
                 advice = "leave out the step at pos, whose observation is overwritten, or refuse it in the constructor"
             raise ConformanceError(f"{label}.sample has an observation and action that it does not hold; {advice}")
+
+
+def _sample(label: str, buffer: Any, env: VecNormalize | None = None) -> Any:
+    """Return a minibatch, and give the errors of its transitions if they have weights."""
+    if not hasattr(buffer, "sample_weighted"):
+        return buffer.sample(_BATCH_SIZE, env=env)
+    batch, rows = buffer.sample_weighted(_BATCH_SIZE, 0.5, env)
+    if tuple(batch.weights.shape) != (_BATCH_SIZE,) or not bool(((batch.weights > 0) & (batch.weights <= 1)).all()):
+        advice = "divide them by the largest of the minibatch"
+        raise ConformanceError(f"{label}.sample_weighted: weights are not {_BATCH_SIZE} numbers from 0 to 1; {advice}")
+    buffer.update_priorities(rows, np.linspace(0, 1, _BATCH_SIZE, dtype=np.float32))
+    return batch
 
 
 def _to_arrays(value: Any) -> Any:

@@ -31,10 +31,14 @@ from toolkit.snapshots.capture import NOTHING
 from toolkit.snapshots.policy_state import capture_policy, remember_initial_policy, restore_policy
 from toolkit.snapshots.restore import RESTORE_ERRORS
 from toolkit.snapshots.rng import preserve_rng_state
-from toolkit.snapshots.training_state import NOT_FOR_ACTING, restore_for_acting
+from toolkit.snapshots.training_state import restore_for_acting
 from toolkit.snapshots.weights import find_unreadable_weights, load_weights
 from toolkit.training.device import find_device_problem
-from toolkit.training.replay_buffer_checks import describe_unfit_replay_buffer, refuse_negative_goals
+from toolkit.training.replay_buffer_checks import (
+    describe_unfit_replay_buffer,
+    refuse_negative_goals,
+    refuse_weights_without_use,
+)
 from toolkit.training.run_directory import RunDirectory
 from toolkit.utils.errors import ConfigError, Problem, RunError, describe_error
 from toolkit.utils.files import atomic_file, sync
@@ -57,6 +61,7 @@ def build_model(config: ResolvedConfig, env: EpisodeRecorder, *, seed: int | Non
     :raises ConfigError: if the algorithm does not fit the environment, or refuses its parameters
     """
     refuse_negative_goals(config)
+    refuse_weights_without_use(config)
     avoid_compiler_import()
     components = config.components
     algorithm = components.algorithm
@@ -276,7 +281,7 @@ def _load_snapshot(run: RunDirectory, directory: Path) -> BaseAlgorithm:
         env = make_vec_env(config, seed=0, n_envs=None if is_batch else config.env.n_envs)
         try:
             model = build_model(config, env)
-            restore_for_acting(model, archive.read(directory, without=NOT_FOR_ACTING))
+            restore_for_acting(model, archive.read(directory))
             keep_wrapper_states(env)
         finally:
             env.close()

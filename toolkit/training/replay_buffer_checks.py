@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer
@@ -27,6 +28,18 @@ def refuse_negative_goals(config: ResolvedConfig) -> None:
     if isinstance(cls, type) and issubclass(cls, HerReplayBuffer) and isinstance(n_goals, int) and n_goals < 0:
         problem = Problem(_locate(config, "n_sampled_goal"), f"should be at least 0, not {n_goals}")
         raise config.make_error([problem])
+
+
+def refuse_weights_without_use(config: ResolvedConfig) -> None:
+    """Refuse a replay buffer whose transitions have weights if the algorithm would leave them out.
+
+    :raises ConfigError: if it would
+    """
+    bound = config.components.algorithm
+    cls: Any = bound.arguments.get(CLASS)
+    if hasattr(cls, "sample_weighted") and not getattr(bound.cls, "supports_weighted_replay", False):
+        message = f"'{config.algorithm.name}' takes neither the weights of {cls.__name__} nor returns priorities"
+        raise config.make_error([Problem((*_PATH, CLASS), message, "choose the algorithm double_dqn")])
 
 
 def describe_unfit_replay_buffer(config: ResolvedConfig, space: spaces.Space[object], error: str) -> Problem | None:

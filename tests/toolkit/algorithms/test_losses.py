@@ -13,6 +13,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from toolkit.algorithms import DoubleDQN
 from toolkit.algorithms.losses import TransitionLosses, compute_losses, update_by_losses
 from toolkit.algorithms.policies import MlpPolicy
+from toolkit.algorithms.targets import WeightedMinibatch
 from toolkit.algorithms.updates import UpdateConfig, update_networks
 
 CONFIG = UpdateConfig(True, "huber", False, 1, 0.9, 10.0)
@@ -52,7 +53,8 @@ def test_update_lowers_weighted_mean_and_returns_errors(over_all: bool) -> None:
     table = ONLINE.clone().requires_grad_()
     weights, steps = th.tensor([1.0, 0.25, 0.5]), []
     config = CONFIG._replace(loss_over_all_actions=over_all)
-    means, errors = update_by_losses(config, look_up(table), look_up(TARGET), BATCH, steps.append, weights)
+    batch = WeightedMinibatch(*BATCH, weights=weights)
+    means, errors = update_by_losses(config, look_up(table), look_up(TARGET), batch, steps.append)
     np.testing.assert_allclose(errors, np.abs(DIFFERENCES), rtol=1e-6)
     n_outputs = 2 if over_all else 1
     assert means[0].item() == pytest.approx((4.9 + 0.25 * 2.05 + 0.5 * 0.125) / 3 / n_outputs)

@@ -137,3 +137,16 @@ def test_buffer_for_dict_observations_is_refused_for_others(working_directory: P
         "algorithm.params.replay_buffer_class: DictReplayBuffer needs Dict observations; 'Taxi-v4' gives Discrete"
     )
     assert message in checked.err
+
+
+def test_prioritized_buffer_is_refused_for_stock_algorithms(working_directory: Path, toolkit: Toolkit) -> None:
+    params = ["replay_buffer_class: prioritized", "replay_buffer_kwargs: {alpha: 0.5}", "n_steps: 3"]
+    config = write_config(*params)
+    assert toolkit("check", config).status == 0
+    checked = toolkit("check", config, "--set", "algorithm.name=dqn")
+    message = "algorithm.params.replay_buffer_class: 'dqn' takes neither the weights of PrioritizedReplayBuffer"
+    assert checked.status == 2
+    assert message in checked.err
+    checked = toolkit("check", write_config(*params, "optimize_memory_usage: true"))
+    assert checked.status == 2
+    assert "does not support optimize_memory_usage: leave it out" in checked.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from html.parser import HTMLParser
@@ -264,13 +263,6 @@ def test_page_of_a_trained_run_shows_what_was_logged(run_copy: Run, toolkit: Too
     page = read_page(run_copy.directory)
     assert page.has_row("train/loss", f"{len(losses)}", *(f"{number:.6g}" for number in numbers))
     assert {"Learning curve", "Actions", "Losses"} <= {*page.titles}
-
-
-def test_evaluate_option_adds_greedy_return_to_the_page(run_copy: Run, toolkit: Toolkit) -> None:
-    assert toolkit("report", run_copy.directory, "--evaluate").status == 0
-    mean = json.loads((run_copy.directory / "evaluation.json").read_text())["mean_return"]
-    assert mean == run_copy.evaluate().mean_return
-    assert read_page(run_copy.directory).has_row("return of 100 greedy episodes", f"{mean:.1f}")
 
 
 def test_training_is_the_same_without_value_estimates(

@@ -115,10 +115,11 @@ class KillAt(StopAt):
     [
         ("double_dqn", ONE_ENV, "dummy", {}),
         ("double_dqn", ONE_ENV, "dummy", {"policy_params": RAINBOW}),
+        ("double_dqn", ONE_ENV, "dummy", {"params": {"replay_buffer_class": "prioritized", "n_steps": 3}}),
         ("ppo", WRAPPERS, "subproc", {}),
         ("sac", VEC_WRAPPERS, "dummy", {}),
     ],
-    ids=["replay_buffer", "noise", "subproc", "vec_wrappers"],
+    ids=["replay_buffer", "noise", "priorities", "subproc", "vec_wrappers"],
 )
 def test_resume_after_sigkill_matches_uninterrupted_run(
     algorithm: str,

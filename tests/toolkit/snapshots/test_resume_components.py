@@ -96,6 +96,7 @@ def assert_resume_is_exact(run_config: RunConfig, folder: Path, caplog: pytest.L
 
 
 STACK = {"name": "vec_frame_stack", "params": {"n_stack": 2}}
+PRIORITIZED = {"replay_buffer_class": "prioritized", "replay_buffer_kwargs": {"alpha": 0.6, "beta": 0.4}}
 HER = {
     "replay_buffer_class": "stable_baselines3.her:HerReplayBuffer",
     "replay_buffer_kwargs": {"n_sampled_goal": 2},
@@ -110,6 +111,8 @@ HER = {
         {"shows": "goals", "env": {"vec_wrappers": ["vec_normalize"]}},
         {"shows": "goals", "params": SMALL | HER, "env": {"n_envs": 2}},
         {"params": SMALL | {"train_freq": [1, "episode"]}},
+        {"params": SMALL | PRIORITIZED | {"n_steps": 3}, "env": {"n_envs": 2}},
+        {"shows": "parts", "params": SMALL | PRIORITIZED},
     ],
     ids=str,
 )

@@ -77,7 +77,10 @@ ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "DuelingCnnPolicy": {"algorithm": "double_dqn", "env": IMAGES},
         "DuelingMultiInputPolicy": {"algorithm": "double_dqn", "env": {"id": "CartPole-v1", "wrappers": [TIME_AWARE]}},
     },
-    "replay_buffers": {"her": {"env": GOAL_LINE}},
+    "replay_buffers": {
+        "her": {"env": GOAL_LINE},
+        "prioritized": {"algorithm": "double_dqn", "params": {"n_steps": 3}},
+    },
     "schedules": {
         "by_success": {"params": {"start": 0, "end": 1, "low": -10, "high": 100}},
         "constant": {"params": {"val": 0.5}},
