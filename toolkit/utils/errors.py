@@ -6,10 +6,12 @@ Each error says what is wrong, where, and what to do. The command line prints th
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar
 
 from toolkit.utils.text import abbreviate
@@ -144,12 +146,26 @@ def did_you_mean(wrong: str, candidates: Sequence[str], present: Sequence[str] =
     return f"known: {', '.join(sorted(absent))}" if 0 < len(absent) <= max_listed else ""
 
 
+_STANDARD_LIBRARY, _TOOLKIT = (
+    f"{directory}{os.sep}" for directory in (Path(os.__file__).parent, Path(__file__).parents[1])
+)
+
+
+def _is_in_standard_library(file: str) -> bool:
+    return file.startswith((_STANDARD_LIBRARY, "<frozen ")) and "site-packages" not in file
+
+
 def describe_error(error: BaseException) -> str:
-    """Return one line that says what was raised and, unless the toolkit raised it, at which file and line."""
+    """Return one line that says what was raised and, unless the toolkit raised it, at which file and line.
+
+    Of an error in Python's own library, that is the line that called it. None is given where the toolkit called it.
+    """
     if isinstance(error, ToolkitError):
         return str(error).replace("\n", "; ")
     location = ""
-    if frames := traceback.extract_tb(error.__traceback__):
-        location = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    callers = [frame for frame in frames if not _is_in_standard_library(frame.filename)]
+    if callers and (callers[-1] is frames[-1] or not callers[-1].filename.startswith(_TOOLKIT)):
+        location = f" ({callers[-1].filename}:{callers[-1].lineno})"
     text = " ".join(str(error).split()).partition(" Exception raised from ")[0]  # torch adds a C++ traceback
     return f"{type(error).__name__}: {text}{location}" if text else f"{type(error).__name__}{location}"
