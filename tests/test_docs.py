@@ -327,6 +327,17 @@ def test_component_reference_lists_parameters_of_double_dqn_policies() -> None:
     assert rows == {name: written(item.default) for name, item in own.items()}
 
 
+def test_component_reference_lists_defaults_of_rainbow() -> None:
+    from toolkit.algorithms import Rainbow
+
+    rows = {row[0]: row[1] for row in table(REFERENCE / "components.md", "Rainbow")}
+    names = [name for name in inspect.signature(Rainbow).parameters if name not in ("policy", "env", "kwargs")]
+    assert {*rows} == {*names}
+    defaults = {name: inspect.signature(Rainbow).parameters[name].default for name in rows}
+    documented = {name: float(rows[name]) for name in rows if not name.startswith("replay_buffer")}
+    assert documented == {name: defaults[name] for name in documented}
+
+
 def test_python_reference_lists_every_public_name() -> None:
     page = REFERENCE / "python-api.md"
     functions = [*table(page, "Functions"), *table(page, "Checks for plugin authors")]

@@ -4,5 +4,6 @@ Configs name them by entry points; building a model from a config is in `trainin
 """
 
 from toolkit.algorithms.double_dqn import DoubleDQN
+from toolkit.algorithms.rainbow import Rainbow
 
-__all__ = ["DoubleDQN"]
+__all__ = ["DoubleDQN", "Rainbow"]

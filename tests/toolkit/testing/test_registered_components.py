@@ -9,6 +9,7 @@ import gymnasium as gym
 import pytest
 from goal_line import GOAL_LINE
 
+from toolkit.algorithms import Rainbow
 from toolkit.config.registry import KINDS, list_entry_points
 from toolkit.testing import (
     algorithms,
@@ -118,6 +119,12 @@ def test_noisy_distributional_policy_keeps_promises(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(algorithms, "_TIMESTEPS", 120)
     params = {"dueling": True, "noisy": True, "distribution": "qr", "n_quantiles": 5}
     check_policy("MlpPolicy", params=params, algorithm="double_dqn")
+
+
+@pytest.mark.slow
+def test_rainbow_keeps_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algorithms, "_TIMESTEPS", 120)
+    check_algorithm(Rainbow, params=OFF_POLICY)
 
 
 @pytest.mark.parametrize(("kind", "name"), REGISTERED)
