@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from toolkit.envs.episode_numbers import INFO_PREFIX, is_column_name
+from toolkit.envs.episode_numbers import INFO_PREFIX, REWARD_PARTS, REWARD_PREFIX, is_column_name
 from toolkit.training.callbacks import RunCallback
 
 _log = logging.getLogger("toolkit")
@@ -37,6 +37,14 @@ class LogRewardsCallback(_EpisodeLogger):
     """
 
     logs_rewards = True
+
+    def _on_training_end(self) -> None:
+        episodes = self.context.episodes
+        if len(episodes) and not any(
+            name.startswith(REWARD_PREFIX) for episode in episodes for name, _ in episode.numbers
+        ):
+            message = "callback log_rewards: no wrapper changes rewards, and none of %d episodes has info[%r]"
+            _log.warning(message, len(episodes), REWARD_PARTS)
 
 
 class LogInfoCallback(_EpisodeLogger):

@@ -313,6 +313,15 @@ def test_check_warns_of_names_that_no_step_of_the_trial_has(
     assert caplog.messages == [message]
 
 
+def test_training_says_that_there_were_no_parts_of_rewards(caplog: pytest.LogCaptureFixture) -> None:
+    Path("plain.yaml").write_text(
+        "timesteps: 64\nenv: {id: CartPole-v1, wrappers: ['gymnasium.wrappers:NormalizeObservation']}\n"
+        "algorithm: {name: ppo, params: {n_steps: 64, batch_size: 64, n_epochs: 1}}\ncallbacks: [log_rewards]\n"
+    )
+    train(load_config("plain.yaml"), Path("run"))
+    assert "callback log_rewards: no wrapper changes rewards, and none of " in caplog.text
+
+
 def test_training_says_once_that_a_name_never_appeared(caplog: pytest.LogCaptureFixture) -> None:
     train(load_config(write(WALK_ENV + LOG_INFO % "place, plaice")), Path("run"))
     assert caplog.messages == ["callback log_info: none of 10 episodes has a number info['plaice']"]
