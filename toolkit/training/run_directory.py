@@ -63,7 +63,8 @@ class RunDirectory:
                 if any(not path.name.endswith(".tmp") for path in run.directory.iterdir()):
                     raise RunError(f"{out}: is not empty", "choose a new directory with --out")
                 run.write("config.yaml", text)
-                run.write("environment.json", json.dumps(_environment(), indent=2) + "\n")
+                environment = _environment() | {"code": _list_code(config)}
+                run.write("environment.json", json.dumps(environment, indent=2) + "\n")
         except OSError as error:
             raise cannot_create(out or DEFAULT_ROOT / config.name, error) from None
         return run
@@ -160,6 +161,17 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return [f"{self.directory / 'environment.json'} does not have the versions that the run started with"]
 
+    def list_changed_code(self, config: ResolvedConfig) -> list[str]:
+        """Return the code files that a config names and that are not those which the run started with.
+
+        A file that the run did not have at that path is left out: the run may have started on another machine.
+        """
+        try:
+            then = json.loads(read_text(self.directory / "environment.json"))["code"]
+            return [path for path, digest in _list_code(config).items() if then.get(path, digest) != digest]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return []  # of a version without this record
+
     @property
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``; None while the run trains, or when it was killed.
@@ -226,6 +238,13 @@ def _next_free(root: Path, name: str) -> Path:
         except FileExistsError:
             continue  # another run has just created it
         return root / f"{name}-{number}"
+
+
+def _list_code(config: RunConfig) -> dict[str, str]:
+    """Return the SHA-256 of each code file outside installed distributions that a resolved config names."""
+    if not isinstance(config, ResolvedConfig):
+        return {}
+    return {os.fspath(path): digest for path, digest in sorted(config.components.code.items())}
 
 
 def _environment() -> dict[str, Any]:

@@ -122,7 +122,8 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
     """
     with run.lock():
         _check_resumable(run)
-        for difference in run.version_differences():
+        changed_code = [f"{path} has changed" for path in run.list_changed_code(run.resolved_config)]
+        for difference in [*run.version_differences(), *changed_code]:
             _log.warning("%s: the run may continue differently", difference)
         if missing := describe_missing_device(run.resolved_config):
             _log.warning("%s", missing)
@@ -153,17 +154,22 @@ def train_or_resume(config: RunConfig, out: Path, hint: str, *, progress_bar: bo
     :param config: the user's own, whose code may run
     :param hint: what to do if the directory holds something else than a run of this config
     :param progress_bar: whether to show a progress bar if the config has none
-    :raises RunError: if it does, or another process trains in it
+    :raises RunError: if it does, its code has changed, or another process trains in it
     :raises ConfigError: if something in the config cannot be built
     :raises TrainingError: if training fails; the status in the run directory is then ``failed``
     """
     if not has_started(out, config, hint):
         return train(config, out, progress_bar=progress_bar)
     run = RunDirectory(out, config)
-    remember_trusted_code(run.resolved_config)  # it may have started on another machine
+    changed = run.list_changed_code(run.resolved_config)
+    if not changed:
+        remember_trusted_code(run.resolved_config)  # it may have started on another machine
     if has_ended(out):
         _log.info("%s: has ended: there is nothing left to train", out)
         return run
+    if changed:
+        hint = f"restore it, or {hint}; `toolkit resume --trust` runs the new code"
+        raise RunError(f"{changed[0]}: has changed since {out} started", hint)
     return resume(run, progress_bar=progress_bar)
 
 
@@ -185,15 +191,24 @@ def dry_run(config: RunConfig, is_local: bool = True) -> EpisodeNumbers | None:
 
 
 def _check_callbacks(config: ResolvedConfig, session: _Session) -> None:
-    """Let the config's callbacks check that they fit the model.
+    """Let the callbacks of the config, and those that Python passed, check that they fit the run.
 
     :raises ConfigError: with every problem
     """
     outermost = [*session.config_callbacks, *session.passed_callbacks]
     plan = RunPlan(config, session.model, [item for callback in outermost for item in iterate_nested(callback)])
-    pairs = zip(config.components.callbacks, session.config_callbacks, strict=True)
-    if problems := [problem for pair in pairs for problem in find_callback_problems(*pair, plan)]:
+    places: list[tuple[KeyPath, str]] = [(component.path, component.name) for component in config.components.callbacks]
+    for index, callback in enumerate(session.passed_callbacks):
+        places.append(((f"callbacks[{index}] of toolkit.train",), type(callback).__name__))
+    problems = [
+        problem
+        for (path, name), callback in zip(places, outermost, strict=True)
+        for problem in find_callback_problems(path, callback, plan, name)
+    ]
+    if any(problem.path[0] == "callbacks" for problem in problems):
         raise config.make_error(problems)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_resumable(run: RunDirectory) -> None:

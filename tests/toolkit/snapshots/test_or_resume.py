@@ -64,6 +64,33 @@ def test_or_resume_refuses_other_config_and_busy_run(
     assert read_files(interrupted_run) == files
 
 
+def test_or_resume_refuses_changed_code_unless_run_has_ended(
+    working_directory: Path, toolkit: Toolkit, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = Path("shaping.py")
+    code.write_text("import gymnasium as gym\n\n\nclass Own(gym.Wrapper):\n    pass\n")
+    config = make_config(env={"wrappers": [{"name": "./shaping.py:Own"}]}, timesteps=200)
+    Path("mine.yaml").write_text(config.to_yaml())
+    command = ("train", "mine.yaml", "--out", "run", "--or-resume", "--quiet")
+    assert toolkit(*command).status == 0
+    result = Path("run/result.json").read_text()
+    code.write_text(code.read_text().replace("pass", "bonus = 1"))
+    assert toolkit(*command).status == 0, "it has ended"
+    Path("run/result.json").unlink()
+    files = read_files(Path("run"))
+    finished = toolkit(*command)
+    assert finished.status == 2
+    assert finished.err == (
+        f"error: {code.resolve()}: has changed since run started\n"
+        "restore it, or choose another directory with --out; `toolkit resume --trust` runs the new code\n"
+    )
+    assert read_files(Path("run")) == files
+    assert "has not trained this run here" in toolkit("resume", "run", "--quiet").err
+    assert toolkit("resume", "run", "--trust", "--quiet").status == 0
+    assert f"{code.resolve()} has changed: the run may continue differently" in caplog.text
+    assert '"finished"' in result
+
+
 def test_or_resume_needs_run_directory(config_file: Path, toolkit: Toolkit) -> None:
     finished = toolkit("train", config_file, "--or-resume")
     assert finished.status == 2
