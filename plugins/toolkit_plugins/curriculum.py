@@ -50,6 +50,7 @@ class Curriculum(StageCallback):
         self.evaluation = evaluation
         self.measure = measure
         self.stage = 0
+        self._has_begun = False
         self._n_judged = 0  # episodes
         self._judged_timestep = 0  # of the latest evaluation that was judged
 
@@ -93,12 +94,16 @@ class Curriculum(StageCallback):
         """Start a new run with the first stage."""
         if not self.context.is_resumed:
             self.context.parameters.set(self.stages[0])
+            self._has_begun = True
 
     def _on_step(self) -> bool:
+        if not self._has_begun:  # new or changed in a run that continues
+            self._has_begun = True
+            self._begin_stage(0)
         if not self.is_last_stage:
             value = self._judge_training() if self.evaluation is None else self._judge_evaluation(self.evaluation)
             if value is not None and value >= self.thresholds[self.stage]:
-                self._advance()
+                self._begin_stage(self.stage + 1)
         self.logger.record("curriculum/stage", self.stage + 1)
         return True
 
@@ -126,8 +131,8 @@ class Curriculum(StageCallback):
         self._judged_timestep = latest.timestep
         return latest.mean_return if self.measure == "mean_return" else latest.success_rate
 
-    def _advance(self) -> None:
-        self.stage += 1
+    def _begin_stage(self, index: int) -> None:
+        self.stage = index
         values = self.stages[self.stage]
         self.context.parameters.set(values)
         self.first_episode = _get_recorder(self.model).n_started

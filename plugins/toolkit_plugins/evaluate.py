@@ -178,6 +178,8 @@ class EvaluateCallback(EvaluationCallback):
 
     def _select_shared(self, values: dict[str, Any]) -> dict[str, Any]:
         """Leave out the parameters that the environments to evaluate in have otherwise, or not at all."""
+        own = {f"env.params.{name}" for name in (self.env.params if self.env else ())}
+        values = {path: value for path, value in values.items() if path not in own}
         return select_values(values, self.context.run.resolved_config, self._config)
 
     def _is_final(self) -> bool:

@@ -13,6 +13,8 @@ from weighted_env import N_STEPS
 
 from toolkit import Run, RunConfig
 from toolkit.training.trainer import train
+from toolkit.utils.errors import ConfigError
+from toolkit_plugins.curriculum import Curriculum
 
 WEIGHT = "env.params.weight"
 
@@ -153,3 +155,26 @@ def test_best_model_and_patience_start_anew_in_each_stage(tmp_path: Path) -> Non
     assert Run.open(whole.directory).evaluate(1, model="best").returns == (10.0,)
     resumed = train_with_interruptions(config, tmp_path / "resumed", stops=(157, 213))
     assert not find_differences(whole.directory, resumed.directory)
+
+
+def test_evaluation_keeps_parameter_that_it_sets_to_value_of_config(tmp_path: Path) -> None:
+    full = {"label": "full", "every_timesteps": 60, "env": {"params": {"weight": 3.0}}}
+    config = make_curriculum_config({"name": "evaluate", "params": full}, episodes=5)
+    config = config.model_copy(update={"env": config.env.model_copy(update={"params": {"weight": 3.0}})})
+    run = train(config, tmp_path / "run")
+    assert {float(row["mean_return"]) for row in read_table(run, "evaluations.csv")} == {30}
+
+
+def test_curriculum_that_changes_in_continued_run_starts_anew(tmp_path: Path, toolkit: Toolkit) -> None:
+    train(make_curriculum_config(episodes=3, threshold=[10, 15]), tmp_path / "run")
+    change = ("--set", "callbacks.0.params.episodes=5")
+    continued = toolkit("continue", tmp_path / "run", "--timesteps", "100", *change, "--out", "more", "--quiet")
+    assert continued.status == 0, continued.err
+    returns = [float(row["r"]) for row in read_table(Run.open("more"), "monitor.csv")]
+    assert returns[30:38] == [30.0] * 2 + [10.0] * 6, "the first stage follows the last one of the parent"
+
+
+def test_callback_passed_from_python_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"callbacks\[0\] of toolkit.train.params.stages: should be at least 2"):
+        train(make_config(callbacks=[]), tmp_path / "run", [Curriculum([{}], 1.0)])
+    assert not (tmp_path / "run").exists()

@@ -128,7 +128,8 @@ def _check_that_model_check_changes_nothing(label: str, config: ResolvedConfig, 
             callback = build_config_callback(config, 0, evaluation_env, folder)
             weights, generators = copy.deepcopy(model.policy), get_generator_states()
             plan = RunPlan(config, model, [*iterate_nested(callback)])
-            problems = find_callback_problems(config.components.callbacks[0], callback, plan)
+            component = config.components.callbacks[0]
+            problems = find_callback_problems(component.path, callback, plan, component.name)
             changes = find_drawn_generators(generators, get_generator_states())
     if problems:
         raise config.make_error(problems)

@@ -30,7 +30,7 @@ from toolkit.envs.factory import make_env
 from toolkit.envs.relabelling import has_relabelled_rewards
 from toolkit.training.callbacks import EvaluationCallback, RunCallback, RunPlan, SuccessCriterion
 from toolkit.utils.callbacks import iterate_nested
-from toolkit.utils.errors import ConfigError, Problem, describe_error
+from toolkit.utils.errors import ConfigError, KeyPath, Problem, describe_error
 from toolkit.utils.log import log_problems
 from toolkit.utils.vec_envs import iterate_vec_wrappers
 
@@ -251,8 +251,12 @@ def refuse_missing_masks(config: ResolvedConfig, model: BaseAlgorithm) -> None:
         raise config.make_error([Problem(("algorithm", "name"), message, hint)])
 
 
-def find_callback_problems(component: BoundComponent, callback: BaseCallback, plan: RunPlan) -> list[Problem]:
-    """Return what keeps a callback, and those that it holds, from their work, as their ``check_run`` says."""
+def find_callback_problems(path: KeyPath, callback: BaseCallback, plan: RunPlan, name: str) -> list[Problem]:
+    """Return what keeps a callback, and those that it holds, from their work, as their ``check_run`` says.
+
+    :param path: where the callback is
+    :param name: that the callback has there
+    """
     problems = []
     for nested in iterate_nested(callback):
         if not isinstance(nested, RunCallback):
@@ -262,10 +266,10 @@ def find_callback_problems(component: BoundComponent, callback: BaseCallback, pl
         except ConfigError as error:
             for problem in error.problems:
                 inner = problem.path if nested is callback else ()  # the config's path of a nested one is not known
-                problems.append(replace(problem, path=(*component.path, *inner)))
+                problems.append(replace(problem, path=(*path, *inner)))
         except Exception as error:
-            name = component.name if nested is callback else type(nested).__name__
-            problems.append(Problem(component.path, f"'{name}' does not fit: {describe_error(error)}"))
+            nested_name = name if nested is callback else type(nested).__name__
+            problems.append(Problem(path, f"'{nested_name}' does not fit: {describe_error(error)}"))
     return problems
 
 

@@ -65,7 +65,7 @@ from toolkit.training.start import load_start
 from toolkit.training.value_estimates import trace_values
 from toolkit.utils.attributes import suggest_base_wrappers
 from toolkit.utils.callbacks import iterate_nested
-from toolkit.utils.errors import ConfigError, Problem, RunError, TrainingError, describe_error
+from toolkit.utils.errors import ConfigError, KeyPath, Problem, RunError, TrainingError, describe_error
 from toolkit.utils.signals import InterruptedTraining, SignalGuard
 
 _log = logging.getLogger("toolkit")
