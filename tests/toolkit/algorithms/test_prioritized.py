@@ -368,3 +368,24 @@ def test_empty_buffer_and_diverged_errors_are_refused() -> None:
         buffer.sample_weighted(4)
     with pytest.raises(ValueError, match="training has diverged"):
         make_buffer().update_priorities(np.array([0]), np.array([np.nan]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"priorities": np.ones(29)},
+        {"priorities": np.ones(30, np.float32)},
+        {"priorities": np.zeros(30)},
+        {"priorities": np.full(30, np.nan)},
+        {"priorities": [1.0] * 30},
+        {"max_priority": np.inf},
+    ],
+    ids=["fewer", "float32", "zeros", "nan", "list", "infinite-maximum"],
+)
+def test_state_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
+    buffer = make_buffer(30)
+    state = copy.deepcopy(buffer.state_dict())
+    buffer.load_state_dict(state)
+    with pytest.raises(ValueError, match="its priorities are not"):
+        buffer.load_state_dict(state | changes)
+    np.testing.assert_array_equal(buffer.state_dict()["priorities"], state["priorities"])
