@@ -201,7 +201,7 @@ def test_timesteps_suffice_for_all_episodes(name: str, episodes: int, window: in
         (
             ["algorithm.params.loss=mae"],
             "algorithm.params.loss",
-            "should be 'huber' or 'mse', not 'mae'",
+            "should be 'huber' or 'mse' or null, not 'mae'",
         ),
         (
             ["env.n_envs=2", "algorithm.params.train_freq=[1, episode]"],
