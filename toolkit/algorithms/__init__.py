@@ -4,6 +4,7 @@ Configs name them by entry points; building a model from a config is in `trainin
 """
 
 from toolkit.algorithms.double_dqn import DoubleDQN
+from toolkit.algorithms.pqn import PQN
 from toolkit.algorithms.rainbow import Rainbow
 
-__all__ = ["DoubleDQN", "Rainbow"]
+__all__ = ["PQN", "DoubleDQN", "Rainbow"]

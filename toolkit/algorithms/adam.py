@@ -28,14 +28,14 @@ class AdamState(NamedTuple):
 OPTIMIZER_FUNCTIONS = get_functions([(th.optim.Optimizer, "zero_grad"), (utils, "clip_grad_norm_")])
 
 
-def _unwrap_step(cls: type[th.optim.Optimizer]) -> Any:
+def unwrap_step(cls: type[th.optim.Optimizer]) -> Any:
     """Return an optimizer's own ``step``, without what the first optimizer of a class puts around it."""
     step = cls.step
     return getattr(step, "__wrapped__", None) if getattr(step, "hooked", False) else step
 
 
-_STEPS = {cls: _unwrap_step(cls) for cls in (th.optim.Adam, th.optim.AdamW)}
-_GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
+_STEPS = {cls: unwrap_step(cls) for cls in (th.optim.Adam, th.optim.AdamW)}
+GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
 _get_state, _get_kind = operator.itemgetter("exp_avg", "exp_avg_sq", "step"), operator.attrgetter("device", "dtype")
 _SMALLEST_NORMAL = sys.float_info.min
 _MIN_EPS = 1e-10  # beside a smaller one, moments below 1.2e-38 may count
@@ -62,7 +62,7 @@ def has_plain_adam_methods(optimizer: th.optim.Optimizer) -> bool:
     """
     own_attributes = ("step", "zero_grad", "grad_scale", "found_inf")  # which change what a step does
     cls = type(optimizer)
-    is_adam = cls in _STEPS and _unwrap_step(cls) is _STEPS[cls]
+    is_adam = cls in _STEPS and unwrap_step(cls) is _STEPS[cls]
     return is_adam and vars(optimizer).keys().isdisjoint(own_attributes)
 
 
@@ -74,11 +74,11 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     groups = optimizer.param_groups
     if len(groups) != 1 or any(_get_flags(groups[0])):
         return False
-    return not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or any(_GLOBAL_HOOKS))
+    return not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or any(GLOBAL_HOOKS))
 
 
 def get_adam_state(optimizer: th.optim.Optimizer) -> AdamState | None:
-    """Return the state of a plain Adam; ``None`` before its first step with all parameters."""
+    """Return the state of a plain Adam or RAdam; ``None`` before its first step with all parameters."""
     parameters, stored = optimizer.param_groups[0]["params"], optimizer.state
     is_in_order = len(stored) == len(parameters) and all(map(operator.is_, stored, parameters))
     states = [*stored.values()] if is_in_order else [*map(stored.get, parameters)]  # which hashes each parameter
@@ -86,7 +86,7 @@ def get_adam_state(optimizer: th.optim.Optimizer) -> AdamState | None:
 
 
 def create_adam_state(optimizer: th.optim.Optimizer) -> AdamState:
-    """Create the state of a plain Adam as its first step with all parameters does, and return it.
+    """Create the state of a plain Adam or RAdam as its first step with all parameters does, and return it.
 
     ``optimizer.step`` itself would import PyTorch's compiler, which takes a second or more.
     """
@@ -94,7 +94,7 @@ def create_adam_state(optimizer: th.optim.Optimizer) -> AdamState:
     for parameter in options["params"]:
         if not optimizer.state[parameter]:
             optimizer.state[parameter] = {
-                "step": th.zeros((), dtype=th.float32, device=parameter.device if options["fused"] else "cpu"),
+                "step": th.zeros((), dtype=th.float32, device=parameter.device if options.get("fused") else "cpu"),
                 "exp_avg": th.zeros_like(parameter, memory_format=th.preserve_format),
                 "exp_avg_sq": th.zeros_like(parameter, memory_format=th.preserve_format),
             }

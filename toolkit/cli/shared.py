@@ -81,8 +81,10 @@ def preload_after_check() -> Iterator[None]:
 
 
 def preload_for_training(config: RunConfig) -> None:
-    """Import PyTorch's compiler if training needs it: all algorithms do, except DoubleDQN with a plain Adam."""
-    if config.algorithm.name != "double_dqn":
+    """Import PyTorch's compiler if training needs it."""
+    from toolkit.experiments.launcher import list_slow_imports
+
+    if list_slow_imports([config.algorithm.name]):
         with suppress(ImportError):
             import toolkit.evaluation.preload_compiler  # noqa: F401
 

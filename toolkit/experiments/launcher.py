@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MAX_ERROR_LENGTH = 4_000  # characters of a job's error
+_WITHOUT_COMPILER = ("double_dqn", "pqn")  # as long as their policies have plain optimizers
 
 
 def list_slow_imports(algorithms: Iterable[str]) -> list[str]:
     """List the modules for :attr:`Launcher.slow_imports` of trainings with these algorithms."""
-    needs_compiler = any(name != "double_dqn" for name in algorithms)
+    needs_compiler = any(name not in _WITHOUT_COMPILER for name in algorithms)
     return ["toolkit.evaluation.preload_compiler"] if needs_compiler else []
 
 
