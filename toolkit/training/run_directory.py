@@ -162,15 +162,26 @@ class RunDirectory:
             return [f"{self.directory / 'environment.json'} does not have the versions that the run started with"]
 
     def list_changed_code(self, config: ResolvedConfig) -> list[str]:
-        """Return the code files that a config names and that are not those which the run started with.
+        """Return the code files that a config names and that differ from those of the run's snapshots.
 
         A file that the run did not have at that path is left out: the run may have started on another machine.
         """
+        if not any((self.directory / "snapshots").glob("*")):
+            return []  # it starts from the beginning
         try:
             then = json.loads(read_text(self.directory / "environment.json"))["code"]
             return [path for path, digest in _list_code(config).items() if then.get(path, digest) != digest]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return []  # of a version without this record
+
+    def record_code(self, config: ResolvedConfig) -> None:
+        """Note the code files that training starts with from the beginning, after a start that left no snapshot."""
+        try:
+            environment = json.loads(read_text(self.directory / "environment.json"))
+        except (OSError, ValueError, RecursionError):
+            return
+        if isinstance(environment, dict) and environment.get("code") != (code := _list_code(config)):
+            self.write("environment.json", json.dumps(environment | {"code": code}, indent=2) + "\n")
 
     @property
     def result(self) -> dict[str, Any] | None:

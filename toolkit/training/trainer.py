@@ -137,6 +137,7 @@ def resume(run: RunDirectory, callbacks: Sequence[BaseCallback] = (), *, progres
                 _log.warning("%s: has no valid snapshot; training starts from the beginning", run.directory)
                 shutil.rmtree(run.directory / "tensorboard", ignore_errors=True)
                 (run.directory / "progress.csv").unlink(missing_ok=True)
+                run.record_code(run.resolved_config)
                 load_start(run.resolved_config, session.model)
                 snapshot = restore_continued(run.resolved_config, session.model, session.saved_callbacks)
                 copy_logs(run.config, run.directory)

@@ -47,6 +47,7 @@ def list_problems(component: Callable[..., Any], **params: Any) -> list[str]:
 def test_double_dqn_has_dqn_parameters_and_its_own() -> None:
     ours, stock = read_signature(DoubleDQN), read_signature(DQN)
     own = {"compile", "double", "exploration", "loss", "loss_over_all_actions", "n_epochs", "sample_with_replacement"}
+    own |= {"munchausen_alpha", "munchausen_tau", "munchausen_clip"}
     assert ours.parameters.keys() == stock.parameters.keys() | own
     assert not ours.accepts_others
     for name in stock.parameters.keys() - {"policy", "env", "target_update_interval"}:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,8 @@ def test_failed_run_stops_no_other_and_is_tried_again(toolkit: Toolkit) -> None:
     again = toolkit("experiment", file, "--set", "seeds=1")
     assert {line.partition(": ")[0] for line in again.err.splitlines()[1:]} == {"raises/seed-0", "dies/seed-0"}
     assert read_result(Path("experiments/x/raises/seed-0"))["status"] == "finished"
+    recorded = json.loads(Path("experiments/x/raises/seed-0/environment.json").read_text())["code"]
+    assert [*recorded.values()] == [sha256(Path("own.py").read_bytes()).hexdigest()]
 
 
 DAMAGE: dict[str, dict[str, str | None]] = {
