@@ -185,7 +185,7 @@ def test_failed_run_stops_no_other_and_is_tried_again(toolkit: Toolkit) -> None:
     assert {line.partition(": ")[0] for line in again.err.splitlines()[1:]} == {"raises/seed-0", "dies/seed-0"}
     assert read_result(Path("experiments/x/raises/seed-0"))["status"] == "finished"
     recorded = json.loads(Path("experiments/x/raises/seed-0/environment.json").read_text())["code"]
-    assert [*recorded.values()] == [sha256(Path("own.py").read_bytes()).hexdigest()]
+    assert recorded[str(Path("own.py").resolve())] == sha256(Path("own.py").read_bytes()).hexdigest()
 
 
 DAMAGE: dict[str, dict[str, str | None]] = {
