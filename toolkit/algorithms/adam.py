@@ -35,7 +35,7 @@ def unwrap_step(cls: type[th.optim.Optimizer]) -> Any:
 
 
 _STEPS = {cls: unwrap_step(cls) for cls in (th.optim.Adam, th.optim.AdamW)}
-GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
+_GLOBAL_HOOKS = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
 _get_state, _get_kind = operator.itemgetter("exp_avg", "exp_avg_sq", "step"), operator.attrgetter("device", "dtype")
 _SMALLEST_NORMAL = sys.float_info.min
 _MIN_EPS = 1e-10  # beside a smaller one, moments below 1.2e-38 may count
@@ -74,7 +74,19 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     groups = optimizer.param_groups
     if len(groups) != 1 or any(_get_flags(groups[0])):
         return False
-    return not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or any(GLOBAL_HOOKS))
+    return not has_hooks(optimizer)
+
+
+def has_hooks(optimizer: th.optim.Optimizer) -> bool:
+    """Return whether hooks run before or after the ``step`` of an optimizer."""
+    own_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own_hooks) or any(_GLOBAL_HOOKS)
+
+
+def steps_in_order(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]) -> bool:
+    """Return whether the first group of an optimizer has these parameters, in this order."""
+    optimized = optimizer.param_groups[0]["params"]
+    return len(optimized) == len(parameters) and all(map(operator.is_, optimized, parameters))
 
 
 def get_adam_state(optimizer: th.optim.Optimizer) -> AdamState | None:

@@ -117,9 +117,8 @@ class QuantileDistribution(Distribution):
             errors = targets.unsqueeze(1) - outputs.unsqueeze(2)  # (batch, quantiles of the prediction, of the target)
             weights = th.where(errors < 0, 1 - levels, levels)
             clipped = errors.clamp(-1, 1)
-            slopes = (
-                weights * clipped
-            )  # of the weighted Huber losses, whose values are slopes * (errors - clipped / 2)
+            slopes = weights * clipped  # of the weighted Huber losses
+            # which are slopes * (errors - clipped / 2)
             losses = (errors.sub_(clipped, alpha=0.5) * slopes).mean(dim=2).sum(dim=1)
             gradient = slopes.mean(dim=2).neg_()
         # autograd would keep ten tensors of the errors' size, and take longer

@@ -38,12 +38,23 @@ from toolkit.algorithms.policies import (
     MultiInputPolicy,
 )
 from toolkit.algorithms.prioritized import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
+from toolkit.algorithms.ranges import ABOVE_ZERO, AT_LEAST_ONE, EXPLORATION, FROM_ZERO_TO_ONE, Range, check_ranges
 from toolkit.algorithms.replay import Rows, StoredBatch, has_stock_sample, has_stock_scaling
 from toolkit.algorithms.targets import Minibatch
 from toolkit.algorithms.updates import LOSSES, UpdateConfig
 
 _NEVER = sys.maxsize
 _MIN_UPDATES_TO_COMPILE = 50_000  # docs/explanation/speed.md: what compiling costs and saves
+_RANGES: dict[str, Range] = {
+    "n_epochs": AT_LEAST_ONE,
+    "batch_size": AT_LEAST_ONE,
+    "max_grad_norm": ABOVE_ZERO,
+    "munchausen_alpha": (lambda value: value is None or 0 <= value <= 1, "from 0 to 1"),
+    "munchausen_tau": ABOVE_ZERO,
+    "munchausen_clip": (lambda value: value <= 0, "at most 0"),
+    "tau": FROM_ZERO_TO_ONE,
+    **EXPLORATION,
+}
 _FRACTION, _INITIAL_EPS, _FINAL_EPS = 0.1, 1.0, 0.05  # of the linear exploration, by default
 
 
@@ -431,20 +442,7 @@ class DoubleDQN(DQN):
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
         if self.compile not in ("auto", True, False):
             raise ValueError(f"compile must be 'auto', True or False, not {self.compile!r}")
-        for name, is_in_range, expected in (
-            ("n_epochs", self.n_epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
-            ("munchausen_alpha", self.munchausen_alpha is None or 0 <= self.munchausen_alpha <= 1, "from 0 to 1"),
-            ("munchausen_tau", self.munchausen_tau > 0, "above 0"),
-            ("munchausen_clip", self.munchausen_clip <= 0, "at most 0"),
-            ("tau", 0 <= self.tau <= 1, "from 0 to 1"),
-            ("exploration_fraction", 0 < self.exploration_fraction <= 1, "above 0 and at most 1"),
-            ("exploration_initial_eps", 0 <= self.exploration_initial_eps <= 1, "from 0 to 1"),
-            ("exploration_final_eps", 0 <= self.exploration_final_eps <= 1, "from 0 to 1"),
-        ):
-            if not is_in_range:
-                raise ValueError(f"{name} must be {expected}, not {getattr(self, name)}")
+        check_ranges(vars(self), _RANGES)
         if self.exploration is not None:
             self._compute_epsilon(self.exploration)
         if not self.sample_with_replacement:

@@ -18,7 +18,14 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from toolkit.algorithms.adam import clip_gradients, create_adam_state, get_adam_state, is_plain_adam, step_adam
+from toolkit.algorithms.adam import (
+    clip_gradients,
+    create_adam_state,
+    get_adam_state,
+    is_plain_adam,
+    step_adam,
+    steps_in_order,
+)
 from toolkit.algorithms.compiled import CompiledUpdate, UpdateInputs, compile_update, describe_layout, get_constants
 from toolkit.algorithms.heads import draw_noise_in_calls
 from toolkit.algorithms.losses import get_weights, has_own_losses, update_by_losses, update_layers_by_losses
@@ -27,7 +34,7 @@ from toolkit.algorithms.networks import Networks
 from toolkit.algorithms.policies import NoisyQNetwork
 from toolkit.algorithms.replay import ReplayMemory, StoredBatch
 from toolkit.algorithms.stock import is_frozen_or_hooked, is_torch_plain
-from toolkit.algorithms.targets import Minibatch, QFunction, WeightedMinibatch
+from toolkit.algorithms.targets import Minibatch, QFunction
 from toolkit.algorithms.updates import UpdateConfig, update_layers, update_networks
 
 _log = logging.getLogger(__name__)
@@ -124,10 +131,11 @@ class Learner:
         layers = None if self._obstacle else self._get_layers()
         if layers is not None and not isinstance(minibatch, DictReplayBufferSamples):
             step_gradients = partial(_step_by_gradients, optimizer, config.max_grad_norm)
-            if isinstance(minibatch, WeightedMinibatch):
+            if get_weights(minibatch) is not None:
                 results = update_layers_by_losses(config, online, layers, target, minibatch, step_gradients)
                 return _to_floats(results[0]), results[1]
-            return _to_floats(update_layers(config, online, layers, target, minibatch, step_gradients)), None
+            samples: Any = minibatch
+            return _to_floats(update_layers(config, online, layers, target, samples, step_gradients)), None
         if get_weights(minibatch) is not None:
             return self._learn_by_losses(model, config, (online, target), minibatch)
         return _to_floats(update_networks(config, online, target, minibatch, self._make_step(model, config))), None
@@ -215,8 +223,7 @@ class Learner:
         all_parameters = [*self._parameters, *self._target_parameters]
         if len({*map(id, all_parameters)}) < len(all_parameters):
             return "layers share a parameter"
-        optimized = optimizer.param_groups[0]["params"]
-        if len(optimized) != len(self._parameters) or not all(map(operator.is_, optimized, self._parameters)):
+        if not steps_in_order(optimizer, self._parameters):
             return "the optimizer's parameters are not the network's, in the same order"
         return None
 

@@ -13,7 +13,7 @@ import torch as th
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from toolkit.algorithms.mlp_gradients import MlpGradients
-from toolkit.algorithms.targets import Minibatch, QFunction, WeightedMinibatch
+from toolkit.algorithms.targets import Minibatch, QFunction
 from toolkit.algorithms.updates import LOSSES, UpdateConfig, compute_targets
 
 _NONE: Any = 0  # a reduction; PyTorch declares it as text
@@ -134,11 +134,12 @@ def update_layers_by_losses(
     online: QFunction,
     layers: MlpGradients,
     target: QFunction,
-    batch: WeightedMinibatch,
+    batch: Any,
     step_optimizer: Callable[[list[th.Tensor]], None],
 ) -> tuple[list[th.Tensor], th.Tensor]:
     """Do what :func:`update_by_losses` does with gradients that are computed layer by layer, to rounding.
 
+    :param batch: has weights and no Dict observations
     :param step_optimizer: makes one step of the optimizer for the gradients of the parameters
     """
     compute_loss, compute_gradient = _ELEMENTWISE[config.loss]
@@ -148,7 +149,7 @@ def update_layers_by_losses(
         actions = batch.actions.long()
         weights = batch.weights[:, None] / targets.numel()  # of each output in the mean
         for _ in range(config.n_epochs):
-            passed = layers.forward(batch.observations)  # type: ignore[arg-type]
+            passed = layers.forward(batch.observations)
             all_values = passed[-1]
             values = all_values if config.loss_over_all_actions else all_values.gather(dim=1, index=actions)
             means.append((compute_loss(values, targets) * weights).sum())

@@ -123,7 +123,20 @@ def _select(outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:
 _SET_TRAINING_MODE = BaseModel.set_training_mode
 
 
-class MlpPolicy(sb3.DQNPolicy):
+class FastModePolicy(sb3.DQNPolicy):
+    """DQN's policy, which puts its Q-network in a mode in a fraction of the time."""
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Put the Q-network in training or evaluation mode. SB3 leaves the target network in evaluation mode."""
+        network = self.__dict__["_modules"]["q_net"]
+        if type(network).set_training_mode is not _SET_TRAINING_MODE or "set_training_mode" in network.__dict__:
+            super().set_training_mode(mode)
+            return
+        set_training_mode(network, mode)
+        self.__dict__["training"] = mode
+
+
+class MlpPolicy(FastModePolicy):
     """DQN's ``MlpPolicy``, with a dueling, noisy or distributional network if asked for.
 
     Without these parameters it is SB3's policy, but for a faster change of its networks' mode. SB3 asks for a mode at
@@ -184,15 +197,6 @@ class MlpPolicy(sb3.DQNPolicy):
         if self.is_noisy:
             return NoisyQNetwork(**net_args, dueling=self.is_dueling).to(self.device)
         return DuelingQNetwork(**net_args).to(self.device)
-
-    def set_training_mode(self, mode: bool) -> None:
-        """Put the Q-network in training or evaluation mode. SB3 leaves the target network in evaluation mode."""
-        network = self.__dict__["_modules"]["q_net"]
-        if type(network).set_training_mode is not _SET_TRAINING_MODE or "set_training_mode" in network.__dict__:
-            super().set_training_mode(mode)
-            return
-        set_training_mode(network, mode)
-        self.__dict__["training"] = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         head = {"dueling": self.is_dueling, "noisy": self.is_noisy, **self.distribution_kwargs}

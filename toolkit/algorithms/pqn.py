@@ -19,9 +19,18 @@ from stable_baselines3.dqn import policies as sb3
 
 from toolkit.algorithms.pqn_policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from toolkit.algorithms.pqn_update import PQNNetwork
+from toolkit.algorithms.ranges import ABOVE_ZERO, AT_LEAST_ONE, EXPLORATION, FROM_ZERO_TO_ONE, Range, check_ranges
 
 _Observations = NDArray[Any] | dict[str, NDArray[Any]]
 _Self = TypeVar("_Self", bound="PQN")
+_RANGES: dict[str, Range] = {
+    "n_steps": AT_LEAST_ONE,
+    "batch_size": AT_LEAST_ONE,
+    "n_epochs": AT_LEAST_ONE,
+    "q_lambda": FROM_ZERO_TO_ONE,
+    **EXPLORATION,
+    "max_grad_norm": ABOVE_ZERO,
+}
 
 
 class PQN(OnPolicyAlgorithm):
@@ -138,7 +147,7 @@ class PQN(OnPolicyAlgorithm):
         )
 
     def _setup_model(self) -> None:
-        self._check_parameters()
+        check_ranges(vars(self), _RANGES)
         self._learner: PQNNetwork | None = None
         self._setup_lr_schedule()
         self.exploration_schedule = LinearSchedule(
@@ -160,20 +169,6 @@ class PQN(OnPolicyAlgorithm):
             n_envs=self.n_envs,
             **self.rollout_buffer_kwargs,
         )
-
-    def _check_parameters(self) -> None:
-        for name, is_in_range, expected in (
-            ("n_steps", self.n_steps >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("n_epochs", self.n_epochs >= 1, "at least 1"),
-            ("q_lambda", 0 <= self.q_lambda <= 1, "from 0 to 1"),
-            ("exploration_fraction", 0 < self.exploration_fraction <= 1, "above 0 and at most 1"),
-            ("exploration_initial_eps", 0 <= self.exploration_initial_eps <= 1, "from 0 to 1"),
-            ("exploration_final_eps", 0 <= self.exploration_final_eps <= 1, "from 0 to 1"),
-            ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
-        ):
-            if not is_in_range:
-                raise ValueError(f"{name} must be {expected}, not {getattr(self, name)}")
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -6,19 +6,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn import policies as sb3
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from toolkit.algorithms.stock import set_training_mode
-
-_SET_TRAINING_MODE = BaseModel.set_training_mode
+from toolkit.algorithms.policies import FastModePolicy
 
 
-class MlpPolicy(sb3.DQNPolicy):
+class MlpPolicy(FastModePolicy):
     """DQN's ``MlpPolicy`` for PQN: one Q-network, with layer normalization, and RAdam.
 
     Paper: Ba, Kiros and Hinton, "Layer Normalization" (2016), https://arxiv.org/abs/1607.06450.
@@ -58,15 +55,6 @@ class MlpPolicy(sb3.DQNPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"layer_norm": self.layer_norm}
-
-    def set_training_mode(self, mode: bool) -> None:
-        """Put the Q-network in training or evaluation mode."""
-        network = self.__dict__["_modules"]["q_net"]
-        if type(network).set_training_mode is not _SET_TRAINING_MODE or "set_training_mode" in network.__dict__:
-            super().set_training_mode(mode)
-            return
-        set_training_mode(network, mode)
-        self.__dict__["training"] = mode
 
 
 def _normalize(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
-from toolkit.algorithms.adam import OPTIMIZER_FUNCTIONS, clip_gradients
+from toolkit.algorithms.adam import OPTIMIZER_FUNCTIONS, clip_gradients, steps_in_order
 from toolkit.algorithms.fast_path import FORWARD_FUNCTIONS, FastQNetwork, are_known
 from toolkit.algorithms.pqn_policies import MlpPolicy
 from toolkit.algorithms.radam import is_plain_radam, step_radam
@@ -73,7 +73,7 @@ class PQNNetwork:
         parameters = self._fast_network.parameters
         is_usual = {*map(_get_kind, parameters)} == {("cpu", th.float32)} and th.is_grad_enabled()
         is_plain = is_usual and not any(map(is_frozen_or_hooked, parameters))
-        return is_plain and is_plain_radam(self._optimizer) and _are_those(parameters, self._optimizer)
+        return is_plain and is_plain_radam(self._optimizer) and steps_in_order(self._optimizer, parameters)
 
     def update_by_layers(
         self, observations: th.Tensor, actions: th.Tensor, returns: th.Tensor, max_grad_norm: float
@@ -106,9 +106,3 @@ class PQNNetwork:
         nn.utils.clip_grad_norm_(self._policy.parameters(), max_grad_norm)
         self._optimizer.step()
         return values.detach()  # type: ignore[no-any-return]
-
-
-def _are_those(parameters: list[nn.Parameter], optimizer: th.optim.Optimizer) -> bool:
-    """Return whether an optimizer has these parameters, in this order."""
-    optimized = optimizer.param_groups[0]["params"]
-    return len(optimized) == len(parameters) and all(map(operator.is_, optimized, parameters))

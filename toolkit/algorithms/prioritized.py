@@ -15,7 +15,8 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
-from toolkit.algorithms.replay import Rows, StoredBatch, gather_transitions
+from toolkit.algorithms.ranges import ABOVE_ZERO, AT_LEAST_ONE, FROM_ZERO_TO_ONE, Range, check_ranges
+from toolkit.algorithms.replay import Rows, gather_transitions, get_arrays
 from toolkit.algorithms.targets import WeightedMinibatch
 
 _CHILDREN = 32  # of a sum; a level costs more than its arithmetic, so that few levels with many children are fastest
@@ -105,6 +106,13 @@ class SumTree:
         return rows
 
 
+_RANGES: dict[str, Range] = {
+    **dict.fromkeys(("alpha", "beta", "final_beta"), FROM_ZERO_TO_ONE),
+    "epsilon": ABOVE_ZERO,
+    "n_steps": AT_LEAST_ONE,
+}
+
+
 class PrioritizedReplayBuffer(ReplayBuffer):
     """A replay buffer that draws a transition with a probability that follows the network's error for it.
 
@@ -162,15 +170,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             raise ValueError(f"{name} does not support optimize_memory_usage: leave it out")
         if isinstance(self, HerReplayBuffer):
             raise ValueError(f"{name} cannot relabel goals, because HerReplayBuffer draws transitions itself")
-        for parameter, value, is_in_range, expected in (
-            ("alpha", alpha, 0 <= alpha <= 1, "from 0 to 1"),
-            ("beta", beta, 0 <= beta <= 1, "from 0 to 1"),
-            ("final_beta", final_beta, 0 <= final_beta <= 1, "from 0 to 1"),
-            ("epsilon", epsilon, epsilon > 0, "above 0"),
-            ("n_steps", n_steps, n_steps >= 1, "at least 1"),
-        ):
-            if not is_in_range:
-                raise ValueError(f"{name}: {parameter} must be {expected}, not {value}")
+        values = {"alpha": alpha, "beta": beta, "final_beta": final_beta, "epsilon": epsilon, "n_steps": n_steps}
+        check_ranges(values, _RANGES, name)
         super().__init__(
             buffer_size,
             observation_space,
@@ -218,7 +219,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
         As in the paper, the priorities' sum is cut in ``batch_size`` equal ranges, and one transition drawn from each.
 
-        :param progress_remaining: what is left of the training, from 1 to 0; it determines beta
+        :param progress_remaining: SB3's remaining progress, from 1 to 0; beta goes to ``final_beta`` with it
         :param env: normalizes observations and rewards
         :return: the minibatch, and the rows of its transitions for :meth:`update_priorities`
         :raises ValueError: if nothing is stored
@@ -230,7 +231,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         beta = self.final_beta + (self.beta - self.final_beta) * progress_remaining
         # (N P(i))^-beta, divided by its maximum: N and the priorities' sum cancel out
         weights = ((priorities.min() / priorities) ** beta).astype(np.float32)
-        flat = [_flatten_steps(getattr(self, name)) for name in _ARRAYS]
+        flat = [*map(_flatten_steps, get_arrays(self))]
         transitions = gather_transitions(self, flat, rows, env)
         return WeightedMinibatch(*transitions, weights=th.from_numpy(weights).to(self.device)), rows
 
@@ -269,9 +270,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
 class PrioritizedDictReplayBuffer(PrioritizedReplayBuffer, DictReplayBuffer):
     """A :class:`PrioritizedReplayBuffer` for Dict observations, also with n-step returns."""
-
-
-_ARRAYS = StoredBatch._fields[:-1]
 
 
 def _flatten_steps(array: Any) -> Any:

@@ -10,7 +10,7 @@ import math
 
 import torch as th
 
-from toolkit.algorithms.adam import GLOBAL_HOOKS, AdamState, create_adam_state, get_adam_state, step_adam, unwrap_step
+from toolkit.algorithms.adam import AdamState, create_adam_state, get_adam_state, has_hooks, step_adam, unwrap_step
 
 _STEP = unwrap_step(th.optim.RAdam)
 _MIN_RHO = 5.0  # below it, as in the first five steps, RAdam does not divide by the deviation
@@ -23,11 +23,11 @@ def is_plain_radam(optimizer: th.optim.Optimizer) -> bool:
     """
     cls, groups = type(optimizer), optimizer.param_groups
     is_own = cls is th.optim.RAdam and unwrap_step(cls) is _STEP and vars(optimizer).keys().isdisjoint(_METHODS)
-    if not is_own or len(groups) != 1 or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if not is_own or len(groups) != 1 or has_hooks(optimizer):
         return False
     options = groups[0]
     is_simple = not (options["weight_decay"] or options["maximize"] or options["differentiable"])
-    return is_simple and not (options["capturable"] or any(GLOBAL_HOOKS))
+    return is_simple and not options["capturable"]
 
 
 _METHODS = ("step", "zero_grad")

@@ -41,7 +41,7 @@ class StoredBatch(NamedTuple):
         return ReplayBufferSamples(observations, actions, next_observations, dones * (1 - timeouts), rewards)
 
 
-_get_arrays = operator.attrgetter(*StoredBatch._fields[:-1])
+get_arrays = operator.attrgetter(*StoredBatch._fields[:-1])
 _METHODS = ("sample", "_get_samples", "_normalize_obs", "_normalize_reward", "to_torch")
 BUFFER_FUNCTIONS = get_functions(
     [
@@ -74,7 +74,7 @@ class ReplayMemory:
     def __init__(self, buffer: ReplayBuffer) -> None:
         self._class, self._shape = type(buffer), (buffer.buffer_size, buffer.n_envs)
         is_known = type(buffer) in (ReplayBuffer, NStepReplayBuffer) and not buffer.optimize_memory_usage
-        self._arrays = _get_arrays(buffer) if is_known else ()
+        self._arrays = get_arrays(buffer) if is_known else ()
         self._is_plain = is_known and all(map(_is_plain_array, self._arrays, repeat(self._shape)))
         if self._is_plain:
             self._is_plain = {array.dtype for array in self._arrays[-3:]} == {np.dtype(np.float32)}
@@ -86,7 +86,7 @@ class ReplayMemory:
         """Return whether these are still the arrays of the buffer."""
         if type(buffer) is not self._class or self._shape != (buffer.buffer_size, buffer.n_envs):
             return False
-        return not self._arrays or all(map(operator.is_, self._arrays, _get_arrays(buffer)))
+        return not self._arrays or all(map(operator.is_, self._arrays, get_arrays(buffer)))
 
     def can_gather(self, buffer: ReplayBuffer) -> bool:
         """Return whether :meth:`gather` does what the buffer's own ``sample`` would, by :data:`BUFFER_FUNCTIONS`."""

@@ -175,8 +175,7 @@ def train(
     show_progress = is_notebook() if progress_bar is None else progress_bar
     log_config_warnings(loaded)
     run = trainer.train(loaded, None if out is None else Path(out), callbacks, progress_bar=show_progress)
-    if not is_notebook():
-        deliver_again(run.stopped_by)
+    deliver_again(run.stopped_by)
     return Run(run.directory, run.config)
 
 

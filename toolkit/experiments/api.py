@@ -39,6 +39,5 @@ def experiment(
     plan = load_plan(Path(file), overrides, yes)
     has_display = is_notebook() if progress_bar is None else progress_bar
     completed = run_experiment(plan, None if out is None else Path(out), create_display() if has_display else None)
-    if not is_notebook():
-        deliver_again(completed.stopped_by)
+    deliver_again(completed.stopped_by)
     return completed

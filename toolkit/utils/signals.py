@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from toolkit.utils import processes
+from toolkit.utils.display import is_notebook
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
@@ -48,11 +49,12 @@ def raise_on_signals() -> Iterator[None]:
 def deliver_again(number: int | None) -> None:
     """Deliver the signal that stopped training once more, now that the program's own handler is back.
 
-    So Ctrl-C raises ``KeyboardInterrupt`` in the program that called, and SIGTERM ends it, as without training.
+    So Ctrl-C raises ``KeyboardInterrupt`` in the program that called, and SIGTERM ends it, as without training. A
+    notebook gets the result instead.
 
     :param number: of the signal; None if none came
     """
-    if number is not None:
+    if number is not None and not is_notebook():
         signal.raise_signal(number)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
+from random_env import VECTOR, RandomEnv
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -24,7 +24,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toolkit.algorithms import DoubleDQN
 from toolkit.algorithms.targets import compute_double_dqn_target, compute_dqn_target
 
-VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR, "number": spaces.Discrete(4)})
 BATCH = 32
@@ -37,26 +36,6 @@ SMALL: dict[str, Any] = {
     "target_update_interval": 50,
     "exploration_fraction": 0.5,
 }
-
-
-class RandomEnv(gym.Env[Any, Any]):
-    """An environment with random observations, rewards and ends."""
-
-    def __init__(self, observation_space: spaces.Space[Any] = VECTOR, reward: float = 0.0) -> None:
-        self.observation_space = copy.deepcopy(observation_space)
-        self.action_space = spaces.Discrete(4)
-        self.reward = reward
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        reward = self.reward + float(self.np_random.normal())
-        terminated, truncated = (bool(chance < 0.1) for chance in self.np_random.random(2))
-        return self.observation_space.sample(), reward, terminated, truncated, {}
 
 
 class NormAndDropout(BaseFeaturesExtractor):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from random_env import VECTOR, RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
@@ -22,7 +21,6 @@ from toolkit.algorithms.losses import compute_losses
 from toolkit.algorithms.policies import DuelingMlpPolicy, DuelingQNetwork, MlpPolicy
 from toolkit.algorithms.updates import UpdateConfig
 
-VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 SPACES: dict[str, spaces.Space[Any]] = {
     "MlpPolicy": VECTOR,
@@ -38,24 +36,6 @@ UPDATE = UpdateConfig(
     double=True, loss="huber", loss_over_all_actions=False, n_epochs=1, gamma=0.9, max_grad_norm=10.0
 )
 Noise = tuple[float, ...]
-
-
-class RandomEnv(gym.Env[Any, Any]):
-    """An environment with random observations, rewards and ends."""
-
-    def __init__(self, observation_space: spaces.Space[Any] = VECTOR) -> None:
-        self.observation_space = copy.deepcopy(observation_space)
-        self.action_space = spaces.Discrete(4)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        terminated = bool(self.np_random.random() < 0.1)
-        return self.observation_space.sample(), float(self.np_random.normal()), terminated, False, {}
 
 
 def make_model(

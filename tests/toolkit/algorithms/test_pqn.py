@@ -12,6 +12,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
+from random_env import VECTOR, RandomEnv
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -21,29 +22,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from toolkit.algorithms import PQN
 from toolkit.training.value_estimates import estimate_values
 
-VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR, "number": spaces.Discrete(4)})
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "seed": 0, "policy_kwargs": {"net_arch": [16, 16]}}
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-
-
-class RandomEnv(gym.Env[Any, Any]):
-    """An environment with random observations, rewards and ends."""
-
-    def __init__(self, observation_space: spaces.Space[Any] = VECTOR) -> None:
-        self.observation_space = copy.deepcopy(observation_space)
-        self.action_space = spaces.Discrete(4)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        terminated, truncated = (bool(chance < 0.1) for chance in self.np_random.random(2))
-        return self.observation_space.sample(), float(self.np_random.normal()), terminated, truncated, {}
 
 
 class Corridor(gym.Env[Any, Any]):

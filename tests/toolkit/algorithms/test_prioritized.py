@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
+from random_env import VECTOR, RandomEnv
 from scipy.stats import chisquare
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer
@@ -22,8 +23,8 @@ from stable_baselines3.her import HerReplayBuffer
 
 from toolkit.algorithms import DoubleDQN
 from toolkit.algorithms.prioritized import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer, SumTree
+from toolkit.algorithms.targets import WeightedMinibatch
 
-VECTOR = spaces.Box(-1, 1, (3,))
 DICT = spaces.Dict({"vector": VECTOR, "number": spaces.Discrete(4)})
 PRIORITIZED: dict[str, Any] = {"replay_buffer_class": PrioritizedReplayBuffer}
 SMALL: dict[str, Any] = {
@@ -31,23 +32,6 @@ SMALL: dict[str, Any] = {
     **{"learning_rate": 1e-2, "policy_kwargs": {"net_arch": [16]}},
 }
 RNG = np.random.default_rng(0)
-
-
-class RandomEnv(gym.Env[Any, Any]):
-    """An environment with random observations, rewards and ends."""
-
-    def __init__(self, observation_space: spaces.Space[Any] = VECTOR) -> None:
-        self.observation_space, self.action_space = copy.deepcopy(observation_space), spaces.Discrete(4)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        terminated, truncated = (bool(chance < 0.1) for chance in self.np_random.random(2))
-        return self.observation_space.sample(), float(self.np_random.normal()), terminated, truncated, {}
 
 
 def make_model(n_envs: int = 1, space: spaces.Space[Any] = VECTOR, **params: Any) -> Any:
@@ -289,6 +273,24 @@ def test_compiled_weighted_updates_equal_plain_ones() -> None:
     for tensor, expected in zip(*(model.policy.state_dict().values() for model in (compiled, plain)), strict=True):
         th.testing.assert_close(tensor, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(compiled.replay_buffer.priorities, plain.replay_buffer.priorities, atol=1e-4)
+
+
+OwnMinibatch = namedtuple("OwnMinibatch", WeightedMinibatch._fields)  # type: ignore[misc]  # computed names
+
+
+class OwnBuffer(PrioritizedReplayBuffer):
+    """Gives minibatches of a class of its own."""
+
+    def sample_weighted(self, *args: Any, **kwargs: Any) -> Any:
+        batch, rows = super().sample_weighted(*args, **kwargs)
+        return OwnMinibatch(*batch), rows
+
+
+def test_weights_in_minibatch_of_another_class_count() -> None:
+    models = [make_model(replay_buffer_class=cls).learn(100) for cls in (PrioritizedReplayBuffer, OwnBuffer)]
+    ours, theirs = ([*model.q_net.parameters()] for model in models)
+    assert all(th.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    assert np.array_equal(models[0].replay_buffer.priorities, models[1].replay_buffer.priorities)
 
 
 @pytest.mark.parametrize(("n_envs", "space"), [(1, VECTOR), (3, VECTOR), (2, DICT), (2, spaces.Discrete(5))])

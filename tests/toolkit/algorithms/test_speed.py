@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from random_env import VECTOR, RandomEnv
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -26,7 +27,6 @@ from torch._inductor.utils import fresh_inductor_cache
 
 from toolkit.algorithms import DoubleDQN
 
-VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict({"vector": VECTOR, "other": spaces.Box(0, 5, (2,), np.float64)})
 UPDATES = 60
@@ -38,24 +38,6 @@ BASE: dict[str, Any] = {
     **{"exploration_initial_eps": 1.0, "exploration_final_eps": 1.0},
 }
 COMPILED, NOT_COMPILED = "compiled the update", "updates are not compiled"
-
-
-class RandomEnv(gym.Env[Any, Any]):
-    """An environment with random observations, rewards and ends."""
-
-    def __init__(self, observation_space: spaces.Space[Any] = VECTOR) -> None:
-        self.observation_space = copy.deepcopy(observation_space)
-        self.action_space = spaces.Discrete(4)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        terminated, truncated = (bool(chance < 0.1) for chance in self.np_random.random(2))
-        return self.observation_space.sample(), float(self.np_random.normal()), terminated, truncated, {}
 
 
 def make_model(cls: type[DQN] = DoubleDQN, policy: Any = "MlpPolicy", env: Any = RandomEnv, **params: Any) -> Any:
